@@ -1,0 +1,166 @@
+# Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
+"""A checkpoint of a pool: loading it whole, saving it at once, pushing it to the Hub."""
+
+import os
+import re
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, cast
+
+from huggingface_hub import HfApi, ModelCard
+from huggingface_hub.errors import EntryNotFoundError
+from safetensors import SafetensorError
+from transformers import PreTrainedModel
+
+from .configuration_securerouter import SecureRouterConfig
+from .errors import SecureRouterError, SecureRouterValueError
+from .pool import not_finite
+
+
+class SecureRouterPreTrainedModel(PreTrainedModel):
+    """What transformers has to know of the pool to load, save, place and train it."""
+
+    config: SecureRouterConfig
+    base_model_prefix = "secure_router"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+    # The auxiliary losses are means over the batch, so that the Trainer has to divide by the accumulation steps.
+    accepts_loss_kwargs = False
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *model_args, output_loading_info=False, **kwargs):
+        """
+        Loads a saved pool, as [`~PreTrainedModel.from_pretrained`] does, and refuses a checkpoint that is not whole.
+
+        Raises:
+            `SecureRouterError`: Tensors are missing, foreign or not finite, or a file is corrupt.
+        """
+        try:
+            loaded: Any = super().from_pretrained(
+                pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs
+            )
+        except SafetensorError as error:
+            raise SecureRouterError(
+                f"A safetensors file of {str(pretrained_model_name_or_path)!r} is corrupt ({error}): download or copy "
+                "it again."
+            ) from error
+        model, info = loaded
+        for problem, names in (
+            ("lacks", info["missing_keys"]),
+            ("has foreign", info["unexpected_keys"]),
+            ("has infinite or NaN values in", not_finite(model)),
+        ):
+            if names:
+                raise SecureRouterError(
+                    f"The checkpoint {str(pretrained_model_name_or_path)!r} {problem} tensors, {_listed(names)}: save "
+                    "it again from the model, or load the revision that belongs to its config.json."
+                )
+        return (model, info) if output_loading_info else model
+
+    def save_pretrained(  # type: ignore[override]
+        self,
+        save_directory: str | os.PathLike,
+        is_main_process: bool = True,
+        state_dict: dict | None = None,
+        push_to_hub: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        """
+        Saves config, safetensors and model card, as [`~PreTrainedModel.save_pretrained`] does. Files are written to a
+        temporary folder first and then renamed, so that a failed write leaves an earlier checkpoint as it was.
+        """
+        if os.path.isfile(save_directory):
+            raise SecureRouterValueError(f"`save_directory` should be a folder, got the file {str(save_directory)!r}.")
+        hub_arguments = (
+            "repo_id",
+            "commit_message",
+            "commit_description",
+            "private",
+            "token",
+            "revision",
+            "create_pr",
+        )
+        hub = {name: kwargs.pop(name) for name in hub_arguments if name in kwargs}
+        if "max_shard_size" in kwargs:
+            hub["max_shard_size"] = kwargs["max_shard_size"]
+        if kwargs.get("distributed_checkpoint"):
+            super().save_pretrained(save_directory, is_main_process, state_dict, **kwargs)
+        elif is_main_process:
+            folder = Path(save_directory)
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as staging:
+                super().save_pretrained(staging, True, state_dict, **kwargs)
+                self._move_checkpoint(Path(staging), folder)
+            self._write_card(folder)
+        if push_to_hub and is_main_process:
+            name = hub.pop("repo_id", None) or Path(save_directory).absolute().name
+            self.push_to_hub(name, **hub)
+
+    def push_to_hub(  # type: ignore[override]
+        self,
+        repo_id: str,
+        *,
+        commit_message: str | None = None,
+        commit_description: str | None = None,
+        private: bool | None = None,
+        token: bool | str | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+        max_shard_size: int | str = "50GB",
+        tags: list[str] | None = None,
+    ) -> Any:
+        """
+        Uploads config, safetensors and model card, as [`~PreTrainedModel.push_to_hub`] does. Nothing else of a
+        training folder goes with them, `training_args.bin` least of all: it is a pickle. A README.md that a person
+        wrote on the Hub stays.
+        """
+        repo_id = HfApi().create_repo(repo_id, private=private, token=token, exist_ok=True).repo_id
+        with tempfile.TemporaryDirectory() as folder:
+            card_path = Path(folder) / "README.md"
+            try:
+                ModelCard.load(repo_id, token=cast(str, token)).save(card_path)
+            except EntryNotFoundError:
+                pass
+            self.save_pretrained(folder, max_shard_size=max_shard_size)
+            if tags and card_path.exists():
+                card = ModelCard.load(card_path)
+                card.data.tags = sorted({*(card.data.tags or []), *tags})
+                card.save(card_path)
+            return self._upload_modified_files(
+                folder,
+                repo_id,
+                files_timestamps={},
+                commit_message=commit_message,
+                token=token,
+                create_pr=create_pr,
+                revision=revision,
+                commit_description=commit_description,
+            )
+
+    def _write_card(self, folder: Path) -> None:
+        try:
+            from hf_securerouter.model_card import write_model_card
+        except ImportError:  # this file came from the Hub alone
+            return
+        write_model_card(cast(Any, self), folder)
+
+    @staticmethod
+    def _move_checkpoint(staging: Path, folder: Path) -> None:
+        """Moves the files of `staging` to `folder`, where no shard of an earlier checkpoint stays."""
+        new = {path.name for path in staging.iterdir()}
+        for name in sorted(new):
+            os.replace(staging / name, folder / name)
+        for path in folder.iterdir():
+            if path.name not in new and re.fullmatch(r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?", path.name):
+                path.unlink()
+
+
+def _listed(names: Iterable[str], most: int = 8) -> str:
+    ordered = sorted(names)
+    rest = len(ordered) - most
+    return ", ".join(ordered[:most]) + (f" and {rest} more" if rest > 0 else "")

@@ -1,0 +1,35 @@
+# Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
+"""The `securerouter` command, one file a subcommand."""
+
+import sys
+
+import typer
+
+from hf_securerouter.cli import card, demo, env, predict, profile
+from hf_securerouter.errors import SecureRouterError
+
+
+app = typer.Typer(
+    name="securerouter",
+    help="Cost-aware routing over a pool of encoders, in clear text and on secret shares.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command(epilog="Example: securerouter demo --json")(demo.demo)
+app.command(epilog="Example: securerouter env --json")(env.env)
+app.command(epilog="Example: securerouter predict MODEL --input in.jsonl --output out.jsonl")(predict.predict)
+app.command(epilog="Example: securerouter profile --architecture bert-base --seq-length 128 --json")(profile.profile)
+app.command(epilog="Example: securerouter card my-router")(card.card)
+
+
+def main() -> None:
+    """Run the command; a foreseen error is one line on stderr and exit status 1, without a traceback."""
+    try:
+        app()
+    except (SecureRouterError, ImportError, OSError) as error:
+        typer.echo(f"securerouter: {error}", err=True)
+        sys.exit(1)
+
+
+__all__ = ["app", "main"]

@@ -1,0 +1,228 @@
+# Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
+"""`securerouter predict`: a file of texts in, the same file with labels out."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
+
+import typer
+from tqdm import tqdm
+
+from hf_securerouter.cli.output import JsonOption, only_results_on_stdout, print_json, say
+from hf_securerouter.errors import SecureRouterValueError
+
+
+if TYPE_CHECKING:
+    from hf_securerouter.cli.classify import Classified, Text
+    from hf_securerouter.mpc.ledger import Cost
+    from hf_securerouter.mpc.session import LocalSession
+
+
+BATCH_SIZE = 32
+
+Record = dict[str, Any]
+
+
+def predict(
+    model: Annotated[str, typer.Argument(help="A folder, or a name on the Hub.")],
+    input: Annotated[Path, typer.Option(help='JSON lines with "text" and optionally "text_pair".')],
+    output: Annotated[Path, typer.Option(help='The same lines with "label", "score", "logits" and "expert".')],
+    encrypted: Annotated[
+        bool, typer.Option("--encrypted", help="Answer on secret shares: two servers and a dealer on this machine.")
+    ] = False,
+    json: JsonOption = False,
+) -> None:
+    """Label every line of a file; a run that was stopped goes on where it was when it is started again.
+
+    The output appears under its name only when it is complete.
+    """
+    with only_results_on_stdout():
+        report = predict_file(model, input, output, encrypted)
+    if json:
+        print_json(report)
+    else:
+        say(f"{report['lines']} lines written to {report['output']}.")
+
+
+def predict_file(model_path: str, input_path: Path, output_path: Path, encrypted: bool = False) -> dict[str, Any]:
+    """Label the lines of `input_path`, and return what was done as JSON-able values.
+
+    Args:
+        model_path: A folder, or a name on the Hub.
+        input_path: JSON lines with "text" and optionally "text_pair".
+        output_path: Where the same lines go, with the answers.
+        encrypted: Whether to answer on secret shares, with the protocol that `to_mpc` chooses by default.
+
+    Raises:
+        SecureRouterValueError: A line is not what it should be (its number is named, its text is not repeated), or
+            the output cannot be written where it should.
+    """
+    from hf_securerouter.cli.classify import load_checkpoint
+
+    if output_path.is_dir() or output_path.resolve() == input_path.resolve():
+        raise SecureRouterValueError(f"`output` must be a file of its own, got {str(output_path)!r}.")
+    if not output_path.absolute().parent.is_dir():
+        raise SecureRouterValueError(f"`output` lies in a folder that does not exist: {str(output_path)!r}.")
+    records = read_records(input_path)
+    if any("label" in record for record in records):
+        say('The lines have a "label" already; the output holds the predicted one in its place.')
+    model, tokenizer = load_checkpoint(model_path)
+
+    partial = _partial_path(output_path, input_path, model_path, encrypted)
+    with (
+        _open_partial(partial) as file,
+        _answering(model, tokenizer, encrypted) as answering,
+        tqdm(total=len(records), unit="text") as bar,
+    ):
+        done = _drop_incomplete_line(file)
+        if done:
+            say(f"Going on after {done} of {len(records)} lines.")
+            bar.update(done)
+        size = answering.batch_size
+        for start in range(done, len(records), size):
+            batch = records[start : start + size]
+            for record, answer in zip(batch, answering([_text(r) for r in batch]), strict=True):
+                line = record | {
+                    "label": answer.label,
+                    "score": answer.score,
+                    "logits": answer.logits,
+                    "expert": answer.expert,
+                }
+                file.write((json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n").encode())
+            file.flush()
+            bar.update(len(batch))
+        os.fsync(file.fileno())
+        os.replace(partial, output_path)
+    return {
+        "input": str(input_path),
+        "output": str(output_path),
+        "lines": len(records),
+        "resumed_after": done,
+        "protocol": answering.protocol,
+        "routing_privacy": model.config.routing_privacy,
+        "cost": answering.cost,
+    }
+
+
+class _Answering:
+    """Answers one batch after the other, in clear text or in an open session, and adds up what they cost."""
+
+    def __init__(self, model, tokenizer, session: LocalSession | None = None):
+        self.model = model
+        self.tokenizer = tokenizer
+        self.session = session
+        self._costs: list[Cost] = []
+
+    @property
+    def protocol(self) -> str:
+        return "clear" if self.session is None else self.session.model.manifest.protocol
+
+    @property
+    def batch_size(self) -> int:
+        """Texts of a batch, which is what a stopped run has to do again."""
+        return BATCH_SIZE if self.session is None else self.session.batch_size
+
+    @property
+    def cost(self) -> dict[str, Any] | None:
+        return type(self._costs[0]).total(self._costs).to_dict() if self._costs else None
+
+    def __call__(self, texts: list[Text]) -> list[Classified]:
+        from hf_securerouter.cli.classify import classify, classify_encrypted
+
+        if self.session is None:
+            return classify(self.model, self.tokenizer, texts)
+        answers, cost = classify_encrypted(self.model.config, self.session, texts)
+        self._costs.append(cost)
+        return answers
+
+
+@contextlib.contextmanager
+def _answering(model, tokenizer, encrypted: bool) -> Iterator[_Answering]:
+    if not encrypted:
+        yield _Answering(model, tokenizer)
+        return
+    secure = model.to_mpc(tokenizer=tokenizer)
+    say("Starting two servers and a dealer, and sharing the weights ...")
+    with secure.local_session() as session:
+        yield _Answering(model, tokenizer, session)
+
+
+def read_records(path: Path) -> list[Record]:
+    """Read and check JSON lines; empty lines are passed over."""
+    records = []
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise SecureRouterValueError(f"`input` {str(path)!r} is not UTF-8 text (byte {error.start}).") from None
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        problem = None
+        try:
+            record = json.loads(line, parse_constant=_refuse_constant)
+        except ValueError:
+            problem = "is not JSON"
+        else:
+            if not isinstance(record, dict):
+                problem = "is not a JSON object"
+            elif not isinstance(record.get("text"), str):
+                problem = 'has no "text" that is a string'
+            elif not isinstance(record.get("text_pair"), str | None):
+                problem = 'has a "text_pair" that is not a string'
+        if problem is not None:
+            raise SecureRouterValueError(
+                f'Line {number} of `input` {problem}. Each line must be like {{"text": "..."}}, with "text_pair" for '
+                "the second text of a pair."
+            )
+        records.append(record)
+    if not records:
+        raise SecureRouterValueError(f"`input` {str(path)!r} holds no line.")
+    return records
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON value")  # Python would read NaN, and write it again
+
+
+def _text(record: Record) -> Text:
+    pair = record.get("text_pair")
+    return record["text"] if pair is None else (record["text"], pair)
+
+
+def _partial_path(output_path: Path, input_path: Path, model_path: str, encrypted: bool) -> Path:
+    """Name the unfinished output after what it was made from, so that no other run goes on with it."""
+    fingerprint = hashlib.sha256(input_path.read_bytes())
+    fingerprint.update(f"{model_path} {encrypted}".encode())
+    if Path(model_path).is_dir():
+        for file in sorted(path for path in Path(model_path).iterdir() if path.suffix in {".json", ".safetensors"}):
+            status = file.stat()
+            fingerprint.update(f"{file.name} {status.st_size} {status.st_mtime_ns}".encode())
+    return output_path.with_name(f".{output_path.name}.{fingerprint.hexdigest()[:16]}.partial")
+
+
+def _open_partial(path: Path) -> BinaryIO:
+    """Open the unfinished output for this process alone; texts are private, so only the owner may read it."""
+    file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+b")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise SecureRouterValueError(
+            f"`output`: another run is writing {str(path)!r}; wait for it or stop it."
+        ) from None
+    return file
+
+
+def _drop_incomplete_line(file: BinaryIO) -> int:
+    """Cut off what a stopped run left after its last complete line; return the number of complete lines."""
+    content = file.read()
+    file.truncate(content.rfind(b"\n") + 1)
+    file.seek(0, os.SEEK_END)
+    return content.count(b"\n")

@@ -1,0 +1,64 @@
+# Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
+"""`securerouter profile`: what one encoder costs under encryption, measured on this machine."""
+
+from typing import Annotated
+
+import typer
+
+from hf_securerouter.cli.output import JsonOption, only_results_on_stdout, print_cost, print_json, print_table, say
+
+
+def profile(
+    architecture: Annotated[
+        str, typer.Option(help="bert-tiny, bert-base, bert-large (random weights), or a classifier's folder.")
+    ] = "bert-tiny",
+    seq_length: Annotated[int, typer.Option(min=2, help="Tokens of every input.")] = 128,
+    batch_size: Annotated[int, typer.Option(min=1, help="Inputs of the one batch.")] = 1,
+    protocol: Annotated[str, typer.Option(help='The two-party protocol: "masked" or "crypten".')] = "masked",
+    provider: Annotated[
+        str | None, typer.Option(help='Of "crypten": "tfp" (no dealer, to measure only) or "ttp".')
+    ] = None,
+    device: Annotated[str, typer.Option(help='Where the servers compute: "cpu" or "cuda".')] = "cpu",
+    network: Annotated[str, typer.Option(help='What the plan is made for: "lan" or "wan".')] = "lan",
+    delay_ms: Annotated[
+        float | None,
+        typer.Option(help="Milliseconds one way between the servers: measure over a link that takes so long."),
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Measure one encoder, its pooler and head on shared embeddings: median of three runs after a warm-up.
+
+    A run of more than 30 seconds is not repeated. --delay-ms takes root on Linux, with TUN devices: each server gets a
+    network namespace, and a relay between the two holds every packet back.
+    """
+    from hf_securerouter.mpc.profile import profile as measure
+
+    with only_results_on_stdout():
+        report = measure(
+            architecture, seq_length, batch_size, protocol, provider, device, network, delay_ms, progress=say
+        )
+    if json:
+        print_json(report)
+        return
+    print_cost(report)
+    estimated = report["estimated_seconds"]
+    names = {"lan": "estimated, LAN", "wan": "estimated, WAN", "delay": f"estimated, {delay_ms or 0:g} ms one way"}
+    rows = [["measured, no delay", f"{report['compute_seconds']:.2f}"]]
+    rows += [[names[name], f"{seconds:.2f}"] for name, seconds in estimated.items()]
+    if delay_ms is not None:
+        rows.append([f"measured, {delay_ms:g} ms one way", f"{report['online_seconds']:.2f}"])
+    print_table("with the input, by network", ["network", "seconds"], rows)
+    print_table(
+        f"by gate; largest error of a logit {report['max_abs_logit_error']:.4f}",
+        ["gate", "MB between the servers", "rounds", "MB from the dealer", "seconds"],
+        [
+            [
+                gate["gate"],
+                f"{gate['online_bytes'] / 1e6:.2f}",
+                str(gate["rounds"]),
+                f"{gate['dealer_bytes'] / 1e6:.2f}",
+                f"{gate['seconds']:.3f}",
+            ]
+            for gate in sorted(report["by_gate"], key=lambda gate: -gate["online_bytes"])
+        ],
+    )

@@ -1,0 +1,403 @@
+# Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
+"""Configuration of a pool of experts and of the router that chooses among them."""
+
+# Annotations stay text: values are checked by the validators below, whose messages name the remedy.
+from __future__ import annotations
+
+import copy
+import math
+import os
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, cast
+
+from huggingface_hub.dataclasses import strict, validated_field
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
+
+from .errors import SecureRouterValueError
+
+
+ProblemType = Literal["regression", "single_label_classification", "multi_label_classification"]
+
+ROUTER_OBJECTIVES = ("gumbel", "utility")
+ROUTING_PRIVACY_MODES = ("revealed", "quota", "oblivious")
+TEMPERATURE_SCHEDULES = ("constant", "linear", "exponential")
+COST_SOURCES = ("estimate", "given", "measured")
+
+# What an expert may trade for speed under encryption; the first value of each is the default.
+EXPERT_MPC_CHOICES = {
+    "hidden_act": ("exact", "quadratic", "relu"),
+    "softmax": ("exact", "2quad", "2relu"),
+    "precision": ("standard", "high"),
+}
+
+# Stated once, at the top of the config; every expert takes them from there.
+_SHARED_WITH_EXPERTS = ("id2label", "label2id", "problem_type", "dtype")
+
+# These families number positions from `pad_token_id + 1`, so that as many rows of the table serve no token.
+_OFFSET_POSITIONS = frozenset(
+    {"camembert", "data2vec-text", "longformer", "mpnet", "roberta", "roberta-prelayernorm", "xlm-roberta"}
+    | {"xlm-roberta-xl", "xmod"}
+)
+
+
+def _number(name: str, *, above: float | None = None, at_least: float | None = None, below: float | None = None):
+    bounds = {"above": above, "at least": at_least, "below": below}
+    wanted = " and ".join(f"{word} {bound}" for word, bound in bounds.items() if bound is not None)
+
+    def check(value: Any) -> None:
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, (int, float))
+            or not math.isfinite(value)
+            or (above is not None and value <= above)
+            or (at_least is not None and value < at_least)
+            or (below is not None and value >= below)
+        ):
+            raise SecureRouterValueError(f"`{name}` should be a finite number {wanted}, got {value!r}.")
+
+    return check
+
+
+def _integer(name: str, at_least: int):
+    def check(value: Any) -> None:
+        if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
+            raise SecureRouterValueError(f"`{name}` should be an integer of at least {at_least}, got {value!r}.")
+
+    return check
+
+
+def _choice(name: str, options: Sequence[str]):
+    def check(value: Any) -> None:
+        if value not in options:
+            raise SecureRouterValueError(f"`{name}` should be one of {', '.join(options)}, got {value!r}.")
+
+    return check
+
+
+def _list_of(name: str, check_item: Callable[[Any], None]):
+    def check(value: Any) -> None:
+        if not isinstance(value, (list, tuple)):
+            raise SecureRouterValueError(f"`{name}` should be a list with one entry for each expert, got {value!r}.")
+        for item in value:
+            check_item(item)
+
+    return check
+
+
+def _optional(check: Callable[[Any], None]):
+    def check_optional(value: Any) -> None:
+        if value is not None:
+            check(value)
+
+    return check_optional
+
+
+def _check_expert_mpc(value: Any) -> None:
+    if not isinstance(value, dict):
+        raise SecureRouterValueError(
+            f"`expert_mpc` should hold one dict for each expert, with keys among {', '.join(EXPERT_MPC_CHOICES)}, "
+            f"got {value!r}."
+        )
+    for key, choice in value.items():
+        if key not in EXPERT_MPC_CHOICES:
+            raise SecureRouterValueError(
+                f"`expert_mpc` knows {', '.join(EXPERT_MPC_CHOICES)}, got {key!r}: correct or remove this key."
+            )
+        _choice(f"expert_mpc[...]['{key}']", EXPERT_MPC_CHOICES[key])(choice)
+
+
+def _as_config(name: str, value: Any) -> PreTrainedConfig:
+    """A private copy of a sub-config, from a config or from the dict that its `to_dict` gives."""
+    if isinstance(value, PreTrainedConfig):
+        config = copy.deepcopy(value)
+    elif isinstance(value, dict) and isinstance(value.get("model_type"), str):
+        if value["model_type"] not in CONFIG_MAPPING:
+            raise SecureRouterValueError(
+                f"`{name}` has `model_type` {value['model_type']!r}, which transformers does not know: correct it, or "
+                "register its config class with `AutoConfig.register` first."
+            )
+        config = AutoConfig.for_model(**value)
+    else:
+        raise SecureRouterValueError(
+            f"`{name}` should be a transformers config, or its dict with a `model_type`, got {value!r}."
+        )
+    if config.model_type == SecureRouterConfig.model_type:
+        raise SecureRouterValueError(f"`{name}` is itself a router over a pool: list that pool's experts instead.")
+    return config
+
+
+def usable_positions(config: PreTrainedConfig) -> int | None:
+    """The longest input, in tokens and special tokens included, that an encoder of this config has positions for."""
+    positions = getattr(config, "max_position_embeddings", None)
+    if not isinstance(positions, int) or positions < 1:
+        return None
+    if config.model_type in _OFFSET_POSITIONS:
+        positions -= (getattr(config, "pad_token_id", None) or 0) + 1
+    return positions
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a checkpoint's name is a Hub id, which may be published, and not a path of this machine."""
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return bool(name) and not os.path.exists(name)
+
+
+@strict
+class SecureRouterConfig(PreTrainedConfig):
+    r"""
+    Configuration of [`SecureRouterForSequenceClassification`]: a router and the experts it chooses among.
+
+    `num_labels`, `id2label`, `problem_type` and `dtype` are stated once, here, and reach every expert. When they are
+    not given, they are taken from the experts, which then have to agree. `SecureRouterConfig()` describes an empty
+    pool, from which no model can be made.
+
+    Args:
+        router_config (`PreTrainedConfig` or `dict`, *optional*):
+            Config of the router's summary encoder, BERT-tiny say.
+        expert_configs (`list` of `PreTrainedConfig` or `dict`, *optional*):
+            Config of each expert: any family that `AutoModelForSequenceClassification` knows. Order is kept.
+        router_shares_expert (`int`, *optional*):
+            Index of the expert whose encoder is the router's summary encoder as well: the weights are one and the
+            same, and `router_config` is that expert's. By default the router has an encoder of its own.
+        router_hidden_size (`int`, *optional*, defaults to 128):
+            Width of the hidden layer of the router's two-layer perceptron.
+        router_dropout (`float`, *optional*, defaults to 0.1):
+            Dropout before the perceptron's second layer, in training.
+        expert_costs (`list[float]`, *optional*):
+            What one query costs with each expert, in relative seconds: positive, any unit. When it is not given, the
+            model fills in parameter counts relative to the smallest expert, and warns.
+        expert_costs_source (`str`, *optional*):
+            Where `expert_costs` come from: `"estimate"`, `"given"` or `"measured"`.
+        alpha (`float`, *optional*, defaults to 0.01):
+            Weight of the load balancing loss.
+        beta (`float`, *optional*, defaults to 0.01):
+            Weight of the cost loss, which is in the units of `expert_costs`.
+        temperature (`float`, *optional*, defaults to 1.0):
+            Temperature of the Gumbel-softmax at the start of training.
+        min_temperature (`float`, *optional*, defaults to 0.5):
+            Temperature that annealing does not go below.
+        temperature_annealing (`str`, *optional*, defaults to `"linear"`):
+            `"constant"`, `"linear"` (reaches `min_temperature` at the last step) or `"exponential"`
+            (`temperature * exp(-temperature_annealing_rate * step)`).
+        temperature_annealing_rate (`float`, *optional*, defaults to 1e-4):
+            Rate of the exponential annealing, per optimisation step.
+        router_objective (`str`, *optional*, defaults to `"gumbel"`):
+            `"gumbel"` trains the router through the Gumbel-softmax mixture of the experts; `"utility"` trains its
+            outputs to predict each expert's utility: the probability that the expert's answer is right, or, in
+            regression, minus its expected squared error.
+        routing_lambda (`float`, *optional*, defaults to 0.0):
+            What one unit of cost weighs in the decision `argmax(router_logits - routing_lambda * expert_costs)`.
+        routing_privacy (`str`, *optional*, defaults to `"quota"`):
+            What the servers may learn of the decision under encryption: `"revealed"` (the expert of each query),
+            `"quota"` or `"oblivious"` (nothing).
+        quotas (`list[int]`, *optional*):
+            How many queries of a batch each expert serves under `routing_privacy="quota"`. A batch is their sum. One
+            each when not given.
+        expert_mpc (`list[dict]`, *optional*):
+            For each expert, how it runs under encryption: `hidden_act` (`"exact"`, `"quadratic"`, `"relu"`),
+            `softmax` (`"exact"`, `"2quad"`, `"2relu"`) and `precision` (`"standard"`, `"high"`).
+        max_length (`int`, *optional*):
+            Longest input in tokens. Defaults to what the shortest position table among router and experts allows.
+
+    Example:
+        ```python
+        >>> from transformers import BertConfig
+        >>> from hf_securerouter import SecureRouterConfig, SecureRouterForSequenceClassification
+
+        >>> tiny = BertConfig(hidden_size=128, num_hidden_layers=2, num_attention_heads=2, intermediate_size=512)
+        >>> config = SecureRouterConfig(
+        ...     router_config=tiny, expert_configs=[tiny, BertConfig()], expert_costs=[1.0, 17.0], num_labels=3
+        ... )
+        >>> model = SecureRouterForSequenceClassification(config)
+        ```
+
+    Reference:
+        SecureRouter: Encrypted Routing for Efficient Secure Inference, section 3.4.
+    """
+
+    model_type = "secure_router"
+    keys_to_ignore_at_inference = [
+        "router_logits",
+        "router_probs",
+        "expert_indices",
+        "expert_logits",
+        "expected_cost",
+        "task_loss",
+        "balance_loss",
+        "cost_loss",
+    ]
+
+    router_config: PreTrainedConfig | dict | None = None
+    expert_configs: list[PreTrainedConfig | dict] | None = None
+    router_shares_expert: int | None = validated_field(_optional(_integer("router_shares_expert", 0)), default=None)
+    router_hidden_size: int = validated_field(_integer("router_hidden_size", 1), default=128)
+    router_dropout: float = validated_field(_number("router_dropout", at_least=0, below=1), default=0.1)
+    expert_costs: list[float] | None = validated_field(
+        _optional(_list_of("expert_costs", _number("expert_costs", above=0))), default=None
+    )
+    expert_costs_source: str | None = validated_field(
+        _optional(_choice("expert_costs_source", COST_SOURCES)), default=None
+    )
+    alpha: float = validated_field(_number("alpha", at_least=0), default=0.01)
+    beta: float = validated_field(_number("beta", at_least=0), default=0.01)
+    temperature: float = validated_field(_number("temperature", above=0), default=1.0)
+    min_temperature: float = validated_field(_number("min_temperature", above=0), default=0.5)
+    temperature_annealing: str = validated_field(
+        _choice("temperature_annealing", TEMPERATURE_SCHEDULES), default="linear"
+    )
+    temperature_annealing_rate: float = validated_field(_number("temperature_annealing_rate", above=0), default=1e-4)
+    router_objective: str = validated_field(_choice("router_objective", ROUTER_OBJECTIVES), default="gumbel")
+    routing_lambda: float = validated_field(_number("routing_lambda", at_least=0), default=0.0)
+    routing_privacy: str = validated_field(_choice("routing_privacy", ROUTING_PRIVACY_MODES), default="quota")
+    quotas: list[int] | None = validated_field(_optional(_list_of("quotas", _integer("quotas", 0))), default=None)
+    expert_mpc: list[dict[str, str]] | None = validated_field(
+        _optional(_list_of("expert_mpc", _check_expert_mpc)), default=None
+    )
+    max_length: int | None = validated_field(_optional(_integer("max_length", 2)), default=None)
+
+    def __post_init__(self, **kwargs):
+        if self.router_config is not None:
+            self.router_config = _as_config("router_config", self.router_config)
+        if self.expert_configs is not None and not isinstance(self.expert_configs, (list, tuple)):
+            raise SecureRouterValueError(f"`expert_configs` should be a list of configs, got {self.expert_configs!r}.")
+        self.expert_configs = [
+            _as_config(f"expert_configs[{i}]", value) for i, value in enumerate(self.expert_configs or [])
+        ]
+        if self.router_shares_expert is not None and self.router_shares_expert < len(self.expert_configs):
+            self.router_config = _as_config("router_config", self.expert_configs[self.router_shares_expert])
+        if self.id2label is None and kwargs.get("num_labels") is None:
+            self.id2label = self._common_labels()
+        if self.problem_type is None:
+            self.problem_type = self._common_problem_type()
+        super().__post_init__(**kwargs)
+        if self.id2label is not None:
+            self.label2id = {label: index for index, label in cast(dict[int, str], self.id2label).items()}
+        if self.expert_costs is not None and self.expert_costs_source is None:
+            self.expert_costs_source = "given"
+        if self.expert_mpc is None:
+            self.expert_mpc = [{} for _ in self.expert_configs]
+        self.expert_mpc = [
+            {key: chosen.get(key, options[0]) for key, options in EXPERT_MPC_CHOICES.items()}
+            for chosen in self.expert_mpc
+        ]
+        if self.max_length is None:
+            self.max_length = self._shortest_position_table()
+        self.share_with_experts()
+
+    @property
+    def _experts(self) -> list[PreTrainedConfig]:
+        return cast(list[PreTrainedConfig], self.expert_configs or [])
+
+    @property
+    def num_experts(self) -> int:
+        """`int`: how many experts the pool holds."""
+        return len(self.expert_configs or [])
+
+    def share_with_experts(self) -> None:
+        """Gives the labels, the problem type and the dtype of this config to every expert's."""
+        for expert in self._experts:
+            for name in _SHARED_WITH_EXPERTS:
+                setattr(expert, name, copy.copy(getattr(self, name)))
+
+    def temperature_at(self, step: int, max_steps: int) -> float:
+        """
+        The annealed temperature of the Gumbel-softmax: a function of the step alone, so that a resumed run goes on
+        where it stopped.
+
+        Args:
+            step (`int`): Optimisation steps done.
+            max_steps (`int`): Optimisation steps of the whole training.
+
+        Returns:
+            `float`: The temperature, from `temperature` down to `min_temperature` and never up.
+        """
+        lowest = min(self.min_temperature, self.temperature)
+        annealed = self.temperature
+        if self.temperature_annealing == "linear":
+            annealed += step / max(1, max_steps) * (lowest - self.temperature)
+        elif self.temperature_annealing == "exponential":
+            annealed *= math.exp(-self.temperature_annealing_rate * step)
+        return max(annealed, lowest)
+
+    def validate_pool(self) -> None:
+        """Part of the strict validation: every list has one entry for each expert, and lengths fit the pool."""
+        for name in ("expert_costs", "quotas", "expert_mpc"):
+            value = getattr(self, name)
+            if value is not None and len(value) != self.num_experts:
+                raise SecureRouterValueError(
+                    f"`{name}` should have one entry for each of the {self.num_experts} experts, got {value!r}: "
+                    "pass as many entries as `expert_configs` has."
+                )
+        if self.router_shares_expert is not None and self.router_shares_expert >= self.num_experts:
+            raise SecureRouterValueError(
+                f"`router_shares_expert` should be the index of one of the {self.num_experts} experts, got "
+                f"{self.router_shares_expert}: pass a smaller one, or None for an encoder of the router's own."
+            )
+        if self.quotas is not None and sum(self.quotas) < 1:
+            raise SecureRouterValueError(
+                f"`quotas` should serve at least one query, got {self.quotas!r}: raise one of its entries."
+            )
+        longest = self._shortest_position_table()
+        if self.max_length is not None and longest is not None and self.max_length > longest:
+            raise SecureRouterValueError(
+                f"`max_length` should be at most {longest}, for which every member of the pool has positions, got "
+                f"{self.max_length}: pass a smaller value, or leave it out."
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """
+        The config as a dict that JSON can hold and from which `SecureRouterConfig(**config.to_dict())` rebuilds it.
+        What the experts share stands at the top only, and no path of this machine in it.
+        """
+        output = super().to_dict()
+        if isinstance(self.router_config, PreTrainedConfig):
+            output["router_config"] = self._sub_config_dict(self.router_config)
+        output["expert_configs"] = [self._sub_config_dict(expert) for expert in self._experts]
+        return output
+
+    @staticmethod
+    def _sub_config_dict(config: PreTrainedConfig) -> dict[str, Any]:
+        output = config.to_dict()
+        for name in ("transformers_version", *_SHARED_WITH_EXPERTS):
+            output.pop(name, None)
+        if not is_hub_id(output.get("_name_or_path") or ""):
+            output.pop("_name_or_path", None)
+        return output
+
+    def _common_labels(self) -> dict[int, str] | None:
+        named = [cast(dict[int, str], expert.id2label) for expert in self._experts if expert.id2label is not None]
+        counts = sorted({len(labels) for labels in named})
+        if len(counts) > 1:
+            raise SecureRouterValueError(
+                f"`expert_configs` have different numbers of labels, {counts}: pass `num_labels` or `id2label` to say "
+                "which holds for the pool, or leave the other experts out."
+            )
+        # Default names say nothing, so that an expert with them takes the names of the others.
+        chosen = [labels for labels in named if any(name != f"LABEL_{i}" for i, name in labels.items())]
+        if any(labels != chosen[0] for labels in chosen):
+            raise SecureRouterValueError(
+                f"`expert_configs` name their labels differently, {chosen}: pass `id2label` to say which names hold."
+            )
+        return dict((chosen or named)[0]) if named else None
+
+    def _common_problem_type(self) -> ProblemType | None:
+        types = {expert.problem_type for expert in self._experts if expert.problem_type is not None}
+        if len(types) > 1:
+            raise SecureRouterValueError(
+                f"`expert_configs` have different problem types, {sorted(types)}: pass `problem_type` to say which "
+                "holds for the pool."
+            )
+        return types.pop() if types else None
+
+    def _shortest_position_table(self) -> int | None:
+        router = [] if self.router_config is None else [cast(PreTrainedConfig, self.router_config)]
+        lengths = [length for length in map(usable_positions, router + self._experts) if length is not None]
+        return min(lengths, default=None)
+
+
+__all__ = ["SecureRouterConfig"]

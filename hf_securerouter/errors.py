@@ -1,0 +1,14 @@
+# Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
+"""The errors and the warning that hf_securerouter raises of its own."""
+
+
+class SecureRouterError(Exception):
+    """Base class of every error that hf_securerouter raises itself."""
+
+
+class SecureRouterValueError(SecureRouterError, ValueError):
+    """An argument, a field of a config or a checkpoint is wrong; the message says what to do instead."""
+
+
+class SecureRouterWarning(UserWarning):
+    """Something works, but perhaps not as the caller thinks."""

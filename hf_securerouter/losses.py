@@ -1,0 +1,188 @@
+# Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
+"""
+Losses that train a router and its experts together: equations 1 to 6 of the SecureRouter paper, section 3.4, and the
+regression of each expert's utility.
+
+Shapes: B examples, K experts, C outputs of an expert. Everything is computed in float32, whatever the model's dtype.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from .configuration_securerouter import ProblemType
+from .errors import SecureRouterValueError
+
+
+def mix_experts(expert_logits: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """
+    Equation 1: the experts' outputs, weighted by the router.
+
+    Logits are mixed, not probabilities. For a one-hot weight both give the chosen expert's answer, but the mixture of
+    logits is itself a logit: the cross-entropy of equation 2 and the softmax of a pipeline apply to it unchanged, and
+    regression needs no rule of its own.
+
+    Args:
+        expert_logits (`torch.Tensor` of shape (B, K, C)): Output of every expert.
+        weights (`torch.Tensor` of shape (B, K)): Router's weights, each row a distribution.
+
+    Returns:
+        `torch.Tensor` of shape (B, C), in the dtype of `expert_logits`.
+    """
+    return torch.einsum("bk,bkc->bc", weights.float(), expert_logits.float()).to(expert_logits.dtype)
+
+
+def task_loss(logits: torch.Tensor, labels: torch.Tensor, problem_type: ProblemType) -> torch.Tensor:
+    """
+    Equation 2: cross-entropy for one label of several, mean squared error for regression, binary cross-entropy for
+    several labels at once.
+
+    Args:
+        logits (`torch.Tensor` of shape (B, C)): Outputs, of the mixture or of one expert.
+        labels (`torch.Tensor`): Classes, shape (B,) int64; values, shape (B,) or (B, C); or (B, C) of zeros and ones.
+        problem_type (`str`): `"single_label_classification"`, `"regression"` or `"multi_label_classification"`.
+
+    Returns:
+        `torch.Tensor`: The mean over the batch, a scalar.
+    """
+    logits = logits.float()
+    if problem_type == "single_label_classification":
+        return F.cross_entropy(logits, labels.view(-1))
+    if problem_type == "regression":
+        return F.mse_loss(logits, labels.float().view_as(logits))
+    return F.binary_cross_entropy_with_logits(logits, labels.float())
+
+
+def expert_loads(weights: torch.Tensor) -> torch.Tensor:
+    """Equation 3: the routing weight that each expert receives from the batch; (B, K) to (K,)."""
+    return weights.float().sum(dim=0)
+
+
+def balance_loss(weights: torch.Tensor) -> torch.Tensor:
+    """
+    Equation 4: the squared coefficient of variation of the experts' loads, their variance over their squared mean.
+    Zero when all experts are used alike; K - 1, the most, when one gets everything.
+
+    Args:
+        weights (`torch.Tensor` of shape (B, K)): Router's weights.
+
+    Returns:
+        `torch.Tensor`: A scalar, of no unit.
+    """
+    loads = expert_loads(weights)
+    return loads.var(correction=0) / loads.mean().square()
+
+
+def expected_cost(weights: torch.Tensor, costs: torch.Tensor) -> torch.Tensor:
+    """Equation 5: what each example costs on average, (B,), in the units of `costs` (K,)."""
+    return weights.float() @ costs.float()
+
+
+def cost_loss(weights: torch.Tensor, costs: torch.Tensor) -> torch.Tensor:
+    """Equation 6: the mean of [`expected_cost`] over the batch, a scalar in the units of `costs`."""
+    return expected_cost(weights, costs).mean()
+
+
+def expert_utilities(expert_logits: torch.Tensor, labels: torch.Tensor, problem_type: ProblemType) -> torch.Tensor:
+    """
+    How good each expert's answer is: 1 or 0 for a right or a wrong class, the share of right labels when there are
+    several, minus the squared error in regression.
+
+    Args:
+        expert_logits (`torch.Tensor` of shape (B, K, C)): Output of every expert.
+        labels (`torch.Tensor`): As for [`task_loss`].
+        problem_type (`str`): As for [`task_loss`].
+
+    Returns:
+        `torch.Tensor` of shape (B, K), without gradient.
+    """
+    logits = expert_logits.detach().float()
+    if problem_type == "single_label_classification":
+        return (logits.argmax(dim=-1) == labels.view(-1, 1)).float()
+    labels = labels.float().view(logits.shape[0], 1, logits.shape[2])
+    if problem_type == "regression":
+        return -(logits - labels).square().mean(dim=-1)
+    return ((logits > 0) == (labels > 0.5)).float().mean(dim=-1)
+
+
+def utility_loss(predicted: torch.Tensor, utilities: torch.Tensor) -> torch.Tensor:
+    """
+    Squared error of the utilities that the router predicts, (B, K) each; a scalar.
+
+    The squared error is a proper scoring rule (Brier's), so that its minimum is the probability of being right. It
+    asks for no sigmoid: the router's outputs are the utilities, `utility - lambda * cost` is linear in them, and
+    lambda folds into the bias of the last layer before that layer is shared.
+    """
+    return F.mse_loss(predicted.float(), utilities)
+
+
+def distillation_loss(
+    logits: torch.Tensor, labels: torch.Tensor, teacher_logits: torch.Tensor | None, problem_type: ProblemType
+) -> torch.Tensor:
+    """
+    What one expert learns from the labels and from a larger expert: the mean of [`task_loss`] and of the same loss
+    towards the teacher's answers, its probabilities or its values.
+
+    Args:
+        logits (`torch.Tensor` of shape (B, C)): The expert's outputs.
+        labels (`torch.Tensor`): As for [`task_loss`].
+        teacher_logits (`torch.Tensor` of shape (B, C), *optional*): The teacher's outputs; without them only the
+            labels count.
+        problem_type (`str`): As for [`task_loss`].
+
+    Returns:
+        `torch.Tensor`: A scalar.
+
+    Reference:
+        Tang et al., Distilling Task-Specific Knowledge from BERT into Simple Neural Networks, arXiv 1903.12136.
+    """
+    own = task_loss(logits, labels, problem_type)
+    if teacher_logits is None:
+        return own
+    teacher_logits = teacher_logits.float()
+    if problem_type == "single_label_classification":
+        return (own + F.cross_entropy(logits.float(), teacher_logits.softmax(dim=-1))) / 2
+    if problem_type == "multi_label_classification":
+        teacher_logits = teacher_logits.sigmoid()
+    return (own + task_loss(logits, teacher_logits, problem_type)) / 2
+
+
+def infer_problem_type(labels: torch.Tensor, num_labels: int) -> ProblemType:
+    """The problem that the labels' dtype and the number of outputs imply, as transformers infers it."""
+    if num_labels == 1:
+        return "regression"
+    return "multi_label_classification" if labels.is_floating_point() else "single_label_classification"
+
+
+def check_labels(labels: torch.Tensor, batch: int, num_labels: int, problem_type: ProblemType) -> None:
+    """
+    Refuses labels that do not fit the outputs.
+
+    Args:
+        labels (`torch.Tensor`): The labels of a batch.
+        batch (`int`): B, the number of examples.
+        num_labels (`int`): C, the outputs of an expert.
+        problem_type (`str`): As for [`task_loss`].
+
+    Raises:
+        `SecureRouterValueError`: Wrong shape, or a class outside of 0 to C - 1 (looked for on the CPU only, for it
+            would stall an accelerator).
+    """
+    if problem_type == "single_label_classification":
+        if labels.is_floating_point() or labels.numel() != batch:
+            raise SecureRouterValueError(
+                f"`labels` should hold one integer class for each of the {batch} examples, got shape "
+                f"{tuple(labels.shape)} of {labels.dtype}: set `problem_type` if the task is another one."
+            )
+        if labels.device.type == "cpu" and not bool(((labels >= 0) & (labels < num_labels)).all()):
+            wrong = sorted({int(label) for label in labels.view(-1) if not 0 <= label < num_labels})
+            raise SecureRouterValueError(
+                f"`labels` should be classes from 0 to {num_labels - 1}, got {wrong}: build the model with the "
+                "`num_labels` of the data, or map the labels of the data."
+            )
+    elif labels.numel() != batch * num_labels:
+        raise SecureRouterValueError(
+            f"`labels` should hold {num_labels} values for each of the {batch} examples, got shape "
+            f"{tuple(labels.shape)}: set `num_labels` to the number of values of one example."
+        )

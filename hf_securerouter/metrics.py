@@ -1,0 +1,184 @@
+# Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
+"""The metrics of the GLUE tasks, with or without a network."""
+
+import functools
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+from transformers import EvalPrediction
+from transformers.utils import logging
+
+from hf_securerouter.errors import SecureRouterValueError
+
+
+logger = logging.get_logger(__name__)
+
+# The metrics of each task, under the names that `evaluate.load("glue", task)` gives them.
+GLUE_METRICS: dict[str, tuple[str, ...]] = {
+    "cola": ("matthews_correlation",),
+    "mnli": ("accuracy",),
+    "mrpc": ("accuracy", "f1"),
+    "qnli": ("accuracy",),
+    "qqp": ("accuracy", "f1"),
+    "rte": ("accuracy",),
+    "sst2": ("accuracy",),
+    "stsb": ("pearson", "spearmanr"),
+    "wnli": ("accuracy",),
+}
+
+Metric = Callable[[np.ndarray, np.ndarray], dict[str, float]]
+
+
+def glue_metric(task: str) -> Metric:
+    """Return the metric of a GLUE task.
+
+    The metric of the `evaluate` library is used where it can be loaded (it is fetched from the Hub on first use);
+    otherwise scikit-learn and scipy compute the same values under the same names.
+
+    Args:
+        task: One of `GLUE_METRICS`, such as "sst2".
+
+    Returns:
+        A function of predictions (N,) and references (N,), giving a float for each metric of the task. Predictions
+        are class indices, for "stsb" scores.
+
+    Raises:
+        SecureRouterValueError: `task` is not a GLUE task.
+
+    Example:
+        ```python
+        glue_metric("mrpc")(np.array([1, 0, 1]), np.array([1, 0, 0]))  # {"accuracy": 0.667, "f1": 0.667}
+        ```
+
+    Reference:
+        Wang et al., GLUE: A Multi-Task Benchmark and Analysis Platform for Natural Language Understanding, ICLR 2019.
+    """
+    if task not in GLUE_METRICS:
+        raise SecureRouterValueError(f"`task` must be one of {sorted(GLUE_METRICS)}, got {task!r}.")
+    hub_metric = _load_from_evaluate(task)
+    if hub_metric is not None:
+        return lambda predictions, references: {
+            name: float(value)
+            for name, value in hub_metric.compute(predictions=predictions, references=references).items()
+        }
+    return functools.partial(_compute_locally, GLUE_METRICS[task])
+
+
+def compute_metrics_for(task: str | None = None, regression: bool = False) -> Callable[[EvalPrediction], dict]:
+    """Return a `compute_metrics` function for [`~transformers.Trainer`].
+
+    Args:
+        task: A GLUE task. Without one the metric is accuracy, for regression the mean squared error.
+        regression: Whether the labels are scores; read only without `task`.
+
+    Inputs:
+        An `EvalPrediction` whose predictions are logits: (N, C) for classification, (N, 1) or (N,) for regression.
+    """
+    if task is None:
+        regression_task = regression
+        metric: Metric = functools.partial(_compute_locally, ("mse",) if regression else ("accuracy",))
+    else:
+        metric = glue_metric(task)
+        regression_task = task == "stsb"
+
+    def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
+        logits = prediction.predictions[0] if isinstance(prediction.predictions, tuple) else prediction.predictions
+        predicted = logits.reshape(-1) if regression_task else logits.argmax(axis=-1)
+        return metric(predicted, np.asarray(prediction.label_ids))
+
+    return compute_metrics
+
+
+# The one number that a task is ranked by; the mean where there are two.
+SCORES: dict[str, tuple[str, ...]] = GLUE_METRICS | {"mrpc": ("f1",), "qqp": ("f1",)}
+
+
+def glue_score(task: str) -> Callable[[np.ndarray, np.ndarray], float]:
+    """Return the one number by which results of a GLUE task are compared, without a network.
+
+    Accuracy; F1 for "mrpc" and "qqp"; Matthews' correlation for "cola"; the mean of Pearson's and Spearman's
+    correlation for "stsb".
+
+    Args:
+        task: One of `GLUE_METRICS`.
+
+    Returns:
+        A function of predictions (N,) and references (N,), giving a float of at most 1.
+
+    Raises:
+        SecureRouterValueError: `task` is not a GLUE task.
+    """
+    if task not in SCORES:
+        raise SecureRouterValueError(f"`task` must be one of {sorted(SCORES)}, got {task!r}.")
+    names = SCORES[task]
+
+    def score(predictions: np.ndarray, references: np.ndarray) -> float:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a constant answer correlates with nothing: 0, not NaN
+            found = _compute_locally(names, predictions, references).values()
+        return float(np.mean(np.nan_to_num(list(found))))
+
+    return score
+
+
+def _compute_locally(names: tuple[str, ...], predictions: np.ndarray, references: np.ndarray) -> dict[str, float]:
+    if len(predictions) != len(references):
+        raise SecureRouterValueError(
+            f"`predictions` and `references` must have the same length, got {len(predictions)} and {len(references)}."
+        )
+    return {name: float(_LOCAL_METRICS[name](predictions, references)) for name in names}
+
+
+def _accuracy(predictions: np.ndarray, references: np.ndarray) -> float:
+    return (predictions == references).mean()
+
+
+def _f1(predictions: np.ndarray, references: np.ndarray) -> float:
+    from sklearn.metrics import f1_score
+
+    return f1_score(references, predictions, zero_division=0.0)
+
+
+def _matthews_correlation(predictions: np.ndarray, references: np.ndarray) -> float:
+    from sklearn.metrics import matthews_corrcoef
+
+    return matthews_corrcoef(references, predictions)
+
+
+def _mean_squared_error(predictions: np.ndarray, references: np.ndarray) -> float:
+    return np.square(predictions.astype(np.float64) - references).mean()
+
+
+def _pearson(predictions: np.ndarray, references: np.ndarray) -> float:
+    from scipy.stats import pearsonr
+
+    return pearsonr(predictions, references).statistic
+
+
+def _spearmanr(predictions: np.ndarray, references: np.ndarray) -> float:
+    from scipy.stats import spearmanr
+
+    return spearmanr(predictions, references).statistic
+
+
+_LOCAL_METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
+    "accuracy": _accuracy,
+    "f1": _f1,
+    "matthews_correlation": _matthews_correlation,
+    "mse": _mean_squared_error,
+    "pearson": _pearson,
+    "spearmanr": _spearmanr,
+}
+
+
+@functools.cache
+def _load_from_evaluate(task: str):
+    """Return evaluate's metric for `task`, or None where the library or the network is missing."""
+    try:
+        import evaluate
+
+        return evaluate.load("glue", task)
+    except Exception as error:  # no library, no network, a proxy's answer: the local metric is equal
+        logger.info("`evaluate` gave no metric for %s (%s); using scikit-learn and scipy.", task, type(error).__name__)
+        return None

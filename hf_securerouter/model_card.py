@@ -1,0 +1,331 @@
+# Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
+"""The model card that is written beside the weights."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import yaml
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from transformers import TrainerCallback
+from transformers.utils import logging
+
+from hf_securerouter.configuration_securerouter import is_hub_id
+from hf_securerouter.errors import SecureRouterValueError
+
+
+if TYPE_CHECKING:
+    from hf_securerouter.modeling_securerouter import SecureRouterForSequenceClassification
+
+
+logger = logging.get_logger(__name__)
+
+TEMPLATE = Path(__file__).with_name("model_card_template.md")
+
+# The last generated line. Its digest tells a card that a person has edited from one that may be written again.
+_END = re.compile(r"<!-- Written by hf_securerouter \(digest ([0-9a-f]{16})\)\. Text below this line is kept\. -->\n?")
+
+_PRIVACY = {
+    "revealed": "under encryption the servers learn which expert each query used.",
+    "quota": "under encryption the servers learn the public quotas, fixed before any data is seen.",
+    "oblivious": "under encryption the servers learn nothing about the choice; every expert runs for every query, "
+    "or one that is selected among experts of one shape.",
+}
+_COST_NOTES = {
+    "estimate": "Costs are an estimate: parameter counts relative to the smallest expert, not measured.",
+    "given": "Costs were given by the author of the model.",
+    "measured": "Costs are measured, in relative seconds of encrypted inference.",
+}
+_NOT_METRICS = {"loss", "runtime", "samples_per_second", "steps_per_second", "model_preparation_time"}
+_TRAINING_ARGUMENTS = (
+    "learning_rate",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "num_train_epochs",
+    "max_steps",
+    "warmup_steps",
+    "weight_decay",
+    "seed",
+)
+
+
+class SecureRouterModelCardData(ModelCardData):
+    """The metadata of a card: huggingface_hub's, and what this package measures.
+
+    A model carries it as `model.model_card_data`; [`ModelCardCallback`] fills it in training. Every argument of
+    [`~huggingface_hub.ModelCardData`] is accepted (`datasets`, `language`, `license`, `model_name`, `eval_results` as
+    a list of [`~huggingface_hub.EvalResult`], ...). Base models are added from the experts.
+
+    Args:
+        securerouter: What has no field on the Hub: `routing_shares` (K fractions of the evaluated texts),
+            `routing_cost` (their mean cost, in the units of `expert_costs`), `metrics` (name to value, shown when no
+            dataset is named), `training` (name to value), `report` (of [`~hf_securerouter.reports.make_report`]) and
+            `figure` (the name of its picture, a file beside the card).
+
+    Example:
+        ```python
+        model.model_card_data = SecureRouterModelCardData(
+            datasets=["nyu-mll/glue"], language="en", license="apache-2.0", model_name="sst2-router"
+        )
+        ```
+    """
+
+    def __init__(self, *, securerouter: dict[str, Any] | None = None, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.securerouter = securerouter or {}
+
+    def _to_dict(self, data_dict: dict[str, Any]) -> None:
+        if self.eval_results:
+            self.model_name = self.model_name or "securerouter"  # the Hub lists results under a model's name
+        else:
+            self.eval_results = None
+        super()._to_dict(data_dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The metadata as the dict that is written to the card; empty entries are left out."""
+        return {key: value for key, value in super().to_dict().items() if value not in ([], {})}
+
+
+class SecureRouterModelCard(ModelCard):
+    """A model card whose metadata are [`SecureRouterModelCardData`]."""
+
+    card_data_class = SecureRouterModelCardData
+    default_template_path = TEMPLATE
+
+
+def generate_model_card(
+    model: SecureRouterForSequenceClassification,
+    card_data: SecureRouterModelCardData | None = None,
+    repo_id: str | None = None,
+) -> str:
+    """Render the card of a model.
+
+    Args:
+        model: The model; its config gives experts, costs and routing.
+        card_data: Metadata; defaults to `model.model_card_data`, if it has one.
+        repo_id: The name shown in the code example; defaults to the card's `model_name`.
+
+    Returns:
+        The card: YAML metadata, text, and a last line that lets a later call recognise an unedited card.
+    """
+    config: Any = model.config  # fields that are optional until a model is built are set here
+    data = card_data or getattr(model, "model_card_data", None) or SecureRouterModelCardData()
+    data = SecureRouterModelCardData(**data.to_dict())
+    data.library_name = "transformers"
+    data.pipeline_tag = "text-classification"
+    data.tags = list(dict.fromkeys([*(data.tags or []), "securerouter", "routing", "private-inference"]))
+    data.base_model = _base_models(config, data.base_model) or None
+    name = data.model_name or (repo_id.rsplit("/", 1)[-1] if repo_id else "securerouter")
+    if data.eval_results:
+        data.model_name = name
+        data.metrics = sorted({result.metric_type for result in data.eval_results})
+    shares = data.securerouter.get("routing_shares")
+    if shares is not None and len(shares) != config.num_experts:
+        raise SecureRouterValueError(
+            f"`routing_shares` should have one entry for each of the {config.num_experts} experts, got {shares!r}."
+        )
+    card = SecureRouterModelCard.from_template(
+        data,
+        template_path=str(TEMPLATE),
+        title=name,
+        repo_id=repo_id or name,
+        config=config,
+        labels=[config.id2label[index] for index in range(config.num_labels)],
+        max_length=config.max_length,
+        expert_table=_expert_table(model, shares),
+        report=data.securerouter.get("report"),
+        report_tables=_report_tables(data.securerouter.get("report")),
+        figure=data.securerouter.get("figure"),
+        routing_cost=data.securerouter.get("routing_cost"),
+        router_parameters=_count(model.router),
+        cost_source=config.expert_costs_source or "estimate",
+        cost_note=_COST_NOTES[config.expert_costs_source or "estimate"],
+        privacy=_PRIVACY[config.routing_privacy],
+        result_table=_result_table(data),
+        training_table=_table(["argument", "value"], list(data.securerouter.get("training", {}).items())),
+    )
+    card.text = card.text.rstrip("\n") + "\n\n"
+    card.text += f"<!-- Written by hf_securerouter (digest {_digest(card.text)}). Text below this line is kept. -->\n"
+    return card.content
+
+
+def write_model_card(
+    model: SecureRouterForSequenceClassification,
+    folder: str | os.PathLike,
+    card_data: SecureRouterModelCardData | None = None,
+    repo_id: str | None = None,
+) -> bool:
+    """Write the card to `folder`/README.md, without losing what a person wrote there.
+
+    A card that this function wrote is written again: metadata that were added to it, its figures and the text below
+    its last generated line stay. A README.md that a person wrote or edited above that line is left as it is, with a
+    warning.
+
+    Returns:
+        Whether the card was written.
+    """
+    path = Path(folder) / "README.md"
+    data = card_data or getattr(model, "model_card_data", None) or SecureRouterModelCardData()
+    kept = ""
+    if path.exists():
+        existing = _load_card(path)
+        end = None if existing is None else _END.search(existing.text)
+        if existing is None or end is None or end.group(1) != _digest(existing.text[: end.start()]):
+            logger.warning(
+                "%s was written or edited by hand and is left as it is. To have it generated, move your text below "
+                "the line that starts with `<!-- Written by hf_securerouter`, or remove the file.",
+                path,
+            )
+            return False
+        kept = existing.text[end.end() :]
+        data = _merge(cast(SecureRouterModelCardData, existing.data), data)
+    _write_atomically(path, generate_model_card(model, data, repo_id) + kept)
+    return True
+
+
+class ModelCardCallback(TrainerCallback):
+    """Collects for the card what happens in training: the arguments, and the metrics of the last evaluation.
+
+    The metrics become `EvalResult`s when `model.model_card_data.datasets` names a dataset, and stay a table in the
+    card otherwise. [`SecureRouterTrainer`] adds this callback by itself.
+    """
+
+    def on_train_begin(self, args, state, control, model=None, **kwargs):
+        self._data(model).securerouter["training"] = {name: getattr(args, name) for name in _TRAINING_ARGUMENTS}
+
+    def on_evaluate(self, args, state, control, metrics=None, model=None, **kwargs):
+        data = self._data(model)
+        metrics = {name.removeprefix("eval_"): value for name, value in (metrics or {}).items() if name != "epoch"}
+        shares = [metrics.pop(name) for name in sorted(metrics, key=_share_index) if _share_index(name) >= 0]
+        if shares:
+            data.securerouter["routing_shares"] = [round(share, 4) for share in shares]
+        if "routing_cost" in metrics:
+            data.securerouter["routing_cost"] = round(metrics.pop("routing_cost"), 4)
+        scores = {name: value for name, value in metrics.items() if name not in _NOT_METRICS}
+        data.securerouter["metrics"] = scores
+        if data.datasets:
+            datasets = [data.datasets] if isinstance(data.datasets, str) else data.datasets
+            data.eval_results = [
+                EvalResult(
+                    task_type="text-classification",
+                    dataset_type=datasets[0],
+                    dataset_name=datasets[0],
+                    metric_type=name,
+                    metric_value=value,
+                )
+                for name, value in scores.items()
+            ]
+
+    @staticmethod
+    def _data(model) -> SecureRouterModelCardData:
+        model = getattr(model, "module", model)  # under DistributedDataParallel
+        if getattr(model, "model_card_data", None) is None:
+            model.model_card_data = SecureRouterModelCardData()
+        return model.model_card_data
+
+
+def _share_index(name: str) -> int:
+    index = name.removeprefix("routing_share_")
+    return int(index) if index != name and index.isdigit() else -1
+
+
+def _base_models(config, named: str | Sequence[str] | None) -> list[str]:
+    names = [named] if isinstance(named, str) else list(named or [])
+    names += [sub.name_or_path for sub in (*config.expert_configs, config.router_config) if sub is not None]
+    return list(dict.fromkeys(name for name in names if name and is_hub_id(name)))
+
+
+def _expert_table(model: SecureRouterForSequenceClassification, shares: Sequence[float] | None) -> str:
+    config: Any = model.config
+    source = config.expert_costs_source or "estimate"
+    header = ["expert", "architecture", "layers", "hidden size", "parameters", f"cost ({source})"]
+    rows: list[list[Any]] = []
+    for index, (expert, cost) in enumerate(zip(config.expert_configs, config.expert_costs, strict=True)):
+        name = f"{index} (`{expert.name_or_path}`)" if is_hub_id(expert.name_or_path or "") else str(index)
+        parameters = _count(model.experts[index])
+        rows.append([name, expert.model_type, expert.num_hidden_layers, expert.hidden_size, parameters, f"{cost:.4g}"])
+    if shares is not None:
+        header.append("share of evaluated texts")
+        for row, share in zip(rows, shares, strict=True):
+            row.append(f"{share:.1%}")
+    return _table(header, rows)
+
+
+def _result_table(data: SecureRouterModelCardData) -> str:
+    if data.eval_results:
+        found = [(result.dataset_name, result.metric_type, result.metric_value) for result in data.eval_results]
+    else:
+        found = [("evaluation data", name, value) for name, value in data.securerouter.get("metrics", {}).items()]
+    rows = [(dataset, name, f"{v:.4f}" if isinstance(v, float) else v) for dataset, name, v in found]
+    return _table(["dataset", "metric", "value"], rows)
+
+
+def _report_tables(report: dict[str, Any] | None) -> list[str]:
+    """Policies beside single experts, and the curves' areas."""
+    if not report:
+        return []
+
+    def between(value: float | None, interval: Sequence[float] | None = None, digits: int = 4) -> str:
+        text = "never" if value is None else f"{value:.{digits}f}"
+        return text if interval is None else f"{text} ({interval[0]:.{digits}f} to {interval[1]:.{digits}f})"
+
+    rows = [
+        [f"expert {index} alone", f"{expert['relative_cost']:.3f}", between(expert["score"]), ""]
+        for index, expert in enumerate(report["experts"])
+    ]
+    rows[-1][2] = between(report["largest_score"], report["largest_score_interval"])
+    for name, policy in report["policies"].items():
+        cost = between(policy["relative_cost"], policy["relative_cost_interval"], 3)
+        score = between(policy["score"], policy["score_interval"])
+        rows.append([name, cost, score, between(policy["lost"], policy["lost_interval"])])
+    areas = [
+        [name, between(area, report["audc_interval"][name]), between(report["qnc"][name], digits=3)]
+        for name, area in report["audc"].items()
+    ]
+    return [
+        _table(["policy", "relative cost", "score", "lost against the largest"], rows),
+        _table(["curve", "AUDC", "QNC"], areas),
+    ]
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """A table in Markdown, or the empty string where there is no row."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines) if rows else ""
+
+
+def _count(module) -> str:
+    return f"{sum(parameter.numel() for parameter in module.parameters()):,}"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.strip().replace("\r\n", "\n").encode()).hexdigest()[:16]
+
+
+def _load_card(path: Path) -> SecureRouterModelCard | None:
+    try:
+        return SecureRouterModelCard.load(path)
+    except (OSError, ValueError, TypeError, yaml.YAMLError):  # not a card that can be read: a person's
+        return None
+
+
+def _merge(old: SecureRouterModelCardData, new: SecureRouterModelCardData) -> SecureRouterModelCardData:
+    """Metadata of `new` over those of `old`, which keeps what `new` does not say."""
+    merged = old.to_dict() | new.to_dict()
+    merged["tags"] = list(dict.fromkeys([*(old.tags or []), *(new.tags or [])]))
+    merged["securerouter"] = old.securerouter | new.securerouter
+    return SecureRouterModelCardData(**merged)
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_text(text, encoding="utf-8", newline="")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,467 @@
+# Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
+"""A router over a pool of sequence classifiers of different size."""
+
+import inspect
+import os
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import (
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+    AutoModel,
+    AutoModelForSequenceClassification,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers.processing_utils import Unpack
+from transformers.utils import ModelOutput, TransformersKwargs
+from transformers.utils.generic import can_return_tuple
+
+from .checkpoint import SecureRouterPreTrainedModel
+from .configuration_securerouter import ProblemType, SecureRouterConfig
+from .errors import SecureRouterValueError, SecureRouterWarning
+from .losses import (
+    balance_loss,
+    check_labels,
+    cost_loss,
+    expected_cost,
+    expert_utilities,
+    infer_problem_type,
+    mix_experts,
+    task_loss,
+    utility_loss,
+)
+from .pool import build_pool
+from .routing import choose_expert
+
+
+@dataclass
+class SecureRouterOutput(ModelOutput):
+    """
+    Output of [`SecureRouterForSequenceClassification`]. Shapes: B examples, K experts, C labels.
+
+    Args:
+        loss (`torch.FloatTensor` of shape (), *optional*, returned with `labels`):
+            `task_loss + alpha * balance_loss + beta * cost_loss`.
+        logits (`torch.FloatTensor` of shape (B, C)):
+            Before the softmax: the mixture of equation 1 in training, the chosen expert's in evaluation.
+        router_logits (`torch.FloatTensor` of shape (B, K)):
+            The router's outputs; predicted utilities if `router_objective="utility"`.
+        router_probs (`torch.FloatTensor` of shape (B, K), float32):
+            The weights of equation 1: the Gumbel-softmax sample in training, the softmax in evaluation.
+        expert_indices (`torch.LongTensor` of shape (B,)):
+            The decision, `argmax(router_logits - routing_lambda * expert_costs)`, of equal ones the first.
+        expert_logits (`torch.FloatTensor` of shape (B, K, C), returned in training):
+            Every expert's output, computed or cached.
+        expected_cost (`torch.FloatTensor` of shape (B,), float32):
+            Equation 5, in the units of `expert_costs`.
+        task_loss (`torch.FloatTensor` of shape (), *optional*, returned with `labels`):
+            Equation 2. In training with `router_objective="utility"`, the mean of the experts' own task losses plus
+            the squared error of the predicted utilities.
+        balance_loss (`torch.FloatTensor` of shape (), *optional*, returned with `labels`):
+            Equation 4, from `router_probs`, not weighted.
+        cost_loss (`torch.FloatTensor` of shape (), *optional*, returned with `labels`):
+            Equation 6, from `router_probs`, not weighted.
+    """
+
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    router_logits: torch.Tensor | None = None
+    router_probs: torch.Tensor | None = None
+    expert_indices: torch.Tensor | None = None
+    expert_logits: torch.Tensor | None = None
+    expected_cost: torch.Tensor | None = None
+    task_loss: torch.Tensor | None = None
+    balance_loss: torch.Tensor | None = None
+    cost_loss: torch.Tensor | None = None
+
+
+class SecureRouterGate(nn.Module):
+    """
+    The router: a summary encoder, whose first token is the summary, and a two-layer perceptron with ReLU and dropout.
+
+    Args:
+        config (`SecureRouterConfig`): Gives the encoder's config, the hidden width and the dropout.
+        encoder (`PreTrainedModel`, *optional*): A loaded encoder, instead of a new one; with
+            `config.router_shares_expert`, that expert's, which the expert goes on owning.
+
+    Inputs: token ids, mask and token types of shape (B, T). Output: (B, K), one number for each expert.
+    """
+
+    def __init__(self, config: SecureRouterConfig, encoder: PreTrainedModel | None = None):
+        super().__init__()
+        encoder_config = cast(PreTrainedConfig, config.router_config)
+        if encoder is None:
+            encoder = AutoModel.from_config(encoder_config, dtype=torch.get_default_dtype())
+        if config.router_shares_expert is not None:
+            # Not registered here: the weights are the expert's, and saved, moved and trained once.
+            self.__dict__["encoder"] = encoder
+        else:
+            if getattr(encoder, "pooler", None) is not None:
+                encoder.pooler = None  # the perceptron reads the first token itself
+            self.encoder = encoder
+        self.dense = nn.Linear(encoder_config.hidden_size, config.router_hidden_size)
+        self.dropout = nn.Dropout(config.router_dropout)
+        self.out_proj = nn.Linear(config.router_hidden_size, config.num_experts)
+
+    def forward(self, **inputs: torch.Tensor | None) -> torch.Tensor:
+        summary = self.encoder(**_accepted(self.encoder, inputs)).last_hidden_state[:, 0]
+        return self.out_proj(self.dropout(F.relu(self.dense(summary))))
+
+
+class SecureRouterForSequenceClassification(SecureRouterPreTrainedModel):
+    r"""
+    A pool of sequence classifiers and a router that chooses one of them for each input.
+
+    In training every expert runs, and the outputs are mixed with Gumbel-softmax weights (equation 1), so that router
+    and experts learn together. The balance and the cost loss reach the router only. In evaluation only the chosen
+    experts run, each once on all of its inputs, and the outputs equal those of running all.
+
+    Args:
+        config (`SecureRouterConfig`): A config with a router and at least one expert.
+        router_encoder (`PreTrainedModel`, *optional*): A loaded summary encoder, instead of a new one.
+        experts (`list[PreTrainedModel]`, *optional*): Loaded experts, instead of new ones.
+
+    Raises:
+        `SecureRouterValueError`: The config has no expert or no router, or an expert of an unknown family.
+
+    Example:
+        ```python
+        >>> from hf_securerouter import SecureRouterForSequenceClassification
+
+        >>> model = SecureRouterForSequenceClassification.from_expert_pretrained(
+        ...     router="prajjwal1/bert-tiny",
+        ...     experts=["prajjwal1/bert-tiny", "google-bert/bert-base-uncased"],
+        ...     num_labels=2,
+        ... )
+        ```
+
+    Reference:
+        SecureRouter: Encrypted Routing for Efficient Secure Inference, section 3.4.
+    """
+
+    def __init__(
+        self,
+        config: SecureRouterConfig,
+        router_encoder: PreTrainedModel | None = None,
+        experts: Sequence[PreTrainedModel] | None = None,
+    ):
+        requested_attention = config._attn_implementation  # before the base class settles on a default of its own
+        super().__init__(config)
+        _check_buildable(config)
+        config.share_with_experts()
+        expert_configs = cast(list[PreTrainedConfig], config.expert_configs)
+        if requested_attention is not None:
+            for member in (cast(PreTrainedConfig, config.router_config), *expert_configs):
+                member._attn_implementation = requested_attention
+
+        experts = experts or [
+            AutoModelForSequenceClassification.from_config(expert, dtype=torch.get_default_dtype())
+            for expert in expert_configs
+        ]
+        if config.router_shares_expert is not None:
+            router_encoder = cast(PreTrainedModel, experts[config.router_shares_expert].base_model)
+        self.router = SecureRouterGate(config, router_encoder)
+        self.experts = nn.ModuleList(experts)
+        # One object for each config, so that what is changed here is what is saved.
+        config.router_config = self.router.encoder.config
+        config.expert_configs = [expert.config for expert in self._expert_models]
+        config.share_with_experts()
+
+        members = [self.router.encoder, *self._expert_models]
+        self._no_split_modules = sorted({name for member in members for name in member._no_split_modules or []})
+        # What the Gumbel-softmax uses instead of `config.temperature`, which stays the start of the annealing.
+        self.annealed_temperature: float | None = None
+        if config.expert_costs is None:
+            self._estimate_costs()
+        config.validate()
+        self.post_init()
+
+    @property
+    def _expert_models(self) -> list[PreTrainedModel]:
+        return [cast(PreTrainedModel, expert) for expert in self.experts]
+
+    def _estimate_costs(self) -> None:
+        counts = [sum(parameter.numel() for parameter in expert.parameters()) for expert in self.experts]
+        self.config.expert_costs = [round(count / min(counts), 4) for count in counts]
+        self.config.expert_costs_source = "estimate"
+        warnings.warn(
+            "`expert_costs` was not given: parameter counts relative to the smallest expert stand in for it, "
+            f"{self.config.expert_costs}. Encrypted seconds differ: measure them with `securerouter profile`.",
+            SecureRouterWarning,
+        )
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        expert_logits: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> SecureRouterOutput:
+        r"""
+        Routes a batch and classifies it.
+
+        Args:
+            input_ids (`torch.LongTensor` of shape (B, T)): Token ids.
+            attention_mask (`torch.Tensor` of shape (B, T), *optional*): 1 for tokens, 0 for padding.
+            token_type_ids (`torch.LongTensor` of shape (B, T), *optional*): 0 for the first text, 1 for its pair.
+            labels (`torch.Tensor`, *optional*): Classes, shape (B,) int64; values, shape (B,) or (B, C) float; or
+                (B, C) of zeros and ones if `problem_type="multi_label_classification"`.
+            expert_logits (`torch.FloatTensor` of shape (B, K, C), *optional*): The experts' answers, when they are
+                known already: no expert runs then, and only the router learns.
+
+        Returns:
+            [`SecureRouterOutput`]
+
+        Raises:
+            `SecureRouterValueError`: Empty inputs, answers of another shape, or labels that do not fit `num_labels`.
+        """
+        if input_ids is None or input_ids.dim() != 2 or input_ids.numel() == 0:
+            shape = None if input_ids is None else tuple(input_ids.shape)
+            raise SecureRouterValueError(
+                f"`input_ids` should be of shape (examples, tokens), with at least one of each, got {shape}: an empty "
+                "text still has the tokenizer's special tokens."
+            )
+        expected = (input_ids.shape[0], self.config.num_experts, self.config.num_labels)
+        if expert_logits is not None and tuple(expert_logits.shape) != expected:
+            raise SecureRouterValueError(
+                f"`expert_logits` should be of shape {expected} (examples, experts, labels), got "
+                f"{tuple(expert_logits.shape)}: pass one answer of every expert for each example, or leave it out."
+            )
+        inputs = self._truncated(input_ids, attention_mask, token_type_ids)
+        router_logits = self.router(**inputs)
+        costs = torch.tensor(self.config.expert_costs, dtype=torch.float32, device=router_logits.device)
+        expert_indices = choose_expert(router_logits, costs, self.config.routing_lambda)
+
+        if self.training:
+            temperature = self.annealed_temperature or self.config.temperature
+            router_probs = F.gumbel_softmax(router_logits.float(), tau=temperature)
+            if expert_logits is None:
+                answers = [expert(**_accepted(expert, inputs)).logits for expert in self.experts]
+                expert_logits = torch.stack(answers, dim=1)
+            logits = mix_experts(expert_logits, router_probs)
+        else:
+            router_probs = router_logits.float().softmax(dim=-1)
+            if expert_logits is None:
+                logits = self.run_experts(inputs, expert_indices)
+            else:
+                logits = expert_logits[torch.arange(len(expert_indices), device=expert_indices.device), expert_indices]
+                expert_logits = None
+        losses = {}
+        if labels is not None:
+            losses = self._losses(labels, logits, router_logits, router_probs, expert_logits, costs)
+        return SecureRouterOutput(
+            loss=losses.get("loss"),
+            logits=logits,
+            router_logits=router_logits,
+            router_probs=router_probs,
+            expert_indices=expert_indices,
+            expert_logits=expert_logits,
+            expected_cost=expected_cost(router_probs, costs),
+            task_loss=losses.get("task_loss"),
+            balance_loss=losses.get("balance_loss"),
+            cost_loss=losses.get("cost_loss"),
+        )
+
+    def _losses(
+        self,
+        labels: torch.Tensor,
+        logits: torch.Tensor,
+        router_logits: torch.Tensor,
+        router_probs: torch.Tensor,
+        expert_logits: torch.Tensor | None,
+        costs: torch.Tensor,
+    ) -> dict[str, torch.Tensor]:
+        problem_type = self._problem_type(labels)
+        check_labels(labels, logits.shape[0], logits.shape[1], problem_type)
+        if expert_logits is None or self.config.router_objective == "gumbel":
+            task = task_loss(logits, labels, problem_type)
+        else:
+            # Each expert learns the task by itself, and the router to say how well each of them does. Balance and
+            # cost keep their place in the loss's value, but their gradient would bend the predicted utilities.
+            own_losses = [task_loss(own, labels, problem_type) for own in expert_logits.unbind(dim=1)]
+            utilities = expert_utilities(expert_logits, labels, problem_type)
+            task = torch.stack(own_losses).mean() + utility_loss(router_logits, utilities)
+            router_probs = router_probs.detach()
+        balance, cost = balance_loss(router_probs), cost_loss(router_probs, costs)
+        loss = task + self.config.alpha * balance + self.config.beta * cost
+        return {"loss": loss, "task_loss": task, "balance_loss": balance, "cost_loss": cost}
+
+    def _problem_type(self, labels: torch.Tensor) -> ProblemType:
+        if self.config.problem_type is None:
+            self.config.problem_type = infer_problem_type(labels, cast(int, self.config.num_labels))
+            self.config.share_with_experts()
+        return self.config.problem_type
+
+    def run_experts(self, inputs: dict[str, torch.Tensor | None], expert_indices: torch.Tensor) -> torch.Tensor:
+        """
+        The logits of each input's expert, whoever chose it; an expert that no input has does not run.
+
+        Args:
+            inputs (`dict[str, torch.Tensor]`): `input_ids`, `attention_mask` and `token_type_ids`, (B, T) each.
+            expert_indices (`torch.Tensor` of shape (B,)): Index of the expert of each input.
+
+        Returns:
+            `torch.Tensor` of shape (B, C).
+        """
+        parts, rows = [], []
+        for index in expert_indices.unique().tolist():
+            chosen = (expert_indices == index).nonzero().squeeze(1)
+            expert = self.experts[index]
+            part = {name: None if value is None else value[chosen] for name, value in inputs.items()}
+            parts.append(expert(**_accepted(expert, part)).logits)
+            rows.append(chosen)
+        return torch.cat(parts)[torch.cat(rows).argsort()]
+
+    def _truncated(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None, token_type_ids: torch.Tensor | None
+    ) -> dict[str, torch.Tensor | None]:
+        """The inputs, cut to `max_length` with a warning; a row that is cut keeps its last token, the separator."""
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
+        longest = self.config.max_length
+        if longest is None or input_ids.shape[1] <= longest:
+            return inputs
+        if attention_mask is None:
+            last = torch.full_like(input_ids[:, 0], input_ids.shape[1] - 1)
+        else:
+            positions = torch.arange(input_ids.shape[1], device=input_ids.device)
+            last = (attention_mask.bool() * positions).argmax(dim=1)
+        beyond = (last >= longest).nonzero().squeeze(1)
+        if len(beyond):
+            warnings.warn(
+                f"{len(beyond)} texts have more than the {longest} tokens of `max_length`: the rest is cut off. Pass "
+                f"`truncation=True, max_length={longest}` to the tokenizer to choose yourself what is cut.",
+                SecureRouterWarning,
+            )
+        cut: dict[str, torch.Tensor | None] = {}
+        for name, value in inputs.items():
+            if value is None:
+                cut[name] = None
+            else:
+                kept = value[:, :longest].clone()
+                kept[beyond, -1] = value[beyond, last[beyond]]
+                cut[name] = kept
+        return cut
+
+    @classmethod
+    def from_expert_pretrained(
+        cls,
+        router: str | os.PathLike | None,
+        experts: Sequence[str | os.PathLike],
+        expert_layers: Sequence[int] | None = None,
+        num_labels: int | None = None,
+        **config_fields: Any,
+    ) -> "SecureRouterForSequenceClassification":
+        r"""
+        Builds a pool from pretrained checkpoints.
+
+        Args:
+            router (`str` or `os.PathLike`, *optional*):
+                Id or folder of the router's summary encoder; it should be small. None lets the router share the
+                encoder of the expert with the fewest parameters (`config.router_shares_expert`).
+            experts (`list` of `str` or `os.PathLike`):
+                Id or folder of each expert. Base checkpoints get a new head, fine-tuned ones keep theirs.
+            expert_layers (`list[int]`, *optional*):
+                With one expert only: its depths. `[2, 4, 6]` makes three experts of its first 2, 4 and 6 layers, each
+                with the checkpoint's embeddings, pooler and head.
+            num_labels (`int`, *optional*):
+                Number of labels; defaults to that of the fine-tuned experts, or to 2 if there are none.
+            config_fields:
+                Fields of [`SecureRouterConfig`]. `id2label` says which labels hold where experts name theirs
+                differently; `dtype` is that of the weights, float32 by default.
+
+        Returns:
+            [`SecureRouterForSequenceClassification`], in evaluation mode.
+
+        Raises:
+            `SecureRouterValueError`: The checkpoints cannot form a pool: different tokenizers, other label names or
+                counts, an adapter, a quantised checkpoint, weights that are not finite.
+        """
+        dtype = config_fields.pop("dtype", None) or torch.get_default_dtype()
+        pool = build_pool(
+            router=router,
+            experts=experts,
+            expert_layers=expert_layers,
+            num_labels=num_labels,
+            id2label=config_fields.pop("id2label", None),
+            dtype=getattr(torch, dtype) if isinstance(dtype, str) else dtype,
+        )
+        config_fields.setdefault("max_length", pool.max_length)
+        if pool.router_encoder is None:
+            config_fields["router_shares_expert"] = min(
+                range(len(pool.experts)), key=lambda index: pool.experts[index].num_parameters()
+            )
+        config = SecureRouterConfig(
+            router_config=None if pool.router_encoder is None else pool.router_encoder.config,
+            expert_configs=[expert.config for expert in pool.experts],
+            id2label=pool.id2label,
+            dtype=pool.experts[0].dtype,
+            **config_fields,
+        )
+        model = cls(config, router_encoder=pool.router_encoder, experts=pool.experts)
+        model.router.to(pool.experts[0].dtype)  # its perceptron is new
+        return model.eval()
+
+    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
+        """Resizes the embeddings of the router and of every expert, which share a tokenizer; returns the last."""
+        members: list[Any] = [*self.experts]
+        if self.config.router_shares_expert is None:
+            members.append(self.router.encoder)
+        return [member.resize_token_embeddings(*args, **kwargs) for member in members][-1]
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The router's embeddings; each expert has its own."""
+        return self.router.encoder.get_input_embeddings()
+
+    def to_mpc(self, **kwargs: Any) -> Any:
+        """
+        Turns the model into secret shares that two servers run; see [`hf_securerouter.mpc.convert.to_mpc`].
+
+        Raises:
+            `ImportError`: The hf_securerouter package is not installed, as when this file came from the Hub alone.
+        """
+        try:
+            from hf_securerouter.mpc.convert import to_mpc
+        except ModuleNotFoundError as error:
+            if error.name is None or not error.name.startswith("hf_securerouter"):
+                raise
+            raise ImportError(
+                "`to_mpc` needs the hf_securerouter package: install it with `pip install hf_securerouter`."
+            ) from error
+        return to_mpc(self, **kwargs)
+
+
+def _accepted(member: nn.Module, inputs: dict[str, torch.Tensor | None]) -> dict[str, torch.Tensor | None]:
+    """The inputs that a member of the pool takes: not every family has token types, or more than one of them."""
+    if "token_type_ids" in inspect.signature(member.forward).parameters:
+        if getattr(member.config, "type_vocab_size", 0) > 1:
+            return inputs
+    return {name: value for name, value in inputs.items() if name != "token_type_ids"}
+
+
+def _check_buildable(config: SecureRouterConfig) -> None:
+    remedy = (
+        "Build the pool with `SecureRouterForSequenceClassification.from_expert_pretrained(router=..., experts=[...])`"
+        ", or load a checkpoint that was saved from one."
+    )
+    if not config.expert_configs:
+        raise SecureRouterValueError(f"`expert_configs` is empty: the pool needs at least one expert. {remedy}")
+    if config.router_config is None:
+        raise SecureRouterValueError(f"`router_config` is None: the router needs a summary encoder. {remedy}")
+    for index, expert in enumerate(config.expert_configs):
+        if type(expert) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+            raise SecureRouterValueError(
+                f"`expert_configs[{index}]` is a {type(expert).__name__}, for which transformers has no sequence "
+                "classifier: use an encoder such as BERT, DistilBERT, RoBERTa, ELECTRA or ALBERT."
+            )
+
+
+__all__ = ["SecureRouterForSequenceClassification", "SecureRouterOutput", "SecureRouterPreTrainedModel"]

@@ -1,0 +1,217 @@
+# Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
+"""Activations that are curved in a window around 0 and straight outside: GeLU and tanh.
+
+Inside the window the function is a trigonometric polynomial of period 16, F(x) = a_0 + sum_j a_j cos(j w x) + b_j
+sin(j w x). Of c = x + offset + r, the angle of x is that of c minus that of r, so F is a public combination of the
+dealer's cos(j w r) and sin(j w r): no wrap to care for, no power of x, no scale beyond the words'. Two bits, inside
+and right of the window, are read off the coarse index of the same opening; the dealer's words are given for both
+values that an opened bit may have hidden, so selecting costs no product:
+
+    y = inside * F(x) + right * (slope * x + height) + left * (-height).
+
+Who sees what: c is uniform because r is; the two bits are opened under mask bits of their own.
+Cost: R + q + 2 bits and 2 bits an element (2.6 B at q = 12, R = 5), 2 rounds.
+Dealer: 245 B for GeLU and 345 B for tanh, in a ring of 38 bits.
+Error: 1.2e-4 for GeLU (6 harmonics) and, from -3.75 to -3.5, where it may be cut off to 0, 8e-4; 4.5e-4 for tanh (10
+harmonics); plus the rounding of x to q bits. One harmonic less makes GeLU the largest error of an encoder.
+
+Reference:
+    Select-then-compute: Zhang et al., SecMoE, 2026 (arXiv 2601.06790). Sines of a masked value from the dealer's sines
+    of the mask: SecFormer (arXiv 2401.00793) and SHAFT (NDSS 2025), whose openings are not reduced mod the period.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..gate import Dealing, Gate, SecretProtocol
+from ..party import Party
+from ..shares import Secret
+from .bits import Thermometer, deal_thermometer, open_bits
+from .lift import Lift, deal_lift
+
+
+_PERIOD_BITS = 4
+_WORD_SCALE, _PUBLIC_SCALE = 15, 14
+_STEP_BITS = 2  # the coarse index counts quarters
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """What is curved: `half_window` in quarters; outside, slope * x + height to the right and -height to the left."""
+
+    half_window: int
+    harmonics: int
+    slope: int
+    height: int
+
+
+_SHAPES = {"gelu": _Shape(15, 6, 1, 0), "tanh": _Shape(20, 10, 0, 1)}
+
+
+def _exact(name: str, x: np.ndarray) -> np.ndarray:
+    if name == "tanh":
+        return np.tanh(x)
+    return x * 0.5 * (1 + np.vectorize(math.erf)(x / math.sqrt(2)))
+
+
+@lru_cache(maxsize=8)
+def fit(name: str) -> tuple[float, np.ndarray, np.ndarray]:
+    """The trigonometric polynomial of an activation on its window.
+
+    Args:
+        name (`str`): `"gelu"` or `"tanh"`.
+
+    Returns:
+        `tuple`: a_0, and the arrays a_j and b_j for j = 1, 2, ...; nearly minimax, by Lawson's reweighting.
+    """
+    shape = _SHAPES[name]
+    edge = shape.half_window / 4
+    x = edge * np.cos(np.pi * (np.arange(2000) + 0.5) / 2000)
+    angles = 2 * np.pi / 2**_PERIOD_BITS * x[:, None] * np.arange(1, shape.harmonics + 1)
+    basis = np.concatenate([np.ones((len(x), 1)), np.cos(angles), np.sin(angles)], 1)
+    values, weights = _exact(name, x), np.ones(len(x))
+    for _ in range(60):
+        root = np.sqrt(weights)[:, None]
+        # A ridge keeps the coefficients, and so the rounding of the words, small.
+        system = np.concatenate([basis * root, 1e-6 * np.eye(basis.shape[1])])
+        solution = np.linalg.lstsq(
+            system, np.concatenate([values * root[:, 0], np.zeros(basis.shape[1])]), rcond=None
+        )[0]
+        weights *= np.abs(basis @ solution - values) + 1e-9
+        weights /= weights.mean()
+    return float(solution[0]), solution[1 : shape.harmonics + 1], solution[shape.harmonics + 1 :]
+
+
+@lru_cache(maxsize=8)
+def _public_tables(name: str, scale: int) -> Tensor:
+    """Factors of the dealer's words by the angle of c, int64 (2 * harmonics, 2^(scale + 4))."""
+    _, cosines, sines = fit(name)
+    positions = np.arange(2 ** (scale + _PERIOD_BITS)) * (2 * np.pi / 2 ** (scale + _PERIOD_BITS))
+    rows = []
+    for j, (a, b) in enumerate(zip(cosines, sines, strict=True), start=1):
+        rows += [a * np.cos(j * positions) + b * np.sin(j * positions)]
+        rows += [a * np.sin(j * positions) - b * np.cos(j * positions)]
+    return torch.from_numpy(np.round(np.stack(rows) * 2.0**_PUBLIC_SCALE).astype(np.int64))
+
+
+@lru_cache(maxsize=8)
+def _hidden_tables(name: str, scale: int) -> Tensor:
+    """cos and sin of j times the angle of the mask, int64 (2 * harmonics, 2^(scale + 4))."""
+    positions = np.arange(2 ** (scale + _PERIOD_BITS)) * (2 * np.pi / 2 ** (scale + _PERIOD_BITS))
+    rows = [f(j * positions) for j in range(1, _SHAPES[name].harmonics + 1) for f in (np.cos, np.sin)]
+    return torch.from_numpy(np.round(np.stack(rows) * 2.0**_WORD_SCALE).astype(np.int64))
+
+
+@dataclass(frozen=True)
+class Activation(Gate):
+    """GeLU or tanh.
+
+    Args:
+        function (`str`): `"gelu"` or `"tanh"`.
+        shape (`tuple[int, ...]`): Shape of x.
+        bound (`int`): R; |x| < 2^R, from 3 on.
+        scale (`int`): q, the fraction bits at which x is opened.
+        result_scale (`int`): Fraction bits of the result.
+        width (`int`): Ring of the result.
+    """
+
+    function: str
+    shape: tuple[int, ...]
+    bound: int
+    scale: int
+    result_scale: int
+    width: int
+
+    @property
+    def bits(self) -> int:
+        """k, the ring of the opening."""
+        return self.scale + self.bound + 2
+
+    @property
+    def drop(self) -> int:
+        """Fraction bits that the curved part is truncated by."""
+        return _WORD_SCALE + _PUBLIC_SCALE - self.result_scale
+
+    @property
+    def positions(self) -> int:
+        """Number of quarters in the ring of the opening."""
+        return 1 << (self.bits - self.scale + _STEP_BITS)
+
+    @property
+    def input_width(self) -> int:
+        """Ring that x must be shared in, at `result_scale`."""
+        return self.width if _SHAPES[self.function].slope else self.bits + self.result_scale - self.scale
+
+    def deal(self, dealing: Dealing) -> None:
+        shape = _SHAPES[self.function]
+        lift = deal_lift(dealing, self.shape, self.bits, self.width - (self.result_scale - self.scale))
+        deal_thermometer(dealing, lift.mask >> (self.scale - _STEP_BITS), self.positions)
+        inside, right = (dealing.mask(self.shape, 1).to(torch.int64) for _ in range(2))
+        width = self.width + self.drop
+        angle = lift.mask & ((1 << (self.scale + _PERIOD_BITS)) - 1)
+        words = dealing.constant(_hidden_tables(self.function, self.scale))[:, angle]
+        dealing.give(words * (1 - inside), width)
+        dealing.give(words * inside, width)
+        dealing.give(inside, width)
+        dealing.give(right, self.width)
+        if shape.slope:
+            lift.give_products(dealing, right, self.bits, self.width - (self.result_scale - self.scale))
+
+    def run(self, party: Party, x: Secret) -> SecretProtocol[Secret]:
+        """Open x at q bits, read two bits off the opening, open them masked, combine.
+
+        Args:
+            party (`Party`): The party.
+            x (`Secret`): At `result_scale`, in a ring of at least `input_width` bits.
+
+        Returns:
+            `Secret`: In Z_2^`width` at `result_scale`.
+        """
+        shape = _SHAPES[self.function]
+        randomness = party.take(self)
+        lift_width = self.width - (self.result_scale - self.scale)
+        lift = Lift(randomness, self.shape, self.bits, lift_width)
+        index = Thermometer(randomness, self.shape, self.positions)
+        (opened,) = yield [lift.opening(x.truncate(self.scale))]
+        lift.opened(opened)
+        quarters, zero = opened >> (self.scale - _STEP_BITS), self.positions // 4
+        edge = shape.half_window
+        inside = index.between(quarters, zero - edge + 1, zero + edge)
+        right = index.between(quarters, zero + edge, self.positions)
+        inside_flip, right_flip = yield from open_bits(party, randomness, [inside, right])
+
+        width = self.width + self.drop
+        words = (2 * shape.harmonics, *self.shape)
+        if_clear, if_set = randomness.word(words, width), randomness.word(words, width)
+        hidden = randomness.word(self.shape, width)
+        flip = inside_flip.bool()
+        # What is opened is inside xor bit: the words times (1 - bit) serve where that is 1, those times bit where 0.
+        factors = party.constant(_public_tables(self.function, self.scale))
+        angle = (opened - (1 << (self.bits - 2))) & ((1 << (self.scale + _PERIOD_BITS)) - 1)
+        constant = round(fit(self.function)[0] * 2.0 ** (_WORD_SCALE + _PUBLIC_SCALE))
+        total = torch.where(flip, (1 if party.rank == 0 else 0) - hidden, hidden).mul_(constant)
+        for row in range(words[0]):
+            total.addcmul_(torch.where(flip, if_clear[row], if_set[row]), factors[row][angle])
+        curved = party.secret(total, width, _WORD_SCALE + _PUBLIC_SCALE, x.bound).truncate(self.result_scale)
+
+        # Straight parts: right * (slope * x + height) - left * height, left = 1 - inside - right.
+        hidden_right = randomness.word(self.shape, self.width)
+        flip = right_flip.bool()
+        straight = curved.words
+        if shape.slope:
+            selected = lift.times(hidden_right, lift.products(self.shape)) << (self.result_scale - self.scale)
+            straight = straight + torch.where(flip, x.words - selected, selected)
+        if shape.height:
+            one = party.rank == 0
+            is_right = torch.where(flip, int(one) - hidden_right, hidden_right)
+            is_inside = torch.where(inside_flip.bool(), int(one) - hidden, hidden)
+            straight = straight + ((2 * is_right + is_inside - int(one)) << self.result_scale)
+        bound = x.bound if shape.slope else shape.height
+        return party.secret(straight, self.width, self.result_scale, bound)

@@ -1,0 +1,91 @@
+# Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
+"""The product of two secret matrices, by a matrix triple.
+
+With masks A, B and shares of A.B, open E = x + A and F = y + B; then x y = E F - E B - A F + A B.
+
+Who sees what: both parties see E and F, uniform because A and B are.
+Cost: K bits an element of x and of y; the two may be opened in different rounds, each with what else is opened then.
+Dealer: K bits an output.
+
+Reference:
+    Beaver 1991, for matrices as in Mohassel and Zhang, SecureML, 2017.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ..gate import Dealing, Gate, SecretProtocol, Tuple, together
+from ..party import Party
+from ..ring_matmul import ring_matmul
+from ..shares import Secret
+
+
+@dataclass(frozen=True)
+class Matmul(Gate):
+    """x @ y, batched over leading dimensions.
+
+    Args:
+        left (`tuple[int, ...]`): Shape of x, (..., n, m).
+        right (`tuple[int, ...]`): Shape of y, (..., m, p).
+        width (`int`): K, the ring of both openings and of the product.
+    """
+
+    left: tuple[int, ...]
+    right: tuple[int, ...]
+    width: int
+
+    @property
+    def result(self) -> tuple[int, ...]:
+        """Shape of the product."""
+        return (*self.left[:-1], self.right[-1])
+
+    def deal(self, dealing: Dealing) -> None:
+        left, right = dealing.mask(self.left, self.width), dealing.mask(self.right, self.width)
+        dealing.give(ring_matmul(left, right, self.width), self.width)
+
+    def start(self, party: Party) -> Operands:
+        """The two operands, to be opened when each is ready."""
+        return Operands(self, party.take(self))
+
+    def run(self, party: Party, x: Secret, y: Secret) -> SecretProtocol[Secret]:
+        """Open both in one round and multiply.
+
+        Returns:
+            `Secret`: Shape `result`, in Z_2^K at scale x.scale + y.scale; the bound is x's.
+        """
+        operands = self.start(party)
+        yield from together(operands.open_left(x), operands.open_right(y))
+        return operands.product(x.bound)
+
+
+class Operands:
+    """A matrix product under way at one party."""
+
+    def __init__(self, gate: Matmul, randomness: Tuple):
+        self._gate, self._randomness = gate, randomness
+        self._left_mask = randomness.mask(gate.left, gate.width)
+        self._right_mask = randomness.mask(gate.right, gate.width)
+        self._product = randomness.word(gate.result, gate.width)
+        self._left: Tensor
+        self._right: Tensor
+
+    def open_left(self, x: Secret) -> SecretProtocol[None]:
+        """Open x."""
+        self._left_scale, self._rank = x.scale, x.rank
+        (self._left,) = yield [self._randomness.open(x.narrow(self._gate.width).words, self._left_mask)]
+
+    def open_right(self, y: Secret) -> SecretProtocol[None]:
+        """Open y."""
+        self._right_scale = y.scale
+        (self._right,) = yield [self._randomness.open(y.narrow(self._gate.width).words, self._right_mask)]
+
+    def product(self, bound: int) -> Secret:
+        """This party's share of the product, once both are open."""
+        # P0's E F - E B0 is one matmul: E (F - B0).
+        right = -self._right_mask.words if self._rank else self._right - self._right_mask.words
+        width = self._gate.width
+        words = ring_matmul(self._left, right, width).sub_(ring_matmul(self._left_mask.words, self._right, width))
+        return Secret(words.add_(self._product), width, self._left_scale + self._right_scale, bound, self._rank)

@@ -1,0 +1,47 @@
+# Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
+"""A bounded value in a wider ring: a lift (`lift.py`) and nothing else.
+
+What only travels (through a shuffle, a selection) does so in a ring of its own few bits, and is widened where it meets
+weights.
+
+Who sees what: c = x + 2^(k-2) + r mod 2^k, uniform because r is.
+Cost: k bits an element, one round. Dealer: 2 (K - k) bits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..gate import Dealing, Gate, SecretProtocol
+from ..party import Party
+from ..shares import Secret
+from .lift import Lift, deal_lift
+
+
+@dataclass(frozen=True)
+class Widen(Gate):
+    """x mod 2^K from x mod 2^k.
+
+    Args:
+        shape (`tuple[int, ...]`): Shape of x.
+        bits (`int`): k; |x| < 2^(k-2) as an integer.
+        width (`int`): K.
+    """
+
+    shape: tuple[int, ...]
+    bits: int
+    width: int
+
+    def deal(self, dealing: Dealing) -> None:
+        deal_lift(dealing, self.shape, self.bits, self.width)
+
+    def run(self, party: Party, x: Secret) -> SecretProtocol[Secret]:
+        """Open x and lift it.
+
+        Returns:
+            `Secret`: The same value at the same scale, in Z_2^K.
+        """
+        lift = Lift(party.take(self), self.shape, self.bits, self.width)
+        (opened,) = yield [lift.opening(x)]
+        lift.opened(opened)
+        return party.secret(lift.value(), self.width, x.scale, x.bound)

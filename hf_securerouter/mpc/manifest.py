@@ -1,0 +1,106 @@
+# Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
+"""What is public of a converted model: every role reads it, and nothing in it depends on a weight or an input."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from .models import EncoderSpec
+from .randomness import cipher_for
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The public description of a converted model.
+
+    Args:
+        protocol (`str`): Name of the two-party protocol.
+        provider (`str`): Where correlated randomness comes from: `"ttp"`, a dealer process, or `"tfp"`, party 0.
+        routing_privacy (`str`): What the servers learn of the routing.
+        device (`str`): Where the parties and the dealer compute: `"cpu"` or `"cuda"`.
+        max_length (`int`): Tokens that every input is padded to.
+        router (`EncoderSpec`, *optional*): The router; its outputs are one score for each expert. None in a pool that
+            is one plain classifier.
+        experts (`tuple[EncoderSpec, ...]`): The pool.
+        bounds (`Mapping[str, Mapping[str, int]]`): Bounds that calibration tightened, by member; see `Bounds`.
+        network (`str`): What the plan is made for, a name in `NETWORKS`.
+        quotas (`tuple[int, ...]`): Under `quota`: how many queries of a batch each expert serves.
+        hardest_first (`tuple[int, ...]`): Under `quota`: the experts in the order in which they serve, from the one
+            that gets the queries with the highest scores.
+    """
+
+    protocol: str
+    provider: str
+    routing_privacy: str
+    device: str
+    max_length: int
+    router: EncoderSpec | None
+    experts: tuple[EncoderSpec, ...]
+    bounds: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    network: str = "lan"
+    quotas: tuple[int, ...] = ()
+    hardest_first: tuple[int, ...] = ()
+
+    @property
+    def routes(self) -> bool:
+        """Whether there is anything to choose."""
+        return self.router is not None and len(self.experts) > 1
+
+    @property
+    def batch(self) -> int | None:
+        """Queries of every batch, where that is fixed: under `quota`."""
+        return sum(self.quotas) if self.routes and self.routing_privacy == "quota" else None
+
+    @property
+    def selects(self) -> bool:
+        """Whether one expert is made of all under encryption: under `oblivious`, where they have one shape."""
+        shapes = [(spec, self.bounds.get(f"experts.{index}", {})) for index, spec in enumerate(self.experts)]
+        same = all(shape == shapes[0] for shape in shapes)
+        return self.routes and self.routing_privacy == "oblivious" and same
+
+    @property
+    def members(self) -> dict[str, EncoderSpec]:
+        """Every encoder by the prefix of its weights: `router`, `experts.0`, `experts.1`, ..."""
+        found = {} if self.router is None else {"router": self.router}
+        return found | {f"experts.{index}": spec for index, spec in enumerate(self.experts)}
+
+    @property
+    def cipher(self) -> str:
+        """What all roles expand seeds with."""
+        return cipher_for(self.device)
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The processes that a query needs besides the client."""
+        return ("party0", "party1", "dealer") if self.provider == "ttp" else ("party0", "party1")
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-able description, from which `from_dict` makes an equal manifest."""
+        return {
+            "protocol": self.protocol,
+            "provider": self.provider,
+            "routing_privacy": self.routing_privacy,
+            "device": self.device,
+            "max_length": self.max_length,
+            "router": None if self.router is None else self.router.to_dict(),
+            "experts": [spec.to_dict() for spec in self.experts],
+            "bounds": {name: dict(bounds) for name, bounds in self.bounds.items()},
+            "network": self.network,
+            "quotas": list(self.quotas),
+            "hardest_first": list(self.hardest_first),
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Manifest:
+        """The manifest that `to_dict` described."""
+        return cls(
+            **{name: values[name] for name in ("protocol", "provider", "routing_privacy", "device", "max_length")},
+            router=None if values["router"] is None else EncoderSpec.from_dict(values["router"]),
+            experts=tuple(EncoderSpec.from_dict(spec) for spec in values["experts"]),
+            bounds=values["bounds"],
+            network=values["network"],
+            quotas=tuple(values["quotas"]),
+            hardest_first=tuple(values["hardest_first"]),
+        )

@@ -1,0 +1,59 @@
+# Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
+"""ALBERT on shares: few layers, run many times each, on projected embeddings.
+
+Reference: Lan et al., ALBERT: A Lite BERT for Self-supervised Learning of Language Representations (2020).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+
+from .base import EncoderSpec, copy_linear, register
+from .bert import BertArchitecture
+
+
+@register
+class AlbertArchitecture(BertArchitecture):
+    """`AlbertModel` and `AlbertForSequenceClassification`: pooler (a linear layer, tanh) and classifier.
+
+    The weights of layer j of hidden group g are `layers.{g * inner_group_num + j}`. The embeddings are projected even
+    where they are as wide as the layers.
+    """
+
+    model_type = "albert"
+
+    def spec(self, config: Any, *, softmax: str = "exact", hidden_act: str = "exact") -> EncoderSpec:
+        spec = super().spec(config, softmax=softmax, hidden_act=hidden_act)
+        # Group by group, as `AlbertTransformer` divides its layers; a group runs all of its own.
+        per_group = config.num_hidden_layers / config.num_hidden_groups
+        groups = [int(index / per_group) for index in range(config.num_hidden_layers)]
+        inner = range(config.inner_group_num)
+        layer_map = tuple(group * len(inner) + layer for group in groups for layer in inner)
+        return replace(spec, num_layers=len(layer_map), layer_map=layer_map, embedding_size=config.embedding_size)
+
+    def encoder_weights(self, encoder: Any) -> dict[str, Tensor]:
+        weights: dict[str, Tensor] = {}
+        copy_linear(weights, "embedding_projection", encoder.encoder.embedding_hidden_mapping_in)
+        layers = [layer for group in encoder.encoder.albert_layer_groups for layer in group.albert_layers]
+        for index, layer in enumerate(layers):
+            for name, module in {
+                "query": layer.attention.query,
+                "key": layer.attention.key,
+                "value": layer.attention.value,
+                "attention_output": layer.attention.dense,
+                "attention_norm": layer.attention.LayerNorm,
+                "intermediate": layer.ffn,
+                "output": layer.ffn_output,
+                "output_norm": layer.full_layer_layer_norm,
+            }.items():
+                copy_linear(weights, f"layers.{index}.{name}", module)
+        return weights
+
+    def head_weights(self, model: Any) -> dict[str, Tensor]:
+        weights: dict[str, Tensor] = {}
+        copy_linear(weights, "head.dense", model.albert.pooler)
+        copy_linear(weights, "head.classifier", model.classifier)
+        return weights

@@ -1,0 +1,70 @@
+# Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
+"""DistilBERT on shares.
+
+Reference: Sanh et al., DistilBERT, a distilled version of BERT: smaller, faster, cheaper and lighter (2019).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .base import ACTIVATIONS, Architecture, EncoderSpec, HeadSpec, Problem, activation_problems, copy_linear, register
+
+
+# A constant in Hugging Face's `TransformerBlock`, not a field of the config.
+LAYER_NORM_EPS = 1e-12
+
+
+@register
+class DistilBertArchitecture(Architecture):
+    """`DistilBertModel` and `DistilBertForSequenceClassification`: pre_classifier, ReLU and classifier.
+
+    There are no token types. Sinusoidal position embeddings are a table like any other.
+    """
+
+    model_type = "distilbert"
+
+    def problems(self, config: Any, path: str) -> list[Problem]:
+        return activation_problems(config.activation, f"{path}.config.activation")
+
+    def spec(self, config: Any, *, softmax: str = "exact", hidden_act: str = "exact") -> EncoderSpec:
+        return EncoderSpec(
+            num_layers=config.n_layers,
+            hidden_size=config.dim,
+            num_heads=config.n_heads,
+            intermediate_size=config.hidden_dim,
+            hidden_act=ACTIVATIONS[config.activation] if hidden_act == "exact" else hidden_act,
+            softmax=softmax,
+            layer_norm_eps=LAYER_NORM_EPS,
+            layer_map=tuple(range(config.n_layers)),
+            head=HeadSpec("head.dense", "relu", "head.classifier", config.num_labels),
+        )
+
+    def embed(self, embeddings: Any, input_ids: Tensor, token_type_ids: Tensor | None) -> Tensor:
+        with torch.no_grad():
+            return embeddings(input_ids=input_ids).float()
+
+    def encoder_weights(self, encoder: Any) -> dict[str, Tensor]:
+        weights: dict[str, Tensor] = {}
+        for index, layer in enumerate(encoder.transformer.layer):
+            for name, module in {
+                "query": layer.attention.q_lin,
+                "key": layer.attention.k_lin,
+                "value": layer.attention.v_lin,
+                "attention_output": layer.attention.out_lin,
+                "attention_norm": layer.sa_layer_norm,
+                "intermediate": layer.ffn.lin1,
+                "output": layer.ffn.lin2,
+                "output_norm": layer.output_layer_norm,
+            }.items():
+                copy_linear(weights, f"layers.{index}.{name}", module)
+        return weights
+
+    def head_weights(self, model: Any) -> dict[str, Tensor]:
+        weights: dict[str, Tensor] = {}
+        copy_linear(weights, "head.dense", model.pre_classifier)
+        copy_linear(weights, "head.classifier", model.classifier)
+        return weights

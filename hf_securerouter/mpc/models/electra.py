@@ -1,0 +1,45 @@
+# Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
+"""ELECTRA on shares: BERT's layers, often wider than its embeddings.
+
+Reference: Clark et al., ELECTRA: Pre-training Text Encoders as Discriminators Rather Than Generators (2020).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+
+from .base import EncoderSpec, copy_linear, register
+from .bert import BertArchitecture
+
+
+@register
+class ElectraArchitecture(BertArchitecture):
+    """`ElectraModel` and `ElectraForSequenceClassification`: dense, GeLU and out_proj on the first token.
+
+    There is a projection only where `embedding_size` and `hidden_size` differ.
+    """
+
+    model_type = "electra"
+
+    def spec(self, config: Any, *, softmax: str = "exact", hidden_act: str = "exact") -> EncoderSpec:
+        spec = super().spec(config, softmax=softmax, hidden_act=hidden_act)
+        return replace(
+            spec,
+            head=replace(spec.head, activation="gelu"),
+            embedding_size=None if config.embedding_size == config.hidden_size else config.embedding_size,
+        )
+
+    def encoder_weights(self, encoder: Any) -> dict[str, Tensor]:
+        weights = super().encoder_weights(encoder)
+        if hasattr(encoder, "embeddings_project"):
+            copy_linear(weights, "embedding_projection", encoder.embeddings_project)
+        return weights
+
+    def head_weights(self, model: Any) -> dict[str, Tensor]:
+        weights: dict[str, Tensor] = {}
+        copy_linear(weights, "head.dense", model.classifier.dense)
+        copy_linear(weights, "head.classifier", model.classifier.out_proj)
+        return weights

@@ -1,0 +1,231 @@
+# Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
+"""The programs that answer a query under the masked protocol, by routing privacy.
+
+    revealed    router/B, then experts.k/n for each expert that was chosen, on the rows that chose it
+    quota       route/B, then serve/n.n.n on the ranks of each expert's quota, then restore/B
+    oblivious   oblivious/B: every expert, or one made of all where they have one shape
+
+Under `quota` the parties shuffle each query's score, embeddings and mask with a permutation that neither knows, and
+learn the ranks in the new order: a uniform permutation, since the keys are made distinct before the shuffle. Which
+expert serves which rank is public and fixed before any data is seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from ...errors import SecureRouterError
+from ..evaluation import SecureProgram
+from ..gate import SecretProtocol, together
+from ..gates.argmax import Argmax, Reveal
+from ..gates.matmul import Matmul
+from ..gates.ranks import ranks
+from ..gates.select import Select
+from ..gates.shuffle import Shuffle, Shuffled
+from ..gates.widen import Widen
+from ..manifest import Manifest
+from ..party import Party
+from ..shares import Secret
+from .masked import LIVE, all_weight_shapes, encoders, input_width, logit_width
+from .masked_precision import Precision
+from .masked_selection import SelectedEncoder
+
+
+Inputs = Mapping[str, Tensor]
+Routed = tuple[Tensor, Tensor, dict[str, Tensor]]
+
+
+def classify(manifest: Manifest, member: str, party: Party, shares: Inputs) -> SecretProtocol[Secret]:
+    """The logits of a batch, from the shares of a member's embeddings and of the mask."""
+    encoder, x = encoders(manifest)[member], received(manifest, member, party, shares)
+    if x.width < encoder.input_width:
+        x = yield from Widen(x.shape, x.width, encoder.input_width).run(party, x)
+    return (yield from encoder.run(party, x, shares[LIVE]))
+
+
+def received(manifest: Manifest, member: str, party: Party, shares: Inputs) -> Secret:
+    """The embeddings of a member as the client shared them, (B, T, E)."""
+    precision = encoders(manifest)[member].precision
+    return party.secret(
+        shares[member], input_width(manifest, member), precision.activations, precision.bounds.embedding
+    )
+
+
+def choose(manifest: Manifest, party: Party, shares: Inputs) -> SecretProtocol[Tensor]:
+    """XOR shares of the one-hot of the expert that the router chooses for each row, uint8 (K, B)."""
+    scores = yield from classify(manifest, "router", party, shares)
+    rows, choices = scores.shape
+    return (yield from Argmax(rows, choices, scores.value_bits).run(party, scores))
+
+
+# Revealed.
+
+
+def reveal(manifest: Manifest, party: Party, shares: Inputs) -> SecretProtocol[Tensor]:
+    """The one-hot of `choose`, in the clear to both parties."""
+    bits = yield from choose(manifest, party, shares)
+    return (yield from Reveal(tuple(bits.shape)).run(party, bits))
+
+
+# Quota.
+
+
+def route(
+    manifest: Manifest, party: Party, shares: Inputs
+) -> SecretProtocol[tuple[Tensor, Tensor, dict[str, Tensor]]]:
+    """Score, shuffle and rank a batch.
+
+    Returns:
+        The ranks in the new order, int64 (B,), public: 0 is the query that needs the costliest expert most; a share
+        of the permutation, int64 (B, B); the shares of the experts' inputs and of the mask, in the new order.
+    """
+    live = shares[LIVE]
+    batch, length = live.shape
+    key_width = encoders(manifest)["router"].logit_width + (batch - 1).bit_length()
+    travelling = {name: shares[name] for name in manifest.members if name != "router"} | {LIVE: live}
+    widths = [input_width(manifest, name) for name in travelling if name != LIVE] + [1]
+    columns = [words.numel() // batch for words in travelling.values()]
+    shuffle = Shuffle(batch, ((1, key_width), *zip(columns, widths, strict=True))).start(party)
+    scores, *moved = yield from together(
+        classify(manifest, "router", party, shares),
+        *(shuffle.open(index, words) for index, words in enumerate(travelling.values(), 1)),
+    )
+    found = yield from rank_in_secret_order(party, shuffle, scores)
+    return found, shuffle.order.words, dict(zip(travelling, moved, strict=True))
+
+
+def rank_in_secret_order(party: Party, shuffle: Shuffled, scores: Secret) -> SecretProtocol[Tensor]:
+    """The ranks of scores in the order of a shuffle, public.
+
+    Args:
+        party (`Party`): The party.
+        shuffle (`Shuffled`): Whose first tensor are the keys.
+        scores (`Secret`): (B, 1); two of them differ by less than 2^(width - 1) as integers.
+
+    Returns:
+        `torch.Tensor`: int64 (B,), how many scores are higher. Of equal ones the first query's counts as higher.
+    """
+    batch = scores.shape[0]
+    index_bits = (batch - 1).bit_length()
+    # Distinct before the shuffle: a tie would be broken, and shown, by the order that the shuffle hides.
+    index = torch.arange(batch - 1, -1, -1, device=scores.words.device)[:, None]
+    keys = (scores.words << index_bits) + (index if party.rank == 0 else 0)
+    keys = yield from shuffle.open(0, keys)
+    bits = scores.width + index_bits
+    return (yield from ranks(party, party.secret(keys[:, 0], bits, 0, bits - 2), bits))
+
+
+def serve(manifest: Manifest, counts: tuple[int, ...], party: Party, shares: Inputs) -> SecretProtocol[list[Secret]]:
+    """The logits of some rows by each expert, all experts side by side.
+
+    Args:
+        manifest (`Manifest`): Of the model.
+        counts (`tuple[int, ...]`): Rows of each expert, one expert's after another's in the mask.
+        party (`Party`): The party.
+        shares (`Mapping[str, torch.Tensor]`): The inputs of every expert with any rows, and the mask of all rows.
+    """
+    runs, start = [], 0
+    for index, count in enumerate(counts):
+        if count:
+            member = f"experts.{index}"
+            own = {member: shares[member], LIVE: shares[LIVE][start : start + count]}
+            runs.append(classify(manifest, member, party, own))
+            start += count
+    return (yield from together(*runs))
+
+
+def restore(manifest: Manifest, party: Party, shares: Inputs) -> SecretProtocol[Secret]:
+    """Logits in the order of the queries, from those in the shuffled order and the share of the permutation."""
+    width = logit_width(manifest)
+    back = party.secret(shares["order"].t(), width, 0, 0)
+    logits = party.secret(shares["logits"], width, Precision.logits, width - Precision.logits - 2)
+    return (yield from Matmul(back.shape, logits.shape, width).run(party, back, logits))
+
+
+# Oblivious.
+
+
+def oblivious(manifest: Manifest, party: Party, shares: Inputs) -> SecretProtocol[Secret]:
+    """The logits of the chosen expert of each row, while every expert computes."""
+    width = logit_width(manifest)
+    members = [f"experts.{index}" for index in range(len(manifest.experts))]
+    bits, *logits = yield from together(
+        choose(manifest, party, shares), *(classify(manifest, member, party, shares) for member in members)
+    )
+    words = torch.stack([logit.narrow(width).words for logit in logits])
+    gate = Select(len(members), words.shape[1], words.shape[2], width)
+    return (yield from gate.run(party, bits, party.secret(words, width, logits[0].scale, logits[0].bound)))
+
+
+def select_then_compute(manifest: Manifest, party: Party, shares: Inputs) -> SecretProtocol[Secret]:
+    """The logits of one expert of each row, whose weights are selected under encryption among experts of one shape.
+
+    Reference:
+        SecMoE: select the expert, then compute once.
+    """
+    members = [f"experts.{index}" for index in range(len(manifest.experts))]
+    encoder = encoders(manifest)[members[0]]
+    bits = yield from choose(manifest, party, shares)
+    candidates = [received(manifest, member, party, shares) for member in members]
+    batch, *row = candidates[0].shape
+    words = torch.stack([candidate.words.reshape(batch, -1) for candidate in candidates])
+    candidate = candidates[0]
+    gate = Select(len(members), batch, words.shape[2], candidate.width)
+    x = yield from gate.run(party, bits, party.secret(words, candidate.width, candidate.scale, candidate.bound))
+    x = x.map(lambda words: words.view(batch, *row))
+    x = yield from Widen(x.shape, x.width, encoder.input_width).run(party, x)
+    prefixes = tuple(f"{member}." for member in members)
+    selected = SelectedEncoder(encoder.spec, encoder.precision, members=prefixes, bits=bits)
+    return (yield from selected.run(party, x, shares[LIVE]))
+
+
+def secure_program(manifest: Manifest, name: str) -> SecureProgram:
+    """A program by its name, such as `router/8`, `experts.2/3`, `route/6`, `serve/3.2.1`.
+
+    Raises:
+        `SecureRouterError`: There is none of this name.
+    """
+    kind, _, numbers = name.partition("/")
+    counts = tuple(int(number) for number in numbers.split(".") if number.isdecimal())
+    if not counts or ".".join(map(str, counts)) != numbers:
+        raise SecureRouterError(f"There is no program {name!r}.")
+    experts = [f"experts.{index}" for index in range(len(manifest.experts))]
+    if kind == "router" and manifest.routes:
+        return _program(manifest, name, partial(reveal, manifest), {kind: counts[0]}, counts[0])
+    if kind in experts:
+        return _program(manifest, name, partial(classify, manifest, kind), {kind: counts[0]}, counts[0])
+    if kind == "route" and manifest.routes:
+        everyone = dict.fromkeys(manifest.members, counts[0])
+        return _program(manifest, name, partial(route, manifest), everyone, counts[0])
+    if kind == "serve" and len(counts) == len(experts):
+        some = {expert: count for expert, count in zip(experts, counts, strict=True) if count}
+        return _program(manifest, name, partial(serve, manifest, counts), some, sum(counts))
+    if kind == "restore":
+        rows = counts[0]
+        inputs = {
+            "order": torch.empty(rows, rows, dtype=torch.int64, device="meta"),
+            "logits": torch.empty(rows, manifest.experts[0].head.num_outputs, dtype=torch.int64, device="meta"),
+        }
+        return SecureProgram(name, partial(restore, manifest), inputs, {})
+    if kind == "oblivious" and manifest.routes:
+        run = select_then_compute if manifest.selects else oblivious
+        everyone = dict.fromkeys(manifest.members, counts[0])
+        return _program(manifest, name, partial(run, manifest), everyone, counts[0])
+    raise SecureRouterError(f"There is no program {name!r}.")
+
+
+def _program(manifest: Manifest, name: str, run: object, rows: Mapping[str, int], batch: int) -> SecureProgram:
+    """A program on the inputs of some members, with a mask of `batch` rows, and their weights."""
+    length = manifest.max_length
+    inputs = {
+        member: torch.empty(count, length, manifest.members[member].input_size, dtype=torch.int64, device="meta")
+        for member, count in rows.items()
+    }
+    prefixes = tuple(f"{member}." for member in rows)
+    inputs[LIVE] = torch.empty(batch, length, dtype=torch.uint8, device="meta")
+    weights = {name: shape for name, shape in all_weight_shapes(manifest).items() if name.startswith(prefixes)}
+    return SecureProgram(name=name, run=run, inputs=inputs, weights=weights)  # type: ignore[arg-type]

@@ -1,0 +1,84 @@
+# Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
+"""How a party answers a batch, program after program, in each mode of routing privacy.
+
+What decides here is public to both parties: the manifest, the size of the batch, and what a program revealed (the
+chosen experts under `revealed`, ranks in a secret order under `quota`, nothing under `oblivious`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..manifest import Manifest
+from .masked import LIVE
+
+
+SERVED = 8  # rows of one expert that are computed side by side, which bounds the memory of a party
+
+Run = Callable[[str, Mapping[str, Tensor]], Any]
+"""Runs a program by its name on this party's shares."""
+
+
+def first_program(manifest: Manifest, batch: int) -> str:
+    """The program that a batch starts with."""
+    if not manifest.routes:
+        return f"experts.0/{batch}"
+    return {"revealed": "router", "quota": "route", "oblivious": "oblivious"}[manifest.routing_privacy] + f"/{batch}"
+
+
+def answer(manifest: Manifest, run: Run, inputs: Mapping[str, Tensor]) -> tuple[list[int] | None, Tensor]:
+    """Classify a batch.
+
+    Args:
+        manifest (`Manifest`): Of the model.
+        run (callable): Runs a program at this party.
+        inputs (`Mapping[str, torch.Tensor]`): Shares of every member's embeddings (B, T, E) and of the mask (B, T).
+
+    Returns:
+        `tuple[list[int] or None, torch.Tensor]`: The expert of each row where the parties know it, and a share of the
+        logits, int64 (B, C) mod 2^`logit_width`.
+    """
+    batch = len(inputs[LIVE])
+    first = first_program(manifest, batch)
+    if not manifest.routes:
+        return [0] * batch, run(first, inputs).words
+    if manifest.routing_privacy == "revealed":
+        return _by_expert(manifest, run, inputs, run(first, inputs).argmax(0))
+    if manifest.routing_privacy == "quota":
+        return None, _by_rank(manifest, run, *run(first, inputs))
+    return None, run(first, inputs).words
+
+
+def _empty_logits(manifest: Manifest, like: Tensor) -> Tensor:
+    return torch.empty(len(like), manifest.experts[0].head.num_outputs, dtype=torch.int64, device=like.device)
+
+
+def _by_expert(manifest: Manifest, run: Run, inputs: Mapping[str, Tensor], chosen: Tensor) -> tuple[list[int], Tensor]:
+    """Each expert once, on the rows that chose it."""
+    logits = _empty_logits(manifest, chosen)
+    for index in chosen.unique().tolist():
+        rows = (chosen == index).nonzero()[:, 0]
+        own = {name: words[rows] for name, words in inputs.items()}
+        logits[rows] = run(f"experts.{index}/{len(rows)}", own).words
+    return chosen.tolist(), logits
+
+
+def _by_rank(manifest: Manifest, run: Run, ranks: Tensor, order: Tensor, shuffled: Mapping[str, Tensor]) -> Tensor:
+    """The hardest queries by the first expert of `hardest_first`, and so on; then back to the order of the queries."""
+    by_rank = ranks.argsort()
+    quotas = [manifest.quotas[index] for index in manifest.hardest_first]
+    rows = dict(zip(manifest.hardest_first, by_rank.split(quotas), strict=True))
+    logits = _empty_logits(manifest, ranks)
+    for start in range(0, max(quotas), SERVED):
+        part = {index: rows[index][start : start + SERVED] for index in sorted(rows)}
+        own = {f"experts.{index}": shuffled[f"experts.{index}"][some] for index, some in part.items()}
+        own[LIVE] = shuffled[LIVE][torch.cat(list(part.values()))]
+        counts = [len(some) for some in part.values()]
+        results = run("serve/" + ".".join(map(str, counts)), own)
+        for some, result in zip((some for some in part.values() if len(some)), results, strict=True):
+            logits[some] = result.words
+    return run(f"restore/{len(ranks)}", {"order": order, "logits": logits}).words

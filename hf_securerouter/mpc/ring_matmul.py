@@ -1,0 +1,149 @@
+# Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
+"""Products of matrices of ring words.
+
+A CPU multiplies int64. A CUDA device has no such product, so words are cut into signed digits, x = sum of x_i 2^(d i)
+with -2^(d-1) <= x_i < 2^(d-1), whose products are exact: in float64 while sums stay within 2^53, or as int8 in int32.
+Of the pairs of digits only those whose shift d (i + j) is inside the ring are multiplied, so that a small ring costs
+less. Digits stand side by side along the inner dimension; then one product makes the sum of all pairs of one shift,
+
+    [x_0 x_1 ... x_s] [y_s ... y_1 y_0]' = sum over i + j = s of x_i y_j.
+
+Which digits are faster depends on the device and on the shape: they are timed once per process and kind of shape.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+_FLOAT_BITS, _INT_BITS = 53, 31  # what sums of products have to fit into
+_SHORTEST = 64  # inner dimensions are not cut into shorter pieces than this for the sake of wider digits
+_TIMED_RUNS = 3
+
+Product = Callable[[Tensor, Tensor, int], Tensor]
+_chosen: dict[tuple, Product] = {}
+
+
+def ring_matmul(left: Tensor, right: Tensor, bits: int) -> Tensor:
+    """`left` @ `right` mod 2^`bits`.
+
+    Args:
+        left (`torch.Tensor`): (..., n, m), integer words of any dtype.
+        right (`torch.Tensor`): (..., m, p), of the same dtype and on the same device.
+        bits (`int`): Width of the ring; only the residues of words mod 2^`bits` count.
+
+    Returns:
+        `torch.Tensor`: (..., n, p) of the same dtype, right mod 2^`bits`; what is above is noise.
+    """
+    if left.device.type != "cuda":
+        return left @ right
+    return fastest(left, right, bits)(left, right, bits).to(left.dtype)
+
+
+def fastest(left: Tensor, right: Tensor, bits: int) -> Product:
+    """`float_matmul` or `int8_matmul`, timed on these operands unless ones of their kind were before."""
+    kind = _kind(left, right, bits)
+    if kind not in _chosen:
+        _chosen[kind] = min((float_matmul, int8_matmul), key=lambda product: _seconds(product, left, right, bits))
+    return _chosen[kind]
+
+
+def float_matmul(left: Tensor, right: Tensor, bits: int) -> Tensor:
+    """`ring_matmul` by digits in float64, on any device; int64."""
+    inner = left.shape[-1]
+    for count in range(1, bits + 1):
+        digit = -(-bits // count)
+        # At most `count` pairs of digits a shift, each product at most 2^(2 digit - 2).
+        piece = (1 << _FLOAT_BITS >> (2 * digit - 2)) // count
+        if piece >= min(inner, _SHORTEST):
+            break
+    return _by_digits(left, right, digit, count, piece, torch.float64, torch.matmul)
+
+
+def int8_matmul(left: Tensor, right: Tensor, bits: int) -> Tensor:
+    """`ring_matmul` by digits in int8, on any device; int64."""
+    count = -(-bits // 8)
+    # The largest sum, 2^14 a product, must not reach 2^31.
+    piece = ((1 << (_INT_BITS - 14)) - 1) // count // 16 * 16
+    return _by_digits(left, right, 8, count, piece, torch.int8, _int8_product)
+
+
+def _by_digits(
+    left: Tensor,
+    right: Tensor,
+    digit: int,
+    count: int,
+    piece: int,
+    dtype: torch.dtype,
+    product: Callable[[Tensor, Tensor], Tensor],
+) -> Tensor:
+    """The sum over shifts of products of digits, `piece` columns of `left` at a time."""
+    inner = left.shape[-1]
+    batch = torch.broadcast_shapes(left.shape[:-2], right.shape[:-2])
+    total = torch.zeros(*batch, left.shape[-2], right.shape[-1], dtype=torch.int64, device=left.device)
+    for start in range(0, inner, piece):
+        # The second factor is kept as its transpose: int8 products are fastest that way round.
+        rows = _digits(left[..., start : start + piece], digit, range(count), dtype)
+        columns = _digits(right[..., start : start + piece, :].mT, digit, range(count - 1, -1, -1), dtype)
+        size = rows.shape[-1] // count
+        for shift in range(count):
+            part = product(rows[..., : (shift + 1) * size], columns[..., (count - 1 - shift) * size :].mT)
+            total += part.to(torch.int64) << (digit * shift)
+    return total
+
+
+def _digits(words: Tensor, digit: int, order: range, dtype: torch.dtype) -> Tensor:
+    """The signed digits of (..., n, m) words, side by side in (..., n, digits * m), m padded with zeros for int8."""
+    half, mask = 1 << (digit - 1), (1 << digit) - 1
+    # Adding half of every digit's range makes all digits independent of the ones below, carries included.
+    offset = sum(half << (digit * index) for index in range(len(order)))
+    shifted = (words.to(torch.int64) + _as_int64(offset)).unsqueeze(-2)
+    shifts = torch.arange(order.start, order.stop, order.step, device=words.device).mul_(digit).unsqueeze(-1)
+    found = (shifted >> shifts).bitwise_and_(mask).sub_(half).to(dtype)
+    if dtype == torch.int8:
+        found = torch.nn.functional.pad(found, (0, -words.shape[-1] % 16))
+    return found.flatten(-2)
+
+
+def _as_int64(value: int) -> int:
+    """The representative of `value` mod 2^64 that an int64 holds."""
+    return (value + (1 << 63)) % (1 << 64) - (1 << 63)
+
+
+def _int8_product(left: Tensor, right: Tensor) -> Tensor:
+    """int8 matrices to their int32 product, in the shapes that `torch._int_mm` takes on every device."""
+    if left.dim() > 2 or right.dim() > 2:
+        batch = torch.broadcast_shapes(left.shape[:-2], right.shape[:-2])
+        lefts, rights = (part.expand(*batch, *part.shape[-2:]).flatten(0, -3) for part in (left, right))
+        products = [_int8_product(one, other) for one, other in zip(lefts, rights, strict=True)]
+        return torch.stack(products).view(*batch, left.shape[-2], right.shape[-1])
+    rows, columns = left.shape[0], right.shape[1]
+    # More than 16 rows, and multiples of 8 everywhere; the inner dimension has been padded with the digits.
+    left = torch.nn.functional.pad(left, (0, 0, 0, max(-rows % 8, 24 - rows)))
+    right = torch.nn.functional.pad(right.mT, (0, 0, 0, -columns % 8)).mT
+    return torch._int_mm(left, right)[:rows, :columns]
+
+
+def _kind(left: Tensor, right: Tensor, bits: int) -> tuple:
+    """Shapes alike enough to share a choice: sizes to the next power of two, and the number of int8 digits."""
+    batch = math.prod(torch.broadcast_shapes(left.shape[:-2], right.shape[:-2]))
+    sizes = (batch, left.shape[-2], left.shape[-1], right.shape[-1])
+    return (left.device, -(-bits // 8), *((size - 1).bit_length() for size in sizes))
+
+
+def _seconds(product: Product, left: Tensor, right: Tensor, bits: int) -> float:
+    """The shortest time of a few runs, after one that loads kernels."""
+    best = math.inf
+    for run in range(_TIMED_RUNS + 1):
+        torch.cuda.synchronize(left.device)
+        start = time.perf_counter()
+        product(left, right, bits)
+        torch.cuda.synchronize(left.device)
+        if run:
+            best = min(best, time.perf_counter() - start)
+    return best

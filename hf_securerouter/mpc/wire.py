@@ -1,0 +1,154 @@
+# Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
+"""Bytes over a non-blocking socket, in clear or under TLS, counted where the kernel takes and gives them."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import time
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from itertools import islice
+from typing import Any
+
+
+_CHUNK = 1 << 17
+_IOV_MAX = 512
+
+
+class Wire:
+    """Moves bytes over a non-blocking stream socket and counts those that the kernel took and gave."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        self.sock = sock
+        self.sent = 0
+        self.received = 0
+        self._queue: deque[memoryview] = deque()
+
+    @property
+    def unsent(self) -> bool:
+        return bool(self._queue)
+
+    def put(self, parts: Sequence[memoryview]) -> None:
+        """Queue what `push` will send; the memory must stay as it is until then."""
+        self._queue.extend(part for part in parts if part)
+
+    def push(self) -> None:
+        """Send as much as the kernel takes now."""
+        try:
+            count = self.sock.sendmsg(list(islice(self._queue, _IOV_MAX)))
+        except BlockingIOError:
+            return
+        self.sent += count
+        _advance(self._queue, count)
+
+    def pull(self, view: memoryview) -> int | None:
+        """Receive into `view` what is there now: the number of bytes, 0 at the end of the stream, None if none."""
+        try:
+            count = self.sock.recv_into(view)
+        except BlockingIOError:
+            return None
+        self.received += count
+        return count
+
+    def drop(self) -> None:
+        """Forget what is queued."""
+        self._queue.clear()
+
+
+class TlsWire(Wire):
+    """The same under TLS: records are made in memory, so what is counted is what is on the wire."""
+
+    def __init__(
+        self, sock: socket.socket, context: ssl.SSLContext, server_side: bool, peer: str, deadline: float
+    ) -> None:
+        super().__init__(sock)
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(
+            self._incoming, self._outgoing, server_side=server_side, server_hostname=None if server_side else peer
+        )
+        self._plain: deque[memoryview] = deque()
+        self._scratch = memoryview(bytearray(_CHUNK))
+        self._handshake(deadline)
+
+    def _handshake(self, deadline: float) -> None:
+        while not self._step():
+            self.sock.settimeout(max(deadline - time.monotonic(), 1e-3))
+            count = self.sock.recv_into(self._scratch)
+            if not count:
+                raise ConnectionResetError("closed during the TLS handshake")
+            self.received += count
+            self._incoming.write(self._scratch[:count])
+        self.sock.setblocking(False)
+
+    def _step(self) -> bool:
+        """Go on with the handshake as far as what has been received allows; True when it is done."""
+        try:
+            self._tls.do_handshake()
+            return True
+        except ssl.SSLWantReadError:
+            return False
+        finally:  # where it failed, this is the alert that tells the other end
+            super().put([memoryview(self._outgoing.read())])
+            if self._queue:
+                with suppress(OSError):  # a lost end is noticed by the next read
+                    super().push()
+
+    def peer_names(self) -> set[str]:
+        """The DNS names in the certificate of the other end."""
+        certificate = self._tls.getpeercert() or {}
+        alternatives: Any = certificate.get("subjectAltName", ())
+        return {value for kind, value in alternatives if kind == "DNS"}
+
+    @property
+    def unsent(self) -> bool:
+        return bool(self._plain or self._queue or self._outgoing.pending)
+
+    def put(self, parts: Sequence[memoryview]) -> None:
+        self._plain.extend(part for part in parts if part)
+
+    def push(self) -> None:
+        if not self._queue:
+            while self._plain and self._outgoing.pending < _CHUNK:
+                _advance(self._plain, self._tls.write(self._plain[0][:_CHUNK]))
+            self._queue.append(memoryview(self._outgoing.read()))
+        super().push()
+
+    def pull(self, view: memoryview) -> int | None:
+        count = self._decrypt(view)
+        if count:
+            return count
+        arrived = super().pull(self._scratch)
+        if not arrived:
+            return arrived
+        self._incoming.write(self._scratch[:arrived])
+        return self._decrypt(view) or None
+
+    def _decrypt(self, view: memoryview) -> int:
+        done = 0
+        try:
+            while done < len(view):
+                count: Any = self._tls.read(min(len(view) - done, _CHUNK), view[done:])
+                if not count:
+                    raise ConnectionResetError("closed")
+                done += count
+        except ssl.SSLWantReadError:
+            pass
+        return done
+
+    def drop(self) -> None:
+        super().drop()
+        self._plain.clear()
+
+
+def _advance(queue: deque[memoryview], count: int) -> None:
+    """Take the first `count` bytes off a queue of buffers."""
+    while count:
+        head = queue[0]
+        if count < len(head):
+            queue[0] = head[count:]
+            return
+        count -= len(head)
+        queue.popleft()

@@ -1,0 +1,275 @@
+# Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
+"""What a router is worth: quality over cost, beside what can be had without one.
+
+A curve is a list of operating points (cost, score), ascending in cost. Costs are relative: 1 is the largest expert
+alone. Shapes: N inputs, K experts.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from .routing import choose_expert, lambda_grid
+
+
+Curve = list[tuple[float, float]]
+Score = Callable[[np.ndarray, np.ndarray], float]
+
+
+@dataclass(frozen=True)
+class PoolAnswers:
+    """What every expert answered to the inputs that a report is about.
+
+    Args:
+        predictions (`np.ndarray` of shape (N, K)): Class or value that each expert predicts.
+        references (`np.ndarray` of shape (N,)): The right ones.
+        utilities (`np.ndarray` of shape (N, K)): How good each answer is, as
+            [`~hf_securerouter.losses.expert_utilities`] gives it.
+        costs (K positive numbers): Cost of each expert.
+        router_cost (`float`): Cost of the router, in the same units.
+        largest (`int`): The expert that quality and cost are compared with.
+        score (callable): Of predictions (N,) and references (N,); higher is better.
+    """
+
+    predictions: np.ndarray
+    references: np.ndarray
+    utilities: np.ndarray
+    costs: Sequence[float]
+    router_cost: float
+    largest: int
+    score: Score
+
+    def take(self, rows: np.ndarray) -> PoolAnswers:
+        """The same for some of the inputs, which may repeat."""
+        return PoolAnswers(
+            self.predictions[rows],
+            self.references[rows],
+            self.utilities[rows],
+            self.costs,
+            self.router_cost,
+            self.largest,
+            self.score,
+        )
+
+    def point(self, chosen: np.ndarray, router_cost: float | None = None) -> tuple[float, float]:
+        """Relative cost and score when input n goes to expert `chosen[n]`."""
+        overhead = self.router_cost if router_cost is None else router_cost
+        cost = (np.asarray(self.costs)[chosen].mean() + overhead) / self.costs[self.largest]
+        return float(cost), self.score(self.predictions[np.arange(len(chosen)), chosen], self.references)
+
+
+def routed_curve(
+    answers: PoolAnswers, scores: torch.Tensor, points: int = 101, router_cost: float | None = None
+) -> Curve:
+    """The operating points that lambda leads through, from the best expert of every input to the cheapest.
+
+    Args:
+        answers ([`PoolAnswers`]): The experts' answers.
+        scores (`torch.Tensor` of shape (N, K)): Router's outputs.
+        points (`int`): How many lambdas at most.
+        router_cost (`float`, *optional*): Instead of the one in `answers`.
+    """
+    costs = torch.tensor(answers.costs, dtype=torch.float64)
+    found: dict[float, float] = {}
+    for price in lambda_grid(scores, answers.costs, points):
+        cost, score = answers.point(choose_expert(scores.double(), costs, price).numpy(), router_cost)
+        found.setdefault(cost, score)
+    return sorted(found.items())
+
+
+def oracle_curve(answers: PoolAnswers, points: int = 101) -> Curve:
+    """Routing by the true utilities, at no cost: what no router can beat, for a metric that is a mean."""
+    return routed_curve(answers, torch.from_numpy(answers.utilities).double(), points, router_cost=0.0)
+
+
+def single_experts(answers: PoolAnswers) -> Curve:
+    """Cost and score of each expert alone, in the order of the experts."""
+    everyone = np.ones(len(answers.references), dtype=np.int64)
+    return [answers.point(k * everyone, router_cost=0.0) for k in range(len(answers.costs))]
+
+
+def zero_router(answers: PoolAnswers) -> Curve:
+    """The best random mixes of experts: the upper convex hull of the single experts, rising from the cheapest."""
+    hull: Curve = []
+    for cost, score in sorted(single_experts(answers)):
+        if hull and (score <= hull[-1][1] or cost == hull[-1][0]):
+            if cost == hull[-1][0] and score > hull[-1][1]:
+                hull.pop()
+            else:
+                continue
+        while len(hull) > 1:
+            (x0, y0), (x1, y1) = hull[-2:]
+            if (y1 - y0) * (cost - x0) > (score - y0) * (x1 - x0):
+                break
+            hull.pop()
+        hull.append((cost, score))
+    return hull
+
+
+def audc(curve: Curve) -> float:
+    """Area under the curve of score over relative cost, from cost 0 to cost 1; higher is better.
+
+    `audc = integral from 0 to 1 of q(c) dc`, where q joins the operating points by straight lines (a random mix of two
+    points lies on the line between them), keeps the score of the cheapest point to its left and that of the costliest
+    to its right. So it is a mean score: that of a pool whose budget is drawn evenly between nothing and the largest
+    expert. Costs include the router's, so that its points lie further to the right.
+    """
+    costs, scores = np.array(curve).T
+    inside = (costs > 0) & (costs < 1)
+    x = np.concatenate([[0.0], costs[inside], [1.0]])
+    return float(np.trapezoid(np.interp(x, costs, scores), x))
+
+
+def qnc(curve: Curve, score: float) -> float | None:
+    """Quality-neutral cost: the smallest relative cost at which the curve reaches `score`, the largest expert's.
+
+    Returns:
+        `float`, or None if it never does. Points between operating points are on straight lines.
+    """
+    for (c0, s0), (c1, s1) in zip([curve[0], *curve], curve, strict=False):
+        if s1 >= score:
+            return c1 if s0 >= score or s1 == s0 else c0 + (c1 - c0) * (score - s0) / (s1 - s0)
+    return None
+
+
+def bootstrap(
+    statistic: Callable[[np.ndarray], float], count: int, resamples: int = 1000, seed: int = 0
+) -> tuple[float, float]:
+    """The 95 % percentile interval of a statistic, over inputs drawn again with replacement.
+
+    Args:
+        statistic (callable): Of the indices (N,) of the inputs that were drawn.
+        count (`int`): N.
+        resamples (`int`): How many draws.
+        seed (`int`): Of the draws; the same seed draws the same inputs, so that statistics can be compared.
+    """
+    generator = np.random.default_rng(seed)
+    values = [statistic(generator.integers(0, count, count)) for _ in range(resamples)]
+    low, high = np.nanpercentile(values, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def make_report(
+    answers: PoolAnswers,
+    scores: Mapping[str, torch.Tensor],
+    chosen: Mapping[str, np.ndarray],
+    resamples: int = 1000,
+) -> dict[str, Any]:
+    """Everything that is reported of a pool, as JSON-able values.
+
+    Args:
+        answers ([`PoolAnswers`]): The experts' answers.
+        scores (`dict` of `torch.Tensor` of shape (N, K)): Router's outputs, by objective.
+        chosen (`dict` of `np.ndarray` of shape (N,)): Experts that served the inputs, by policy: what was settled on
+            before these inputs were seen.
+        resamples (`int`): Of the bootstrap; areas, which take many points each, get a fifth of them.
+
+    Returns:
+        `dict`: `curves`, `experts`, `audc`, `qnc` and `policies`; every interval holds 95 %.
+    """
+
+    def curve(name: str, rows: np.ndarray, points: int) -> Curve:
+        some = answers.take(rows)
+        if name in scores:
+            return routed_curve(some, scores[name][torch.from_numpy(rows)], points)
+        return zero_router(some) if name == "zero" else oracle_curve(some, points)
+
+    count, k = len(answers.references), answers.largest
+    everything = np.arange(count)
+    drawn = {name: curve(name, everything, 101) for name in (*scores, "zero", "oracle")}
+    experts = single_experts(answers)
+
+    def area(name: str) -> Callable[[np.ndarray], float]:
+        return lambda rows: audc(curve(name, rows, 21))
+
+    def policy(served: np.ndarray) -> dict[str, Any]:
+        def lost(rows: np.ndarray) -> float:
+            some = answers.take(rows)
+            return some.score(some.predictions[:, k], some.references) - some.point(served[rows])[1]
+
+        cost, score = answers.point(served)
+        return {
+            "relative_cost": cost,
+            "relative_cost_interval": bootstrap(lambda rows: answers.take(rows).point(served[rows])[0], count, 200),
+            "score": score,
+            "score_interval": bootstrap(lambda rows: answers.take(rows).point(served[rows])[1], count, resamples),
+            "lost": lost(everything),
+            "lost_interval": bootstrap(lost, count, resamples),
+            "shares": [float((served == expert).mean()) for expert in range(len(answers.costs))],
+        }
+
+    def alone(rows: np.ndarray) -> float:
+        return answers.score(answers.predictions[rows, k], answers.references[rows])
+
+    return {
+        "inputs": count,
+        "costs": list(answers.costs),
+        "router_cost": answers.router_cost,
+        "largest": k,
+        "largest_score": experts[k][1],
+        "largest_score_interval": bootstrap(alone, count, resamples),
+        "experts": [{"relative_cost": cost, "score": score} for cost, score in experts],
+        "curves": drawn,
+        "audc": {name: audc(points) for name, points in drawn.items()},
+        "audc_interval": {name: bootstrap(area(name), count, max(20, resamples // 5)) for name in drawn},
+        "qnc": {name: qnc(points, experts[k][1]) for name, points in drawn.items()},
+        "policies": {name: policy(served) for name, served in chosen.items()},
+    }
+
+
+def draw_report(
+    report: Mapping[str, Any], path: str | os.PathLike, title: str = "", score_name: str = "score"
+) -> None:
+    """Draw the curves, the single experts and the chosen policies of a report as one figure, a PNG file.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    try:
+        import matplotlib
+    except ModuleNotFoundError as error:
+        raise ImportError("The figure needs matplotlib: `pip install 'hf_securerouter[train]'`.") from error
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(6.4, 4.4), dpi=120)
+    styles = {"zero": {"linestyle": "--", "color": "grey"}, "oracle": {"linestyle": ":", "color": "black"}}
+    for name, curve in report["curves"].items():
+        costs, scores = zip(*curve, strict=True)
+        label = f"{name} (AUDC {report['audc'][name]:.3f})"
+        axes.plot(costs, scores, label=label, **styles.get(name, {"linewidth": 2}))
+    for index, expert in enumerate(report["experts"]):
+        axes.plot(expert["relative_cost"], expert["score"], "o", color="grey")
+        axes.annotate(f" expert {index}", (expert["relative_cost"], expert["score"]), fontsize=8, va="top")
+    for name, policy in report["policies"].items():
+        axes.plot(policy["relative_cost"], policy["score"], "*", markersize=13, label=f"chosen: {name}")
+    axes.set(xlabel="cost, relative to the largest expert", ylabel=score_name, title=title)
+    axes.set_xlim(0, 1.1)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8, loc="lower right")
+    figure.tight_layout()
+    temporary = Path(path).with_name(f".{os.getpid()}-{Path(path).name}")
+    try:
+        figure.savefig(temporary, format="png")
+        os.replace(temporary, path)
+    finally:
+        pyplot.close(figure)
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(value: Any, path: str | os.PathLike) -> None:
+    """Write a value as JSON; the file is whole or not there."""
+    temporary = Path(path).with_name(f".{os.getpid()}-{Path(path).name}")
+    try:
+        temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,244 @@
+# Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
+"""
+Policies: from the router's outputs to the expert that serves each query.
+
+A score is what the router expects of an expert (`router_logits`, higher is better), a cost what that expert takes
+(`expert_costs`). Shapes: B queries, K experts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+
+import torch
+
+from .errors import SecureRouterValueError
+
+
+def choose_expert(scores: torch.Tensor, costs: Sequence[float] | torch.Tensor, routing_lambda: float) -> torch.Tensor:
+    """
+    The expert with the best score less lambda times cost; of equal ones the first.
+
+    Args:
+        scores (`torch.Tensor` of shape (B, K)): Router's outputs.
+        costs (K positive numbers): Cost of each expert.
+        routing_lambda (`float`): What one unit of cost weighs.
+
+    Returns:
+        `torch.Tensor` of shape (B,), int64.
+    """
+    scores = scores if scores.dtype == torch.float64 else scores.float()
+    prices = routing_lambda * torch.as_tensor(costs, dtype=scores.dtype, device=scores.device)
+    return torch.argmax(scores - prices, dim=-1)
+
+
+def lambda_for_budget(scores: torch.Tensor, costs: Sequence[float], budget: float) -> float:
+    """
+    The lambda with which queries cost `budget` or less on average under [`choose_expert`], as little less as can be.
+
+    The mean cost never rises with lambda, and changes only where one expert's lead over a cheaper one is used up. So
+    one lambda between each two such points stands for all; the lowest that keeps the budget is found by bisection.
+
+    Args:
+        scores (`torch.Tensor` of shape (B, K)): Router's outputs for held-out queries.
+        costs (K positive numbers): Cost of each expert.
+        budget (`float`): Mean cost of a query, in the units of `costs`.
+
+    Returns:
+        `float`: lambda, at least 0.
+
+    Raises:
+        `SecureRouterValueError`: The cheapest expert alone costs more than `budget`.
+    """
+    _check_budget(costs, budget)
+    costs_tensor = torch.tensor(costs, dtype=torch.float64)
+    scores = scores.detach().double().cpu()
+
+    def mean_cost(routing_lambda: float) -> float:
+        return costs_tensor[choose_expert(scores, costs_tensor, routing_lambda)].mean().item()
+
+    if mean_cost(0.0) <= budget:
+        return 0.0
+    candidates = _decisive_lambdas(scores, costs_tensor)
+    low, high = 0, len(candidates) - 1
+    while low < high:
+        middle = (low + high) // 2
+        if mean_cost(candidates[middle].item()) <= budget:
+            high = middle
+        else:
+            low = middle + 1
+    return candidates[low].item()
+
+
+def _check_budget(costs: Sequence[float], budget: float) -> None:
+    if budget < min(costs):
+        raise SecureRouterValueError(
+            f"`budget` should be at least {min(costs)}, the cost of the cheapest expert, got {budget!r}."
+        )
+
+
+def _decisive_lambdas(scores: torch.Tensor, costs: torch.Tensor) -> torch.Tensor:
+    """One lambda between each two at which some decision may change, and one beyond the last; ascending, float64."""
+    gains = scores[:, :, None] - scores[:, None, :]
+    steps = costs[:, None] - costs[None, :]
+    crossings = (gains / steps)[:, steps > 0].flatten()
+    crossings = torch.unique(crossings[crossings >= 0])
+    return (crossings + torch.cat([crossings[1:], crossings[-1:] * 2 + 2])) / 2
+
+
+def lambda_grid(scores: torch.Tensor, costs: Sequence[float], points: int = 101) -> list[float]:
+    """
+    Lambdas that lead from the best expert of every query to the cheapest, in steps of about as many changed decisions.
+
+    Args:
+        scores (`torch.Tensor` of shape (B, K)): Router's outputs.
+        costs (K positive numbers): Cost of each expert.
+        points (`int`): How many lambdas at most, at least 2.
+
+    Returns:
+        `list[float]`: Ascending, from 0.
+    """
+    candidates = _decisive_lambdas(scores.detach().double().cpu(), torch.tensor(costs, dtype=torch.float64))
+    if len(candidates) >= points:
+        candidates = candidates[torch.linspace(0, len(candidates) - 1, points - 1).round().long()]
+    return [0.0, *candidates.tolist()]
+
+
+def quotas_for_budget(scores: torch.Tensor, costs: Sequence[float], budget: float, batch_size: int) -> list[int]:
+    """
+    The quotas with which queries cost `budget` or less on average and the router expects most of their answers, when
+    they are served as [`assign_by_quota`] does.
+
+    All quotas are tried: there are few, for a batch of 32 and five experts 58,905. Of equally good ones the cheapest
+    are taken.
+
+    Args:
+        scores (`torch.Tensor` of shape (B, K)): Router's outputs for held-out queries.
+        costs (K positive numbers): Cost of each expert.
+        budget (`float`): Mean cost of a query, in the units of `costs`.
+        batch_size (`int`): What the quotas sum to.
+
+    Returns:
+        `list[int]`: K counts.
+
+    Raises:
+        `SecureRouterValueError`: The cheapest expert alone costs more than `budget`.
+    """
+    _check_budget(costs, budget)
+    queries, experts = scores.shape
+    order = sorted(range(experts), key=lambda k: -costs[k])  # the costliest serves the hardest queries
+    scores = scores.detach().double().cpu()
+    hardest_first = torch.argsort(scores[:, order[0]] - scores[:, order[-1]], descending=True, stable=True)
+    served = scores[hardest_first][:, order].cumsum(dim=0)
+    expected = torch.cat([torch.zeros(1, experts, dtype=torch.float64), served])  # of the first n queries, (B + 1, K)
+
+    bars = torch.tensor(list(combinations(range(batch_size + experts - 1), experts - 1)), dtype=torch.int64)
+    cuts = bars.view(-1, experts - 1) - torch.arange(experts - 1)
+    ends = torch.cat([cuts, torch.full((len(cuts), 1), batch_size)], dim=1)
+    starts = torch.cat([torch.zeros(len(cuts), 1, dtype=torch.int64), cuts], dim=1)
+    mean_costs = (ends - starts).double() @ torch.tensor([costs[k] for k in order], dtype=torch.float64) / batch_size
+    rows = [(bounds * queries / batch_size).round().long() for bounds in (starts, ends)]
+    columns = torch.arange(experts)
+    gains = (expected[rows[1], columns] - expected[rows[0], columns]).sum(dim=1) / max(1, queries)
+    gains[mean_costs > budget * (1 + 1e-9)] = -torch.inf
+    best = (gains >= gains.max() - 1e-9).nonzero().squeeze(1)
+    chosen = best[mean_costs[best].argmin()]
+    quotas = [0] * experts
+    for k, count in zip(order, (ends - starts)[chosen].tolist(), strict=True):
+        quotas[k] = count
+    return quotas
+
+
+def quotas_for_batch(quotas: Sequence[int], batch_size: int) -> list[int]:
+    """
+    How many of `batch_size` queries each expert serves: whole batches of the quotas, the last one padded.
+
+    Args:
+        quotas (K integers): Queries of one batch that each expert serves.
+        batch_size (`int`): Number of queries, at least 1.
+
+    Returns:
+        `list[int]`: K counts, whose sum is the smallest multiple of `sum(quotas)` that holds all queries.
+    """
+    batches = -(-batch_size // sum(quotas))
+    return [batches * quota for quota in quotas]
+
+
+def quotas_for_shares(shares: Sequence[float], batch_size: int) -> list[int]:
+    """
+    Quotas of one batch that come closest to given shares, by largest remainders; of equal ones the first is raised.
+
+    Args:
+        shares (K numbers): What part of all queries each expert serves, such as the routing distribution on training
+            data; their sum is 1.
+        batch_size (`int`): What the quotas sum to.
+
+    Returns:
+        `list[int]`: K counts.
+    """
+    exact = [share * batch_size for share in shares]
+    quotas = [int(part) for part in exact]
+    order = sorted(range(len(shares)), key=lambda k: quotas[k] - exact[k])
+    for k in order[: batch_size - sum(quotas)]:
+        quotas[k] += 1
+    return quotas
+
+
+def by_cost(costs: Sequence[float]) -> list[int]:
+    """
+    The experts from the cheapest to the costliest; of equal ones the first.
+    """
+    return sorted(range(len(costs)), key=lambda k: costs[k])
+
+
+def assign_by_quota(scores: torch.Tensor, quotas: Sequence[int], costs: Sequence[float]) -> torch.Tensor:
+    """
+    Serves a batch so that every expert gets exactly its quota, whatever the queries say.
+
+    Queries are ranked by one difficulty: how much better the router expects the costliest expert to do than the
+    cheapest. The hardest go to the costliest expert until its quota is full, and so on down. Of equally hard queries
+    the first counts as the harder one.
+
+    Args:
+        scores (`torch.Tensor` of shape (B, K)): Router's outputs.
+        quotas (K integers): How many queries each expert serves; their sum is B.
+        costs (K positive numbers): Cost of each expert.
+
+    Returns:
+        `torch.Tensor` of shape (B,), int64.
+
+    Raises:
+        `SecureRouterValueError`: The quotas do not sum to B, or their number is not K.
+    """
+    batch, experts = scores.shape
+    if len(quotas) != experts or len(costs) != experts or sum(quotas) != batch or min(quotas) < 0:
+        raise SecureRouterValueError(
+            f"`quotas` should be {experts} counts that sum to the {batch} queries, with as many `costs`, got "
+            f"{list(quotas)} and {list(costs)}: pad the batch, or see `quotas_for_batch`."
+        )
+    order = by_cost(costs)
+    difficulty = scores[:, order[-1]] - scores[:, order[0]]
+    hardest_first = torch.argsort(difficulty, descending=True, stable=True)
+    served_by = torch.tensor([k for k in reversed(order) for _ in range(quotas[k])], device=scores.device)
+    assignment = torch.empty(batch, dtype=torch.int64, device=scores.device)
+    assignment[hardest_first] = served_by
+    return assignment
+
+
+def serve_by_quota(scores: torch.Tensor, quotas: Sequence[int], costs: Sequence[float]) -> torch.Tensor:
+    """
+    Serves any number of queries, in their order and in batches of `sum(quotas)`, with [`assign_by_quota`].
+
+    Args:
+        scores (`torch.Tensor` of shape (B, K)): Router's outputs.
+        quotas (K integers): Queries of one batch that each expert serves.
+        costs (K positive numbers): Cost of each expert.
+
+    Returns:
+        `torch.Tensor` of shape (B,), int64. The last batch is filled up with copies of its queries, in turn.
+    """
+    places = torch.arange(sum(quotas))
+    return torch.cat([
+        assign_by_quota(part[places % len(part)], quotas, costs)[: len(part)] for part in scores.split(len(places))
+    ])  # fmt: skip

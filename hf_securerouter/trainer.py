@@ -1,0 +1,232 @@
+# Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
+"""`transformers.Trainer` with what a router needs: annealing, the parts of the loss, routing shares."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer import TRAINING_ARGS_NAME
+from transformers.trainer_utils import HubStrategy
+
+from hf_securerouter.errors import SecureRouterValueError
+from hf_securerouter.model_card import ModelCardCallback, SecureRouterModelCardData, write_model_card
+from hf_securerouter.modeling_securerouter import SecureRouterForSequenceClassification
+
+
+_LOSSES = ("task_loss", "balance_loss", "cost_loss")
+
+
+@dataclass
+class SecureRouterTrainingArguments(TrainingArguments):
+    """Arguments of [`SecureRouterTrainer`].
+
+    Args:
+        router_learning_rate (`float`, *optional*):
+            Learning rate of the router; defaults to `learning_rate`. Experts that were fine-tuned already want a small
+            one, the router's new layers do not.
+        hub_strategy (`str`, defaults to `"end"`):
+            When to push. The strategies that push during training also upload the pickled `training_args.bin`, and
+            are refused.
+    """
+
+    router_learning_rate: float | None = field(
+        default=None, metadata={"help": "Learning rate of the router; defaults to `learning_rate`."}
+    )
+    hub_strategy: str = field(default="end", metadata={"help": 'When to push to the Hub: "end".'})
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.router_learning_rate is not None and self.router_learning_rate < 0:
+            raise SecureRouterValueError(
+                f"`router_learning_rate` should not be negative, got {self.router_learning_rate}."
+            )
+        if self.push_to_hub and self.hub_strategy != "end":
+            raise SecureRouterValueError(
+                f"`hub_strategy` should be 'end', got {HubStrategy(self.hub_strategy).value!r}: the others upload the "
+                "pickled `training_args.bin` with each checkpoint."
+            )
+
+
+class TemperatureAnnealingCallback(TrainerCallback):
+    """Sets the temperature of the Gumbel-softmax before each step.
+
+    The temperature is a function of the step alone (`config.temperature_at`), so that a resumed run goes on where it
+    stopped. The config, and so the checkpoint, keeps the temperature that training starts with.
+    """
+
+    def on_step_begin(self, args, state, control, model=None, **kwargs):
+        model = getattr(model, "module", model)  # under DistributedDataParallel
+        model.annealed_temperature = model.config.temperature_at(state.global_step, state.max_steps)
+
+
+class SecureRouterTrainer(Trainer):
+    """[`~transformers.Trainer`] for [`SecureRouterForSequenceClassification`].
+
+    It anneals the temperature, logs `task_loss`, `balance_loss`, `cost_loss`, `temperature` and the share of each
+    expert beside the loss, adds the routing shares and the mean cost of the chosen experts to every evaluation, and
+    collects both for the model card. Training itself is the Trainer's.
+
+    Args:
+        model: The model to train.
+        args ([`SecureRouterTrainingArguments`] or [`~transformers.TrainingArguments`], *optional*): Its arguments.
+        kwargs: Everything else that the Trainer takes.
+
+    Raises:
+        SecureRouterValueError: An argument would put another loss in the place of the model's own.
+
+    Example:
+        ```python
+        trainer = SecureRouterTrainer(
+            model=model,
+            args=SecureRouterTrainingArguments("out", learning_rate=3e-5, router_learning_rate=1e-3),
+            train_dataset=train,
+            eval_dataset=validation,
+            processing_class=tokenizer,
+            compute_metrics=compute_metrics_for("sst2"),
+        )
+        trainer.train()
+        trainer.evaluate()  # {"eval_accuracy": ..., "eval_routing_share_0": ..., "eval_routing_cost": ...}
+        ```
+    """
+
+    def __init__(self, model=None, args=None, **kwargs):
+        if args is None:
+            args = SecureRouterTrainingArguments("trainer_output")
+        if kwargs.get("compute_loss_func") is not None:
+            raise SecureRouterValueError(
+                "`compute_loss_func` would replace the model's loss and with it the balance and cost terms: remove "
+                "it, and set `alpha` and `beta` in the config to weigh these terms."
+            )
+        if args.label_smoothing_factor:
+            raise SecureRouterValueError(
+                f"`label_smoothing_factor` should be 0, got {args.label_smoothing_factor}: it would replace the "
+                "model's loss and with it the balance and cost terms."
+            )
+        super().__init__(model=model, args=args, **kwargs)
+        self.add_callback(TemperatureAnnealingCallback)
+        self.add_callback(ModelCardCallback)
+        self._training_sum: torch.Tensor | None = None
+        self._training_batches = 0
+        self._evaluation_shares: list[torch.Tensor] = []
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
+        if model.training:
+            losses = torch.stack([outputs[name].detach().float() for name in _LOSSES])
+            shares = self._shares(outputs["expert_indices"]).mean(dim=0)
+            part = torch.cat([losses, shares])
+            self._training_sum = part if self._training_sum is None else self._training_sum + part
+            self._training_batches += 1
+        return (loss, outputs) if return_outputs else loss
+
+    def log(self, logs, start_time=None):
+        if "loss" in logs and self._training_sum is not None:
+            own = self._training_sum / self._training_batches
+            mean = self.accelerator.gather(own[None]).mean(dim=0).tolist()
+            self._training_sum, self._training_batches = None, 0
+            logs |= dict(zip(_LOSSES, mean, strict=False))
+            logs |= _named_shares(mean[len(_LOSSES) :])
+            logs["temperature"] = self._router_model.annealed_temperature
+        super().log(logs, start_time)
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        # The routing outputs are on the model's list of what predictions leave out; they are read on the way.
+        seen: list[dict[str, Any]] = []
+        hook = model.register_forward_hook(lambda module, arguments, output: seen.append(output))
+        try:
+            result = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        finally:
+            hook.remove()
+        for output in seen:
+            chosen = self.accelerator.gather_for_metrics(output["expert_indices"])
+            self._evaluation_shares.append(self._shares(chosen).cpu())
+        return result
+
+    def evaluation_loop(
+        self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
+    ):
+        self._evaluation_shares.clear()
+        output = super().evaluation_loop(
+            dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix=metric_key_prefix
+        )
+        if self._evaluation_shares:
+            shares = torch.cat(self._evaluation_shares).mean(dim=0).tolist()
+            costs = cast(list[float], self._router_model.config.expert_costs)
+            cost = sum(share * cost for share, cost in zip(shares, costs, strict=True))
+            routing = _named_shares(shares) | {"routing_cost": cost}
+            cast(dict[str, float], output.metrics).update(
+                {f"{metric_key_prefix}_{name}": value for name, value in routing.items()}
+            )
+        return output
+
+    def create_optimizer(self, *args, **kwargs):
+        created = self.optimizer is None
+        optimizer = super().create_optimizer(*args, **kwargs)
+        rate = getattr(self.args, "router_learning_rate", None)
+        if created and rate is not None:
+            _set_router_learning_rate(optimizer, self._router_model, rate)
+        return optimizer
+
+    def create_model_card(
+        self,
+        language=None,
+        license=None,
+        tags=None,
+        model_name=None,
+        finetuned_from=None,
+        tasks=None,
+        dataset_tags=None,
+        dataset=None,
+        dataset_args=None,
+    ):
+        """Write the model's card to the output folder, with the metadata given.
+
+        Takes the arguments of [`~transformers.Trainer.create_model_card`]; `tasks`, `dataset` and `dataset_args` have
+        no place in this card. See [`~hf_securerouter.model_card.write_model_card`] for what is never overwritten.
+        """
+        if not self.is_world_process_zero():
+            return
+        model = self._router_model
+        given = {
+            "language": language,
+            "license": license,
+            "tags": [tags] if isinstance(tags, str) else tags,
+            "base_model": finetuned_from,
+            "datasets": dataset_tags,
+            "model_name": model_name,
+        }
+        collected: SecureRouterModelCardData | None = getattr(model, "model_card_data", None)
+        known = {} if collected is None else collected.to_dict()
+        known |= {name: value for name, value in given.items() if value is not None}
+        card_data = SecureRouterModelCardData(**known)
+        write_model_card(model, str(self.args.output_dir), card_data, repo_id=self.hub_model_id)
+
+    def _save(self, output_dir=None, state_dict=None):
+        super()._save(output_dir, state_dict=state_dict)
+        # A pickle, which nothing reads again: it must not reach the Hub with the weights.
+        pickled = Path(output_dir or str(self.args.output_dir)) / TRAINING_ARGS_NAME
+        if self.args.should_save:
+            pickled.unlink(missing_ok=True)
+
+    @property
+    def _router_model(self) -> SecureRouterForSequenceClassification:
+        return self.accelerator.unwrap_model(self.model)
+
+    def _shares(self, expert_indices: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.one_hot(expert_indices, self._router_model.config.num_experts).float()
+
+
+def _named_shares(shares: list[float]) -> dict[str, float]:
+    return {f"routing_share_{index}": share for index, share in enumerate(shares)}
+
+
+def _set_router_learning_rate(optimizer: torch.optim.Optimizer, model: torch.nn.Module, rate: float) -> None:
+    """Move the router's parameters to groups of their own, which keep the weight decay of the group they leave."""
+    router = {id(parameter) for name, parameter in model.named_parameters() if ".router." in f".{name}"}
+    for group in list(optimizer.param_groups):
+        chosen = [parameter for parameter in group["params"] if id(parameter) in router]
+        if chosen:
+            group["params"] = [parameter for parameter in group["params"] if id(parameter) not in router]
+            optimizer.add_param_group({**group, "params": chosen, "lr": rate})

@@ -1,0 +1,77 @@
+# Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
+"""Fixtures for every test; deprecation messages of transformers are errors."""
+
+import copy
+import logging
+
+import pytest
+import torch
+from tiny import MAX_POSITIONS, VOCABULARY, pool_model
+from transformers import BertTokenizer
+
+from hf_securerouter import SecureRouterForSequenceClassification
+
+
+class _DeprecationIsAnError(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        if "deprecat" in record.getMessage().lower():
+            raise AssertionError(f"transformers logged a deprecation: {record.getMessage()}")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _deprecations_are_errors():
+    handler = _DeprecationIsAnError(level=logging.WARNING)
+    logging.getLogger("transformers").addHandler(handler)
+    yield
+    logging.getLogger("transformers").removeHandler(handler)
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> BertTokenizer:
+    return BertTokenizer(vocab=VOCABULARY, model_max_length=MAX_POSITIONS)
+
+
+@pytest.fixture(scope="session")
+def _model() -> SecureRouterForSequenceClassification:
+    return pool_model()
+
+
+@pytest.fixture
+def model(_model) -> SecureRouterForSequenceClassification:
+    return copy.deepcopy(_model)
+
+
+@pytest.fixture
+def batch() -> dict[str, torch.Tensor]:
+    """Twelve rows of different length, padded, without labels."""
+    generator = torch.Generator().manual_seed(1)
+    lengths = torch.randint(4, 13, (12,), generator=generator)
+    lengths[0] = 12
+    mask = (torch.arange(12) < lengths[:, None]).long()
+    ids = torch.randint(5, len(VOCABULARY), (12, 12), generator=generator) * mask
+    ids[:, 0] = VOCABULARY["[CLS]"]
+    return {"input_ids": ids, "attention_mask": mask, "token_type_ids": torch.zeros_like(ids)}
+
+
+@pytest.fixture
+def labels() -> torch.Tensor:
+    return torch.randint(0, 2, (12,), generator=torch.Generator().manual_seed(2))
+
+
+@pytest.fixture
+def checkpoint(model, tokenizer, tmp_path) -> str:
+    """A folder with a saved pool and its tokenizer."""
+    folder = tmp_path / "checkpoint"
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)

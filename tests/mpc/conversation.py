@@ -1,0 +1,153 @@
+# Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
+"""A whole query, program after program, by two parties in one process; everything that a role sees is kept."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+
+import torch
+from harness import Message, RecordingParty, drive, links
+from torch import Tensor
+
+from hf_securerouter.mpc.convert import SecureModel
+from hf_securerouter.mpc.dealer import TupleSet, deal_set
+from hf_securerouter.mpc.protocols.masked import (
+    LIVE,
+    SEED,
+    all_weight_shapes,
+    as_seed,
+    input_share,
+    input_width,
+    logit_width,
+)
+from hf_securerouter.mpc.protocols.masked_programs import secure_program
+from hf_securerouter.mpc.protocols.masked_routing import answer
+from hf_securerouter.mpc.randomness import Pad, new_seed
+from hf_securerouter.mpc.ring import packed_size, seal
+from hf_securerouter.mpc.weights import weight_mask, weight_share
+
+
+@dataclass
+class Query:
+    """What came of a query.
+
+    Args:
+        logits (`torch.Tensor`): (B, C).
+        experts (`list[int]`, *optional*): As the parties answered.
+        programs (`list[str]`): What they ran, and so ordered from the dealer.
+        records (`tuple[list[Message], list[Message]]`): Every opening, as each party saw it.
+        lengths (`list[list[int]]`): Of every message of both parties.
+        plans (`list[Plan]`): Of the programs.
+    """
+
+    logits: Tensor
+    experts: list[int] | None
+    programs: list[str]
+    records: tuple[list[Message], list[Message]]
+    lengths: list[list[int]]
+    plans: list
+
+
+class Conversation:
+    """A converted model with its weights shared once.
+
+    Args:
+        secure (`SecureModel`): The model.
+        replaced (`dict`, *optional*): Programs by kind that stand in for the real ones, to show a leak.
+    """
+
+    def __init__(self, secure: SecureModel, replaced: dict | None = None):
+        self.secure, self.manifest, self.replaced = secure, secure.manifest, replaced or {}
+        roles = {"party0": {}, "party1": {}, "dealer": {}}
+        for shares in secure.sharing.weights(secure.weights):
+            for role, tensors in shares.items():
+                roles[role] |= tensors
+        self.weights = []
+        for rank in (0, 1):
+            tensors = dict(roles[f"party{rank}"])
+            seed = as_seed(tensors.pop(SEED))
+            self.weights.append({name: weight_share(rank, seed, name, words) for name, words in tensors.items()})
+        seeds = [as_seed(roles["dealer"][f"{SEED}{rank}"]) for rank in (0, 1)]
+        shapes = all_weight_shapes(self.manifest)
+        self._mask = lambda name: sum(weight_mask(seed, name, shapes[name]) for seed in seeds)
+        self._plans = {}
+
+    def _program(self, name):
+        program = secure_program(self.manifest, name)
+        kind = name.partition("/")[0]
+        if kind in self.replaced:
+            object.__setattr__(program, "run", self.replaced[kind])
+        return program
+
+    def __call__(self, input_ids: Tensor, attention_mask: Tensor) -> Query:
+        """Classify a batch."""
+        encoded = self.secure.client.encode({"input_ids": input_ids, "attention_mask": attention_mask})
+        shares = self.secure.sharing.inputs(self.secure.client.embed(encoded), encoded["attention_mask"])
+        batch = len(input_ids)
+        lock, sets, pair = threading.Lock(), {}, links()
+        programs, records, plans = ([], []), ([], []), []
+
+        def tuples(number, name, program):
+            with lock:
+                if number not in sets:
+                    if name not in self._plans:
+                        self._plans[name] = program.plan()
+                    seeds = (new_seed(), new_seed())
+                    corrections = list(deal_set(self._plans[name], seeds, self._mask))
+                    sets[number] = (self._plans[name], seeds, corrections)
+                    plans.append(self._plans[name])
+                return sets[number]
+
+        def work(rank):
+            tensors = shares[f"party{rank}"]
+            inputs = {
+                LIVE: input_share(rank, tensors, LIVE, (batch, self.manifest.max_length), 1, self.manifest.cipher)
+            }
+            for member, spec in self.manifest.members.items():
+                shape = (batch, self.manifest.max_length, spec.input_size)
+                inputs[member] = input_share(
+                    rank, tensors, member, shape, input_width(self.manifest, member), self.manifest.cipher
+                )
+
+            def run(name, given):
+                program = self._program(name)
+                plan, seeds, corrections = tuples(len(programs[rank]), name, program)
+                programs[rank].append(name)
+                own = TupleSet(plan, rank, seeds[rank], corrections.__getitem__ if rank == 0 else None)
+                party = RecordingParty(rank, pair[rank], own, self.weights[rank])
+                own.prepare(party)
+                try:
+                    return party.run(program.run(party, {key: given[key] for key in program.inputs}))
+                finally:
+                    records[rank].extend(party.record)
+
+            return answer(self.manifest, run, inputs)
+
+        class Worker:
+            def __init__(self, rank):
+                self.rank, self.link = rank, pair[rank]
+
+            def run(self, program):
+                return work(self.rank)
+
+        results = drive(lambda party: None, (Worker(0), Worker(1)))
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+        assert programs[0] == programs[1] and results[0][0] == results[1][0]
+        lengths = [[len(part) for part in parts] for link in pair for parts in link.sent]
+        assert sum(plan.rounds for plan in plans) == len(pair[0].sent)
+        assert sum(plan.payload_bytes for plan in plans) == sum(sum(parts) for parts in lengths) // 2
+        width = logit_width(self.manifest)
+        packed = {f"party{rank}": {"logits": _packed(words, width)} for rank, (_, words) in enumerate(results)}
+        logits = self.secure.sharing.logits(packed)
+        return Query(logits, results[0][0], programs[0], records, lengths, plans)
+
+
+def _packed(words: Tensor, width: int) -> Tensor:
+    """As the parties' answers travel, without the share of zero that covers them."""
+
+    found = seal(words, Pad(torch.zeros_like(words), width))[1]
+    assert found.numel() == packed_size(words.numel(), width)
+    return found

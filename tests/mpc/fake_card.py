@@ -1,0 +1,146 @@
+# Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
+"""A CUDA device that is none: tensors that say `cuda`, compute on the CPU, and are as strict as the real ones.
+
+Inside `card()` code that is meant for a GPU runs on any machine. It raises where a GPU would: host and device tensors
+in one operation, `numpy()` of a device tensor, an integer matmul. What it cannot show is what only kernels and streams
+can get wrong.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from hf_securerouter.mpc import device, device_packing, randomness, ring_matmul
+
+
+aten = torch.ops.aten
+NO_INTEGERS = {aten.mm.default, aten.bmm.default, aten.addmm.default, aten.mv.default, aten.dot.default}
+
+
+class CardTensor(torch.Tensor):
+    """A tensor on the card; `host` holds its values."""
+
+    @staticmethod
+    def __new__(cls, host):
+        return torch.Tensor._make_wrapper_subclass(
+            cls,
+            host.size(),
+            strides=host.stride(),
+            storage_offset=host.storage_offset(),
+            dtype=host.dtype,
+            device="meta",  # what torch itself takes the card for: it has no `cuda` where there is none
+        )
+
+    def __init__(self, host):
+        self.host = host
+
+    @property
+    def device(self):
+        return torch.device("cuda")
+
+    def data_ptr(self):
+        return self.host.data_ptr()
+
+    def tolist(self):
+        return self.host.tolist()
+
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+    @classmethod
+    def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
+        return _run(function, args, kwargs or {})
+
+
+def _run(function, args, kwargs):
+    cards, hosts = {}, []
+
+    def unwrap(value):
+        if isinstance(value, CardTensor):
+            cards[id(value.host)] = value
+            return value.host
+        if isinstance(value, torch.Tensor):
+            hosts.append(value)
+        return type(value)(map(unwrap, value)) if isinstance(value, (list, tuple)) else value
+
+    def wrap(value):
+        if isinstance(value, torch.Tensor):
+            if id(value) in cards:  # changed in place
+                return cards[id(value)]
+            return CardTensor(value) if on_card else value
+        return type(value)(map(wrap, value)) if isinstance(value, (list, tuple)) else value
+
+    given = [unwrap(value) for value in args]
+    named = {
+        name: unwrap(value) for name, value in kwargs.items() if name not in ("device", "pin_memory", "non_blocking")
+    }
+    wanted = kwargs.get("device")
+    on_card = bool(cards) if wanted is None else torch.device(wanted).type in ("cuda", "meta")
+    if wanted is not None:
+        named["device"] = "cpu" if on_card else wanted
+    if function is aten.copy_.default:
+        on_card = isinstance(args[0], CardTensor)
+    elif cards and any(host.dim() for host in hosts):  # a scalar in host memory may meet a tensor on a device
+        raise RuntimeError(f"{function} of tensors on both devices: {[tuple(host.shape) for host in hosts]}")
+    if cards and function in NO_INTEGERS and not args[0].is_floating_point():
+        raise RuntimeError(f"{function} is not implemented for {args[0].dtype} on the card")
+    return wrap(function(*given, **named))
+
+
+class _Card(TorchDispatchMode):
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        return _run(function, args, kwargs or {})
+
+
+class _Keystream(randomness._DeviceKeystream):
+    """The device's keystream with blocks that the CPU made."""
+
+    def __init__(self, key, device):
+        assert device == "cuda"
+        self._cipher = randomness.Cipher(randomness.algorithms.ChaCha20(key, bytes(16)), mode=None).encryptor()
+
+    def bytes(self, count):
+        made = bytearray(self._cipher.update(bytes(count)))
+        return (torch.frombuffer(made, dtype=torch.uint8) if made else torch.empty(0, dtype=torch.uint8)).to("cuda")
+
+
+_to = torch.Tensor.to
+
+
+def _to_card(tensor, *args, **options):
+    """`Tensor.to`, which asks for a driver before the mode below sees it."""
+    if args and str(args[0]) == "cuda":
+        return tensor if isinstance(tensor, CardTensor) else CardTensor(tensor.clone())
+    return _to(tensor, *args, **options)
+
+
+def _one_hot(tensor, classes):
+    """Of several paths, torch takes one for tensors without data."""
+    return (tensor.unsqueeze(-1) == torch.arange(classes, device=tensor.device)).to(torch.int64)
+
+
+@contextmanager
+def faked_cuda():
+    """What is asked of `torch.cuda`; every thread that computes needs `on_card` besides."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.cuda, "_lazy_init", lambda: None)
+        patch.setattr(torch.cuda, "is_available", lambda: True)
+        patch.setattr(torch.cuda, "synchronize", lambda device=None: None)
+        patch.setattr(torch.cuda, "mem_get_info", lambda device=None: (1 << 40, 1 << 40))
+        patch.setattr(device, "find_spec", lambda name: name)
+        patch.setattr(torch.Tensor, "to", _to_card)
+        patch.setattr(torch.nn.functional, "one_hot", _one_hot)
+        patch.setattr(randomness, "_DeviceKeystream", _Keystream)
+        patch.setattr(ring_matmul, "_chosen", {})
+        caches = device._copy, device_packing._places
+        for cache in caches:
+            cache.cache_clear()
+        yield
+        for cache in caches:
+            cache.cache_clear()  # a real device comes after, perhaps
+
+
+on_card = _Card

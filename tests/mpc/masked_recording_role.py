@@ -1,0 +1,110 @@
+# Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
+"""A role of the masked protocol that also writes down what it receives: masked_recording_role.py ROLE FD.
+
+SECUREROUTER_RECORD names the folder. ROLE.SOURCE.bin holds every byte from one source, and ROLE.jsonl facts of its
+own: which seeds it holds, what it counted, and what the kernel counted. SECUREROUTER_ODD names a role whose plans are
+of another version.
+"""
+
+import json
+import os
+import secrets
+import socket
+import struct
+import sys
+import time
+from pathlib import Path
+
+from link_worker import kernel_counters
+
+from hf_securerouter.mpc import channel, plan, roles, supply, wire
+from hf_securerouter.mpc.protocols import masked_roles
+from hf_securerouter.mpc.tuples import PartySet
+
+
+ROLE = sys.argv[1]
+FOLDER = Path(os.environ["SECUREROUTER_RECORD"])
+
+
+def keep(source, data):
+    with (FOLDER / f"{ROLE}.{source}.bin").open("ab") as file:
+        file.write(data)
+
+
+def note(**facts):
+    with (FOLDER / f"{ROLE}.jsonl").open("a") as file:
+        file.write(json.dumps(facts) + "\n")
+
+
+class RecordingChannel(channel.Channel):
+    def _fill(self, view, deadline):
+        super()._fill(view, deadline)
+        keep("caller" if self.peer == "the caller" else "dealer" if self.peer == "the dealer" else "parties", view)
+
+
+class RecordingWire(wire.Wire):
+    def pull(self, view):
+        count = super().pull(view)
+        if count:
+            keep("link", view[:count])
+        return count
+
+
+def recorded_set(label, rank, seed, *rest):
+    note(set=label.id, seed=seed.hex())
+    return PartySet(label, rank, seed, *rest)
+
+
+def fresh(count):
+    drawn = secrets.token_bytes(count)
+    note(drawn=drawn.hex())
+    return drawn
+
+
+def acknowledged(sock):
+    while struct.unpack_from("I", sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 232), 24)[0]:
+        time.sleep(0.001)
+    return kernel_counters(sock)
+
+
+class RecordingParty(masked_roles.MaskedParty):
+    def __init__(self, *args):
+        super().__init__(*args)
+        self._before = acknowledged(self._link._wire.sock)
+
+    def query(self, header, tensors):
+        answer = super().query(header, tensors)
+        # The other party sends nothing more until both have answered.
+        before, self._before = self._before, acknowledged(self._link._wire.sock)
+        plans = [self._evaluator._plans[name] for name in RUN]
+        note(
+            programs=list(RUN),
+            planned=[sum(plan.payload_bytes for plan in plans), sum(plan.rounds for plan in plans)],
+            corrections=sum(plan.dealer_bytes for plan in plans),
+            counted=[self.ledger.total(what) for what in ("sent", "received", "rounds", "dealer")],
+            compared=self.ledger.gates["tuples"].sent,
+            kernel=[late - early for late, early in zip(self._before, before, strict=True)],
+        )
+        RUN.clear()
+        return answer
+
+
+RUN = []
+take = supply.LiveSets.take
+
+
+def noted_take(self, name, *rest):
+    RUN.append(name)
+    return take(self, name, *rest)
+
+
+roles.Channel = RecordingChannel
+masked_roles.connect_dealer.__globals__["Channel"] = RecordingChannel
+masked_roles.Link.__init__.__globals__["Wire"] = RecordingWire
+supply.PartySet = recorded_set
+supply.LiveSets.take = noted_take
+masked_roles.secrets = type("secrets", (), {"token_bytes": staticmethod(fresh)})
+masked_roles.MaskedParty = RecordingParty
+if os.environ.get("SECUREROUTER_ODD") == ROLE:
+    plan.FORMAT = "of another version"
+os._exit(roles.main(ROLE, int(sys.argv[2])))

@@ -1,0 +1,45 @@
+# Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
+"""What an encoder and its head compute, in float64, from nothing but the spec and the canonical weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from hf_securerouter.mpc.models import EncoderSpec
+
+
+ACTIVATIONS = {"gelu": torch.nn.functional.gelu, "tanh": torch.tanh, "relu": torch.relu}
+
+
+def reference(weights: Mapping[str, Tensor], spec: EncoderSpec, x: Tensor, live: Tensor) -> Tensor:
+    """Logits (B, C) of embedding outputs (B, T, E) under a mask (B, T) of ones and zeros."""
+    weights = {name: values.double() for name, values in weights.items()}
+
+    def linear(x, name):
+        return x @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
+
+    def norm(x, name):
+        return torch.nn.functional.layer_norm(
+            x, x.shape[-1:], weights[f"{name}.weight"], weights[f"{name}.bias"], spec.layer_norm_eps
+        )
+
+    def heads(x):
+        return x.reshape(*x.shape[:2], spec.num_heads, spec.head_size).transpose(1, 2)
+
+    x, bias = x.double(), (1 - live.double()) * -200
+    assert x.shape[-1] == spec.input_size and len(spec.layer_map) == spec.num_layers
+    if spec.embedding_size is not None:
+        x = linear(x, "embedding_projection")
+    for index in spec.layer_map:
+        name = f"layers.{index}"
+        query, key, value = (heads(linear(x, f"{name}.{part}")) for part in ("query", "key", "value"))
+        scores = query @ key.transpose(2, 3) / spec.head_size**0.5 + bias[:, None, None]
+        context = (scores.softmax(-1) @ value).transpose(1, 2).reshape(x.shape)
+        x = norm(x + linear(context, f"{name}.attention_output"), f"{name}.attention_norm")
+        inner = ACTIVATIONS[spec.hidden_act](linear(x, f"{name}.intermediate"))
+        x = norm(x + linear(inner, f"{name}.output"), f"{name}.output_norm")
+    row = ACTIVATIONS[spec.head.activation](linear(x[:, 0], spec.head.dense))
+    return linear(row, spec.head.classifier)

@@ -1,0 +1,101 @@
+# Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
+"""Products of ring words by digits, as a CUDA device makes them, against the CPU's int64 product."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hf_securerouter.mpc import ring_matmul as module
+from hf_securerouter.mpc.randomness import Csprng
+from hf_securerouter.mpc.ring import reduce
+from hf_securerouter.mpc.ring_matmul import fastest, float_matmul, int8_matmul, ring_matmul
+
+
+BOTH = pytest.mark.parametrize("product", [float_matmul, int8_matmul])
+EDGES = [-(2**63), 2**63 - 1, -1, 0, 1, 2**31, -(2**31), 0x8080808080808080 - 2**64, 0x7F7F7F7F7F7F7F7F]
+
+
+def words(shape, random):
+    """Uniform words, some of them at the edges of words and of digits."""
+    count = torch.Size(shape).numel()
+    values = [random.choice(EDGES) if random.random() < 0.3 else random.getrandbits(64) - 2**63 for _ in range(count)]
+    return torch.tensor(values, dtype=torch.int64).view(shape)
+
+
+@BOTH
+@given(
+    st.integers(1, 64),
+    st.lists(st.integers(1, 3), max_size=2),
+    st.tuples(st.integers(1, 5), st.integers(1, 90), st.integers(1, 5)),
+    st.sampled_from(["both", "left", "right"]),
+    st.randoms(use_true_random=False),
+)
+@settings(max_examples=120, deadline=None)
+def test_digits_make_the_product(product, bits, batch, sizes, batched, random):
+    rows, inner, columns = sizes
+    left = words((*(batch if batched != "right" else ()), rows, inner), random)
+    right = words((*(batch if batched != "left" else ()), inner, columns), random)
+    found = product(left, right, bits)
+    assert found.dtype == torch.int64
+    assert torch.equal(reduce(found, bits), reduce(left @ right, bits))
+
+
+@BOTH
+@pytest.mark.parametrize("bits", range(1, 65))
+def test_every_ring(product, bits):
+    left, right = (Csprng(bytes(32), name).ring((6, 70), 64) for name in (b"left", b"right"))
+    assert torch.equal(reduce(product(left, right.mT, bits), bits), reduce(left @ right.mT, bits))
+
+
+@BOTH
+@pytest.mark.parametrize("bits", [8, 22, 27, 46, 48, 54, 64])
+@pytest.mark.parametrize("near", [-1, 0])
+def test_the_largest_sums_are_exact(product, bits, near):
+    """All digits at one end, where sums are largest, over more than one piece of the inner dimension."""
+    for width in {-(-bits // count) for count in range(1, 9)}:
+        value = near - sum((1 << (width - 1)) << (width * place) for place in range(9))
+        left = torch.full((1, 34000), (value + 2**63) % 2**64 - 2**63)
+        right = left.mT.contiguous()
+        assert torch.equal(reduce(product(left, right, bits), bits), reduce(left @ right, bits))
+
+
+def test_a_small_ring_takes_fewer_products(monkeypatch):
+    made = []
+
+    def counted(left, right):
+        made.append(left.shape[-1] * left.shape[-2] * right.shape[-1])
+        return exact(left, right)
+
+    exact = module._int8_product
+    monkeypatch.setattr(module, "_int8_product", counted)
+    left, right = torch.ones(4, 16, dtype=torch.int64), torch.ones(16, 5, dtype=torch.int64)
+    for bits, pairs in ((64, 36), (40, 15), (33, 15), (8, 1)):
+        made.clear()
+        int8_matmul(left, right, bits)
+        assert sum(made) == pairs * 4 * 16 * 5
+        assert len(made) == -(-bits // 8)
+
+
+def test_the_cpu_multiplies_words_as_they_are(monkeypatch):
+    monkeypatch.setattr(module, "_by_digits", None)
+    for dtype in (torch.int64, torch.uint8):
+        left, right = torch.arange(6, dtype=dtype).view(2, 3), torch.arange(6, dtype=dtype).view(3, 2)
+        assert torch.equal(ring_matmul(left, right, 8), left @ right)
+
+
+def test_the_faster_digits_are_chosen_once_a_shape(monkeypatch):
+    asked = []
+
+    def seconds(product, left, right, bits):
+        asked.append((product, tuple(left.shape), bits))
+        return float((product is float_matmul) == (left.shape[0] > 16))
+
+    monkeypatch.setattr(module, "_seconds", seconds)
+    monkeypatch.setattr(module, "_chosen", {})
+    small, large = torch.ones(8, 16, dtype=torch.int64), torch.ones(32, 16, dtype=torch.int64)
+    for left in (small, small, large, small[:7], large):
+        assert fastest(left, left.mT, 40) is (int8_matmul if left.shape[0] > 16 else float_matmul)
+    assert len(asked) == 4
+    fastest(small, small.mT, 64)
+    assert len(asked) == 6

@@ -1,0 +1,881 @@
+# Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
+"""The parties' link between two processes, and against ends that break the protocol."""
+
+import datetime
+import json
+import multiprocessing
+import os
+import signal
+import socket
+import ssl
+import struct
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+
+import link_worker
+import numpy as np
+import pytest
+import torch
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from link_worker import pattern, tls_context
+
+from hf_securerouter.errors import SecureRouterError, SecureRouterValueError
+from hf_securerouter.mpc.ledger import Ledger
+from hf_securerouter.mpc.transport import HEADER, MAX_OBJECT, Abort, Kind, Link, LinkError
+
+
+pytestmark = pytest.mark.timeout(120)
+
+LIMIT = 10.0
+TOKEN = bytes(range(32))
+SECRET = b"a patient's own words"
+
+
+class Party1:
+    """The other process."""
+
+    def __init__(self):
+        context = multiprocessing.get_context("spawn")
+        self._pipe, other = context.Pipe()
+        self.process = context.Process(target=link_worker.serve, args=(other,), daemon=True)
+        self.process.start()
+        other.close()
+        assert self._pipe.poll(60), "the other process did not start"
+        self._pipe.recv()
+
+    def start(self, task, *args, **options):
+        self._pipe.send((task, args, options))
+
+    def outcome(self):
+        """How its task ended: "returned" or the name of an error, the value or the text, and the seconds it took."""
+        assert self._pipe.poll(30), "the other process hangs"
+        return self._pipe.recv()
+
+    def returned(self):
+        kind, value, _ = self.outcome()
+        assert kind == "returned", value
+        return value
+
+    def failed(self):
+        kind, text, seconds = self.outcome()
+        assert kind == "LinkError", (kind, text)
+        assert seconds < LIMIT
+        return text
+
+    def stop(self):
+        self._pipe.close()
+        self.process.join(10)
+        if self.process.is_alive():
+            self.process.kill()
+            self.process.join()
+
+
+@pytest.fixture(scope="module")
+def party1():
+    party = Party1()
+    yield party
+    party.stop()
+
+
+@contextmanager
+def fails(match):
+    """A `LinkError` in time, that shows nothing of a payload."""
+    start = time.monotonic()
+    with pytest.raises(LinkError, match=match) as raised:
+        yield
+    assert time.monotonic() - start < LIMIT
+    error = raised.value
+    while error is not None:
+        assert "patient" not in str(error)
+        error = error.__cause__
+
+
+@contextmanager
+def listening(party1, task, *args, **options):
+    """A listener that the other process connects to for its task."""
+    with Link.listen() as listener:
+        party1.start(task, listener.address, *args, **options)
+        yield listener
+
+
+# Exchanges between two processes.
+
+
+@pytest.mark.parametrize("tls", [False, True])
+def test_exchange_carries_any_lengths(party1, keys, tls):
+    big = 24 << 20  # past what the buffers of both sockets hold
+    own = [0, 1, 15, 16, 17, 65537, big, 0, 3]
+    theirs = [5, 0, big + 1, 1, 16384]
+    options = {"tls": keys} if tls else {}
+    with listening(party1, "mirror", theirs, own, **options) as listener:
+        context = tls_context(keys, "party0", True) if tls else None
+        with listener.accept(0, ssl_context=context) as link:
+            received = link.exchange([pattern(i, length) for i, length in enumerate(own)], theirs)
+            assert [len(part) for part in received] == theirs
+            for i, part in enumerate(received):
+                assert bytes(part) == pattern(1000 + i, theirs[i])
+    assert all(party1.returned())
+
+
+def test_what_is_received_is_writable_and_its_own():
+    with pair() as (link, fake):
+        fake.send(fake.frame(Kind.DATA, b"abcd") + fake.frame(Kind.DATA, b"efgh"))
+        (first,) = link.exchange([bytes(4)])
+        np.frombuffer(first, dtype=np.uint8)[0] = 0
+        (second,) = link.exchange([bytes(4)])
+        assert bytes(first) == b"\0bcd" and bytes(second) == b"efgh"
+
+
+def test_parts_are_any_contiguous_buffers_sent_back_to_back():
+    words = np.arange(6, dtype=np.int64).reshape(2, 3)
+    with pair() as (link, fake):
+        fake.send(fake.frame(Kind.DATA, bytes(51)))
+        parts = [b"ab", bytearray(b"c"), memoryview(words), np.zeros((0, 3)), torch.zeros(0).numpy()]
+        assert [len(part) for part in link.exchange(parts)] == [2, 1, 48, 0, 0]
+        assert fake.receive(HEADER.size + 51)[HEADER.size :] == b"abc" + words.tobytes()
+        with pytest.raises(SecureRouterValueError, match="C-contiguous"):
+            link.exchange([words.T])
+        fake.send(fake.frame(Kind.DATA, b""))
+        link.exchange([])  # nothing was sent, so both ends are still in step
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    own=st.lists(st.integers(0, 70_000), max_size=6),
+    theirs=st.lists(st.integers(0, 70_000), max_size=6),
+    tls=st.booleans(),
+)
+def test_exchange_property(keys, own, theirs, tls):
+    a, b = socket.socketpair()
+    contexts = [tls_context(keys, f"party{rank}", rank == 0) if tls else None for rank in (0, 1)]
+    sides = [None, None]
+
+    def party(sock, rank, send, receive):
+        with Link(sock, rank, ssl_context=contexts[rank], server_side=rank == 0) as link:
+            parts = link.exchange([pattern(rank * 1000 + i, length) for i, length in enumerate(send)], receive)
+            link.barrier()
+            sides[rank] = [bytes(part) for part in parts], link.ledger.total("sent"), link.ledger.total("received")
+
+    thread = threading.Thread(target=party, args=(b, 1, theirs, own))
+    thread.start()
+    party(a, 0, own, theirs)
+    thread.join(LIMIT)
+    assert sides[0][0] == [pattern(1000 + i, length) for i, length in enumerate(theirs)]
+    assert sides[1][0] == [pattern(i, length) for i, length in enumerate(own)]
+    assert sides[0][1:] == sides[1][:0:-1]
+
+
+@pytest.mark.parametrize("tls", [False, True])
+def test_ledger_equals_the_kernel_counters(party1, keys, tls):
+    options = {"tls": keys} if tls else {"token": TOKEN}
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        party1.start("counted", server.getsockname(), hello={"plan": "1234"}, **options)
+        sock, _ = server.accept()
+        acknowledged, _ = link_worker.kernel_counters(sock)
+        ledger = Ledger()
+        if tls:
+            options = {"ssl_context": tls_context(keys, "party0", True), "server_side": True}
+        link = Link(sock, 0, ledger=ledger, hello={"plan": "1234"}, **options)
+        counts, kernel, statistics = link_worker.exchange_and_count(link, sock, acknowledged)
+    their_counts, their_kernel, _ = party1.returned()
+    link_worker.close_kept()
+    party1.start("close_kept")
+    party1.returned()
+    assert counts[:2] == kernel and their_counts[:2] == their_kernel
+    assert counts[:2] == their_counts[1::-1]
+    assert counts[2] == their_counts[2] == (6 if tls else 7)
+    assert counts[0] > 5_000_001 + 6 * HEADER.size
+    assert statistics["bytes"] == sum(counts[:2]) and statistics["rounds"] == counts[2]
+
+
+def test_a_round_costs_its_bytes_and_one_header():
+    with pair() as (link, fake):
+        link.ledger.reset()
+        fake.send(fake.frame(Kind.DATA, bytes(7)))
+        link.exchange([bytes(100)], [7])
+        assert [link.ledger.total(what) for what in ("sent", "received", "rounds")] == [116, 23, 1]
+
+
+# The handshake.
+
+
+@pytest.mark.parametrize(
+    ("ours", "task", "theirs", "name"),
+    [
+        ({}, "say_hello", {"rank": 0}, "rank"),
+        ({}, "say_hello_as_version_2", {}, "version"),
+        ({"hello": {"plan": "1"}}, "say_hello", {"hello": {"plan": "2"}}, "plan"),
+        ({"hello": {"plan": "1"}}, "say_hello", {"hello": {"plan": "1", "nonce": "3"}}, "nonce"),
+        ({"hello": {"plan": "1"}}, "say_hello", {}, "plan"),
+        ({"token": TOKEN}, "say_hello", {}, "use of a token"),
+        ({}, "say_hello", {"token": TOKEN}, "use of a token"),
+    ],
+)
+def test_both_parties_name_what_they_do_not_agree_on(party1, ours, task, theirs, name):
+    with listening(party1, task, **theirs) as listener, fails(f"do not agree on: `{name}`"):
+        listener.accept(0, **ours)
+    assert f"do not agree on: `{name}`" in party1.failed()
+
+
+def test_parties_that_agree_get_a_link(party1):
+    options = {"token": TOKEN, "hello": {"plan": "1", "tuple": "2", "nonce": "3"}}
+    with listening(party1, "say_hello", **options) as listener, listener.accept(0, **options) as link:
+        link.barrier()
+    party1.returned()
+
+
+def test_a_party_with_another_token_is_refused(party1):
+    with listening(party1, "say_hello", token=bytes(32)) as listener, fails("did not prove"):
+        listener.accept(0, token=TOKEN)
+    assert "did not prove" in party1.failed()
+
+
+def test_agree_later(party1):
+    with listening(party1, "agree_then", {"tuple": "7"}, []) as listener, listener.accept(0) as link:
+        with fails("do not agree on: `tuple`"):
+            link.agree({"tuple": "8"})
+    assert "`tuple`" in party1.failed()
+
+
+def test_a_stranger_without_the_token_is_refused_and_the_party_let_in_after(party1):
+    with Link.listen() as listener:
+        stranger = Fake(socket.create_connection(listener.address))
+        stranger.send(stranger.hello(version=1, rank=1, challenge="0" * 64))
+        # What comes back is all that it can know; it sends the proof back as its own.
+        thread = threading.Thread(target=stranger.reflect_proof)
+        thread.start()
+        with fails("did not prove"):
+            listener.accept(0, token=TOKEN, hello={"tuple": "seven"})
+        thread.join()
+        assert stranger.abort_code() == Abort.IDENTITY
+        assert b"seven" not in stranger.seen
+        party1.start("say_hello", listener.address, token=TOKEN)
+        with listener.accept(0, token=TOKEN) as link:
+            link.barrier()
+    party1.returned()
+
+
+@pytest.mark.parametrize(
+    "greeting", [b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", b"", b"\x16\x03\x01\x02\x00\x01" + bytes(60)]
+)
+def test_a_stranger_that_speaks_otherwise_is_refused(greeting):
+    with Link.listen() as listener, socket.create_connection(listener.address) as stranger:
+        stranger.sendall(greeting)
+        with fails("no message of this link" if greeting else "silent for 0.5 seconds"):
+            listener.accept(0, token=TOKEN, timeout=0.5)
+
+
+def test_a_stranger_that_drips_is_refused_in_time():
+    with Link.listen() as listener, socket.create_connection(listener.address) as stranger:
+        done = threading.Event()
+
+        def drip():
+            for byte in HEADER.pack(b"SRL", Kind.HELLO, 0, 1000) + bytes(1000):
+                if done.wait(0.2):
+                    return
+                try:
+                    stranger.send(bytes([byte]))
+                except OSError:
+                    return
+
+        thread = threading.Thread(target=drip)
+        thread.start()
+        with fails("silent|in time"):
+            listener.accept(0, timeout=1.0)
+        done.set()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    "greeting",
+    [
+        b"[]",
+        b"\xff",
+        b"{}",
+        b"[" * 100_000,
+        json.dumps({"version": 1, "rank": 1, "challenge": "\ud800"}).encode(),
+        json.dumps({"version": 1, "rank": 1, "challenge": 5}).encode(),
+    ],
+)
+def test_a_greeting_that_cannot_be_read_is_refused(greeting):
+    a, b = tcp_pair()
+    with b:
+        b.sendall(HEADER.pack(b"SRL", Kind.HELLO, 0, len(greeting)) + greeting)
+        with fails("cannot be read|not JSON|do not agree|closed"):
+            Link(a, 0, token=TOKEN)
+
+
+def test_nobody_there():
+    with Link.listen() as listener:
+        with fails("did not connect within 0.3 seconds"):
+            listener.accept(0, timeout=0.3)
+    with fails("party1 does not listen"):
+        Link.connect(listener.address, 0, timeout=0.3)
+
+
+def test_connect_waits_for_a_listener(party1):
+    with Link.listen() as listener:
+        address = listener.address
+    party1.start("say_hello", address)
+    time.sleep(0.3)
+    with Link.listen(*address) as listener, listener.accept(0) as link:
+        link.barrier()
+    party1.returned()
+
+
+def test_clear_text_does_not_leave_the_machine(monkeypatch):
+    with Link.listen() as listener:
+        monkeypatch.setattr(socket.socket, "getpeername", lambda self: ("192.0.2.1", 1))
+        with pytest.raises(SecureRouterValueError, match="192.0.2.1 leaves this machine: give it an `ssl_context`"):
+            Link.connect(listener.address, 0)
+        with pytest.raises(SecureRouterValueError, match="leaves this machine"):
+            listener.accept(0)
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"rank": 2}, "`rank` is 2"),
+        ({"timeout": 0}, "`timeout` is 0"),
+        ({"token": b"short"}, "`token` has 5 bytes"),
+        ({"ssl_context": ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)}, "minimum_version"),
+        ({"ssl_context": ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)}, "CERT_REQUIRED"),
+    ],
+)
+def test_wrong_arguments(options, match):
+    a, b = tcp_pair()
+    with a, b, pytest.raises(SecureRouterValueError, match=match):
+        Link(a, **{"rank": 0, **options})
+
+
+# TLS.
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory):
+    """A folder with a certificate authority and the keys of three roles, and a stranger's authority below it."""
+    folder = tmp_path_factory.mktemp("keys")
+    make_keys(folder)
+    make_keys(folder / "stranger")
+    return folder
+
+
+def make_keys(folder):
+    folder.mkdir(exist_ok=True)
+    authority = ec.generate_private_key(ec.SECP256R1())
+    now = datetime.datetime.now(datetime.UTC)
+
+    def certify(name, key, *extensions):
+        builder = x509.CertificateBuilder(
+            subject_name=x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)]),
+            issuer_name=x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "authority")]),
+            public_key=key.public_key(),
+            serial_number=x509.random_serial_number(),
+            not_valid_before=now - datetime.timedelta(days=1),
+            not_valid_after=now + datetime.timedelta(days=1),
+        )
+        for extension in extensions:
+            builder = builder.add_extension(extension, critical=False)
+        certificate = builder.sign(authority, hashes.SHA256())
+        return certificate.public_bytes(serialization.Encoding.PEM)
+
+    (folder / "ca.pem").write_bytes(certify("authority", authority, x509.BasicConstraints(ca=True, path_length=None)))
+    for role in ("party0", "party1", "dealer"):
+        key = ec.generate_private_key(ec.SECP256R1())
+        (folder / f"{role}.pem").write_bytes(certify(role, key, x509.SubjectAlternativeName([x509.DNSName(role)])))
+        (folder / f"{role}.key").write_bytes(
+            key.private_bytes(
+                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+            )
+        )
+
+
+@pytest.mark.parametrize("tls", [False, True])
+def test_only_tls_hides_the_payload_from_the_wire(party1, keys, tls):
+    lengths = [200]
+    with Link.listen() as listener, Relay(listener.address) as relay:
+        party1.start("mirror", relay.address, lengths, lengths, **({"tls": keys} if tls else {}))
+        with listener.accept(0, ssl_context=tls_context(keys, "party0", True) if tls else None) as link:
+            link.exchange([pattern(0, 200)])
+            assert all(party1.returned())
+    for payload in (pattern(0, 200), pattern(1000, 200)):
+        assert (payload in relay.seen) is not tls
+    assert (b"challenge" in relay.seen) is not tls
+
+
+@pytest.mark.parametrize(
+    ("theirs", "match"),
+    [
+        ({"tls": "stranger"}, "CERTIFICATE_VERIFY_FAILED|ALERT"),  # another authority
+        ({"tls": "", "role": "dealer"}, "is for .'dealer'., not `party1`"),
+        ({"tls": "", "role": "party0"}, "is for .'party0'., not `party1`"),
+        ({}, "No TLS 1.3 link"),
+    ],
+)
+def test_tls_refuses_other_keys_and_none(party1, keys, theirs, match):
+    options = theirs | ({"tls": keys / theirs["tls"]} if "tls" in theirs else {})
+    with listening(party1, "say_hello", **options) as listener, fails(match):
+        listener.accept(0, ssl_context=tls_context(keys, "party0", True))
+    party1.failed()
+
+
+@pytest.mark.parametrize("check_hostname", [True, False])
+def test_the_connecting_side_refuses_another_roles_key(keys, check_hostname):
+    context = tls_context(keys, "party1", False)
+    context.check_hostname = check_hostname
+    server_errors = []
+
+    def serve(listener):
+        try:
+            listener.accept(0, ssl_context=tls_context(keys, "dealer", True)).barrier()
+        except LinkError as error:
+            server_errors.append(error)
+
+    with Link.listen() as listener:
+        thread = threading.Thread(target=serve, args=(listener,))
+        thread.start()
+        with fails("Hostname mismatch" if check_hostname else "is for .'dealer'., not `party0`"):
+            Link.connect(listener.address, 1, ssl_context=context)
+        thread.join(LIMIT)
+    assert server_errors
+
+
+def test_tls_1_2_is_refused(keys):
+    old = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    old.maximum_version = ssl.TLSVersion.TLSv1_2
+    old.load_verify_locations(keys / "ca.pem")
+    old.load_cert_chain(keys / "party1.pem", keys / "party1.key")
+    errors = []
+
+    def connect(address):
+        try:
+            old.wrap_socket(socket.create_connection(address), server_hostname="party0")
+        except OSError as error:
+            errors.append(error)
+
+    with Link.listen() as listener:
+        thread = threading.Thread(target=connect, args=(listener.address,))
+        thread.start()
+        with fails("UNSUPPORTED_PROTOCOL"):
+            listener.accept(0, ssl_context=tls_context(keys, "party0", True))
+        thread.join(LIMIT)
+    assert "ALERT_PROTOCOL_VERSION" in str(errors)
+
+
+def test_a_party_without_a_certificate_is_refused(keys):
+    bare = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    bare.minimum_version = ssl.TLSVersion.TLSv1_3
+    bare.load_verify_locations(keys / "ca.pem")
+    errors = []
+
+    def connect(address):
+        try:
+            Link.connect(address, 1, ssl_context=bare)
+        except LinkError as error:
+            errors.append(error)
+
+    with Link.listen() as listener:
+        thread = threading.Thread(target=connect, args=(listener.address,))
+        thread.start()
+        with fails("PEER_DID_NOT_RETURN_A_CERTIFICATE"):
+            listener.accept(0, ssl_context=tls_context(keys, "party0", True))
+        thread.join(LIMIT)
+    assert errors
+
+
+# Ends that fail, break the protocol or keep silent.
+
+
+@pytest.mark.parametrize("task", ["stuck_in_a_frame", "silent"])
+def test_a_killed_party_is_noticed(task):
+    victim = Party1()
+    try:
+        with listening(victim, task, *([60] if task == "silent" else [])) as listener, listener.accept(0) as link:
+            if task == "stuck_in_a_frame":
+                time.sleep(0.5)  # by then its buffers are full
+                os.kill(victim.process.pid, signal.SIGKILL)
+            else:
+                threading.Timer(0.5, os.kill, (victim.process.pid, signal.SIGKILL)).start()
+            with fails("party1 closed the link"):
+                link.exchange([SECRET + bytes((64 << 20) - len(SECRET))])
+            with fails("is closed"):
+                link.exchange([b""])
+    finally:
+        victim.stop()
+
+
+def test_parties_with_different_plans_both_fail(party1):
+    with listening(party1, "agree_then", {}, [10, 20]) as listener, listener.accept(0) as link:
+        link.agree({})
+        link.exchange([bytes(10)])
+        with fails("announces 20 bytes in round 4 where 30 are due"):
+            link.exchange([bytes(30)])
+    assert "where 20 are due" in party1.failed()
+
+
+def test_large_frames_of_different_plans_both_fail(party1):
+    with listening(party1, "agree_then", {}, [64 << 20]) as listener, listener.accept(0) as link:
+        link.agree({})
+        with fails("bytes in round 3"):
+            link.exchange([bytes(63 << 20)])
+    assert "round 3" in party1.failed()
+
+
+def test_a_party_that_is_a_round_behind_and_leaves_is_noticed(party1):
+    with listening(party1, "agree_then", {}, []) as listener, listener.accept(0) as link:
+        link.agree({})
+        with fails("party1 closed the link"):
+            link.exchange([bytes(30)])
+    party1.returned()
+
+
+@pytest.mark.parametrize(
+    ("make", "match", "code"),
+    [
+        (
+            lambda fake: fake.frame(Kind.DATA, SECRET, length=2**63),
+            "announces 9223372036854775808 bytes",
+            Abort.LENGTH,
+        ),
+        (
+            lambda fake: fake.frame(Kind.DATA, SECRET[:5]),
+            "announces 5 bytes in round 2 where 21 are due",
+            Abort.LENGTH,
+        ),
+        (lambda fake: fake.frame(Kind.DATA, SECRET, round=1), "at round 1, this party at 2", Abort.ROUND),
+        (lambda fake: fake.frame(Kind.DATA, SECRET, round=3), "at round 3, this party at 2", Abort.ROUND),
+        (lambda fake: fake.frame(Kind.OBJECT, SECRET), r"kind 4 where kind 3 \(DATA\) was due", Abort.KIND),
+        (lambda fake: fake.frame(99, SECRET), "kind 99", Abort.KIND),
+        (lambda fake: SECRET * 10, "no message of this link", Abort.GARBAGE),
+        (lambda fake: b"", "silent for 0.5 seconds", Abort.TIMEOUT),
+        (lambda fake: fake.frame(Kind.DATA, SECRET)[:9], "silent", Abort.TIMEOUT),
+        (lambda fake: fake.frame(Kind.DATA, SECRET)[:-1], "silent", Abort.TIMEOUT),
+        (lambda fake: fake.frame(Kind.ABORT, b"", length=Abort.LENGTH), "party1 gave up: it got .* length", None),
+        (lambda fake: fake.frame(Kind.ABORT, SECRET), "party1 gave up: it did not say why", None),
+    ],
+)
+def test_a_broken_frame(make, match, code):
+    with pair(timeout=0.5) as (link, fake):
+        fake.send(make(fake))
+        with fails(match):
+            link.exchange([SECRET])
+        fake.receive(HEADER.size + len(SECRET))
+        assert fake.abort_code() == code
+        with fails("is closed"):
+            link.exchange([SECRET])
+
+
+@pytest.mark.parametrize("length", [0, 9, 16, 20, 36])
+def test_a_frame_cut_short(length):
+    with pair() as (link, fake):
+        fake.send(fake.frame(Kind.DATA, SECRET)[:length])
+        fake.sock.shutdown(socket.SHUT_WR)
+        with fails("party1 closed the link in round 2"):
+            link.exchange([SECRET])
+
+
+def test_a_party_that_takes_nothing_is_noticed():
+    with pair(timeout=0.5) as (link, fake):
+        fake.send(fake.frame(Kind.DATA, SECRET))
+        with fails("silent for 0.5 seconds"):
+            link.exchange([bytes(64 << 20)], [len(SECRET)])
+        with pytest.raises((ConnectionError, EOFError)):
+            fake.receive(HEADER.size + (64 << 20))
+
+
+def test_a_slow_party_is_not_a_silent_one():
+    with pair(timeout=1.0) as (link, fake):
+        frame = fake.frame(Kind.DATA, SECRET)
+
+        def dawdle():
+            for start in range(0, len(frame), 6):
+                time.sleep(0.3)
+                fake.send(frame[start : start + 6])
+
+        thread = threading.Thread(target=dawdle)
+        thread.start()
+        assert bytes(link.exchange([SECRET])[0]) == SECRET
+        thread.join()
+
+
+def test_a_party_that_finishes_first_and_closes_does_not_spoil_the_last_exchange():
+    with pair() as (link, fake):
+        fake.send(fake.frame(Kind.DATA, SECRET))
+        fake.sock.shutdown(socket.SHUT_WR)
+        assert bytes(link.exchange([SECRET])[0]) == SECRET
+
+
+def test_an_interrupted_exchange_closes_the_link(monkeypatch):
+    with pair() as (link, fake):
+
+        def interrupt(view):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(link._wire, "pull", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            link.exchange([SECRET])
+        fake.receive(HEADER.size + len(SECRET))
+        with pytest.raises((ConnectionError, EOFError)):
+            fake.receive(1)
+        with fails("is closed"):
+            link.exchange([SECRET])
+
+
+# CrypTen's communicator.
+
+
+def test_crypten_operations(party1):
+    def wrapped(value):
+        return (value + 2**63) % 2**64 - 2**63
+
+    with listening(party1, "crypten_operations") as listener, listener.accept(0) as link:
+        ours, theirs = link_worker.operations(link), party1.returned()
+    x = [[[2**62 + rank, -5], [7 * rank, 2**63 - 1]] for rank in (0, 1)]
+    total = [[wrapped(a + b) for a, b in zip(*rows, strict=True)] for rows in zip(*x, strict=True)]
+    xor = [[a ^ b for a, b in zip(*rows, strict=True)] for rows in zip(*x, strict=True)]
+    both = {
+        "size": 2,
+        "sum": total,
+        "xor": xor,
+        "batch": [total, 7, []],
+        "transposed": [list(row) for row in zip(*total, strict=True)],
+        "bytes": [(200 + 201) % 256],
+        "all_gather": x,
+        "broadcast": x[1],
+        "broadcast batch": [x[0], 3],
+        "floats": [0.5],
+        "broadcast object": ["from", 1],
+        "barrier": None,
+    }
+    first = {"reduce": None, "reduce batch": [xor, 3 ^ 4], "gather": [None], "scatter": x[0], "send": None}
+    second = {"reduce": total, "reduce batch": None, "gather": [3, 4], "send": x[0]}
+    second["scatter"] = [[wrapped(value + 1) for value in row] for row in x[0]]
+    assert ours == both | first | {"object": None, "unchanged": x[0]}
+    assert theirs == both | second | {"object": {"k": [1, 2.5, None, "ü"]}, "unchanged": x[1]}
+
+
+def test_crypten_computes_over_the_link(party1):
+    with listening(party1, "crypten_computes") as listener, listener.accept(0) as link:
+        product, larger = link_worker.crypten_arithmetic(link)
+        rounds = link.ledger.total("rounds")
+    assert product == pytest.approx([-6.0, 1.0, 6.5], abs=1e-3)
+    assert larger == [1.0, 0.0, 1.0]
+    assert (product, larger) == party1.returned()
+    assert rounds > 5
+
+
+def test_crypten_life_cycle():
+    a, b = tcp_pair()
+    fake = Fake(b)
+    fake.greet()
+    with pytest.raises(LinkError, match="Link.initialize"):
+        Link.get()
+    Link.initialize(a, 0)
+    try:
+        assert Link.is_initialized() and Link.get().get_rank() == 0
+        assert Link.get().get_name() == "party0"
+        Link.get().set_name("hospital")
+        assert Link.get().get_name() == "hospital"
+    finally:
+        Link.shutdown()
+    assert not Link.is_initialized()
+    fake.receive_frame()
+    fake.receive_frame()
+    with b, pytest.raises((ConnectionError, EOFError)):
+        fake.receive(1)
+
+
+@pytest.mark.parametrize(
+    "obj",
+    [torch.zeros(2), (1, 2), {1: 2}, b"", float("nan"), np.int64(3), {"a": {3}}, Ledger(), "x" * MAX_OBJECT],
+)
+def test_objects_that_json_does_not_hold_are_refused_unsent(obj):
+    with pair() as (link, fake):
+        with pytest.raises(SecureRouterValueError, match="JSON|limit"):
+            link.send_obj(obj, 1)
+        with pytest.raises(SecureRouterValueError, match="JSON|limit"):
+            link.broadcast_obj(obj, 0)
+        fake.send(fake.frame(Kind.DATA, b""))
+        link.barrier()
+
+
+@pytest.mark.parametrize("payload", [b"\x80\x04N.", b"", b"{", b"[" * 100_000, b"\xff\xfe"])
+def test_objects_received_are_json(payload):
+    with pair() as (link, fake):
+        fake.send(fake.frame(Kind.OBJECT, payload))
+        with fails("not JSON"):
+            link.recv_obj(1)
+        fake.receive(HEADER.size)
+        assert fake.abort_code() == Abort.GARBAGE
+
+
+def test_an_object_past_the_limit_is_refused():
+    with pair() as (link, fake):
+        fake.send(fake.frame(Kind.OBJECT, b"", length=MAX_OBJECT + 1))
+        with fails("announces an object"):
+            link.recv_obj(1)
+
+
+def test_wrong_arguments_to_the_communicator_send_nothing():
+    with pair() as (link, fake):
+        for call, match in (
+            (lambda: link.send(torch.zeros(1), 0), "`dst` is 0"),
+            (lambda: link.recv(torch.zeros(1), 0), "`src` is 0"),
+            (lambda: link.send_obj(1, 0), "`dst` is 0"),
+            (lambda: link.broadcast(torch.zeros(1), 2), "Rank 2"),
+            (lambda: link.reduce(torch.zeros(1, dtype=torch.int64), 5), "Rank 5"),
+            (lambda: link.all_reduce(torch.zeros(1)), "torch.float32 cannot be reduced"),
+            (lambda: link.all_reduce(torch.tensor([1]), op=torch.distributed.ReduceOp.MAX), "`op` is"),
+            (lambda: link.all_reduce([torch.zeros(1)]), "`input` must be"),
+            (lambda: link.all_reduce(torch.zeros(1), batched=True), "`input` must be"),
+            (lambda: link.set_name(3), "`name` must be"),
+        ):
+            with pytest.raises(SecureRouterValueError, match=match):
+                call()
+        fake.send(fake.frame(Kind.DATA, b""))
+        link.barrier()
+
+
+def test_importing_needs_no_crypten():
+    code = (
+        "import sys, socket; sys.modules['crypten'] = None\n"
+        "from hf_securerouter.mpc.transport import Link\n"
+        "try: Link(socket.socket(), 0)\n"
+        "except ImportError as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert "pip install --no-deps crypten==0.4.1" in done.stdout
+
+
+@pytest.mark.benchmark
+@pytest.mark.parametrize("tls", [False, True])
+def test_measure(party1, keys, tls):
+    with listening(party1, "measure", **({"tls": keys} if tls else {})) as listener:
+        with listener.accept(0, ssl_context=tls_context(keys, "party0", True) if tls else None) as link:
+            tiny, large = link_worker.timed(link)
+    party1.returned()
+    print(
+        f"\n64 bytes: {tiny * 1e6:.0f} us; 64 MiB: {large * 1e3:.0f} ms, {(64 << 20) / large / 1e9:.2f} GB/s each way"
+    )
+
+
+# Ends that are no link.
+
+
+def tcp_pair():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        a = socket.create_connection(server.getsockname())
+        return a, server.accept()[0]
+
+
+@contextmanager
+def pair(**options):
+    """A link of rank 0 and the bare socket at its other end, past the handshake."""
+    a, b = tcp_pair()
+    fake = Fake(b)
+    fake.greet()
+    with b, Link(a, 0, **options) as link:
+        fake.receive_frame()
+        fake.receive_frame()
+        yield link, fake
+
+
+class Fake:
+    """Frames by hand."""
+
+    def __init__(self, sock):
+        sock.settimeout(LIMIT)
+        self.sock = sock
+        self.round = 0
+        self.seen = b""
+
+    def frame(self, kind, payload, length=None, round=None):
+        here = self.round if round is None else round
+        self.round += 1
+        return struct.pack("<3sBIQ", b"SRL", kind, here, len(payload) if length is None else length) + payload
+
+    def hello(self, **fields):
+        return self.frame(Kind.HELLO, json.dumps(fields).encode())
+
+    def greet(self):
+        self.send(self.hello(version=1, rank=1, challenge="") + self.hello())
+
+    def send(self, data):
+        self.sock.sendall(data)
+
+    def receive(self, length):
+        data = b""
+        while len(data) < length:
+            chunk = self.sock.recv(min(length - len(data), 1 << 20))
+            if not chunk:
+                raise EOFError
+            data += chunk
+        self.seen += data
+        return data
+
+    def receive_frame(self):
+        header = struct.unpack("<3sBIQ", self.receive(16))
+        return header, self.receive(header[3])
+
+    def reflect_proof(self):
+        self.receive_frame()
+        _, proof = self.receive_frame()
+        self.send(self.frame(Kind.PROOF, proof))
+
+    def abort_code(self):
+        """The code of the abort frame that comes next, after which the stream ends; None if it ends at once."""
+        try:
+            (magic, kind, _, code), _ = struct.unpack("<3sBIQ", self.receive(16)), None
+        except (ConnectionError, EOFError):
+            return None
+        assert magic == b"SRL" and kind == Kind.ABORT
+        with pytest.raises((ConnectionError, EOFError)):
+            self.receive(1)
+        return code
+
+
+class Relay:
+    """Passes one connection on to an address and keeps what it saw."""
+
+    def __init__(self, address):
+        self._target = address
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.address = self._server.getsockname()
+        self.seen = b""
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def _run(self):
+        near, _ = self._server.accept()
+        far = socket.create_connection(self._target)
+        back = threading.Thread(target=self._pass, args=(far, near), daemon=True)
+        back.start()
+        self._pass(near, far)
+        back.join()
+
+    def _pass(self, source, target):
+        try:
+            while data := source.recv(65536):
+                self.seen += data
+                target.sendall(data)
+            target.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass
+
+    def __enter__(self):
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._thread.join(LIMIT)
+        self._server.close()
+
+
+def test_link_errors_are_the_packages_own():
+    assert issubclass(LinkError, SecureRouterError)

@@ -1,0 +1,354 @@
+# Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
+"""The GLUE scripts: data, experts, a whole run of each on a few made-up lines, and going on after a stop."""
+
+import functools
+import gzip
+import json
+import random
+import re
+import shlex
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from huggingface_hub.utils import filter_repo_objects
+from tiny import family_config
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertForSequenceClassification
+
+from hf_securerouter import SecureRouterForSequenceClassification, SecureRouterValueError
+
+
+TRAINING = str(Path(__file__).parent.parent / "training")
+sys.path.insert(0, TRAINING)
+import glue_costs  # noqa: E402
+import glue_data  # noqa: E402
+import glue_experts  # noqa: E402
+import results  # noqa: E402
+import run_glue  # noqa: E402
+import run_glue_no_trainer  # noqa: E402
+
+
+def made_up_rows(count, seed, regression=False):
+    """Pairs that are equivalent when both adjectives are of one kind."""
+    rng = random.Random(seed)
+    kinds = [["bad", "dull", "awful", "slow"], ["good", "bright", "great", "fast"]]
+    rows = []
+    for index in range(count):
+        first, second = rng.randrange(2), rng.randrange(2)
+        label = 5.0 * (first == second) if regression else int(first == second)
+        texts = [f"the film is {rng.choice(kinds[kind])}" for kind in (first, second)]
+        rows.append({"sentence1": texts[0], "sentence2": texts[1], "label": label, "idx": index})
+    return rows
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, tokenizer):
+    """A folder with data of two tasks and a checkpoint of three layers."""
+    folder = tmp_path_factory.mktemp("glue")
+    for task in ("mrpc", "stsb"):
+        (folder / "data" / task).mkdir(parents=True)
+        for split, count, seed in (("train", 120, 0), ("validation", 40, 1)):
+            with gzip.open(folder / "data" / task / f"{split}.jsonl.gz", "wt") as file:
+                file.writelines(json.dumps(row) + "\n" for row in made_up_rows(count, seed, task == "stsb"))
+    torch.manual_seed(0)
+    model = BertForSequenceClassification(family_config("bert", layers=3, width=16))
+    model.save_pretrained(folder / "checkpoint")
+    tokenizer.save_pretrained(folder / "checkpoint")
+    return folder
+
+
+def arguments(made, output, *more, task="mrpc"):
+    return [
+        *("--task_name", task, "--data_dir", str(made / "data"), "--output_dir", str(output)),
+        *("--model_name_or_path", str(made / "checkpoint"), "--expert_layers", "1", "3"),
+        *("--max_seq_length", "16", "--expert_costs", "1", "4", "--num_train_epochs", "1"),
+        *("--distillation_epochs", "1", "--router_num_train_epochs", "2", "--quota_batch_size", "8"),
+        *("--bootstrap_resamples", "20", "--per_device_train_batch_size", "8", "--use_cpu", *more),
+    ]
+
+
+TRAINER = ("--report_to", "none", "--disable_tqdm", "true")
+SCRIPTS = {"trainer": (run_glue, TRAINER), "loop": (run_glue_no_trainer, ())}
+
+
+@pytest.fixture(autouse=True)
+def _fast(monkeypatch):
+    """The figure and the intervals, which take the longest, have tests of their own."""
+    monkeypatch.setattr("hf_securerouter.reports.bootstrap", lambda statistic, count, *rest: (0.0, 1.0))
+    monkeypatch.setattr("glue_run.draw_report", lambda report, path, *rest: Path(path).write_bytes(b"png"))
+    AcceleratorState._reset_state(reset_partial_state=True)  # a process has one precision
+    monkeypatch.setattr("glue_run.glue_metric", lambda task: lambda p, r: {"accuracy": float((p == r).mean())})
+
+
+@pytest.mark.parametrize("script, task", [("trainer", "mrpc"), ("loop", "mrpc"), ("loop", "stsb")])
+def test_a_run_leaves_a_checkpoint_a_report_and_a_row(made, tmp_path, script, task, monkeypatch):
+    module, more = SCRIPTS[script]
+    table = tmp_path / "results.json"
+    out = tmp_path / "out"
+    uploads = []
+    if script == "trainer":
+        more = (*more, "--push_to_hub", "--hub_model_id", "you/router")
+        monkeypatch.setattr("glue_run.HfApi.create_repo", lambda self, name, **kwargs: SimpleNamespace(repo_id=name))
+        monkeypatch.setattr("glue_run.HfApi.upload_folder", lambda self, **kwargs: uploads.append(kwargs))
+    report = module.main(arguments(made, out, *more, "--results_file", str(table), task=task))
+
+    model = SecureRouterForSequenceClassification.from_pretrained(out)
+    assert model.config.router_objective == "utility" and model.config.router_shares_expert == 0
+    assert model.config.expert_costs == [1.0, 4.0] and sum(model.config.quotas) == 8
+    assert model.config.routing_lambda == report["tuning"]["utility"]["routing_lambda"]
+    assert AutoTokenizer.from_pretrained(out).model_max_length == 24
+
+    (row,) = json.loads(table.read_text())["tasks"]
+    assert tuple(row) == results.FIELDS and row["task"] == task
+    assert row["metric"] == {"mrpc": "f1", "stsb": "pearson+spearmanr"}[task]
+    assert row["routed_score"] == pytest.approx(100 * report["policies"]["utility, quotas"]["score"])
+    assert set(row["audc"]) == {"utility", "gumbel", "zero", "oracle"}
+    # Three parts of budget 2 are left to the experts: at most one in three goes to the larger.
+    assert row["relative_cost"] <= 0.5 + 1e-9 and row["relative_bytes"] is None
+    assert row["command"].startswith(f"python training/{Path(module.__file__).name} --task_name {task}")
+    card = (out / "README.md").read_text()
+    assert "Quality over cost" in card and "curve.png" in card and "utility, quotas" in card
+    assert str(tmp_path) not in card and str(made) not in card
+    for upload in uploads:
+        names = [path.name for path in out.iterdir()]
+        files = set(filter_repo_objects(names, allow_patterns=upload["allow_patterns"]))
+        assert upload["repo_id"] == "you/router" and {"config.json", "model.safetensors", "tokenizer.json"} < files
+        assert {"README.md", "curve.png", "report.json"} < files and not files & {"row.json", "answers.safetensors"}
+    assert len(uploads) == (script == "trainer")
+
+
+def test_the_validation_split_is_read_once_and_last(made, tmp_path, monkeypatch):
+    seen = []
+    load_split = glue_data.load_split
+
+    def recording(args, split):
+        done = sorted(path.name for path in (tmp_path / "out").iterdir())
+        seen.append((split, "tuning-utility.json" in done and "tuning-gumbel.json" in done))
+        return load_split(args, split)
+
+    monkeypatch.setattr("glue_run.load_split", recording)
+    run_glue_no_trainer.main(arguments(made, tmp_path / "out"))
+    run_glue_no_trainer.main(arguments(made, tmp_path / "out"))
+    assert seen == [("train", False), ("validation", True), ("train", True)]
+
+
+class Stopped(Exception):
+    pass
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_stopped_run_goes_on_where_it_was(made, tmp_path, script, monkeypatch):
+    module, more = SCRIPTS[script]
+    if script == "trainer":
+        more = (*more, "--save_strategy", "steps", "--save_steps", "4")
+    else:
+        more = (*more, "--checkpointing_steps", "4")
+    more = arguments(made, "out", *more, "--num_train_epochs", "2")  # the later of two values holds
+    whole, stopped = ([*more, "--output_dir", str(tmp_path / name)] for name in ("whole", "stopped"))
+    module.main(whole)
+
+    steps, loss, limit = [0], glue_experts.expert_loss, 16  # the largest expert takes 22, its pupil 21
+
+    def counted(model, batch):
+        steps[0] += 1
+        if steps[0] > limit:
+            raise Stopped
+        return loss(model, batch)
+
+    monkeypatch.setattr(module, "expert_loss", counted)
+    with pytest.raises(Stopped):
+        module.main(stopped)
+    steps[0], limit = 0, 100
+    module.main(stopped)
+    # The checkpoint of a step that ended is written before the next one begins.
+    assert steps[0] == 22 - 16 + 21
+    found = [AutoModelForSequenceClassification.from_pretrained(tmp_path / name) for name in ("whole", "stopped")]
+    for (name, one), (_, other) in zip(*(model.named_parameters() for model in found), strict=True):
+        torch.testing.assert_close(one, other, msg=name)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_experts_train_in_half_precision_and_routers_do_not(made, tmp_path, script, monkeypatch):
+    seen = {"expert": set(), "router": set()}
+    expert, router = BertForSequenceClassification.forward, SecureRouterForSequenceClassification.forward
+
+    def recording(name, forward):
+        @functools.wraps(forward)
+        def run(self, *args, **kwargs):
+            if self.training:
+                seen[name].add(torch.is_autocast_enabled("cpu"))
+            return forward(self, *args, **kwargs)
+
+        return run
+
+    monkeypatch.setattr(BertForSequenceClassification, "forward", recording("expert", expert))
+    monkeypatch.setattr(SecureRouterForSequenceClassification, "forward", recording("router", router))
+    module, more = SCRIPTS[script]
+    more = (*more, *(("--bf16",) if script == "trainer" else ("--mixed_precision", "bf16")))
+    monkeypatch.setattr("glue_run.GlueRun.report", lambda *args: {"read": "elsewhere"})
+    monkeypatch.setattr("glue_run.GlueRun.save", lambda *args: None)
+    module.main(arguments(made, tmp_path / "out", *more))
+    assert seen == {"expert": {True}, "router": {False}}
+
+
+def test_a_folder_of_another_run_is_refused(made, tmp_path):
+    (tmp_path / "arguments.json").write_text(json.dumps({"task_name": "rte"}))
+    with pytest.raises(SecureRouterValueError, match="another .*`task_name`.*name another folder"):
+        run_glue_no_trainer.main(arguments(made, tmp_path))
+
+
+def test_cross_fitted_answers_come_from_experts_that_have_not_seen_the_row(made, tmp_path, monkeypatch):
+    trained, answered = {}, {}
+    train_pool, answers = run_glue_no_trainer.GlueRun.__init__.__globals__["train_pool"], None
+    run_class = run_glue_no_trainer.GlueRun
+
+    def recording_pool(args, task, members, rows, folder, *rest):
+        trained[folder.name] = {id(row) for row in rows}
+        return train_pool(args, task, members, rows, folder, *rest)
+
+    answers = run_class.answers
+
+    def recording_answers(self, folders, rows):
+        answered[folders[0].parent.name] = {id(row) for row in rows}
+        return answers(self, folders, rows)
+
+    monkeypatch.setattr("glue_run.train_pool", recording_pool)
+    monkeypatch.setattr(run_class, "answers", recording_answers)
+    run_glue_no_trainer.main(arguments(made, tmp_path / "out", "--cross_fit_folds", "2"))
+    assert len(trained["final"]) == 120
+    for fold in ("fold-0", "fold-1"):
+        assert trained[fold].isdisjoint(answered[fold]) and len(trained[fold] | answered[fold]) == 120
+    assert answered["fold-0"].isdisjoint(answered["fold-1"])
+
+
+def measured_arguments(made, tmp_path, *more):
+    args, training_args = run_glue.parse_args(arguments(made, tmp_path, *TRAINER, *more))
+    args.expert_costs = []
+    return args.adopt(training_args)
+
+
+def test_costs_are_profiled_for_every_expert_and_the_router(made, tmp_path, monkeypatch):
+    args = measured_arguments(made, tmp_path)
+    asked = []
+
+    def profile(folder, seq_length):
+        asked.append((Path(folder).name, seq_length))
+        return {"online_seconds": 1.0 + 3 * (len(asked) == 2), "online_bytes": 100 * len(asked)}
+
+    monkeypatch.setattr("hf_securerouter.mpc.profile.profile", profile)
+    costs = glue_costs.measure_costs(args, [made / "checkpoint", made / "checkpoint"])
+    assert glue_costs.measure_costs(args, [made / "checkpoint", made / "checkpoint"]) == costs, "kept"
+    assert asked == [("checkpoint", 24)] * 2
+    assert costs == {
+        "source": "measured",
+        "seconds": [1.0, 4.0],
+        "bytes": [100, 200],
+        "router_seconds": 1.0,
+        "router_bytes": 100,
+    }
+    assert glue_costs.relative(costs, [6, 2], "seconds") == pytest.approx((8 * 1 + 6 * 1 + 2 * 4) / (8 * 4))
+    assert glue_costs.relative(costs, [6, 2], "bytes") == pytest.approx((8 * 100 + 6 * 100 + 2 * 200) / (8 * 200))
+
+
+def test_a_router_of_its_own_is_measured_too(made, tmp_path, monkeypatch):
+    args = measured_arguments(made, tmp_path, "--router_name_or_path", str(made / "checkpoint"))
+    seconds = iter([2.0, 5.0, 0.5])
+    monkeypatch.setattr(
+        "hf_securerouter.mpc.profile.profile",
+        lambda folder, seq_length: {"online_seconds": next(seconds), "online_bytes": 1},
+    )
+    assert glue_costs.measure_costs(args, [made / "checkpoint"] * 2)["router_seconds"] == 0.5
+
+
+def test_the_narrow_expert_starts_from_the_principal_components(made):
+    torch.manual_seed(0)
+    large = BertForSequenceClassification(family_config("bert", width=256, vocab_size=300))
+    table = torch.randn(300, 100) @ torch.randn(100, 256)
+    large.bert.embeddings.word_embeddings.weight.data = table
+    small = glue_experts.narrow(large)
+    assert (small.config.num_hidden_layers, small.config.hidden_size, small.config.intermediate_size) == (2, 128, 512)
+    kept = small.bert.embeddings.word_embeddings.weight
+    torch.testing.assert_close(kept @ kept.T, table @ table.T, rtol=1e-3, atol=0.5)
+    assert large.config.hidden_size == 256
+
+
+def test_a_distilled_expert_learns_from_perturbed_copies_too(made, tokenizer):
+    rows = glue_data.encode(glue_data.TASKS["mrpc"], made_up_rows(30, 2), tokenizer, 16)
+    special = set(tokenizer.all_special_ids)
+    copies = glue_data.perturb(rows, 2, special, seed=0)
+    assert len(copies) == 60
+    for row, copy in zip(rows * 2, copies, strict=True):
+        assert len(row["input_ids"]) == len(copy["input_ids"])
+        changed = [a for a, b in zip(row["input_ids"], copy["input_ids"], strict=True) if a != b]
+        assert not special & set(changed) and not special & (set(copy["input_ids"]) - set(row["input_ids"]))
+    assert sum(a["input_ids"] != b["input_ids"] for a, b in zip(rows * 2, copies, strict=True)) > 20
+
+
+def test_parts_are_disjoint_and_seeded():
+    rows = made_up_rows(100, 0)
+    parts = glue_data.split_rows(glue_data.TASKS["mrpc"], rows, [0.2, 0.1], 0)
+    assert [len(part) for part in parts] == [70, 20, 10] and sorted(sum(parts, [])) == list(range(100))
+    assert parts == glue_data.split_rows(glue_data.TASKS["mrpc"], rows, [0.2, 0.1], 0)
+    assert parts != glue_data.split_rows(glue_data.TASKS["mrpc"], rows, [0.2, 0.1], 1)
+
+
+@pytest.mark.parametrize("task", sorted(glue_data.TASKS))
+def test_every_task_is_encoded(task, tokenizer):
+    task = glue_data.TASKS[task]
+    row = {column: f"the film {index}" for index, column in enumerate(task.columns)} | {"label": 1, "idx": 3}
+    (encoded,) = glue_data.encode(task, [row], tokenizer, 16)
+    assert set(encoded) == {"input_ids", "token_type_ids", "attention_mask", "labels"}
+    assert encoded["input_ids"].count(tokenizer.sep_token_id) == len(task.columns)
+    assert isinstance(encoded["labels"], float) == (task.name == "stsb")
+
+
+def test_a_file_of_the_users_comes_before_the_folder(made, tmp_path):
+    file = tmp_path / "mine.jsonl"
+    file.write_text(json.dumps({"sentence1": "a", "sentence2": "b", "label": 0}) + "\n")
+    args, _ = run_glue.parse_args(arguments(made, "out", *TRAINER, "--train_file", str(file)))
+    assert glue_data.load_split(args, "train") == [{"sentence1": "a", "sentence2": "b", "label": 0}]
+    assert len(glue_data.load_split(args, "validation")) == 40
+    file.write_text(json.dumps({"text": "a", "label": 0}))
+    with pytest.raises(SecureRouterValueError, match="wants rows with label, sentence1, sentence2"):
+        glue_data.load_split(args, "train")
+
+
+def test_a_pool_of_one_is_refused(made):
+    args, _ = run_glue.parse_args(["--task_name", "mrpc", "--model_name_or_path", "x", "--output_dir", "y", *TRAINER])
+    with pytest.raises(SecureRouterValueError, match="two experts or more"):
+        glue_experts.plan_pool(args)
+
+
+def test_seeds_of_a_task_become_one_row(tmp_path):
+    def row(task, seed, score, qnc):
+        audc = {"utility": score / 100, "gumbel": 0.5, "zero": 0.5, "oracle": 0.9}
+        return dict.fromkeys(results.FIELDS, 1.0) | {
+            "task": task, "seeds": [seed], "routed_score": score, "qnc": qnc, "audc": audc,
+        }  # fmt: skip
+
+    for name, values in {"a": ("rte", 1, 60.0, 0.4), "b": ("rte", 2, 62.0, None), "c": ("cola", 1, 50.0, 0.3)}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "row.json").write_text(json.dumps(row(*values)))
+    table = tmp_path / "cards" / "results.json"
+    results.main([str(tmp_path / "a"), "--results_file", str(table)])
+    results.main([str(tmp_path / "b"), str(tmp_path / "a"), str(tmp_path / "c"), "--results_file", str(table)])
+    cola, rte = json.loads(table.read_text())["tasks"]
+    assert (cola["task"], cola["routed_score"], cola["qnc"]) == ("cola", 50.0, 0.3)
+    assert rte["seeds"] == [1, 2] and rte["routed_score"] == 61.0 and rte["qnc"] is None
+    assert rte["audc"]["utility"] == pytest.approx(0.61)
+
+
+def test_the_documented_commands_are_understood():
+    texts = (Path(__file__).parent.parent / "README.md").read_text() + run_glue.__doc__ + run_glue_no_trainer.__doc__
+    commands = re.findall(r"^ *(?:python|accelerate launch) training/(run_glue\w*)\.py((?:.*\\\n)*.*)$", texts, re.M)
+    assert len(commands) >= 3
+    for script, options in commands:
+        argv = shlex.split(options.replace("\\\n", " "))
+        module = {"run_glue": run_glue, "run_glue_no_trainer": run_glue_no_trainer}[script]
+        args, _ = module.parse_args(argv)
+        assert glue_experts.plan_pool(args) == [("narrow", None), ("cut", 2), ("cut", 6), ("cut", 12)]
+        assert args.share_router_encoder and args.router_objective == "utility"
+        assert not module.parse_args([*argv, "--share_router_encoder", "false"])[0].share_router_encoder

@@ -1,0 +1,338 @@
+# Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
+"""The model card: true to the model, and careful with what a person wrote."""
+
+import os
+import re
+
+import pytest
+from huggingface_hub import EvalResult, ModelCard
+from transformers import BertConfig, TrainerControl, TrainerState
+
+from hf_securerouter import SecureRouterConfig, SecureRouterForSequenceClassification
+from hf_securerouter.errors import SecureRouterValueError
+from hf_securerouter.model_card import (
+    ModelCardCallback,
+    SecureRouterModelCardData,
+    generate_model_card,
+    write_model_card,
+)
+from hf_securerouter.trainer import SecureRouterTrainingArguments
+
+
+def bert(hidden_size: int, layers: int, name: str = "") -> BertConfig:
+    return BertConfig(
+        vocab_size=30,
+        hidden_size=hidden_size,
+        num_hidden_layers=layers,
+        num_attention_heads=2,
+        intermediate_size=hidden_size,
+        max_position_embeddings=16,
+        name_or_path=name,
+    )
+
+
+@pytest.fixture
+def model() -> SecureRouterForSequenceClassification:
+    config = SecureRouterConfig(
+        router_config=bert(8, 1, "prajjwal1/bert-tiny"),
+        expert_configs=[bert(8, 1, "prajjwal1/bert-tiny"), bert(16, 2, "google-bert/bert-base-uncased")],
+        expert_costs=[1.0, 7.5],
+        id2label={0: "negative", 1: "positive"},
+        beta=0.25,
+    )
+    return SecureRouterForSequenceClassification(config)
+
+
+@pytest.fixture
+def data() -> SecureRouterModelCardData:
+    return SecureRouterModelCardData(
+        model_name="sst2-router",
+        datasets=["nyu-mll/glue"],
+        license="apache-2.0",
+        eval_results=[
+            EvalResult(
+                task_type="text-classification",
+                dataset_type="nyu-mll/glue",
+                dataset_name="GLUE SST-2",
+                metric_type="accuracy",
+                metric_value=0.8125,
+            )
+        ],
+        securerouter={"routing_shares": [0.625, 0.375]},
+    )
+
+
+def table_row(text: str, start: str) -> list[str]:
+    (row,) = [line for line in text.splitlines() if line.startswith(f"| {start}")]
+    return [cell.strip() for cell in row.strip("|").split("|")]
+
+
+def test_metadata_name_the_pool_as_a_list_of_base_models(model):
+    metadata = ModelCard(generate_model_card(model)).data
+    assert metadata.base_model == ["prajjwal1/bert-tiny", "google-bert/bert-base-uncased"]
+    assert metadata.library_name == "transformers"
+    assert metadata.pipeline_tag == "text-classification"
+    assert "securerouter" in metadata.tags
+
+
+def test_local_paths_are_no_base_models(model, tmp_path):
+    model.experts[0].config._name_or_path = str(tmp_path)
+    model.config.router_config._name_or_path = "./checkpoints/router"
+    content = generate_model_card(model)
+    assert ModelCard(content).data.base_model == ["google-bert/bert-base-uncased"]
+    assert str(tmp_path) not in content and "checkpoints/router" not in content
+
+
+def test_expert_table_has_parameters_cost_and_share(model, data):
+    content = generate_model_card(model, data)
+    for index, share in enumerate(["62.5%", "37.5%"]):
+        expert = model.experts[index]
+        parameters = sum(parameter.numel() for parameter in expert.parameters())
+        row = table_row(content, f"{index} (")
+        assert row[1:4] == ["bert", str(expert.config.num_hidden_layers), str(expert.config.hidden_size)]
+        assert row[4:] == [f"{parameters:,}", ["1", "7.5"][index], share]
+
+
+@pytest.mark.parametrize(
+    ("source", "note"), [("estimate", "not measured"), ("given", "given by the author"), ("measured", "are measured")]
+)
+def test_costs_say_where_they_come_from(model, source, note):
+    model.config.expert_costs_source = source
+    content = generate_model_card(model)
+    assert f"cost ({source})" in content and note in content
+    assert ("estimate" in content) == (source == "estimate")
+
+
+def test_results_are_in_the_text_and_in_the_metadata(model, data):
+    content = generate_model_card(model, data)
+    (result,) = ModelCard(content).data.eval_results
+    assert (result.dataset_type, result.metric_type, result.metric_value) == ("nyu-mll/glue", "accuracy", 0.8125)
+    assert table_row(content, "GLUE SST-2") == ["GLUE SST-2", "accuracy", "0.8125"]
+
+
+def test_a_card_without_results_claims_none(model):
+    content = generate_model_card(model)
+    assert "## Results" not in content and "## Training" not in content and "share of evaluated" not in content
+    assert "model-index" not in content
+
+
+@pytest.mark.parametrize(
+    ("mode", "phrase"),
+    [("revealed", "which expert each query used"), ("quota", "the public quotas"), ("oblivious", "nothing about")],
+)
+def test_privacy_mode_is_spelled_out(model, mode, phrase):
+    model.config.routing_privacy = mode
+    content = generate_model_card(model)
+    assert f"Routing privacy `{mode}`: under encryption the servers learn" in content
+    assert phrase in content
+
+
+def test_quotas_are_shown(model):
+    model.config.quotas = [3, 1]
+    assert "Quotas: 3 / 1 texts of each batch of 4" in generate_model_card(model)
+
+
+def test_roles_and_collusion_are_stated(model):
+    content = generate_model_card(model)
+    assert "embedding tables" in table_row(content, "client")[1]
+    assert "no input" in table_row(content, "dealer")[2]
+    assert "dealer and one server together recover them" in content
+    assert "The protocol `crypten` is the reference" in content
+
+
+def test_labels_and_routing_are_those_of_the_config(model):
+    model.config.routing_lambda = 0.125
+    content = generate_model_card(model)
+    assert "Labels: negative, positive." in content
+    assert "argmax(router_logits - 0.125 * cost)" in content
+    assert "`beta` = 0.25" in content
+    assert "beyond 16 tokens" in content
+    assert "A cost-aware router over 2 experts:" in content
+
+
+def test_wrong_number_of_shares_is_refused(model, data):
+    data.securerouter["routing_shares"] = [0.5, 0.25, 0.25]
+    with pytest.raises(
+        SecureRouterValueError, match="`routing_shares` should have one entry for each of the 2 experts"
+    ):
+        generate_model_card(model, data)
+
+
+def test_text_has_no_template_left_and_no_double_blank_lines(model, data):
+    content = generate_model_card(model, data)
+    assert "{{" not in content and "{%" not in content and "None" not in content
+    assert "\n\n\n" not in content
+    assert not [line for line in content.splitlines() if line.startswith("|") and not line.endswith("|")]
+
+
+def test_tables_have_no_gaps(model, data):
+    """A blank line inside a table would end it on the Hub."""
+    content = generate_model_card(model, data)
+    blocks = [block for block in content.split("\n\n") if block.startswith("|")]
+    assert blocks and all(re.fullmatch(r"(\| --- )+\|", block.splitlines()[1]) for block in blocks)
+
+
+def test_save_pretrained_writes_the_card(model, data, tmp_path):
+    model.model_card_data = data
+    model.save_pretrained(tmp_path)
+    card = ModelCard.load(tmp_path / "README.md")
+    assert card.data.eval_results[0].metric_value == 0.8125
+    assert "# sst2-router" in card.text
+
+
+def test_saving_again_keeps_results_and_takes_new_costs(model, data, tmp_path):
+    write_model_card(model, tmp_path, data)
+    model.config.expert_costs = [1.0, 11.0]
+    assert write_model_card(model, tmp_path)
+    content = (tmp_path / "README.md").read_text()
+    assert table_row(content, "1 (")[5] == "11"
+    assert table_row(content, "0 (")[6] == "62.5%"
+    assert ModelCard(content).data.eval_results[0].metric_value == 0.8125
+    assert ModelCard(content).data.license == "apache-2.0"
+
+
+def test_writing_twice_changes_nothing(model, data, tmp_path):
+    write_model_card(model, tmp_path, data)
+    first = (tmp_path / "README.md").read_bytes()
+    assert write_model_card(model, tmp_path, data)
+    assert (tmp_path / "README.md").read_bytes() == first
+
+
+def test_text_below_the_line_is_kept(model, tmp_path):
+    write_model_card(model, tmp_path)
+    path = tmp_path / "README.md"
+    path.write_text(path.read_text() + "\n## My notes\n\nMeasured on a Tuesday.\n")
+    model.config.routing_lambda = 0.5
+    assert write_model_card(model, tmp_path)
+    content = path.read_text()
+    assert content.endswith("\n## My notes\n\nMeasured on a Tuesday.\n")
+    assert "router_logits - 0.5 * cost" in content
+
+
+def test_metadata_added_by_others_are_kept(model, tmp_path):
+    write_model_card(model, tmp_path)
+    card = ModelCard.load(tmp_path / "README.md")
+    card.data.tags.append("finance")
+    card.data["co2_eq_emissions"] = 0.1
+    card.save(tmp_path / "README.md")
+    assert write_model_card(model, tmp_path)
+    metadata = ModelCard.load(tmp_path / "README.md").data
+    assert "finance" in metadata.tags and metadata["co2_eq_emissions"] == 0.1
+
+
+def test_tags_given_later_join_the_former_ones(model, tmp_path):
+    write_model_card(model, tmp_path, SecureRouterModelCardData(tags=["finance"]))
+    write_model_card(model, tmp_path, SecureRouterModelCardData(tags=["medicine"]))
+    assert {"finance", "medicine", "securerouter"} <= set(ModelCard.load(tmp_path / "README.md").data.tags)
+
+
+def edited(content: str) -> str:
+    return content.replace("## Limits", "## Limits\n\n- Never use this on a Friday.")
+
+
+@pytest.mark.parametrize("change", [edited, lambda content: "# My own card\n", lambda content: "---\n: [\n---\n"])
+def test_text_of_a_person_is_not_overwritten(model, tmp_path, caplog, change):
+    write_model_card(model, tmp_path)
+    path = tmp_path / "README.md"
+    path.write_text(change(path.read_text()))
+    before = path.read_bytes()
+    from transformers.utils import logging
+
+    logging.enable_propagation()
+    try:
+        assert not write_model_card(model, tmp_path)
+    finally:
+        logging.disable_propagation()
+    assert path.read_bytes() == before
+    assert "left as it is" in caplog.text
+
+
+def test_failed_write_leaves_the_former_card_and_no_other_file(model, tmp_path, monkeypatch):
+    write_model_card(model, tmp_path)
+    before = (tmp_path / "README.md").read_bytes()
+
+    def fail(*arguments):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "replace", fail)
+    model.config.routing_lambda = 0.5
+    with pytest.raises(OSError, match="disk full"):
+        write_model_card(model, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
+    assert (tmp_path / "README.md").read_bytes() == before
+
+
+class TestCallback:
+    @pytest.fixture
+    def arguments(self, tmp_path):
+        return SecureRouterTrainingArguments(
+            str(tmp_path), learning_rate=0.0125, num_train_epochs=3, report_to="none", use_cpu=True
+        )
+
+    def evaluate(self, model, arguments, **metrics):
+        callback = ModelCardCallback()
+        callback.on_train_begin(arguments, TrainerState(), TrainerControl(), model=model)
+        callback.on_evaluate(arguments, TrainerState(), TrainerControl(), metrics=metrics, model=model)
+        return model.model_card_data
+
+    def test_metrics_become_results_of_the_named_dataset(self, model, arguments):
+        model.model_card_data = SecureRouterModelCardData(datasets=["nyu-mll/glue"])
+        data = self.evaluate(model, arguments, eval_accuracy=0.75, eval_loss=0.5, eval_runtime=2.0, epoch=1.0)
+        assert [(r.metric_type, r.metric_value, r.dataset_type) for r in data.eval_results] == [
+            ("accuracy", 0.75, "nyu-mll/glue")
+        ]
+
+    def test_metrics_without_a_dataset_are_only_a_table(self, model, arguments):
+        data = self.evaluate(model, arguments, eval_accuracy=0.75, eval_loss=0.5)
+        assert data.eval_results is None
+        content = generate_model_card(model)
+        assert table_row(content, "evaluation data") == ["evaluation data", "accuracy", "0.7500"]
+        assert "model-index" not in content
+
+    def test_routing_shares_are_kept_in_the_order_of_the_experts(self, model, arguments):
+        data = self.evaluate(model, arguments, eval_routing_share_1=0.75, eval_routing_share_0=0.25)
+        assert data.securerouter["routing_shares"] == [0.25, 0.75]
+        assert "routing_share_0" not in data.securerouter["metrics"]
+
+    def test_training_arguments_are_in_the_card(self, model, arguments):
+        self.evaluate(model, arguments, eval_accuracy=0.75)
+        content = generate_model_card(model)
+        assert table_row(content, "learning_rate") == ["learning_rate", "0.0125"]
+        assert table_row(content, "num_train_epochs") == ["num_train_epochs", "3"]
+
+    def test_last_evaluation_wins(self, model, arguments):
+        self.evaluate(model, arguments, eval_accuracy=0.5)
+        assert self.evaluate(model, arguments, eval_accuracy=0.75).securerouter["metrics"] == {"accuracy": 0.75}
+
+
+def test_report_stands_in_the_card(model):
+    report = {
+        "metric": "f1",
+        "largest_score": 0.86,
+        "largest_score_interval": [0.84, 0.88],
+        "experts": [{"relative_cost": 0.1, "score": 0.7}, {"relative_cost": 1.0, "score": 0.86}],
+        "audc": {"utility": 0.81, "zero": 0.78},
+        "audc_interval": {"utility": [0.8, 0.82], "zero": [0.77, 0.79]},
+        "qnc": {"utility": 0.45, "zero": None},
+        "policies": {
+            "utility, quotas": {
+                "relative_cost": 0.5,
+                "relative_cost_interval": [0.49, 0.51],
+                "score": 0.855,
+                "score_interval": [0.83, 0.875],
+                "lost": 0.005,
+                "lost_interval": [-0.01, 0.02],
+            }
+        },
+    }
+    data = SecureRouterModelCardData(securerouter={"report": report, "figure": "curve.png"})
+    card = generate_model_card(model, data)
+    assert "| expert 0 alone | 0.100 | 0.7000 |  |" in card
+    assert "| expert 1 alone | 1.000 | 0.8600 (0.8400 to 0.8800) |  |" in card
+    assert (
+        "| utility, quotas | 0.500 (0.490 to 0.510) | 0.8550 (0.8300 to 0.8750) | 0.0050 (-0.0100 to 0.0200) |" in card
+    )
+    assert "| utility | 0.8100 (0.8000 to 0.8200) | 0.450 |" in card
+    assert "| zero | 0.7800 (0.7700 to 0.7900) | never |" in card
+    assert "](curve.png)" in card and "Scores are f1" in card
+    assert "Quality over cost" not in generate_model_card(model, SecureRouterModelCardData())

@@ -1,0 +1,319 @@
+# Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
+"""The trainer: annealing, what it logs, what it reports, and what it leaves on disk."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from test_distributed import launch
+from transformers import BertConfig, Trainer, TrainingArguments, set_seed
+
+from hf_securerouter import SecureRouterConfig, SecureRouterForSequenceClassification
+from hf_securerouter.errors import SecureRouterValueError
+from hf_securerouter.metrics import compute_metrics_for
+from hf_securerouter.trainer import SecureRouterTrainer, SecureRouterTrainingArguments
+
+
+def make_model(**config_fields) -> SecureRouterForSequenceClassification:
+    def bert(hidden_size: int) -> BertConfig:
+        return BertConfig(
+            vocab_size=20,
+            hidden_size=hidden_size,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=hidden_size,
+            max_position_embeddings=16,
+        )
+
+    set_seed(0)
+    fields = {"expert_costs": [1.0, 3.0, 8.0], "num_labels": 2} | config_fields
+    config = SecureRouterConfig(router_config=bert(8), expert_configs=[bert(8), bert(8), bert(16)], **fields)
+    return SecureRouterForSequenceClassification(config)
+
+
+def make_data(size: int) -> list[dict]:
+    generator = torch.Generator().manual_seed(0)
+    return [
+        {
+            "input_ids": torch.randint(5, 20, (6,), generator=generator).tolist(),
+            "attention_mask": [1] * 6,
+            "labels": index % 2,
+        }
+        for index in range(size)
+    ]
+
+
+@pytest.fixture
+def make_trainer(tmp_path):
+    def make(model=None, data=None, callbacks=None, compute_metrics=None, **arguments):
+        defaults = {
+            "max_steps": 4,
+            "logging_steps": 1,
+            "per_device_train_batch_size": 4,
+            "save_strategy": "no",
+            "report_to": "none",
+            "use_cpu": True,
+            "disable_tqdm": True,
+        }
+        return SecureRouterTrainer(
+            model=model or make_model(),
+            args=SecureRouterTrainingArguments(str(tmp_path / "out"), **defaults | arguments),
+            train_dataset=data or make_data(16),
+            eval_dataset=make_data(10),
+            callbacks=callbacks,
+            compute_metrics=compute_metrics,
+        )
+
+    return make
+
+
+def training_logs(trainer) -> list[dict]:
+    return [entry for entry in trainer.state.log_history if "loss" in entry]
+
+
+class TestAnnealing:
+    def test_temperature_follows_the_schedule_of_the_config(self, make_trainer):
+        trainer = make_trainer(make_model(temperature=2.0, min_temperature=1.0, temperature_annealing="linear"))
+        trainer.train()
+        assert [entry["temperature"] for entry in training_logs(trainer)] == pytest.approx([2.0, 1.75, 1.5, 1.25])
+
+    def test_config_keeps_the_temperature_that_training_starts_with(self, make_trainer):
+        trainer = make_trainer(make_model(temperature=2.0))
+        trainer.train()
+        assert trainer.model.config.temperature == 2.0
+
+    def test_resumed_training_goes_on_at_the_same_temperature(self, make_trainer):
+        whole = make_trainer(save_strategy="steps", save_steps=2)
+        whole.train()
+        resumed = make_trainer()
+        resumed.train(resume_from_checkpoint=f"{whole.args.output_dir}/checkpoint-2")
+        expected = [entry["temperature"] for entry in training_logs(whole)]
+        assert [entry["temperature"] for entry in training_logs(resumed)] == pytest.approx(expected)
+        assert len(set(expected)) == 4
+
+    def test_annealed_temperature_reaches_the_gumbel_softmax(self, make_trainer, monkeypatch):
+        seen = []
+        gumbel_softmax = torch.nn.functional.gumbel_softmax
+
+        def recording(logits, tau=1, **kwargs):
+            seen.append(tau)
+            return gumbel_softmax(logits, tau=tau, **kwargs)
+
+        monkeypatch.setattr(torch.nn.functional, "gumbel_softmax", recording)
+        make_trainer(make_model(temperature=2.0, min_temperature=1.0)).train()
+        assert seen == pytest.approx([2.0, 1.75, 1.5, 1.25])
+
+
+class TestLogs:
+    def test_parts_of_the_loss_add_up_to_it(self, make_trainer):
+        trainer = make_trainer(make_model(alpha=0.5, beta=0.25))
+        trainer.train()
+        for entry in training_logs(trainer):
+            total = entry["task_loss"] + 0.5 * entry["balance_loss"] + 0.25 * entry["cost_loss"]
+            assert entry["loss"] == pytest.approx(total, abs=1e-5)
+
+    def test_evaluation_in_between_leaves_the_parts_alone(self, make_trainer):
+        trainer = make_trainer(make_model(alpha=0.5, beta=0.25), eval_strategy="steps", eval_steps=1, logging_steps=2)
+        trainer.train()
+        assert len(training_logs(trainer)) == 2
+        for entry in training_logs(trainer):
+            total = entry["task_loss"] + 0.5 * entry["balance_loss"] + 0.25 * entry["cost_loss"]
+            assert entry["loss"] == pytest.approx(total, abs=1e-5)
+
+    def test_parts_are_means_over_accumulated_batches(self, make_trainer):
+        trainer = make_trainer(
+            make_model(alpha=0.5, beta=0.25), logging_steps=2, gradient_accumulation_steps=2, max_steps=2
+        )
+        trainer.train()
+        (entry,) = training_logs(trainer)
+        total = entry["task_loss"] + 0.5 * entry["balance_loss"] + 0.25 * entry["cost_loss"]
+        assert entry["loss"] == pytest.approx(total, abs=1e-5)
+
+    def test_shares_sum_to_one_and_follow_the_router(self, make_trainer):
+        model = make_model()
+        with torch.no_grad():
+            model.router.out_proj.bias.copy_(torch.tensor([0.0, 1.0, 0.0]))
+        trainer = make_trainer(model)
+        trainer.train()
+        for entry in training_logs(trainer):
+            assert [entry[f"routing_share_{index}"] for index in range(3)] == pytest.approx([0.0, 1.0, 0.0])
+
+    def test_each_log_covers_its_own_batches_only(self, make_trainer):
+        trainer = make_trainer()
+        trainer.train()
+        costs = [entry["cost_loss"] for entry in training_logs(trainer)]
+        assert len(set(costs)) == len(costs)
+        assert trainer._training_batches == 0
+
+
+class TestEvaluation:
+    def test_routing_shares_are_those_of_the_decisions(self, make_trainer):
+        trainer = make_trainer(compute_metrics=compute_metrics_for())
+        metrics = trainer.evaluate()
+        batch = {name: torch.tensor([row[name] for row in make_data(10)]) for name in ("input_ids", "attention_mask")}
+        with torch.no_grad():
+            decisions = trainer.model.eval()(**batch).expert_indices
+        expected = [(decisions == index).float().mean().item() for index in range(3)]
+        shares = [metrics[f"eval_routing_share_{index}"] for index in range(3)]
+        assert shares == pytest.approx(expected)
+        assert metrics["eval_routing_cost"] == pytest.approx(
+            sum(s * c for s, c in zip(shares, [1, 3, 8], strict=True))
+        )
+        assert 0 <= metrics["eval_accuracy"] <= 1
+
+    def test_shares_are_reported_without_other_metrics_and_over_all_batches(self, make_trainer):
+        model = make_model()
+        trainer = make_trainer(model, per_device_eval_batch_size=3)
+        decided = []
+        model.register_forward_hook(lambda module, arguments, output: decided.append(output.expert_indices))
+        metrics = trainer.evaluate()
+        decisions = torch.cat(decided)
+        assert len(decisions) == 10
+        assert metrics["eval_routing_share_0"] == pytest.approx((decisions == 0).float().mean().item())
+
+    def test_second_evaluation_forgets_the_first(self, make_trainer):
+        trainer = make_trainer()
+        trainer.evaluate()
+        with torch.no_grad():
+            trainer.model.router.out_proj.bias.copy_(torch.tensor([0.0, 0.0, 100.0]))
+        assert trainer.evaluate()["eval_routing_share_2"] == 1.0
+
+    def test_predict_reports_shares_under_its_own_prefix_and_plain_logits(self, make_trainer):
+        output = make_trainer().predict(make_data(5))
+        assert output.predictions.shape == (5, 2)
+        assert sum(output.metrics[f"test_routing_share_{index}"] for index in range(3)) == pytest.approx(1.0)
+
+    def test_no_hook_stays_on_the_model(self, make_trainer):
+        trainer = make_trainer()
+        before = dict(trainer.model._forward_hooks)
+        trainer.evaluate()
+        assert dict(trainer.model._forward_hooks) == before
+
+
+class TestOptimizer:
+    def test_router_has_its_own_learning_rate(self, make_trainer):
+        trainer = make_trainer(router_learning_rate=0.5, learning_rate=0.125, weight_decay=0.01)
+        optimizer = trainer.create_optimizer()
+        rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+        decays = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+        for name, parameter in trainer.model.named_parameters():
+            assert rates[id(parameter)] == (0.5 if name.startswith("router.") else 0.125), name
+        assert decays[id(trainer.model.router.dense.weight)] == 0.01
+        assert decays[id(trainer.model.router.dense.bias)] == 0.0
+        assert len(rates) == sum(len(group["params"]) for group in optimizer.param_groups)
+
+    def test_without_it_the_optimizer_is_the_trainers(self, make_trainer, tmp_path):
+        ours = make_trainer().create_optimizer()
+        plain = Trainer(model=make_model(), args=TrainingArguments(str(tmp_path), use_cpu=True, report_to="none"))
+        groups = [(len(group["params"]), group["weight_decay"]) for group in plain.create_optimizer().param_groups]
+        assert [(len(group["params"]), group["weight_decay"]) for group in ours.param_groups] == groups
+
+    def test_training_moves_router_and_experts(self, make_trainer):
+        model = make_model()
+        before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+        make_trainer(model, learning_rate=0.01, router_learning_rate=0.02).train()
+        moved = {name.split(".")[0] for name, p in model.named_parameters() if not torch.equal(p, before[name])}
+        assert moved == {"router", "experts"}
+
+    def test_schedule_scales_both_rates(self, make_trainer):
+        trainer = make_trainer(router_learning_rate=0.4, learning_rate=0.1, lr_scheduler_type="linear")
+        trainer.train()
+        for group in trainer.optimizer.param_groups:
+            assert group["lr"] == pytest.approx(0.0)
+            assert group["initial_lr"] in (0.4, 0.1)
+
+
+class TestRefusals:
+    def test_label_smoothing_is_refused(self, make_trainer):
+        with pytest.raises(SecureRouterValueError, match="`label_smoothing_factor` should be 0, got 0.1"):
+            make_trainer(label_smoothing_factor=0.1)
+
+    def test_foreign_loss_is_refused(self, tmp_path):
+        with pytest.raises(SecureRouterValueError, match="`compute_loss_func` would replace"):
+            SecureRouterTrainer(model=make_model(), compute_loss_func=lambda *arguments, **kwargs: None)
+
+    def test_negative_router_learning_rate_is_refused(self, tmp_path):
+        with pytest.raises(SecureRouterValueError, match="`router_learning_rate` should not be negative, got -1"):
+            SecureRouterTrainingArguments(str(tmp_path), router_learning_rate=-1.0)
+
+    def test_pushing_pickles_with_each_checkpoint_is_refused(self, tmp_path):
+        with pytest.raises(SecureRouterValueError, match="`hub_strategy` should be 'end', got 'every_save'"):
+            SecureRouterTrainingArguments(str(tmp_path), push_to_hub=True, hub_strategy="every_save")
+
+
+class TestFiles:
+    def test_nothing_pickled_of_the_arguments_is_saved(self, make_trainer):
+        trainer = make_trainer(save_strategy="steps", save_steps=2)
+        trainer.train()
+        trainer.save_model()
+        out = trainer.args.output_dir
+        assert not list(Path(out).rglob("training_args.bin"))
+        assert (Path(out) / "model.safetensors").is_file() and (Path(out) / "checkpoint-4").is_dir()
+
+    def test_card_of_the_saved_model_reports_the_evaluation(self, make_trainer):
+        trainer = make_trainer(compute_metrics=compute_metrics_for())
+        trainer.train()
+        metrics = trainer.evaluate()
+        trainer.save_model()
+        card = (Path(trainer.args.output_dir) / "README.md").read_text()
+        assert f"| evaluation data | accuracy | {metrics['eval_accuracy']:.4f} |" in card
+        assert f"cost {metrics['eval_routing_cost']:.4g} each on average" in card
+        assert "| learning_rate | 5e-05 |" in card
+
+    def test_create_model_card_keeps_what_a_person_wrote(self, make_trainer):
+        trainer = make_trainer()
+        trainer.save_model()
+        path = Path(trainer.args.output_dir) / "README.md"
+        path.write_text("# Mine\n")
+        trainer.create_model_card()
+        assert path.read_text() == "# Mine\n"
+
+    def test_saved_config_is_the_one_trained_from(self, make_trainer):
+        trainer = make_trainer(make_model(temperature=2.0))
+        trainer.train()
+        trainer.save_model()
+        saved = json.loads((Path(trainer.args.output_dir) / "config.json").read_text())
+        assert saved["temperature"] == 2.0
+        again = SecureRouterForSequenceClassification.from_pretrained(trainer.args.output_dir)
+        assert again.annealed_temperature is None
+
+
+TWO_PROCESSES = """
+import json, sys
+sys.path.insert(0, sys.argv[2])
+import torch
+torch.set_num_threads(1)
+from test_trainer import make_data, make_model
+from hf_securerouter.trainer import SecureRouterTrainer, SecureRouterTrainingArguments
+
+args = SecureRouterTrainingArguments(
+    sys.argv[1], max_steps=2, logging_steps=1, per_device_train_batch_size=4, per_device_eval_batch_size=3,
+    router_learning_rate=0.0, learning_rate=0.0, report_to="none", use_cpu=True, disable_tqdm=True, save_strategy="no",
+)
+trainer = SecureRouterTrainer(
+    model=make_model(alpha=0.5, beta=0.25), args=args, train_dataset=make_data(32), eval_dataset=make_data(11)
+)
+trainer.train()
+metrics = trainer.evaluate()
+trainer.save_model()
+if trainer.is_world_process_zero():
+    logs = [entry for entry in trainer.state.log_history if "loss" in entry]
+    print(json.dumps({"processes": args.world_size, "metrics": metrics, "logs": logs}))
+"""
+
+
+def test_two_processes_report_what_one_does(tmp_path, make_trainer):
+    script = tmp_path / "train.py"
+    output = launch(script, TWO_PROCESSES, str(tmp_path / "pair"), str(Path(__file__).parent))
+    report = json.loads(output.strip().splitlines()[-1])
+    assert report["processes"] == 2
+    for entry in report["logs"]:
+        total = entry["task_loss"] + 0.5 * entry["balance_loss"] + 0.25 * entry["cost_loss"]
+        assert entry["loss"] == pytest.approx(total, abs=1e-5)
+
+    alone = make_trainer().evaluate(make_data(11))  # eleven rows: the last batch of two processes is padded
+    for name in ("eval_routing_share_0", "eval_routing_share_1", "eval_routing_share_2", "eval_routing_cost"):
+        assert report["metrics"][name] == pytest.approx(alone[name]), name
+    card = (tmp_path / "pair" / "README.md").read_text()
+    assert f"cost {alone['eval_routing_cost']:.4g} each on average" in card

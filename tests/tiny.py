@@ -1,0 +1,89 @@
+# Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
+"""Tiny configs and models, made on the fly."""
+
+import torch
+from transformers import (
+    AlbertConfig,
+    BertConfig,
+    DistilBertConfig,
+    ElectraConfig,
+    PreTrainedConfig,
+    RobertaConfig,
+)
+
+from hf_securerouter import SecureRouterConfig, SecureRouterForSequenceClassification
+
+
+WORDS = "the a film movie was is not very good bad great awful dull bright slow fast it and but with".split()
+VOCABULARY = {
+    token: index for index, token in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "##s", ".", *WORDS])
+}
+MAX_POSITIONS = 24
+FAMILIES = ("bert", "distilbert", "roberta", "electra", "albert")
+
+
+def family_config(family: str, layers: int = 1, width: int = 16, **fields) -> PreTrainedConfig:
+    """A config of one of `FAMILIES`, with dropout switched off."""
+    fields = {"vocab_size": len(VOCABULARY), "pad_token_id": 0, **fields}
+    bert_like = {
+        "hidden_size": width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 2,
+        "intermediate_size": 2 * width,
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+        "max_position_embeddings": MAX_POSITIONS,
+    }
+    if family == "bert":
+        return BertConfig(**bert_like | fields)
+    if family == "distilbert":
+        return DistilBertConfig(
+            dim=width,
+            n_layers=layers,
+            n_heads=2,
+            hidden_dim=2 * width,
+            dropout=0.0,
+            attention_dropout=0.0,
+            seq_classif_dropout=0.0,
+            max_position_embeddings=MAX_POSITIONS,
+            **fields,
+        )
+    if family == "roberta":
+        # One position is taken by the offset that follows the padding token.
+        roberta = bert_like | {"max_position_embeddings": MAX_POSITIONS + 1, "type_vocab_size": 1}
+        return RobertaConfig(**roberta | fields)
+    if family == "electra":
+        return ElectraConfig(**bert_like | {"embedding_size": 8} | fields)
+    if family == "albert":
+        return AlbertConfig(**bert_like | {"embedding_size": 8, "classifier_dropout_prob": 0.0} | fields)
+    raise ValueError(family)
+
+
+def pool_config(families=("bert", "bert", "bert"), **fields) -> SecureRouterConfig:
+    """A config with one expert of each family, deeper and costlier from one to the next."""
+    defaults = {
+        "router_config": family_config("bert", width=8),
+        "expert_configs": [family_config(family, layers=i + 1) for i, family in enumerate(families)],
+        "expert_costs": [float(2**i) for i in range(len(families))],
+        "router_hidden_size": 8,
+        "router_dropout": 0.0,
+    }
+    return SecureRouterConfig(**defaults | fields)
+
+
+def pool_model(families=("bert", "bert", "bert"), **fields) -> SecureRouterForSequenceClassification:
+    """A model in evaluation mode whose weights are large enough that inputs are routed differently."""
+    model = SecureRouterForSequenceClassification(pool_config(families, **fields))
+    model.eval()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) / parameter.shape[1] ** 0.5)
+        # Every expert's score varies alike, around zero.
+        ids = torch.randint(5, len(VOCABULARY), (64, 12), generator=generator)
+        ids[:, 0] = VOCABULARY["[CLS]"]
+        scores = model.router(input_ids=ids)
+        model.router.out_proj.weight /= scores.std(dim=0)[:, None]
+        model.router.out_proj.bias.copy_(-scores.mean(dim=0) / scores.std(dim=0))
+    return model

@@ -1,0 +1,127 @@
+# Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
+"""GLUE's tasks as rows of token ids: from the Hub, from files, or from a folder of JSON lines."""
+
+import gzip
+import json
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+from hf_securerouter import SecureRouterValueError
+
+
+@dataclass(frozen=True)
+class Task:
+    """Columns and labels of a GLUE task; no labels stand for a score."""
+
+    name: str
+    columns: tuple[str, ...]
+    labels: tuple[str, ...]
+
+    @property
+    def regression(self):
+        return not self.labels
+
+    @property
+    def id2label(self):
+        return dict(enumerate(self.labels or ("score",)))
+
+
+TASKS = {
+    task.name: task
+    for task in (
+        Task("cola", ("sentence",), ("unacceptable", "acceptable")),
+        Task("mnli", ("premise", "hypothesis"), ("entailment", "neutral", "contradiction")),
+        Task("mrpc", ("sentence1", "sentence2"), ("not_equivalent", "equivalent")),
+        Task("qnli", ("question", "sentence"), ("entailment", "not_entailment")),
+        Task("qqp", ("question1", "question2"), ("not_duplicate", "duplicate")),
+        Task("rte", ("sentence1", "sentence2"), ("entailment", "not_entailment")),
+        Task("sst2", ("sentence",), ("negative", "positive")),
+        Task("stsb", ("sentence1", "sentence2"), ()),
+    )
+}
+
+
+def load_split(args, split):
+    """The rows of "train" or "validation", each a dict of the task's columns and `label`.
+
+    A file of the user's comes first, then `data_dir` with its `TASK/SPLIT.jsonl[.gz]`, then the Hub.
+    """
+    path = args.train_file if split == "train" else args.validation_file
+    if path is None and args.data_dir is not None:
+        found = sorted(Path(args.data_dir, args.task_name).glob(f"{split}.jsonl*"))
+        if not found:
+            raise SecureRouterValueError(
+                f"`data_dir` should hold {args.task_name}/{split}.jsonl or .jsonl.gz, got {args.data_dir!r}."
+            )
+        path = found[0]
+    if path is not None:
+        rows = _read(Path(path))
+    else:
+        from datasets import load_dataset
+
+        name = "validation_matched" if (args.task_name, split) == ("mnli", "validation") else split
+        rows = list(load_dataset("nyu-mll/glue", args.task_name, split=name, cache_dir=args.cache_dir))
+    most = args.max_train_samples if split == "train" else args.max_eval_samples
+    rows = rows[:most]
+    wanted = {*TASKS[args.task_name].columns, "label"}
+    if not rows or not wanted <= rows[0].keys():
+        raise SecureRouterValueError(
+            f"`task_name` {args.task_name!r} wants rows with {', '.join(sorted(wanted))}, got "
+            f"{sorted(rows[0]) if rows else 'no row'}: rename the columns of the file."
+        )
+    return rows
+
+
+def _read(path):
+    if path.name.removesuffix(".gz").endswith(".csv"):
+        from datasets import load_dataset
+
+        return list(load_dataset("csv", data_files=str(path), split="train"))
+    opened = gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else open(path, encoding="utf-8")
+    with opened as file:
+        return [json.loads(line) for line in file if line.strip()]
+
+
+def encode(task, rows, tokenizer, max_length):
+    """Rows as the model takes them: token ids, masks and `labels`, not padded."""
+    texts = [[row[column].strip() for row in rows] for column in task.columns]
+    encoded = tokenizer(*texts, truncation=True, max_length=max_length)
+    kind = float if task.regression else int
+    return [
+        {name: values[index] for name, values in encoded.items()} | {"labels": kind(row["label"])}
+        for index, row in enumerate(rows)
+    ]
+
+
+def split_rows(task, rows, shares, seed):
+    """
+    Indices of the rest and of one seeded random part for each of `shares`. SST-2's phrases stay with their sentence,
+    so that no part holds pieces of another.
+    """
+    if task.name == "sst2":
+        from train_demo import split_by_sentence
+
+        return split_by_sentence([row["sentence"] for row in rows], shares, seed)
+    order = list(range(len(rows)))
+    random.Random(seed).shuffle(order)
+    parts = []
+    for share in shares:
+        size = round(share * len(rows))
+        parts.append(sorted(order[:size]))
+        order = order[size:]
+    return [sorted(order), *parts]
+
+
+def perturb(rows, copies, special_ids, seed):
+    """Copies of rows in which every sixth token or so is another one of the data; their `labels` mean nothing."""
+    rng = random.Random(seed)
+    seen = [token for row in rows for token in row["input_ids"] if token not in special_ids]
+    perturbed = []
+    for row in rows * copies:
+        ids = [
+            rng.choice(seen) if token not in special_ids and rng.random() < 0.15 else token
+            for token in row["input_ids"]
+        ]
+        perturbed.append(row | {"input_ids": ids})
+    return perturbed

@@ -1,0 +1,186 @@
+# Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
+"""
+The same as `run_glue.py`, with a loop of its own over Accelerate.
+
+    accelerate launch training/run_glue_no_trainer.py --task_name mrpc \
+        --model_name_or_path google-bert/bert-base-uncased --expert_layers 2 6 12 --narrow_expert \
+        --mixed_precision bf16 --gradient_accumulation_steps 2 --checkpointing_steps 200 --output_dir mrpc-router
+
+A run that was stopped goes on when it is started again with the same arguments.
+"""
+
+import math
+import shutil
+import sys
+from dataclasses import dataclass, field
+
+import torch
+from accelerate import Accelerator
+from glue_arguments import GlueArguments, command_line
+from glue_experts import expert_loss
+from glue_run import GlueRun
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+from transformers import HfArgumentParser, get_scheduler, set_seed
+
+from hf_securerouter import SecureRouterForSequenceClassification, SecureRouterValueError
+
+
+@dataclass
+class LoopArguments:
+    """What the loop needs; names as in transformers' scripts without the Trainer."""
+
+    output_dir: str = field(metadata={"help": "Where the model, its card and the report go."})
+    seed: int = field(default=42, metadata={"help": "Of everything that is drawn."})
+    per_device_train_batch_size: int = field(default=32, metadata={"help": "Rows of a step on each device."})
+    gradient_accumulation_steps: int = field(default=1, metadata={"help": "Batches of one update."})
+    learning_rate: float = field(default=5e-5, metadata={"help": "Of the experts."})
+    router_learning_rate: float | None = field(default=None, metadata={"help": "Of the router."})
+    weight_decay: float = field(default=0.01, metadata={"help": "Of AdamW, for matrices."})
+    max_grad_norm: float = field(default=1.0, metadata={"help": "What gradients are clipped to."})
+    num_train_epochs: float = field(default=3.0, metadata={"help": "Epochs of the largest expert."})
+    max_train_steps: int | None = field(default=None, metadata={"help": "Updates at most, of every step of the run."})
+    lr_scheduler_type: str = field(default="linear", metadata={"help": "Schedule of the learning rate."})
+    warmup_ratio: float = field(default=0.1, metadata={"help": "Share of the updates that warm up."})
+    mixed_precision: str | None = field(default=None, metadata={"help": '"no", "fp16" or "bf16".'})
+    checkpointing_steps: int | None = field(default=None, metadata={"help": "Updates between checkpoints."})
+    logging_steps: int = field(default=50, metadata={"help": "Updates between lines of the log."})
+    use_cpu: bool = field(default=False, metadata={"help": "Stay on the CPU."})
+
+
+class Loop:
+    """Trains one model after the other, with checkpoints from which a stopped one goes on."""
+
+    def __init__(self, options):
+        if options.per_device_train_batch_size < 1 or options.gradient_accumulation_steps < 1:
+            raise SecureRouterValueError(
+                "`per_device_train_batch_size` and `gradient_accumulation_steps` should be at least 1, got "
+                f"{options.per_device_train_batch_size} and {options.gradient_accumulation_steps}."
+            )
+        self.options = options
+        self.accelerator = Accelerator(
+            cpu=options.use_cpu,
+            mixed_precision=options.mixed_precision,
+            gradient_accumulation_steps=options.gradient_accumulation_steps,
+        )
+
+    def __call__(self, run, name, model, rows, epochs, learning_rate):
+        options, accelerator = self.options, self.accelerator
+        set_seed(options.seed)
+        is_pool = isinstance(model, SecureRouterForSequenceClassification)
+        # Seeded by itself, so that a resumed run sees the rows in the order in which it would have seen them.
+        generator = torch.Generator().manual_seed(options.seed)
+        loader = DataLoader(
+            rows, options.per_device_train_batch_size, shuffle=True, collate_fn=run.collate, generator=generator
+        )
+        optimizer = torch.optim.AdamW(_groups(model, options.weight_decay), lr=learning_rate)
+        model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
+        if is_pool:  # utilities of two experts differ by less than half precision can tell
+            _restore_forward(accelerator.unwrap_model(model))
+        per_epoch = math.ceil(len(loader) / options.gradient_accumulation_steps)
+        updates = max(1, math.ceil(epochs * per_epoch))
+        if options.max_train_steps is not None:
+            updates = min(updates, options.max_train_steps)
+        # A prepared schedule takes as many steps an update as there are processes.
+        processes = accelerator.num_processes
+        schedule = accelerator.prepare(
+            get_scheduler(
+                options.lr_scheduler_type,
+                optimizer,
+                math.ceil(options.warmup_ratio * updates) * processes,
+                updates * processes,
+            )
+        )
+        done = self.resume(run.folder / "steps" / name)
+        config = accelerator.unwrap_model(model).config
+        progress = tqdm(total=updates, initial=done, desc=name, disable=not accelerator.is_local_main_process)
+        for epoch in range(done // per_epoch, math.ceil(updates / per_epoch)):
+            model.train()
+            if hasattr(loader, "set_epoch"):
+                loader.set_epoch(epoch)
+            skipped = done - epoch * per_epoch
+            generator.manual_seed(options.seed + epoch)
+            batches = accelerator.skip_first_batches(loader, skipped * options.gradient_accumulation_steps)
+            for batch in batches if skipped else loader:
+                with accelerator.accumulate(model):
+                    if is_pool:
+                        accelerator.unwrap_model(model).annealed_temperature = config.temperature_at(done, updates)
+                        output = model(**batch)
+                        loss = output.loss
+                    else:
+                        loss, _ = expert_loss(model, batch)
+                    accelerator.backward(loss)
+                    if accelerator.sync_gradients:
+                        accelerator.clip_grad_norm_(model.parameters(), options.max_grad_norm)
+                    optimizer.step()
+                    schedule.step()
+                    optimizer.zero_grad()
+                if not accelerator.sync_gradients:
+                    continue
+                done += 1
+                progress.update()
+                if done % options.logging_steps == 0 or done == updates:
+                    accelerator.print(
+                        f"{name}: update {done} of {updates}, {_losses(loss, output if is_pool else {})}"
+                    )
+                if options.checkpointing_steps and done % options.checkpointing_steps == 0 and done < updates:
+                    self.checkpoint(run.folder / "steps" / name, done)
+                if done >= updates:
+                    break
+        progress.close()
+        _restore_forward(accelerator.unwrap_model(model))
+        accelerator.free_memory()
+
+    def checkpoint(self, folder, done):
+        """The state after `done` updates, in the place of the one before."""
+        staging = folder / f".{done}"
+        self.accelerator.save_state(str(staging), safe_serialization=True)
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            staging.rename(folder / str(done))
+            for path in folder.iterdir():
+                if path.name != str(done):
+                    shutil.rmtree(path)
+        self.accelerator.wait_for_everyone()
+
+    def resume(self, folder):
+        """Loads the last checkpoint of a step; returns the updates done."""
+        found = [int(path.name) for path in folder.iterdir() if path.name.isdigit()] if folder.exists() else []
+        if found:
+            self.accelerator.load_state(str(folder / str(max(found))))
+        return max(found, default=0)
+
+
+def _restore_forward(model):
+    """Take away the autocast that `prepare` put around the model's forward, and nothing below it."""
+    for name in ("forward", "_original_forward"):
+        model.__dict__.pop(name, None)
+
+
+def _groups(model, weight_decay):
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return [
+        {"params": [parameter for parameter in trained if parameter.dim() > 1], "weight_decay": weight_decay},
+        {"params": [parameter for parameter in trained if parameter.dim() <= 1], "weight_decay": 0.0},
+    ]
+
+
+def _losses(loss, output):
+    parts = {"loss": loss} | {name: output[name] for name in ("task_loss", "balance_loss", "cost_loss") if output}
+    return ", ".join(f"{name} {value.item():.4f}" for name, value in parts.items())
+
+
+def parse_args(argv):
+    return HfArgumentParser((GlueArguments, LoopArguments), description=__doc__).parse_args_into_dataclasses(argv)
+
+
+def main(argv=None):
+    argv = sys.argv[1:] if argv is None else argv
+    args, options = parse_args(argv)
+    args.adopt(options)
+
+    return GlueRun(args, Loop(options), command_line("training/run_glue_no_trainer.py", argv))()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+# Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
+"""
+How routing follows the pool and its costs: pool sizes 2 to 5, and six profiles of the costs of one pool.
+
+    python training/sweep.py --task_name mrpc ... --output_dir mrpc-router
+
+Takes the arguments of `run_glue.py`, trains what is missing of its experts, and then only routers, on their answers.
+`sweep.json` holds the shares and the score of each on the tuning part: the validation split is not read. Every variant
+is written as it ends.
+"""
+
+import json
+import sys
+
+import torch
+from glue_costs import measure_costs
+from glue_data import load_split
+from glue_experts import device, predict
+from glue_run import OBJECTIVES, GlueRun, once
+from run_glue import parse_args, trainer_fit
+
+from hf_securerouter.metrics import glue_score
+from hf_securerouter.reports import write_json
+from hf_securerouter.routing import choose_expert, lambda_for_budget
+
+
+LARGEST_COST = 13.0  # of the baseline profile, the paper's unit
+
+
+def cost_profiles(costs):
+    """The paper's variants of a pool's costs, the cheapest expert first."""
+    mean = sum(costs) / len(costs)
+    return {
+        "baseline": list(costs),
+        "scale 0.7": [0.7 * cost for cost in costs],
+        "scale 1.5": [1.5 * cost for cost in costs],
+        "flat": [mean + 0.4 * (cost - mean) for cost in costs],
+        "steep": [0.5 * costs[0], *costs[1:-1], 1.5 * costs[-1]],
+        "reversed": list(costs[::-1]),
+    }
+
+
+def pool_sizes(count, largest=5):
+    """Experts of pools of 2, 3, ... experts, always with the first and the last one."""
+    sizes = range(2, min(count, largest) + 1)
+    return [[round(step * (count - 1) / (size - 1)) for step in range(size)] for size in sizes]
+
+
+def subset(rows, pool):
+    """Rows with the answers of some of the experts."""
+    return [row | {"expert_logits": [row["expert_logits"][k] for k in pool]} for row in rows]
+
+
+def scores_of(run, folders, pool, costs, objective, training, tenth):
+    """A router for some of the experts at some costs, and its outputs for the tuning part."""
+    profile = {"seconds": costs, "source": "given"}
+    model = run.pool([folders[k] for k in pool], profile, objective)
+    run.train_router(model, subset(training, pool))
+    return predict(model.to(device()), tenth, run.collate, ("router_logits",))[0]
+
+
+def outcome(run, tenth, pool, costs, scores, price):
+    """Shares and score on the tuning part."""
+    served = choose_expert(scores, costs, price)
+    logits = torch.tensor([[row["expert_logits"][k] for k in pool] for row in tenth])
+    answers = logits[:, :, 0] if run.task.regression else logits.argmax(dim=2)
+    predicted = answers.gather(1, served[:, None]).squeeze(1)
+    return {
+        "costs": costs,
+        "shares": [(served == k).float().mean().item() for k in range(len(pool))],
+        "score": glue_score(run.task.name)(predicted.numpy(), torch.tensor([row["labels"] for row in tenth]).numpy()),
+        "routing_lambda": price,
+    }
+
+
+def sweep(run, folders, answered, parts, seconds):
+    """All variants, as JSON-able values; `gumbel` decides by its outputs alone, `utility` with one lambda for all
+    profiles of a pool, that which halves the baseline's largest cost."""
+    training, tenth = ([answered[index] for index in part] for part in parts)
+    baseline = [LARGEST_COST * cost / seconds[-1] for cost in seconds]
+    path = run.folder / "sweep.json"
+    found = json.loads(path.read_text()) if path.exists() else {"pools": {}, "profiles": {}}
+
+    def variant(kind, name, pool, costs, objective, price):
+        done = found[kind].setdefault(name, {"experts": pool})
+        if objective not in done:
+            scores = scores_of(run, folders, pool, costs, objective, training, tenth)
+            if objective == "utility" and price is None:
+                price = lambda_for_budget(scores, costs, max(costs[-1] / 2, costs[0]))
+            done[objective] = outcome(run, tenth, pool, costs, scores, price or 0.0)
+            write_json(found, path)
+        return done[objective]["routing_lambda"]
+
+    for objective in OBJECTIVES:
+        for pool in pool_sizes(len(folders)):
+            variant("pools", f"{len(pool)} experts", pool, [baseline[k] for k in pool], objective, None)
+        price, everyone = None, list(range(len(folders)))
+        for name, costs in cost_profiles(baseline).items():
+            price = variant("profiles", name, everyone, costs, objective, price)
+    return found
+
+
+def main(argv=None):
+    args, training_args = parse_args(sys.argv[1:] if argv is None else argv)
+    args.adopt(training_args)
+    # Without checkpoints: a router is trained in less time than a checkpoint is worth, and each one anew.
+    training_args.save_strategy = "no"
+    run = GlueRun(args, trainer_fit(args, training_args), "")
+    folders, answered, parts = run.experts_and_answers(load_split(args, "train"))
+    costs = once(run.folder / "costs.json", lambda: measure_costs(args, folders))
+    return sweep(run, folders, answered, parts, costs["seconds"])
+
+
+if __name__ == "__main__":
+    main()
