@@ -7,10 +7,10 @@ Usage: crypten_worker.py RANK RENDEZVOUS FOLDER, with FOLDER/in{RANK}.safetensor
 import json
 import os
 import socket
-import struct
 import sys
 from pathlib import Path
 
+import link_worker
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -20,18 +20,23 @@ from hf_securerouter.mpc.protocols.crypten_communicator import connect, crypten
 
 
 def kernel_counters():
-    """Payload bytes that the kernel sent and received on this process's TCP connections (`struct tcp_info`)."""
+    """Payload bytes that crossed this process's TCP connections, once each, by the kernel's count (`struct tcp_info`).
+
+    Both parties stand at a barrier before and after, so that nothing of the next function is counted with this one.
+    """
+    torch.distributed.barrier()
     sent = received = 0
     for entry in Path("/proc/self/fd").iterdir():
         try:
             if not os.readlink(entry).startswith("socket:"):
                 continue
             with socket.socket(fileno=os.dup(int(entry.name))) as sock:
-                info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
+                acknowledged, arrived = link_worker.settled_counters(sock)
         except OSError:
             continue
-        sent += struct.unpack_from("Q", info, 200)[0]  # tcpi_bytes_sent
-        received += struct.unpack_from("Q", info, 128)[0]  # tcpi_bytes_received
+        sent += acknowledged
+        received += arrived
+    torch.distributed.barrier()
     return sent, received
 
 

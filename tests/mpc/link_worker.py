@@ -96,9 +96,7 @@ def exchange_and_count(link, sock, acknowledged):
         link.exchange([bytes(length)])
     link.send_obj({"a": [1, None]}, 0) if link.rank else link.recv_obj(1)
     counts = link.ledger.total("sent"), link.ledger.total("received"), link.ledger.total("rounds")
-    while struct.unpack_from("I", sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 232), 24)[0]:
-        time.sleep(0.01)  # until all is acknowledged
-    sent, received = kernel_counters(sock)
+    sent, received = settled_counters(sock)
     kept.append(link)  # nothing more may arrive before the other party has looked
     return counts, (sent - acknowledged, received), link.get_communication_stats()
 
@@ -106,6 +104,13 @@ def exchange_and_count(link, sock, acknowledged):
 def close_kept():
     while kept:
         kept.pop().close()
+
+
+def settled_counters(sock):
+    """The counters once all that was sent is acknowledged; what the kernel had to send twice is in them once."""
+    while struct.unpack_from("I", sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 232), 24)[0]:
+        time.sleep(0.001)
+    return kernel_counters(sock)
 
 
 def kernel_counters(sock):

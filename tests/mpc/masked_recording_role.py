@@ -9,13 +9,10 @@ of another version.
 import json
 import os
 import secrets
-import socket
-import struct
 import sys
-import time
 from pathlib import Path
 
-from link_worker import kernel_counters
+from link_worker import settled_counters
 
 from hf_securerouter.mpc import channel, plan, roles, supply, wire
 from hf_securerouter.mpc.protocols import masked_roles
@@ -61,21 +58,15 @@ def fresh(count):
     return drawn
 
 
-def acknowledged(sock):
-    while struct.unpack_from("I", sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 232), 24)[0]:
-        time.sleep(0.001)
-    return kernel_counters(sock)
-
-
 class RecordingParty(masked_roles.MaskedParty):
     def __init__(self, *args):
         super().__init__(*args)
-        self._before = acknowledged(self._link._wire.sock)
+        self._before = settled_counters(self._link._wire.sock)
 
     def query(self, header, tensors):
         answer = super().query(header, tensors)
         # The other party sends nothing more until both have answered.
-        before, self._before = self._before, acknowledged(self._link._wire.sock)
+        before, self._before = self._before, settled_counters(self._link._wire.sock)
         plans = [self._evaluator._plans[name] for name in RUN]
         note(
             programs=list(RUN),

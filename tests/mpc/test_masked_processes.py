@@ -83,8 +83,9 @@ def recorded(tmp_path_factory):
         patch.setattr(session_module, "ROLE_COMMAND", (sys.executable, SCRIPT))
         patch.setattr(sharing, "weights", weights)
         patch.setattr(sharing, "inputs", inputs)
+        others = set(psutil.Process().children())
         with found.secure.local_session(timeout=120) as session:
-            found.children = psutil.Process().children()
+            found.children = set(psutil.Process().children()) - others
             found.results = [session(texts(seed)) for seed in (0, 0, 1)]
     return found
 
