@@ -33,8 +33,8 @@ class PoolAnswers:
         references (`np.ndarray` of shape (N,)): The right ones.
         utilities (`np.ndarray` of shape (N, K)): How good each answer is, as
             [`~hf_securerouter.losses.expert_utilities`] gives it.
-        costs (K positive numbers): Cost of each expert.
-        router_cost (`float`): Cost of the router, in the same units.
+        costs (K positive numbers): Cost of a query that goes to each expert without a router.
+        routed_costs (K positive numbers): Cost of one that the router sends to each expert, router included.
         largest (`int`): The expert that quality and cost are compared with.
         score (callable): Of predictions (N,) and references (N,); higher is better.
     """
@@ -43,7 +43,7 @@ class PoolAnswers:
     references: np.ndarray
     utilities: np.ndarray
     costs: Sequence[float]
-    router_cost: float
+    routed_costs: Sequence[float]
     largest: int
     score: Score
 
@@ -54,46 +54,44 @@ class PoolAnswers:
             self.references[rows],
             self.utilities[rows],
             self.costs,
-            self.router_cost,
+            self.routed_costs,
             self.largest,
             self.score,
         )
 
-    def point(self, chosen: np.ndarray, router_cost: float | None = None) -> tuple[float, float]:
-        """Relative cost and score when input n goes to expert `chosen[n]`."""
-        overhead = self.router_cost if router_cost is None else router_cost
-        cost = (np.asarray(self.costs)[chosen].mean() + overhead) / self.costs[self.largest]
+    def point(self, chosen: np.ndarray, routed: bool = True) -> tuple[float, float]:
+        """Relative cost and score when input n goes to expert `chosen[n]`, by the router or without one."""
+        cost = np.asarray(self.routed_costs if routed else self.costs)[chosen].mean() / self.costs[self.largest]
         return float(cost), self.score(self.predictions[np.arange(len(chosen)), chosen], self.references)
 
 
-def routed_curve(
-    answers: PoolAnswers, scores: torch.Tensor, points: int = 101, router_cost: float | None = None
-) -> Curve:
+def routed_curve(answers: PoolAnswers, scores: torch.Tensor, points: int = 101, routed: bool = True) -> Curve:
     """The operating points that lambda leads through, from the best expert of every input to the cheapest.
 
     Args:
         answers ([`PoolAnswers`]): The experts' answers.
         scores (`torch.Tensor` of shape (N, K)): Router's outputs.
         points (`int`): How many lambdas at most.
-        router_cost (`float`, *optional*): Instead of the one in `answers`.
+        routed (`bool`): Whether the router costs anything.
     """
-    costs = torch.tensor(answers.costs, dtype=torch.float64)
+    own = answers.routed_costs if routed else answers.costs
+    costs = torch.tensor(own, dtype=torch.float64)
     found: dict[float, float] = {}
-    for price in lambda_grid(scores, answers.costs, points):
-        cost, score = answers.point(choose_expert(scores.double(), costs, price).numpy(), router_cost)
+    for price in lambda_grid(scores, own, points):
+        cost, score = answers.point(choose_expert(scores.double(), costs, price).numpy(), routed)
         found.setdefault(cost, score)
     return sorted(found.items())
 
 
 def oracle_curve(answers: PoolAnswers, points: int = 101) -> Curve:
     """Routing by the true utilities, at no cost: what no router can beat, for a metric that is a mean."""
-    return routed_curve(answers, torch.from_numpy(answers.utilities).double(), points, router_cost=0.0)
+    return routed_curve(answers, torch.from_numpy(answers.utilities).double(), points, routed=False)
 
 
 def single_experts(answers: PoolAnswers) -> Curve:
     """Cost and score of each expert alone, in the order of the experts."""
     everyone = np.ones(len(answers.references), dtype=np.int64)
-    return [answers.point(k * everyone, router_cost=0.0) for k in range(len(answers.costs))]
+    return [answers.point(k * everyone, routed=False) for k in range(len(answers.costs))]
 
 
 def zero_router(answers: PoolAnswers) -> Curve:
@@ -212,7 +210,7 @@ def make_report(
     return {
         "inputs": count,
         "costs": list(answers.costs),
-        "router_cost": answers.router_cost,
+        "routed_costs": list(answers.routed_costs),
         "largest": k,
         "largest_score": experts[k][1],
         "largest_score_interval": bootstrap(alone, count, resamples),

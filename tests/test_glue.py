@@ -18,7 +18,7 @@ from huggingface_hub.utils import filter_repo_objects
 from tiny import family_config
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertForSequenceClassification
 
-from hf_securerouter import SecureRouterForSequenceClassification, SecureRouterValueError
+from hf_securerouter import SecureRouterConfig, SecureRouterForSequenceClassification, SecureRouterValueError
 
 
 TRAINING = str(Path(__file__).parent.parent / "training")
@@ -97,7 +97,7 @@ def test_a_run_leaves_a_checkpoint_a_report_and_a_row(made, tmp_path, script, ta
 
     model = SecureRouterForSequenceClassification.from_pretrained(out)
     assert model.config.router_objective == "utility" and model.config.router_shares_expert == 0
-    assert model.config.expert_costs == [1.0, 4.0] and sum(model.config.quotas) == 8
+    assert model.config.expert_costs == [1.0, 5.0] and sum(model.config.quotas) == 8
     assert model.config.routing_lambda == report["tuning"]["utility"]["routing_lambda"]
     assert AutoTokenizer.from_pretrained(out).model_max_length == 24
 
@@ -106,8 +106,9 @@ def test_a_run_leaves_a_checkpoint_a_report_and_a_row(made, tmp_path, script, ta
     assert row["metric"] == {"mrpc": "f1", "stsb": "pearson+spearmanr"}[task]
     assert row["routed_score"] == pytest.approx(100 * report["policies"]["utility, quotas"]["score"])
     assert set(row["audc"]) == {"utility", "gumbel", "zero", "oracle"}
-    # Three parts of budget 2 are left to the experts: at most one in three goes to the larger.
-    assert row["relative_cost"] <= 0.5 + 1e-9 and row["relative_bytes"] is None
+    # Every query pays for the router, 1 of a budget of 2, which leaves a quarter of the larger expert.
+    assert model.config.quotas[1] <= 2 and report["policies"]["utility, quotas"]["relative_cost"] <= 0.5 + 1e-9
+    assert row["relative_cost"] is None and row["relative_bytes"] is None  # nothing was measured
     assert row["command"].startswith(f"python training/{Path(module.__file__).name} --task_name {task}")
     card = (out / "README.md").read_text()
     assert "Quality over cost" in card and "curve.png" in card and "utility, quotas" in card
@@ -230,37 +231,72 @@ def measured_arguments(made, tmp_path, *more):
     return args.adopt(training_args)
 
 
-def test_costs_are_profiled_for_every_expert_and_the_router(made, tmp_path, monkeypatch):
-    args = measured_arguments(made, tmp_path)
-    asked = []
+def measured(monkeypatch, seconds, batch_seconds):
+    """Every measurement replaced: profiles take `seconds` for a batch, other runs `batch_seconds`."""
+    asked, seconds, batch_seconds = [], iter(seconds), iter(batch_seconds)
 
-    def profile(folder, seq_length):
-        asked.append((Path(folder).name, seq_length))
-        return {"online_seconds": 1.0 + 3 * (len(asked) == 2), "online_bytes": 100 * len(asked)}
+    def profile(folder, seq_length, batch_size):
+        asked.append((Path(folder).name, seq_length, batch_size))
+        return {"online_seconds": next(seconds), "online_bytes": 800 * len(asked), "batch_size": batch_size}
+
+    def run(secure, batch):
+        asked.append((secure.manifest.quotas, secure.manifest.max_length, batch))
+        return {"seconds": next(batch_seconds), "bytes": 1000}
 
     monkeypatch.setattr("hf_securerouter.mpc.profile.profile", profile)
-    costs = glue_costs.measure_costs(args, [made / "checkpoint", made / "checkpoint"])
-    assert glue_costs.measure_costs(args, [made / "checkpoint", made / "checkpoint"]) == costs, "kept"
-    assert asked == [("checkpoint", 24)] * 2
-    assert costs == {
-        "source": "measured",
-        "seconds": [1.0, 4.0],
-        "bytes": [100, 200],
-        "router_seconds": 1.0,
-        "router_bytes": 100,
-    }
-    assert glue_costs.relative(costs, [6, 2], "seconds") == pytest.approx((8 * 1 + 6 * 1 + 2 * 4) / (8 * 4))
-    assert glue_costs.relative(costs, [6, 2], "bytes") == pytest.approx((8 * 100 + 6 * 100 + 2 * 200) / (8 * 200))
+    monkeypatch.setattr(glue_costs, "_run", run)
+    return asked
 
 
-def test_a_router_of_its_own_is_measured_too(made, tmp_path, monkeypatch):
-    args = measured_arguments(made, tmp_path, "--router_name_or_path", str(made / "checkpoint"))
-    seconds = iter([2.0, 5.0, 0.5])
-    monkeypatch.setattr(
-        "hf_securerouter.mpc.profile.profile",
-        lambda folder, seq_length: {"online_seconds": next(seconds), "online_bytes": 1},
-    )
-    assert glue_costs.measure_costs(args, [made / "checkpoint"] * 2)["router_seconds"] == 0.5
+def pool_of(shares):
+    experts = [family_config("bert", layers=layers, width=16) for layers in (1, 2)]
+    router = {"router_shares_expert": 0} if shares else {"router_config": experts[0]}
+    config = SecureRouterConfig(expert_configs=experts, expert_costs=[1.0, 2.0], **router)
+    return SecureRouterForSequenceClassification(config).eval()
+
+
+@pytest.mark.parametrize("shares", [True, False])
+def test_the_router_costs_what_a_routed_batch_takes_beyond_its_experts(made, tmp_path, monkeypatch, shares):
+    args = measured_arguments(made, tmp_path)
+    asked = measured(monkeypatch, [8.0, 32.0], [40.0])
+    pools = []
+
+    def make_pool(costs):
+        pools.append(costs["routed_seconds"])
+        return pool_of(shares)
+
+    costs = glue_costs.measure_costs(args, [made / "checkpoint"] * 2, make_pool)
+    assert asked == [("checkpoint", 24, 8)] * 2 + [((4, 4), 24, 8)] and pools == [[1.0, 4.0]]
+    assert costs["seconds"] == [1.0, 4.0] and costs["bytes"] == [100, 200] and costs["source"] == "measured"
+    # 40 seconds for eight: the larger expert's four take 16; the smaller's take nothing more where it has run already.
+    router = (40 - 16) / 8 if shares else (40 - 16 - 4) / 8
+    assert costs["routed_seconds"] == pytest.approx([router + (0 if shares else 1), router + 4])
+
+
+def test_given_costs_count_a_shared_encoder_once(made, tmp_path):
+    args = measured_arguments(made, tmp_path)
+    args.expert_costs = [1.0, 4.0]
+    assert glue_costs.measure_costs(args, [made] * 2, None)["routed_seconds"] == [1.0, 5.0]
+    args.share_router_encoder = False
+    assert glue_costs.measure_costs(args, [made] * 2, None)["routed_seconds"] == [2.0, 5.0]
+
+
+def test_a_routed_batch_is_measured_against_the_largest_expert(made, tmp_path, monkeypatch):
+    args = measured_arguments(made, tmp_path)
+    asked = measured(monkeypatch, [], [10.0, 25.0])
+    found = glue_costs.measure_routed(args, [made / "checkpoint"], pool_of(True), [6, 2])
+    assert asked == [((6, 2), 24, 8), ((), 24, 8)]
+    assert found["seconds"] == {"routed": 10.0, "largest": 25.0, "relative": 0.4}
+
+
+@pytest.mark.slow
+def test_costs_are_measured_under_encryption(made, tmp_path):
+    args = measured_arguments(made, tmp_path, "--quota_batch_size", "2")
+    pool = pool_of(True)
+    costs = glue_costs.measure_costs(args, [made / "checkpoint"] * 2, lambda costs: pool)
+    assert all(value > 0 for value in costs["routed_seconds"] + costs["routed_bytes"])
+    found = glue_costs.measure_routed(args, [made / "checkpoint"], pool, [1, 1])
+    assert 0 < found["bytes"]["relative"] < 2
 
 
 def test_the_narrow_expert_starts_from_the_principal_components(made):

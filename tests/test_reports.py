@@ -23,7 +23,13 @@ def make_answers(right, costs, router_cost=0.0):
     right = np.asarray(right)
     references = np.ones(len(right), dtype=np.int64)
     return PoolAnswers(
-        right.astype(np.int64), references, right.astype(float), costs, router_cost, len(costs) - 1, accuracy
+        right.astype(np.int64),
+        references,
+        right.astype(float),
+        costs,
+        [cost + router_cost for cost in costs],
+        len(costs) - 1,
+        accuracy,
     )
 
 

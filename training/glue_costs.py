@@ -2,10 +2,10 @@
 """What each expert and the router cost: measured under encryption, or as the user says."""
 
 import json
-import tempfile
 from pathlib import Path
 
 import numpy as np
+import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification
 from transformers.utils import logging
 
@@ -16,66 +16,102 @@ from hf_securerouter.reports import write_json
 
 logger = logging.get_logger(__name__)
 
+UNITS = ("seconds", "bytes")
 
-def measure_costs(args, folders):
-    """Seconds and bytes of a query with each expert and with the router, as JSON-able values.
 
-    Experts are profiled as `securerouter profile` does, one input a run. A router that shares an encoder is run as a
-    member of its own under encryption, and costs what that expert costs.
+def measure_costs(args, folders, make_pool):
+    """Seconds and bytes of a query by each expert alone, and behind the router.
+
+    Experts are profiled as `securerouter profile` does, eight inputs a run. The router's part is what is left of a
+    routed batch when the experts' parts are taken off: its encoder, unless an expert's own is at work, its head, the
+    shuffle, the ranks and the way back.
+
+    Args:
+        args (`GlueArguments`): With given `expert_costs`, nothing is measured, and the router costs what the cheapest
+            expert does.
+        folders (list): Of the experts.
+        make_pool (callable): Of costs like those returned: a pool of these experts with a router.
+
+    Returns:
+        `dict`: `source`, and for each unit what an expert takes alone (`seconds`, `bytes`) and what a query takes that
+        the router sends to it, router included (`routed_seconds`, `routed_bytes`).
     """
     if args.expert_costs:
         if len(args.expert_costs) != len(folders):
             raise SecureRouterValueError(
                 f"`expert_costs` should have one entry for each of {len(folders)} experts, got {args.expert_costs}."
             )
-        seconds, source = list(args.expert_costs), "given"
-        amounts = [None] * len(folders)
-    else:
-        found = [_profile(folder, args, f"expert-{index}") for index, folder in enumerate(folders)]
-        seconds, amounts = [cost["online_seconds"] for cost in found], [cost["online_bytes"] for cost in found]
-        source = "measured"
-    smallest = int(np.argmin(seconds))
-    router_seconds, router_bytes = seconds[smallest], amounts[smallest]
-    if args.router_name_or_path is not None and source == "measured":
-        with tempfile.TemporaryDirectory() as folder:
-            config = AutoConfig.from_pretrained(args.router_name_or_path, cache_dir=args.cache_dir)
-            AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
-            cost = _profile(Path(folder), args, "router")
-        router_seconds, router_bytes = cost["online_seconds"], cost["online_bytes"]
-    return {
-        "source": source,
-        "seconds": seconds,
-        "bytes": amounts,
-        "router_seconds": router_seconds,
-        "router_bytes": router_bytes,
+        own = list(args.expert_costs)
+        shared = int(np.argmin(own)) if shares_encoder(args) else None
+        routed = [min(own) + _beyond_the_router(own, shared)[k] for k in range(len(own))]
+        return {"source": "given", "seconds": own, "bytes": None, "routed_seconds": routed, "routed_bytes": None}
+    found = [_profile(folder, args, f"expert-{index}") for index, folder in enumerate(folders)]
+    costs = {"source": "measured"}
+    for unit in UNITS:
+        costs[unit] = [cost[f"online_{unit}"] / cost["batch_size"] for cost in found]
+        costs[f"routed_{unit}"] = costs[unit]
+    pool = make_pool(costs)
+    batch, experts = args.quota_batch_size, len(folders)
+    quotas = [batch // experts + (index < batch % experts) for index in range(experts)]
+    routed = _run(pool.to_mpc(routing_privacy="quota", quotas=quotas, max_length=_length(args, folders)), batch)
+    for unit in UNITS:
+        beyond = _beyond_the_router(costs[unit], pool.config.router_shares_expert)
+        router = routed[unit] / batch - float(np.dot(quotas, beyond)) / batch
+        costs[f"routed_{unit}"] = [router + cost for cost in beyond]
+    return costs
+
+
+def shares_encoder(args):
+    """Whether the router reads the smallest expert's encoder."""
+    return args.router_name_or_path is None and args.share_router_encoder
+
+
+def _beyond_the_router(own, shared):
+    """What each expert takes when the router has run: nothing, if the router has run its encoder."""
+    return [0.0 if index == shared else cost for index, cost in enumerate(own)]
+
+
+def measure_routed(args, folders, pool, quotas):
+    """A batch under `quota` against the largest expert for all of it, in one run.
+
+    Returns:
+        `dict`: `batch`, and for each unit `routed`, `largest` and their ratio `relative`.
+    """
+    batch, length = sum(quotas), _length(args, folders)
+    largest = AutoModelForSequenceClassification.from_pretrained(folders[-1])
+    from hf_securerouter.mpc.convert import to_mpc
+
+    routed = _run(pool.to_mpc(routing_privacy="quota", quotas=list(quotas), max_length=length), batch)
+    alone = _run(to_mpc(largest, max_length=length), batch)
+    return {"batch": batch, "length": length} | {
+        unit: {"routed": routed[unit], "largest": alone[unit], "relative": routed[unit] / alone[unit]}
+        for unit in UNITS
     }
+
+
+def _run(secure, batch):
+    """Online seconds and bytes of one batch, once everything is warm. Costs do not depend on values."""
+    inputs = {"input_ids": torch.full((batch, secure.manifest.max_length), 5)}
+    with secure.local_session() as session:
+        session(inputs)
+        cost = session(inputs).cost
+    return {"seconds": cost.online_seconds, "bytes": cost.online_bytes}
 
 
 def _profile(folder, args, name):
     """The profile of a classifier, kept in a file, for it takes long."""
     from hf_securerouter.mpc.profile import profile
+    from hf_securerouter.mpc.protocols.masked_routing import SERVED
 
     path = Path(args.output_dir) / f"profile-{name}.json"
     if not path.exists():
         logger.info("Measuring %s under encryption.", name)
-        length = min(args.profile_seq_length, _positions(folder))
-        report = profile(str(folder), seq_length=length)
+        report = profile(str(folder), seq_length=_length(args, [folder]), batch_size=SERVED)
         write_json(report | {"architecture": name}, path)  # the folder is this machine's
     return json.loads(path.read_text())
 
 
-def _positions(folder):
-    return usable_positions(AutoConfig.from_pretrained(folder)) or 512
-
-
-def relative(costs, quotas, unit):
-    """Cost of a batch of the quotas, router included, over that of the largest expert alone; None if not measured.
-
-    The shuffle and the ranking of a batch are not in it.
-    """
-    amounts, router = costs[unit], costs[f"router_{unit}"]
-    if router is None:
-        return None
-    batch = sum(quotas)
-    routed = batch * router + sum(quota * amount for quota, amount in zip(quotas, amounts, strict=True))
-    return routed / (batch * amounts[-1])
+def _length(args, folders):
+    """Tokens that costs are measured on."""
+    positions = [usable_positions(AutoConfig.from_pretrained(folder)) or 512 for folder in folders]
+    return min(args.profile_seq_length, *positions)

@@ -7,7 +7,8 @@ From a GLUE task to a routed pool with its report: the steps that both scripts t
 3. The cost of each expert and of the router, measured under encryption.
 4. A router for each objective, on those answers.
 5. Lambda and quotas for the budget, on a seeded tenth of the training data that the router has not seen either.
-6. The validation split, once: the report, the figure, the card.
+6. What a batch with these quotas costs under encryption, against the largest expert alone.
+7. The validation split, once: the report, the figure, the card.
 
 Each step leaves a file in the output folder and is skipped where that file stands, so that a run that was stopped goes
 on where it was.
@@ -22,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import PartialState
-from glue_costs import measure_costs, relative
+from glue_costs import measure_costs, measure_routed, shares_encoder
 from glue_data import TASKS, encode, load_split, split_rows
 from glue_experts import device, largest_name, load_classifier, plan_pool, predict, train_pool
 from huggingface_hub import EvalResult, HfApi
@@ -103,12 +104,23 @@ class GlueRun:
         """All steps; returns the report."""
         rows = load_split(self.args, "train")
         folders, answers, parts = self.experts_and_answers(rows)
-        costs = once(self.folder / "costs.json", lambda: measure_costs(self.args, folders))
+        costs = self.costs(folders)
         models, tuning = self.routers(folders, answers, parts, costs)
+        model = models[self.args.router_objective]
+        if costs["source"] == "measured":
+            once(
+                self.folder / "routed.json",
+                lambda: measure_routed(self.args, folders, model.cpu(), model.config.quotas),
+            )
         report = once(self.folder / "report.json", lambda: self.report(models, folders, costs, tuning))
         if PartialState().is_main_process:
-            self.save(models[self.args.router_objective], report, tuning)
+            self.save(model, report)
         return report
+
+    def costs(self, folders):
+        """The experts' costs, measured or given; see [`measure_costs`]."""
+        make_pool = partial(self.pool, folders, objective="utility")
+        return once(self.folder / "costs.json", lambda: measure_costs(self.args, folders, make_pool))
 
     @property
     def kind(self):
@@ -161,10 +173,10 @@ class GlueRun:
 
     def pool(self, folders, costs, objective):
         """A pool with a fresh router."""
-        args, seconds = self.args, costs["seconds"]
+        args, seconds = self.args, costs["routed_seconds"]
         set_seed(args.seed)
         router = args.router_name_or_path
-        if router is None and not args.share_router_encoder:
+        if router is None and not shares_encoder(args):
             router = folders[int(np.argmin(seconds))]
         return SecureRouterForSequenceClassification.from_expert_pretrained(
             router=router,
@@ -213,31 +225,30 @@ class GlueRun:
 
     def tune(self, model, rows, costs):
         """Lambda and quotas that keep the budget on held-out rows."""
-        args, seconds = self.args, costs["seconds"]
+        args, seconds = self.args, costs["routed_seconds"]
         scores = predict(model.to(device()), rows, self.collate, ("router_logits",))[0]
         budget = args.budget_seconds
         if budget is None:
-            budget = max(max(seconds) / 2, min(seconds) + costs["router_seconds"])
-        spent = budget - costs["router_seconds"]
+            budget = max(max(costs["seconds"]) / 2, min(seconds))
         return {
             "budget_seconds": budget,
-            "routing_lambda": lambda_for_budget(scores, seconds, spent),
-            "quotas": quotas_for_budget(scores, seconds, spent, args.quota_batch_size),
+            "routing_lambda": lambda_for_budget(scores, seconds, budget),
+            "quotas": quotas_for_budget(scores, seconds, budget, args.quota_batch_size),
         }
 
     def report(self, models, folders, costs, tuning):
         """Everything that the validation split tells; it is read here, and nowhere else."""
         rows = self.rows(load_split(self.args, "validation"))
         logits = self.answers(folders, rows)["logits"]
-        regression, seconds = self.task.regression, costs["seconds"]
+        regression, seconds = self.task.regression, costs["routed_seconds"]
         labels = torch.tensor([row["labels"] for row in rows])
         predictions = (logits[:, :, 0] if regression else logits.argmax(dim=2)).numpy()
         answers = PoolAnswers(
             predictions,
             labels.numpy(),
             expert_utilities(logits, labels, self.kind).numpy(),
+            costs["seconds"],
             seconds,
-            costs["router_seconds"],
             len(seconds) - 1,
             glue_score(self.task.name),
         )
@@ -255,12 +266,13 @@ class GlueRun:
         found["largest_metrics"] = metric(predictions[:, -1], answers.references)
         return found | {"task": self.task.name, "metric": "+".join(SCORES[self.task.name]), "tuning": tuning}
 
-    def save(self, model, report, tuning):
+    def save(self, model, report):
         """The model with its card, the figure, and the row of results."""
         objective, args = self.args.router_objective, self.args
-        settings, policy = tuning[objective], report["policies"][f"{objective}, quotas"]
+        policy = report["policies"][f"{objective}, quotas"]
         draw_report(report, self.folder / "curve.png", f"{self.task.name}, seed {args.seed}", report["metric"])
-        costs = json.loads((self.folder / "costs.json").read_text())
+        path = self.folder / "routed.json"
+        measured = json.loads(path.read_text()) if path.exists() else None
         row = {
             "task": self.task.name,
             "metric": report["metric"],
@@ -268,8 +280,8 @@ class GlueRun:
             "experts": [describe(expert.config) for expert in model.experts],
             "largest_score": 100 * report["largest_score"],
             "routed_score": 100 * policy["score"],
-            "relative_cost": relative(costs, settings["quotas"], "seconds"),
-            "relative_bytes": relative(costs, settings["quotas"], "bytes"),
+            "relative_cost": measured and measured["seconds"]["relative"],
+            "relative_bytes": measured and measured["bytes"]["relative"],
             "audc": report["audc"],
             "qnc": report["qnc"][objective],
             "command": self.command,
@@ -337,7 +349,7 @@ _REPORTED = (
     "largest_score",
     "largest_score_interval",
     "experts",
-    "router_cost",
+    "routed_costs",
     "audc",
     "audc_interval",
     "qnc",

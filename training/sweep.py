@@ -13,10 +13,9 @@ import json
 import sys
 
 import torch
-from glue_costs import measure_costs
 from glue_data import load_split
 from glue_experts import device, predict
-from glue_run import OBJECTIVES, GlueRun, once
+from glue_run import OBJECTIVES, GlueRun
 from run_glue import parse_args, trainer_fit
 
 from hf_securerouter.metrics import glue_score
@@ -53,7 +52,7 @@ def subset(rows, pool):
 
 def scores_of(run, folders, pool, costs, objective, training, tenth):
     """A router for some of the experts at some costs, and its outputs for the tuning part."""
-    profile = {"seconds": costs, "source": "given"}
+    profile = {"routed_seconds": costs, "source": "given"}
     model = run.pool([folders[k] for k in pool], profile, objective)
     run.train_router(model, subset(training, pool))
     return predict(model.to(device()), tenth, run.collate, ("router_logits",))[0]
@@ -107,8 +106,7 @@ def main(argv=None):
     training_args.save_strategy = "no"
     run = GlueRun(args, trainer_fit(args, training_args), "")
     folders, answered, parts = run.experts_and_answers(load_split(args, "train"))
-    costs = once(run.folder / "costs.json", lambda: measure_costs(args, folders))
-    return sweep(run, folders, answered, parts, costs["seconds"])
+    return sweep(run, folders, answered, parts, run.costs(folders)["seconds"])
 
 
 if __name__ == "__main__":
