@@ -25,6 +25,7 @@ TRAINING = str(Path(__file__).parent.parent / "training")
 sys.path.insert(0, TRAINING)
 import glue_costs  # noqa: E402
 import glue_data  # noqa: E402
+import glue_encrypted  # noqa: E402
 import glue_experts  # noqa: E402
 import results  # noqa: E402
 import run_glue  # noqa: E402
@@ -287,6 +288,27 @@ def test_a_routed_batch_is_measured_against_the_largest_expert(made, tmp_path, m
     found = glue_costs.measure_routed(args, [made / "checkpoint"], pool_of(True), [6, 2])
     assert asked == [((6, 2), 24, 8), ((), 24, 8)]
     assert found["seconds"] == {"routed": 10.0, "largest": 25.0, "relative": 0.4}
+
+
+def test_encrypted_answers_are_compared_with_the_clear_policy():
+    task, labels = glue_data.TASKS["mrpc"], torch.tensor([0, 1, 1])
+    scores = torch.tensor([[0.5, 0.9], [0.5, 0.6], [0.5, 0.7]])  # batches of two: 0 | 1, then 2 and its copy
+    logits = torch.tensor([[[0.0, 1.0], [3.0, 2.0]], [[4.0, 5.0], [7.0, 6.0]], [[0.0, 1.0], [3.0, 2.0]]])
+    clear = torch.stack([logits[0, 1], logits[1, 0], logits[2, 1]])
+    found = glue_encrypted.compare_with_clear(task, clear + 0.25, scores, logits, [1, 1], [1.0, 2.0], labels)
+    assert found["largest_error"] == 0.25 and found["labels_equal"] == found["inputs"] == 3
+    assert found["metrics"] == found["clear_metrics"]
+    other = clear.flip(1)
+    found = glue_encrypted.compare_with_clear(task, other, scores, logits, [1, 1], [1.0, 2.0], labels)
+    assert found["labels_equal"] == 0 and found["metrics"] != found["clear_metrics"]
+
+
+def test_validation_rows_are_classified_on_secret_shares(made, tmp_path):
+    report = run_glue_no_trainer.main(
+        arguments(made, tmp_path / "out", "--encrypted_eval_samples", "9", "--quota_batch_size", "4")
+    )
+    found = report["encrypted"]
+    assert found["inputs"] == found["labels_equal"] == 9 and found["largest_error"] < 0.02
 
 
 @pytest.mark.slow

@@ -61,6 +61,9 @@ class GlueArguments:
     max_train_samples: int | None = _option(None, "Use only the first so many training rows.")
     max_eval_samples: int | None = _option(None, "Use only the first so many validation rows.")
     cache_dir: str | None = _option(None, "Where downloads are kept.")
+    encrypted_eval_samples: int = _option(
+        0, "Classify the first so many validation rows on secret shares as well, and report what differs."
+    )
     bootstrap_resamples: int = _option(1000, "Draws for the 95 % intervals.")
     results_file: str | None = _option(None, "JSON file that the task's row of results is written to as well.")
 

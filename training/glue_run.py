@@ -25,6 +25,7 @@ import torch
 from accelerate import PartialState
 from glue_costs import measure_costs, measure_routed, shares_encoder
 from glue_data import TASKS, encode, load_split, split_rows
+from glue_encrypted import compare_with_clear, encrypted_answers
 from glue_experts import device, largest_name, load_classifier, plan_pool, predict, train_pool
 from huggingface_hub import EvalResult, HfApi
 from results import update_results
@@ -264,6 +265,15 @@ class GlueRun:
         for name, served in chosen.items():
             found["policies"][name]["metrics"] = metric(predictions[everyone, served], answers.references)
         found["largest_metrics"] = metric(predictions[:, -1], answers.references)
+        if count := self.args.encrypted_eval_samples:
+            objective = self.args.router_objective
+            quotas, some = tuning[objective]["quotas"], slice(count)
+            encrypted = encrypted_answers(
+                models[objective].cpu(), quotas, rows[some], self.collate, self.args.max_seq_length
+            )
+            found["encrypted"] = compare_with_clear(
+                self.task, encrypted, scores[objective][some], logits[some], quotas, seconds, labels[some]
+            )
         return found | {"task": self.task.name, "metric": "+".join(SCORES[self.task.name]), "tuning": tuning}
 
     def save(self, model, report):
