@@ -8,6 +8,7 @@ import torch
 from conversation import Conversation, looks_alike, views
 from tiny import VOCABULARY, family_config, pool_model
 
+from hf_securerouter.errors import SecureRouterError
 from hf_securerouter.mpc.plan import trace
 from hf_securerouter.mpc.protocols.masked import encoders
 from hf_securerouter.mpc.protocols.masked_programs import secure_program
@@ -106,6 +107,13 @@ def test_experts_of_one_shape_are_selected_beside_a_shared_encoder():
     secure = converted(model, "oblivious")
     assert secure.manifest.selects
     assert (Conversation(secure)(ids, mask).logits - logits).abs().max() < 0.006
+    # What is selected has its bound, whatever ring the router reads it in.
+    wide = {
+        name: torch.full((BATCH, LENGTH, 8), 64.0 if name == f"experts.{SMALL}" else 1.0)
+        for name in secure.manifest.inputs
+    }
+    with pytest.raises(SecureRouterError, match=f"embeddings of `experts.{SMALL}` reach"):
+        secure.sharing.inputs(wide, mask)
 
 
 def test_easy_queries_pay_for_one_small_encoder():
