@@ -156,20 +156,26 @@ def test_a_revealed_router_sends_one_more_head_in_the_same_rounds():
     assert shared.payload_bytes == own.payload_bytes + head().payload_bytes
     assert shared.dealer_bytes == own.dealer_bytes + head().dealer_bytes
     assert shared.rounds == own.rounds
+    # In place of the whole expert, and its rounds.
+    assert 10 * head().payload_bytes < planned(f"experts.{SMALL}/4", "revealed").payload_bytes
 
 
 def test_a_quota_shuffles_logits_in_place_of_embeddings():
-    shared, own = answered("quota").plans[0], planned("route/4", "quota")
+    plans, own = answered("quota").plans, planned("route/4", "quota")
     embeddings = packed_size(BATCH * LENGTH * WIDTHS[SMALL], 22)
     logits = packed_size(BATCH * LABELS, 20)
-    assert shared.payload_bytes == own.payload_bytes - embeddings + logits + head().payload_bytes
-    assert shared.rounds == own.rounds
+    assert plans[0].payload_bytes == own.payload_bytes - embeddings + logits + head().payload_bytes
+    assert plans[0].rounds == own.rounds
+    both, expert = planned("serve/2.2", "quota"), planned("serve/0.2", "quota")
+    assert plans[1].payload_bytes == both.payload_bytes - expert.payload_bytes
+    assert plans[0].payload_bytes + plans[1].payload_bytes < own.payload_bytes + both.payload_bytes
 
 
 def test_an_oblivious_pool_runs_the_shared_encoder_once():
     shared, own = answered("oblivious").plans[0], planned("oblivious/4", "oblivious")
     expert = planned(f"experts.{SMALL}/4", "oblivious")
     assert shared.payload_bytes == own.payload_bytes - expert.payload_bytes + head().payload_bytes
+    assert shared.payload_bytes < own.payload_bytes and shared.rounds == own.rounds
     assert shared.dealer_bytes == own.dealer_bytes - expert.dealer_bytes + head().dealer_bytes
 
 

@@ -63,7 +63,7 @@ def _empty_logits(manifest: Manifest, like: Tensor) -> Tensor:
 def _by_expert(
     manifest: Manifest, run: Run, inputs: Mapping[str, Tensor], one_hot: Tensor, known: list[Secret]
 ) -> tuple[list[int], Tensor]:
-    """Each expert once, on the rows that chose it; `known` has the logits of the router's encoder's expert."""
+    """Each expert once, on the rows that chose it; what the router's program answered already is `known`."""
     chosen = one_hot.argmax(0)
     logits = _empty_logits(manifest, chosen)
     for index in chosen.unique().tolist():
