@@ -163,7 +163,8 @@ class SecureRouterConfig(PreTrainedConfig):
             Config of each expert: any family that `AutoModelForSequenceClassification` knows. Order is kept.
         router_shares_expert (`int`, *optional*):
             Index of the expert whose encoder is the router's summary encoder as well: the weights are one and the
-            same, and `router_config` is that expert's. By default the router has an encoder of its own.
+            same, and `router_config` is that expert's. Under encryption it is computed once for both, unless
+            `expert_mpc` approximates that expert. By default the router has an encoder of its own.
         router_hidden_size (`int`, *optional*, defaults to 128):
             Width of the hidden layer of the router's two-layer perceptron.
         router_dropout (`float`, *optional*, defaults to 0.1):

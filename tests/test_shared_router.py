@@ -66,8 +66,19 @@ def test_an_index_beyond_the_pool_is_refused():
         pool_config(router_shares_expert=3)
 
 
-def test_it_converts_as_two_members_with_the_same_weights(shared, tokenizer):
+def test_it_converts_with_one_copy_of_weights_and_embeddings(shared, tokenizer):
     secure = shared.to_mpc(tokenizer=tokenizer)
+    own = {name for name in secure.weights if name.startswith("router.")}
+    assert own == {f"router.router.{part}.{kind}" for part in ("dense", "out_proj") for kind in ("weight", "bias")}
+    assert set(secure.client.embeddings) == {"experts.0", "experts.1", "experts.2"}
+    assert secure.manifest.router_shares_expert == 1 and secure.manifest.encoder_of("router") == "experts.1"
+
+
+def test_an_approximated_expert_keeps_its_encoder_to_itself(tokenizer):
+    """The router's summary is that of the exact functions, as in clear."""
+    model = pool_model(router_config=None, router_shares_expert=1, expert_mpc=[{}, {"softmax": "2quad"}, {}])
+    secure = model.to_mpc(tokenizer=tokenizer)
+    assert secure.manifest.router_shares_expert is None and secure.manifest.router.softmax == "exact"
     name = "layers.0.query.weight"
     assert torch.equal(secure.weights[f"router.{name}"], secure.weights[f"experts.1.{name}"])
 

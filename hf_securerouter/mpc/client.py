@@ -45,7 +45,7 @@ class Client:
 
     Args:
         members (`dict[str, tuple[Architecture, nn.Module]]`): For the router and each expert its architecture and its
-            base model, of which only the embeddings are copied.
+            base model, of which only the embeddings are copied; no router where it reads an expert's encoder.
         tokenizer (`PreTrainedTokenizerBase`, *optional*): Needed for texts; token ids can do without.
         max_length (`int`): Tokens that every input is padded or truncated to.
         labels (`Labels`): How logits become labels.
@@ -120,7 +120,7 @@ class Client:
         return padded
 
     def embed(self, encoded: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The embedding output of every member, (B, T, H) float32."""
+        """The embedding output of every member with an encoder of its own, (B, T, H) float32."""
         return {
             name: architecture.embed(module, encoded["input_ids"], encoded.get("token_type_ids"))
             for name, (architecture, module) in self._members.items()

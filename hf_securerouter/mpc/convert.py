@@ -23,6 +23,7 @@ from .models import Architecture, EncoderSpec, HeadSpec, architecture_for, suppo
 from .models.base import Problem, copy_linear
 from .network import NETWORKS
 from .protocols import PROTOCOLS, load_protocol
+from .protocols.masked import member_weights
 from .protocols.masked_precision import Bounds
 
 
@@ -193,15 +194,14 @@ def _calibrate(
     encoded = client.encode(samples)
     live = encoded["attention_mask"]
     bounds = {}
-    for member, x in client.embed(encoded).items():
-        own = {
-            name.removeprefix(f"{member}."): values
-            for name, values in weights.items()
-            if name.startswith(f"{member}.")
-        }
-        encoder = ClearEncoder(manifest.members[member], own)
-        encoder(copy_into_padding(x, live), live)
+    embedded = client.embed(encoded)
+    for member, spec in manifest.members.items():
+        shared = manifest.encoder_of(member)
+        encoder = ClearEncoder(spec, member_weights(manifest, member, weights))
+        encoder(copy_into_padding(embedded[shared], live), live)
         bounds[member] = encoder.bounds()
+        if shared != member:
+            bounds[member] = {name: bounds[member][name] for name in ("head", "logits")}
     if manifest.selects:
         # One expert is made of all, so its bounds have to hold for each.
         experts = [bounds[f"experts.{index}"] for index in range(len(manifest.experts))]
@@ -305,16 +305,26 @@ def _quotas(model: Any, quotas: Sequence[int] | None) -> list[int]:
     return list(chosen) if chosen is not None else [1] * _experts(model)
 
 
+def _router_shares_expert(model: Any) -> int | None:
+    """The expert whose encoder the router reads; none where that expert is approximated, for the router never is."""
+    index = getattr(model.config, "router_shares_expert", None)
+    if index is None:
+        return None
+    chosen = model.config.expert_mpc[index]
+    return index if chosen["softmax"] == chosen["hidden_act"] == "exact" else None
+
+
 def _modules(model: Any) -> dict[str, Any]:
     """Where each encoder of the model stands, by module path."""
     if not hasattr(model, "experts"):
         return {"model": model}
     experts = {f"experts.{index}": expert for index, expert in enumerate(model.experts)}
-    return {"router.encoder": model.router.encoder} | experts
+    own = {"router.encoder": model.router.encoder} if _router_shares_expert(model) is None else {}
+    return own | experts
 
 
 def _members(model: Any) -> dict[str, tuple[Architecture, Any]]:
-    """The architecture and the module of every member, by the manifest's names."""
+    """The architecture and the module of every member with an encoder of its own, by the manifest's names."""
     names = {"router.encoder": "router", "model": "experts.0"}
     found = {}
     for path, module in _modules(model).items():
@@ -416,15 +426,17 @@ def _manifest(
     provider: str,
     quotas: Sequence[int] | None,
 ) -> Manifest:
-    specs = {path: _spec(model, path, module) for path, module in _modules(model).items()}
+    paths = _modules(model)
+    pool = hasattr(model, "experts")
     manifest = Manifest(
         protocol=protocol,
         provider=provider,
         routing_privacy=_routing_privacy(model, protocol, routing_privacy),
         device=device,
         max_length=max_length,
-        router=specs.pop("router.encoder", None),
-        experts=tuple(specs.values()),
+        router=_spec(model, "router.encoder", model.router.encoder) if pool else None,
+        experts=tuple(_spec(model, path, module) for path, module in paths.items() if path != "router.encoder"),
+        router_shares_expert=_router_shares_expert(model),
     )
     if not manifest.routes or manifest.routing_privacy != "quota" or manifest.router is None:
         return manifest
@@ -445,24 +457,28 @@ def _weights(
     routing_lambda: float | None,
 ) -> dict[str, Tensor]:
     """Every tensor that is shared, by member and canonical name."""
-    weights: dict[str, Tensor] = {}
+    weights = {} if manifest.router is None else _router_head(model, manifest, routing_lambda)
     for member, (architecture, module) in members.items():
-        if member == "router":
-            named = architecture.encoder_weights(module)
-            for part in ("dense", "out_proj"):
-                copy_linear(named, f"router.{part}", getattr(model.router, part))
-            if manifest.batch is not None:
-                for part in ("weight", "bias"):
-                    scores = named[f"router.out_proj.{part}"]
-                    costliest, cheapest = manifest.hardest_first[0], manifest.hardest_first[-1]
-                    named[f"router.out_proj.{part}"] = (scores[costliest] - scores[cheapest])[None]
-            else:
-                # The decision is argmax(score - lambda * cost): the price goes into the bias, once.
-                price = model.config.routing_lambda if routing_lambda is None else routing_lambda
-                costs = torch.tensor(model.config.expert_costs, dtype=torch.float32)
-                # Scores have a bound: what is priced out at half of it stays so at any higher price.
-                named["router.out_proj.bias"] -= ((costs - costs.min()) * price).clamp(max=HIGHEST_PRICE)
-        else:
-            named = architecture.weights(module)
+        named = architecture.encoder_weights(module) if member == "router" else architecture.weights(module)
         weights |= {f"{member}.{name}": values for name, values in named.items()}
     return weights
+
+
+def _router_head(model: Any, manifest: Manifest, routing_lambda: float | None) -> dict[str, Tensor]:
+    """The router's perceptron, with the policy in its last layer."""
+    named: dict[str, Tensor] = {}
+    for part in ("dense", "out_proj"):
+        copy_linear(named, f"router.router.{part}", getattr(model.router, part))
+    last = "router.router.out_proj"
+    if manifest.batch is not None:
+        for part in ("weight", "bias"):
+            scores = named[f"{last}.{part}"]
+            costliest, cheapest = manifest.hardest_first[0], manifest.hardest_first[-1]
+            named[f"{last}.{part}"] = (scores[costliest] - scores[cheapest])[None]
+    else:
+        # The decision is argmax(score - lambda * cost): the price goes into the bias, once.
+        price = model.config.routing_lambda if routing_lambda is None else routing_lambda
+        costs = torch.tensor(model.config.expert_costs, dtype=torch.float32)
+        # Scores have a bound: what is priced out at half of it stays so at any higher price.
+        named[f"{last}.bias"] -= ((costs - costs.min()) * price).clamp(max=HIGHEST_PRICE)
+    return named

@@ -24,11 +24,14 @@ class Manifest:
         router (`EncoderSpec`, *optional*): The router; its outputs are one score for each expert. None in a pool that
             is one plain classifier.
         experts (`tuple[EncoderSpec, ...]`): The pool.
-        bounds (`Mapping[str, Mapping[str, int]]`): Bounds that calibration tightened, by member; see `Bounds`.
+        bounds (`Mapping[str, Mapping[str, int]]`): Bounds that calibration tightened, by member; see `Bounds`. Those
+            of an encoder that two members read stand with the expert.
         network (`str`): What the plan is made for, a name in `NETWORKS`.
         quotas (`tuple[int, ...]`): Under `quota`: how many queries of a batch each expert serves.
         hardest_first (`tuple[int, ...]`): Under `quota`: the experts in the order in which they serve, from the one
             that gets the queries with the highest scores.
+        router_shares_expert (`int`, *optional*): The expert whose encoder the router reads: what it computes for a
+            query, its weights and its embeddings are there once. None for a router with an encoder of its own.
     """
 
     protocol: str
@@ -42,6 +45,7 @@ class Manifest:
     network: str = "lan"
     quotas: tuple[int, ...] = ()
     hardest_first: tuple[int, ...] = ()
+    router_shares_expert: int | None = None
 
     @property
     def routes(self) -> bool:
@@ -62,9 +66,19 @@ class Manifest:
 
     @property
     def members(self) -> dict[str, EncoderSpec]:
-        """Every encoder by the prefix of its weights: `router`, `experts.0`, `experts.1`, ..."""
+        """Every encoder with its head by the prefix of its weights: `router`, `experts.0`, `experts.1`, ..."""
         found = {} if self.router is None else {"router": self.router}
         return found | {f"experts.{index}": spec for index, spec in enumerate(self.experts)}
+
+    def encoder_of(self, member: str) -> str:
+        """The member whose encoder a member reads: itself, or an expert for a router that shares its encoder."""
+        shares = member == "router" and self.router_shares_expert is not None
+        return f"experts.{self.router_shares_expert}" if shares else member
+
+    @property
+    def inputs(self) -> dict[str, EncoderSpec]:
+        """The members whose embeddings the client shares: those with an encoder of their own."""
+        return {name: spec for name, spec in self.members.items() if self.encoder_of(name) == name}
 
     @property
     def cipher(self) -> str:
@@ -90,6 +104,7 @@ class Manifest:
             "network": self.network,
             "quotas": list(self.quotas),
             "hardest_first": list(self.hardest_first),
+            "router_shares_expert": self.router_shares_expert,
         }
 
     @classmethod
@@ -103,4 +118,5 @@ class Manifest:
             network=values["network"],
             quotas=tuple(values["quotas"]),
             hardest_first=tuple(values["hardest_first"]),
+            router_shares_expert=values["router_shares_expert"],
         )

@@ -48,9 +48,11 @@ def bert(name):
     )
 
 
-def pool(*experts):
+def pool(*experts, shared=None):
+    """A pool whose router has a BERT-tiny of its own, or reads the encoder of the expert `shared`."""
     config = SecureRouterConfig(
-        router_config=bert("bert-tiny"),
+        router_config=bert("bert-tiny") if shared is None else None,
+        router_shares_expert=shared,
         expert_configs=[bert(name) for name in experts],
         expert_costs=[float(index + 1) for index in range(len(experts))],
     )
@@ -106,6 +108,13 @@ def compare_modes(args, put):
     revealed = model.to_mpc(routing_privacy="revealed", **options)
     put("router of one query, planned", planned(revealed, {"router/1": 1}))
     put("bert-base of one query, planned", planned(revealed, {"experts.1/1": 1}))
+    put("easy query, planned", planned(revealed, {"router/1": 1, "experts.0/1": 1}))
+    reading = pool("bert-tiny", "bert-base", shared=0)
+    once = reading.to_mpc(routing_privacy="revealed", **options)
+    put("easy query, encoder shared, planned", planned(once, {"router/1": 1}))
+    once = reading.to_mpc(routing_privacy="quota", quotas=[batch - half, half], **options)
+    serve = f"serve/0.{min(half, SERVED)}"
+    put("quota, encoder shared, planned", planned(once, {f"route/{batch}": 1, serve: turns, f"restore/{batch}": 1}))
     oblivious = model.to_mpc(routing_privacy="oblivious", **options)
     put("oblivious, planned", planned(oblivious, {f"oblivious/{SERVED}": batch // SERVED}))
     if args.plans:

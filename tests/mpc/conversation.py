@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from harness import Message, RecordingParty, drive, links
+from scipy import stats
 from torch import Tensor
 
 from hf_securerouter.mpc.convert import SecureModel
@@ -104,7 +105,7 @@ class Conversation:
             inputs = {
                 LIVE: input_share(rank, tensors, LIVE, (batch, self.manifest.max_length), 1, self.manifest.cipher)
             }
-            for member, spec in self.manifest.members.items():
+            for member, spec in self.manifest.inputs.items():
                 shape = (batch, self.manifest.max_length, spec.input_size)
                 inputs[member] = input_share(
                     rank, tensors, member, shape, input_width(self.manifest, member), self.manifest.cipher
@@ -151,3 +152,43 @@ def _packed(words: Tensor, width: int) -> Tensor:
     found = seal(words, Pad(torch.zeros_like(words), width))[1]
     assert found.numel() == packed_size(words.numel(), width)
     return found
+
+
+def views(talk, batch, runs):
+    """What both servers and the dealer see over some runs: the programs ordered, all lengths, and all openings."""
+    shapes, openings = set(), {}
+    for _ in range(runs):
+        done = talk(batch, torch.ones_like(batch))
+        shapes.add((tuple(done.programs), tuple(map(tuple, done.lengths))))
+        for rank in (0, 1):
+            for position, message in enumerate(done.records[rank]):
+                for name, words in (("received", message.received), ("opened", message.opened)):
+                    key = (rank, position, name, message.gate, message.bits)
+                    openings.setdefault(key, []).append(words.reshape(-1))
+    return shapes, openings
+
+
+def looks_alike(talk, batches, runs=8):
+    """Whether two batches look the same to every role: shapes equal, and all words uniform.
+
+    Ranks are the one thing revealed; that they are a uniform permutation is tested with many runs by itself.
+    """
+    (shapes, first), (others, second) = (views(talk, batch, runs) for batch in batches)
+    if shapes != others or len(shapes) != 1 or first.keys() != second.keys():
+        return False
+    p_values = []
+    for key, parts in first.items():
+        *_, name, gate, bits = key
+        if gate == "Reveal" and name == "opened" and talk.manifest.routing_privacy == "quota":
+            continue
+        shown = min(bits, 3)
+        both = [torch.stack(seen).to(torch.int64) for seen in (parts, second[key])]
+        for shift in {0, bits - shown}:
+            for words in both:
+                counts = torch.bincount((words >> shift).flatten() & ((1 << shown) - 1), minlength=1 << shown)
+                p_values.append(stats.chisquare(counts.numpy()).pvalue)
+            # Word by word: a bit set as often for one batch as for the other.
+            first_set, second_set = (((words >> shift) & 1).sum(0).double() for words in both)
+            distance = ((first_set - second_set).square() / (runs / 2)).sum().item()
+            p_values.append(stats.chi2.sf(distance, len(first_set)))
+    return min(p_values) * len(p_values) > 1e-6

@@ -231,12 +231,12 @@ def test_variants_of_an_activation_are_within_the_stated_bound(name):
     assert (ACT2FN[name](x) - ACT2FN[ACTIVATIONS[name]](x)).abs().max() < 5e-4
 
 
-@pytest.mark.parametrize("protocol, tolerance", [("crypten", 0.02), ("masked", 0.01)])
-def test_a_session_serves_every_architecture(protocol, tolerance):
-    """Each of them serves some inputs, and one with a projection routes them."""
+@pytest.mark.parametrize("protocol, tolerance, shared", [("crypten", 0.02, 2), ("masked", 0.01, None)])
+def test_a_session_serves_every_architecture(protocol, tolerance, shared):
+    """Each of them serves some inputs, and one with a projection routes them, which is an expert's or the router's."""
     families = ("distilbert", "roberta", "electra", "albert")
-    router = family_config("albert", layers=2, width=16, num_hidden_groups=2)
-    pool = pool_model(families, router_config=router)
+    router = family_config("albert", layers=2, width=16, num_hidden_groups=2) if shared is None else None
+    pool = pool_model(families, router_config=router, router_shares_expert=shared)
     generator = torch.Generator().manual_seed(3)
     ids = torch.randint(5, len(VOCABULARY), (200, 8), generator=generator)
     mask = (torch.arange(8) < torch.randint(3, 9, (200, 1), generator=generator)).long()

@@ -51,7 +51,8 @@ class Sharing(ABC):
         """Fresh shares of one batch.
 
         Args:
-            embeddings (`dict[str, torch.Tensor]`): For each member the embedding output, (B, T, H) float32.
+            embeddings (`dict[str, torch.Tensor]`): The embedding output of each of `manifest.inputs`, (B, T, H)
+                float32.
             attention_mask (`torch.Tensor`): (B, T), 1 for tokens and 0 for padding.
         """
 

@@ -26,21 +26,33 @@ class CryptenEncoder:
         self._ledger = ledger
 
     def __call__(self, x: Any, attention_bias: Any) -> Any:
+        """Classify: `encode`, then `head`.
+
+        Returns:
+            `MPCTensor`: Logits, (B, C).
         """
+        return self.head(self.encode(x, attention_bias))
+
+    def encode(self, x: Any, attention_bias: Any) -> Any:
+        """The first token's row of the last layer.
+
         Args:
             x (`MPCTensor`): Embedding output, (B, T, E).
             attention_bias (`MPCTensor`): Added to the scores, (B, T).
 
         Returns:
-            `MPCTensor`: Logits, (B, C).
+            `MPCTensor`: (B, H).
         """
         bias = attention_bias.unsqueeze(1).unsqueeze(1)
         if self.spec.embedding_size is not None:
             x = self._linear(x, "embedding_projection")
         for index in self.spec.layer_map:
             x = self._layer(x, bias, f"layers.{index}")
+        return x[:, 0]
+
+    def head(self, row: Any) -> Any:
+        """Logits, (B, C), from what `encode` gave; several heads may read one row."""
         head = self.spec.head
-        row = x[:, 0]
         row = self._activation(head.activation, self._linear(row, head.dense))
         return self._linear(row, head.classifier)
 

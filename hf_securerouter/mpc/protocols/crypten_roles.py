@@ -54,6 +54,9 @@ class CryptenParty(_CryptenRole):
     def __init__(self, role: str, manifest: Manifest, setup: dict[str, Any], ledger: Ledger) -> None:
         super().__init__(role, manifest, setup, ledger)
         self._weights: dict[str, dict[str, Any]] = {name: {} for name in manifest.members}
+        # Canonical names tell heads apart, so a router that shares an expert's encoder looks up both in one place.
+        if manifest.router is not None:
+            self._weights["router"] = self._weights[manifest.encoder_of("router")]
         self._encoders = {
             name: CryptenEncoder(spec, self._weights[name], ledger) for name, spec in manifest.members.items()
         }
@@ -67,24 +70,33 @@ class CryptenParty(_CryptenRole):
         with self.ledger.phase("online"), crypten.no_grad(), self._dealing():
             inputs = {name: _secret(share) for name, share in tensors.items()}
             bias = inputs.pop("attention_bias")
-            chosen = self._choose(inputs, bias, header["batch"])
-            # Each expert runs once, on the rows that chose it.
+            chosen, summary = self._choose(inputs, bias, header["batch"])
+            # Each expert runs once, on the rows that chose it; where the router read its encoder, only its head.
             rows: list[Any] = [None] * header["batch"]
             for index in sorted(set(chosen)):
                 members = [row for row, expert in enumerate(chosen) if expert == index]
                 name = f"experts.{index}"
-                logits = self._encoders[name](inputs[name][members], bias[members])
+                encoder = self._encoders[name]
+                if summary is not None and name == self.manifest.encoder_of("router"):
+                    logits = encoder.head(summary[members])
+                else:
+                    logits = encoder(inputs[name][members], bias[members])
                 for position, row in enumerate(members):
                     rows[row] = logits.share[position]
         return {"experts": chosen}, {"logits": torch.stack(rows).contiguous()}
 
-    def _choose(self, inputs: dict[str, Any], bias: Any, batch: int) -> list[int]:
-        """The expert of each row: the one-hot of the best score is opened to both parties, and nothing else."""
-        if self.manifest.router is None or len(self.manifest.experts) == 1:
-            return [0] * batch
-        scores = self._encoders["router"](inputs["router"], bias)
+    def _choose(self, inputs: dict[str, Any], bias: Any, batch: int) -> tuple[list[int], Any]:
+        """The expert of each row, and what the router's encoder gave.
+
+        The one-hot of the best score is opened to both parties, and nothing else.
+        """
+        if not self.manifest.routes:
+            return [0] * batch, None
+        router = self._encoders["router"]
+        summary = router.encode(inputs[self.manifest.encoder_of("router")], bias)
+        scores = router.head(summary)
         with self.ledger.gate("argmax"):
-            return argmax_one_hot(scores).reveal().argmax(-1).tolist()
+            return argmax_one_hot(scores).reveal().argmax(-1).tolist(), summary
 
     @contextmanager
     def _dealing(self) -> Iterator[None]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -31,17 +31,28 @@ from .masked_precision import Bounds, Precision
 from .masked_weights import encode_weights, weight_shapes
 
 
+T = TypeVar("T")
+
 LIVE = "live"
+LOGITS = "logits"
 SEED = "seed"
 
 
 def encoders(manifest: Manifest) -> dict[str, MaskedEncoder]:
-    """Every encoder of a model by the prefix of its weights."""
+    """Every encoder of a model by the prefix of its weights.
+
+    Of a router that shares an expert's encoder only `head` is run, behind that expert's `encode`; their rings agree.
+    """
+    # Of a shared encoder the bounds are the expert's, and those of the router's head its own.
+    bounds = {
+        name: {**manifest.bounds.get(manifest.encoder_of(name), {}), **manifest.bounds.get(name, {})}
+        for name in manifest.members
+    }
     return {
         name: MaskedEncoder(
             spec,
             Precision(
-                bounds=Bounds().narrowed(**manifest.bounds.get(name, {})),
+                bounds=Bounds().narrowed(**bounds[name]),
                 length=manifest.max_length,
                 softmax=spec.softmax,
                 network=manifest.network,
@@ -57,7 +68,23 @@ def all_weight_shapes(manifest: Manifest) -> dict[str, tuple[int, ...]]:
     return {
         f"{name}.{weight}": shape
         for name, spec in manifest.members.items()
-        for weight, shape in weight_shapes(spec).items()
+        for weight, shape in _own(manifest, name, weight_shapes(spec)).items()
+    }
+
+
+def _own(manifest: Manifest, member: str, tensors: Mapping[str, T]) -> dict[str, T]:
+    """What is shared under a member's name: all that it computes with, or the head if the encoder is another's."""
+    everything = manifest.encoder_of(member) == member
+    return {name: value for name, value in tensors.items() if everything or name.startswith("head.")}
+
+
+def member_weights(manifest: Manifest, member: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights that a member computes with by canonical name, its expert's encoder included where it shares one."""
+    return {
+        name.removeprefix(f"{prefix}."): values
+        for prefix in dict.fromkeys((manifest.encoder_of(member), member))
+        for name, values in weights.items()
+        if name.startswith(f"{prefix}.")
     }
 
 
@@ -65,10 +92,11 @@ def input_width(manifest: Manifest, member: str) -> int:
     """Ring of the client's shares of a member's embeddings.
 
     What is shuffled or selected first travels in a ring of its own few bits; what meets weights at once is shared in
-    theirs.
+    theirs, as what the router reads is.
     """
     encoder = encoders(manifest)[member]
-    travels = member != "router" and manifest.routes and (manifest.batch is not None or manifest.selects)
+    travels = manifest.routes and (manifest.batch is not None or manifest.selects)
+    travels = travels and member != manifest.encoder_of("router")
     return encoder.precision.embedding_width if travels else encoder.input_width
 
 
@@ -104,12 +132,8 @@ class MaskedSharing(Sharing):
             "dealer": {f"{SEED}{rank}": as_tensor(seed) for rank, seed in enumerate(seeds)},
         }
         for prefix, encoder in self.encoders.items():
-            own = {
-                name.removeprefix(f"{prefix}."): values
-                for name, values in weights.items()
-                if name.startswith(f"{prefix}.")
-            }
-            for name, words in encode_weights(encoder.spec, own, encoder.precision).items():
+            used = encode_weights(encoder.spec, member_weights(self.manifest, prefix, weights), encoder.precision)
+            for name, words in _own(self.manifest, prefix, used).items():
                 masked = {f"{prefix}.{name}": mask_weight(seeds, f"{prefix}.{name}", words, self.manifest.cipher)}
                 yield {"party0": masked, "party1": masked}
 
@@ -121,7 +145,8 @@ class MaskedSharing(Sharing):
             words = encode(copy_into_padding(values, attention_mask), encoder.precision.activations)
             width = input_width(self.manifest, name)
             largest = 1 << (encoder.precision.activations + encoder.precision.bounds.embedding)
-            if width < encoder.input_width and int(words.abs().max()) >= largest:
+            travels = width < encoder.input_width or (self.manifest.selects and name != "router")
+            if travels and int(words.abs().max()) >= largest:
                 raise SecureRouterError(
                     f"The embeddings of `{name}` reach 2^{encoder.precision.bounds.embedding}, the bound that they "
                     "travel under; pass `routing_privacy='revealed'`."

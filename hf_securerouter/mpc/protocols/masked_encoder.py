@@ -57,7 +57,16 @@ class MaskedEncoder:
         return self.precision.logits + self.precision.bounds.logits + 2
 
     def run(self, party: Party, x: Secret, live: Tensor) -> SecretProtocol[Secret]:
-        """Classify a batch.
+        """Classify a batch: `encode`, then `head`.
+
+        Returns:
+            `Secret`: Logits, (B, C) at 12 fraction bits in Z_2^`logit_width`.
+        """
+        row = yield from self.encode(party, x, live)
+        return (yield from self.head(party, row))
+
+    def encode(self, party: Party, x: Secret, live: Tensor) -> SecretProtocol[Secret]:
+        """The first token's row of the last layer.
 
         Args:
             party (`Party`): With the encoder's weights.
@@ -66,13 +75,27 @@ class MaskedEncoder:
             live (`torch.Tensor`): XOR share of the attention mask, uint8 (B, T): 1 for tokens, 0 for padding.
 
         Returns:
-            `Secret`: Logits, (B, C) at 12 fraction bits in Z_2^`logit_width`.
+            `Secret`: (B, H) at 14 fraction bits in Z_2^`input_width`, before the last LayerNorm's gamma and beta.
         """
         names = layer_names(self.spec)
         for name in names[:-1]:
             x = yield from self._layer(party, name, x, live, last=False)
         row = yield from self._layer(party, names[-1], x, live, last=True)
-        return (yield from self._head(party, row.map(lambda words: words[:, 0])))
+        return row.map(lambda words: words[:, 0])
+
+    def head(self, party: Party, row: Secret) -> SecretProtocol[Secret]:
+        """Logits, (B, C), from what `encode` gave; several heads may read one row."""
+        precision, head = self.precision, self.spec.head
+        last_width = precision.product + precision.bounds.logits + 2
+        bound = precision.bounds.head
+        (dense,) = yield from self._linear(
+            party, row, precision.attention_width, bound, {"head.dense": precision.weights}
+        )
+        active = yield from self._activation(party, head.activation, dense, bound, last_width)
+        (logits,) = yield from self._linear(
+            party, active, last_width, precision.bounds.logits, {"head.classifier": precision.weights}
+        )
+        return logits.truncate(precision.logits)
 
     # Linear steps.
 
@@ -298,16 +321,3 @@ class MaskedEncoder:
             return (yield from ReLU(x.shape, x.value_bits, width).run(party, x))
         gate = Activation(name, x.shape, bound, self.precision.inner, scale, width)
         return (yield from gate.run(party, x))
-
-    def _head(self, party: Party, row: Secret) -> SecretProtocol[Secret]:
-        precision, head = self.precision, self.spec.head
-        last_width = precision.product + precision.bounds.logits + 2
-        bound = precision.bounds.head
-        (dense,) = yield from self._linear(
-            party, row, precision.attention_width, bound, {"head.dense": precision.weights}
-        )
-        active = yield from self._activation(party, head.activation, dense, bound, last_width)
-        (logits,) = yield from self._linear(
-            party, active, last_width, precision.bounds.logits, {"head.classifier": precision.weights}
-        )
-        return logits.truncate(precision.logits)

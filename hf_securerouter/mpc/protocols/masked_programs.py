@@ -5,9 +5,13 @@
     quota       route/B, then serve/n.n.n on the ranks of each expert's quota, then restore/B
     oblivious   oblivious/B: every expert, or one made of all where they have one shape
 
+Where the router reads an expert's own encoder, the first program computes that expert's logits too, for all rows and
+beside the router's scores, and the expert is not run again.
+
 Under `quota` the parties shuffle each query's score, embeddings and mask with a permutation that neither knows, and
 learn the ranks in the new order: a uniform permutation, since the keys are made distinct before the shuffle. Which
-expert serves which rank is public and fixed before any data is seen.
+expert serves which rank is public and fixed before any data is seen. Logits that are there already are shuffled with
+the keys.
 """
 
 from __future__ import annotations
@@ -30,21 +34,33 @@ from ..gates.widen import Widen
 from ..manifest import Manifest
 from ..party import Party
 from ..shares import Secret
-from .masked import LIVE, all_weight_shapes, encoders, input_width, logit_width
+from .masked import LIVE, LOGITS, all_weight_shapes, encoders, input_width, logit_width
 from .masked_precision import Precision
 from .masked_selection import SelectedEncoder
 
 
 Inputs = Mapping[str, Tensor]
-Routed = tuple[Tensor, Tensor, dict[str, Tensor]]
 
 
 def classify(manifest: Manifest, member: str, party: Party, shares: Inputs) -> SecretProtocol[Secret]:
     """The logits of a batch, from the shares of a member's embeddings and of the mask."""
-    encoder, x = encoders(manifest)[member], received(manifest, member, party, shares)
+    row = yield from summarize(manifest, member, party, shares)
+    return (yield from encoders(manifest)[member].head(party, row))
+
+
+def summarize(manifest: Manifest, member: str, party: Party, shares: Inputs) -> SecretProtocol[Secret]:
+    """What a member's head reads, (B, H), from its own encoder or that of the expert with which it shares one."""
+    owner = manifest.encoder_of(member)
+    encoder, x = encoders(manifest)[owner], received(manifest, owner, party, shares)
     if x.width < encoder.input_width:
         x = yield from Widen(x.shape, x.width, encoder.input_width).run(party, x)
-    return (yield from encoder.run(party, x, shares[LIVE]))
+    return (yield from encoder.encode(party, x, shares[LIVE]))
+
+
+def answers(manifest: Manifest, party: Party, row: Secret) -> list[SecretProtocol[Secret]]:
+    """The logits of the expert whose encoder the router reads: one protocol, to run beside the router's, or none."""
+    owner = manifest.encoder_of("router")
+    return [] if owner == "router" else [encoders(manifest)[owner].head(party, row)]
 
 
 def received(manifest: Manifest, member: str, party: Party, shares: Inputs) -> Secret:
@@ -55,20 +71,28 @@ def received(manifest: Manifest, member: str, party: Party, shares: Inputs) -> S
     )
 
 
-def choose(manifest: Manifest, party: Party, shares: Inputs) -> SecretProtocol[Tensor]:
-    """XOR shares of the one-hot of the expert that the router chooses for each row, uint8 (K, B)."""
-    scores = yield from classify(manifest, "router", party, shares)
+def choose(manifest: Manifest, party: Party, row: Secret) -> SecretProtocol[Tensor]:
+    """XOR shares of the one-hot of the expert that the router's head chooses for each row, uint8 (K, B)."""
+    scores = yield from encoders(manifest)["router"].head(party, row)
     rows, choices = scores.shape
     return (yield from Argmax(rows, choices, scores.value_bits).run(party, scores))
+
+
+def choose_and_answer(manifest: Manifest, party: Party, shares: Inputs) -> SecretProtocol[tuple[Tensor, list[Secret]]]:
+    """The one-hot of `choose`, and the logits of the expert whose encoder the router reads, if it reads one's."""
+    row = yield from summarize(manifest, "router", party, shares)
+    bits, *logits = yield from together(choose(manifest, party, row), *answers(manifest, party, row))
+    return bits, logits
 
 
 # Revealed.
 
 
-def reveal(manifest: Manifest, party: Party, shares: Inputs) -> SecretProtocol[Tensor]:
-    """The one-hot of `choose`, in the clear to both parties."""
-    bits = yield from choose(manifest, party, shares)
-    return (yield from Reveal(tuple(bits.shape)).run(party, bits))
+def reveal(manifest: Manifest, party: Party, shares: Inputs) -> SecretProtocol[tuple[Tensor, list[Secret]]]:
+    """What `choose_and_answer` gives, the one-hot in the clear to both parties."""
+    bits, logits = yield from choose_and_answer(manifest, party, shares)
+    one_hot = yield from Reveal(tuple(bits.shape)).run(party, bits)
+    return one_hot, logits
 
 
 # Quota.
@@ -81,21 +105,36 @@ def route(
 
     Returns:
         The ranks in the new order, int64 (B,), public: 0 is the query that needs the costliest expert most; a share
-        of the permutation, int64 (B, B); the shares of the experts' inputs and of the mask, in the new order.
+        of the permutation, int64 (B, B); the shares of the mask, of the inputs of the experts that are still to run
+        and of the logits of the one that has (`LOGITS`), in the new order.
     """
-    live = shares[LIVE]
-    batch, length = live.shape
+    batch = len(shares[LIVE])
     key_width = encoders(manifest)["router"].logit_width + (batch - 1).bit_length()
-    travelling = {name: shares[name] for name in manifest.members if name != "router"} | {LIVE: live}
+    owner = manifest.encoder_of("router")
+    travelling = {name: shares[name] for name in manifest.inputs if name != owner} | {LIVE: shares[LIVE]}
     widths = [input_width(manifest, name) for name in travelling if name != LIVE] + [1]
-    columns = [words.numel() // batch for words in travelling.values()]
-    shuffle = Shuffle(batch, ((1, key_width), *zip(columns, widths, strict=True))).start(party)
-    scores, *moved = yield from together(
-        classify(manifest, "router", party, shares),
-        *(shuffle.open(index, words) for index, words in enumerate(travelling.values(), 1)),
+    tensors = [(words.numel() // batch, width) for words, width in zip(travelling.values(), widths, strict=True)]
+    if owner != "router":
+        tensors.append((manifest.experts[0].head.num_outputs, logit_width(manifest)))
+    shuffle = Shuffle(batch, ((1, key_width), *tensors)).start(party)
+
+    def ranked(row: Secret) -> SecretProtocol[Tensor]:
+        scores = yield from encoders(manifest)["router"].head(party, row)
+        return (yield from rank_in_secret_order(party, shuffle, scores))
+
+    def answered(answer: SecretProtocol[Secret]) -> SecretProtocol[Tensor]:
+        logits = yield from answer
+        return (yield from shuffle.open(len(tensors), logits.words))
+
+    def routed() -> SecretProtocol[list[Tensor]]:
+        row = yield from summarize(manifest, "router", party, shares)
+        return (yield from together(ranked(row), *map(answered, answers(manifest, party, row))))
+
+    (found, *logits), *moved = yield from together(
+        routed(), *(shuffle.open(index, words) for index, words in enumerate(travelling.values(), 1))
     )
-    found = yield from rank_in_secret_order(party, shuffle, scores)
-    return found, shuffle.order.words, dict(zip(travelling, moved, strict=True))
+    names = [*travelling, LOGITS] if logits else travelling
+    return found, shuffle.order.words, dict(zip(names, [*moved, *logits], strict=True))
 
 
 def rank_in_secret_order(party: Party, shuffle: Shuffled, scores: Secret) -> SecretProtocol[Tensor]:
@@ -152,12 +191,14 @@ def restore(manifest: Manifest, party: Party, shares: Inputs) -> SecretProtocol[
 def oblivious(manifest: Manifest, party: Party, shares: Inputs) -> SecretProtocol[Secret]:
     """The logits of the chosen expert of each row, while every expert computes."""
     width = logit_width(manifest)
-    members = [f"experts.{index}" for index in range(len(manifest.experts))]
-    bits, *logits = yield from together(
-        choose(manifest, party, shares), *(classify(manifest, member, party, shares) for member in members)
+    others = [name for name in manifest.inputs if name not in ("router", manifest.encoder_of("router"))]
+    (bits, own), *logits = yield from together(
+        choose_and_answer(manifest, party, shares), *(classify(manifest, name, party, shares) for name in others)
     )
+    if manifest.router_shares_expert is not None:
+        logits.insert(manifest.router_shares_expert, *own)
     words = torch.stack([logit.narrow(width).words for logit in logits])
-    gate = Select(len(members), words.shape[1], words.shape[2], width)
+    gate = Select(len(logits), words.shape[1], words.shape[2], width)
     return (yield from gate.run(party, bits, party.secret(words, width, logits[0].scale, logits[0].bound)))
 
 
@@ -169,14 +210,15 @@ def select_then_compute(manifest: Manifest, party: Party, shares: Inputs) -> Sec
     """
     members = [f"experts.{index}" for index in range(len(manifest.experts))]
     encoder = encoders(manifest)[members[0]]
-    bits = yield from choose(manifest, party, shares)
-    candidates = [received(manifest, member, party, shares) for member in members]
-    batch, *row = candidates[0].shape
-    words = torch.stack([candidate.words.reshape(batch, -1) for candidate in candidates])
+    row = yield from summarize(manifest, "router", party, shares)
+    bits = yield from choose(manifest, party, row)
+    width = encoder.precision.embedding_width  # of all but the one that the router reads as well
+    candidates = [received(manifest, member, party, shares).narrow(width) for member in members]
     candidate = candidates[0]
-    gate = Select(len(members), batch, words.shape[2], candidate.width)
-    x = yield from gate.run(party, bits, party.secret(words, candidate.width, candidate.scale, candidate.bound))
-    x = x.map(lambda words: words.view(batch, *row))
+    words = torch.stack([candidate.words.flatten(1) for candidate in candidates])
+    gate = Select(len(members), words.shape[1], words.shape[2], width)
+    x = yield from gate.run(party, bits, party.secret(words, width, candidate.scale, candidate.bound))
+    x = x.map(lambda words: words.view(candidate.shape))
     x = yield from Widen(x.shape, x.width, encoder.input_width).run(party, x)
     prefixes = tuple(f"{member}." for member in members)
     selected = SelectedEncoder(encoder.spec, encoder.precision, members=prefixes, bits=bits)
@@ -222,10 +264,12 @@ def _program(manifest: Manifest, name: str, run: object, rows: Mapping[str, int]
     """A program on the inputs of some members, with a mask of `batch` rows, and their weights."""
     length = manifest.max_length
     inputs = {
-        member: torch.empty(count, length, manifest.members[member].input_size, dtype=torch.int64, device="meta")
+        manifest.encoder_of(member): torch.empty(
+            count, length, manifest.members[member].input_size, dtype=torch.int64, device="meta"
+        )
         for member, count in rows.items()
     }
-    prefixes = tuple(f"{member}." for member in rows)
+    prefixes = tuple(f"{member}." for member in {*rows, *inputs})
     inputs[LIVE] = torch.empty(batch, length, dtype=torch.uint8, device="meta")
     weights = {name: shape for name, shape in all_weight_shapes(manifest).items() if name.startswith(prefixes)}
     return SecureProgram(name=name, run=run, inputs=inputs, weights=weights)  # type: ignore[arg-type]

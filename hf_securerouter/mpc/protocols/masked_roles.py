@@ -87,7 +87,7 @@ class MaskedParty(Program):
     def query(self, header: dict[str, Any], tensors: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
         batch, length, cipher = header["batch"], self.manifest.max_length, self.manifest.cipher
         inputs = {LIVE: input_share(self.rank, tensors, LIVE, (batch, length), 1, cipher)}
-        for member, spec in self.manifest.members.items():
+        for member, spec in self.manifest.inputs.items():
             if member == "router" and not self.manifest.routes:
                 continue
             shape = (batch, length, spec.input_size)
