@@ -20,7 +20,7 @@ from .masked import LIVE, LOGITS
 
 
 # Rows of one expert that are computed side by side, which bounds the memory of a party. The router's encoder takes a
-# batch whole: 32 rows of 128 tokens through 2 layers of width 384 need 3.8 GB of corrections, 8 rows of BERT-base 16.9.
+# batch whole: 32 rows of 128 tokens through 2 layers of width 384 need 3.8 GB of corrections, 8 of BERT-base 16.9.
 SERVED = 8
 
 Run = Callable[[str, Mapping[str, Tensor]], Any]
