@@ -19,7 +19,9 @@ from ..shares import Secret
 from .masked import LIVE, LOGITS
 
 
-SERVED = 8  # rows of one expert that are computed side by side, which bounds the memory of a party
+# Rows of one expert that are computed side by side, which bounds the memory of a party. The router's encoder takes a
+# batch whole: 32 rows of 128 tokens through 2 layers of width 384 need 3.8 GB of corrections, 8 of BERT-base 16.9.
+SERVED = 8
 
 Run = Callable[[str, Mapping[str, Tensor]], Any]
 """Runs a program by its name on this party's shares."""
