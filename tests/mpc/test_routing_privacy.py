@@ -185,21 +185,40 @@ def one_sided_batches(count=4):
     return [torch.stack(rows[:count]) for rows in found]
 
 
+def shows_only_the_expert(talk, batch, expert):
+    """Whether a batch that goes to one expert opens the one-hot, and nothing else that is not uniform."""
+    shapes, openings = views(talk, batch, 8)
+    one_hot = [1 - expert] * 4 + [expert] * 4
+    for key, parts in openings.items():
+        if key[3] == "Reveal" and key[2] == "opened":
+            if any(part.tolist() != one_hot for part in parts):
+                return False
+            continue
+        counts = torch.bincount(torch.cat(parts).to(torch.int64) & 1, minlength=2)
+        if stats.chisquare(counts.numpy()).pvalue <= 1e-9:
+            return False
+    return all(programs == ("router/4", f"experts.{expert}/4") for programs, _ in shapes)
+
+
 def test_revealed_shows_the_expert_and_nothing_else():
     talk = Conversation(converted(small_pool(), "revealed"))
     batches = one_sided_batches()
     assert not looks_alike(talk, batches, runs=1)
-    for expert, batch in enumerate(batches):
-        shapes, openings = views(talk, batch, 8)
-        assert [programs for programs, _ in shapes] == [("router/4", f"experts.{expert}/4")]
-        bits = {key: parts for key, parts in openings.items() if key[3] == "Reveal" and key[2] == "opened"}
-        assert all(part.tolist() == [1 - expert] * 4 + [expert] * 4 for parts in bits.values() for part in parts)
-        # Two batches that route alike look alike but for nothing: the one-hot is all that is not uniform.
-        for key in bits:
-            openings.pop(key)
-        for key, parts in openings.items():
-            counts = torch.bincount(torch.cat(parts).to(torch.int64) & 1, minlength=2)
-            assert stats.chisquare(counts.numpy()).pvalue > 1e-9, key
+    assert all(shows_only_the_expert(talk, batch, expert) for expert, batch in enumerate(batches))
+
+
+def test_a_leaky_revealed_mode_is_noticed():
+    """It opens the signs of the scores beside the expert that they lead to."""
+    secure = converted(small_pool(), "revealed")
+
+    def leaky(party, shares):
+        scores = yield from masked_programs.classify(secure.manifest, "router", party, shares)
+        (negative,) = yield from Compare(scores.shape, scores.width, (0,)).run(party, scores)
+        yield from Reveal(tuple(negative.shape)).run(party, negative)
+        return (yield from masked_programs.reveal(secure.manifest, party, shares))
+
+    talk = Conversation(secure, {"router": leaky})
+    assert not any(shows_only_the_expert(talk, batch, expert) for expert, batch in enumerate(one_sided_batches()))
 
 
 @pytest.mark.parametrize("mode", ["quota", "oblivious"])
