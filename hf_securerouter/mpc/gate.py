@@ -119,7 +119,7 @@ class Tuple:
     def word(self, shape: Sequence[int], bits: int) -> Tensor:
         """This party's share mod 2^`bits` of a word that the dealer chose."""
         if self.rank == 1:
-            return -self._source.ring(shape, bits)
+            return self._source.ring(shape, bits).neg_()
         size = packed_size(math.prod(shape), bits)
         if self._corrections is None or self._read + size > self._corrections.numel():
             raise SecureRouterError(f"The dealer's corrections for `{self.gate.name}` end too early.")
