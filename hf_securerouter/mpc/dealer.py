@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from ..errors import SecureRouterError
-from .device import has_room
-from .gate import Dealing, Gate, Tuple
+from .device import room
+from .gate import Dealing, Gate, Tuple, drawn_bytes
 from .plan import Plan
 from .randomness import Csprng
 
@@ -85,14 +85,19 @@ class TupleSet:
     def prepare(self, party: object) -> None:
         """Compute everything that gates can compute before the input is there (see `Gate.prepare`).
 
-        A device gets all corrections now, if they leave most of its memory free: copies take longer than gates.
+        Where memory allows, a CPU draws the words of the first gates now, and a CUDA device gets all corrections:
+        copies take longer than gates.
         """
-        ahead = self._corrections is not None and has_room(self._device, self._plan.dealer_bytes)
-        for index, gate in enumerate(self._plan.gates):
-            prepares = type(gate).prepare is not Gate.prepare
-            if (prepares or ahead) and index >= self._next:
+        left = room(self._device)
+        copies = self._device != "cpu" and self._corrections is not None and self._plan.dealer_bytes <= left
+        for index, gate in enumerate(self._plan.gates[self._next :], start=self._next):
+            if type(gate).prepare is not Gate.prepare or copies:
                 ready = self._ready[index] = self._tuple(index)
                 ready.prepared = gate.prepare(ready, party)  # type: ignore[arg-type]
+            elif self._device == "cpu" and (size := drawn_bytes(self._plan.draws[index])) <= left:
+                left -= size
+                self._ready[index] = self._tuple(index)
+                self._ready[index].read_ahead(self._plan.draws[index])
 
     def __call__(self, gate: Gate) -> Tuple:
         """The next tuple, which must be `gate`'s; it is forgotten here at once."""
