@@ -7,7 +7,9 @@ seeds and the weights' masks B: no input, no opened value and no masked weight D
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
 from torch import Tensor
@@ -17,6 +19,10 @@ from .device import room
 from .gate import Dealing, Gate, Tuple, drawn_bytes
 from .plan import Plan
 from .randomness import Csprng
+
+
+# Gates that a dealer makes at the same time on a CPU; ciphers and tensor operations leave the interpreter to others.
+_SIDE_BY_SIDE = 2
 
 
 def _source(plan: Plan, seed: bytes, index: int, device: str) -> Csprng:
@@ -41,7 +47,9 @@ def deal_set(
         `torch.Tensor`: P0's corrections for one gate after another, uint8 in host memory, of the lengths that the
         plan states.
     """
-    for index, (gate, size) in enumerate(zip(plan.gates, plan.correction_bytes, strict=True)):
+
+    def deal(index: int) -> Tensor:
+        gate, size = plan.gates[index], plan.correction_bytes[index]
         first, second = (_source(plan, seed, index, device) for seed in seeds)
         dealing = Dealing((first, second), weight_mask, device)
         gate.deal(dealing)
@@ -50,7 +58,23 @@ def deal_set(
             raise SecureRouterError(
                 f"`{gate.name}` deals {corrections.numel()} bytes where its protocol reads {size}."
             )
-        yield corrections.cpu()
+        return corrections.cpu()
+
+    if device != "cpu":
+        yield from map(deal, range(len(plan.gates)))
+        return
+    # Every gate has streams of its own, so that the order in which gates are made changes nothing.
+    under_way: deque[Future[Tensor]] = deque()
+    with ThreadPoolExecutor(_SIDE_BY_SIDE) as pool:
+        try:
+            for index in range(len(plan.gates)):
+                under_way.append(pool.submit(deal, index))
+                if len(under_way) > _SIDE_BY_SIDE:
+                    yield under_way.popleft().result()
+            while under_way:
+                yield under_way.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 class TupleSet:

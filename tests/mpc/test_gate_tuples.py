@@ -1,6 +1,7 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
 """Tuples: dealt from a plan and two seeds, read in the same order, each by one gate, once."""
 
+import time
 from dataclasses import dataclass
 
 import pytest
@@ -79,6 +80,40 @@ def test_a_set_is_made_of_the_plan_and_the_seeds():
     assert [len(part) for part in first] == list(plan.correction_bytes)
     others = [list(deal_set(plan, pair)) for pair in ((seeds[1], seeds[0]), (seeds[0], new_seed()))]
     assert all(part.tolist() != first[index] for other in others for index, part in enumerate(other))
+
+
+def test_gates_made_side_by_side_are_those_made_one_after_another(monkeypatch):
+    """In the order of the plan, whichever is ready first; what is not asked for is not made."""
+
+    @dataclass(frozen=True)
+    class Slow(Gate):
+        index: int
+
+        def deal(self, dealing):
+            started.append(self.index)
+            if self.index % 2 == 0:
+                time.sleep(0.01)
+            dealing.give(dealing.mask((4,), 20) + self.index, 20)
+
+        def run(self, party):
+            yield from ()
+            randomness = party.take(self)
+            randomness.mask((4,), 20), randomness.word((4,), 20)
+
+    def program(party):
+        for index in range(9):
+            yield from Slow(index).run(party)
+
+    started: list[int] = []
+    plan, seeds = trace(program), (new_seed(), new_seed())
+    together = [part.tolist() for part in deal_set(plan, seeds)]
+    monkeypatch.setattr(dealer, "_SIDE_BY_SIDE", 1)
+    assert [part.tolist() for part in deal_set(plan, seeds)] == together
+    started.clear()
+    dealt = deal_set(plan, seeds)
+    next(dealt)
+    dealt.close()
+    assert started[0] == 0 and len(started) <= 2
 
 
 def test_masks_differ_between_runs_and_between_gates():
