@@ -7,16 +7,22 @@ seeds and the weights' masks B: no input, no opened value and no masked weight D
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
 from torch import Tensor
 
 from ..errors import SecureRouterError
-from .device import has_room
-from .gate import Dealing, Gate, Tuple
+from .device import room
+from .gate import Dealing, Gate, Tuple, drawn_bytes
 from .plan import Plan
 from .randomness import Csprng
+
+
+# Gates that a dealer makes at the same time on a CPU; ciphers and tensor operations leave the interpreter to others.
+_SIDE_BY_SIDE = 2
 
 
 def _source(plan: Plan, seed: bytes, index: int, device: str) -> Csprng:
@@ -41,7 +47,9 @@ def deal_set(
         `torch.Tensor`: P0's corrections for one gate after another, uint8 in host memory, of the lengths that the
         plan states.
     """
-    for index, (gate, size) in enumerate(zip(plan.gates, plan.correction_bytes, strict=True)):
+
+    def deal(index: int) -> Tensor:
+        gate, size = plan.gates[index], plan.correction_bytes[index]
         first, second = (_source(plan, seed, index, device) for seed in seeds)
         dealing = Dealing((first, second), weight_mask, device)
         gate.deal(dealing)
@@ -50,7 +58,23 @@ def deal_set(
             raise SecureRouterError(
                 f"`{gate.name}` deals {corrections.numel()} bytes where its protocol reads {size}."
             )
-        yield corrections.cpu()
+        return corrections.cpu()
+
+    if device != "cpu":
+        yield from map(deal, range(len(plan.gates)))
+        return
+    # Every gate has streams of its own, so that the order in which gates are made changes nothing.
+    under_way: deque[Future[Tensor]] = deque()
+    with ThreadPoolExecutor(_SIDE_BY_SIDE) as pool:
+        try:
+            for index in range(len(plan.gates)):
+                under_way.append(pool.submit(deal, index))
+                if len(under_way) > _SIDE_BY_SIDE:
+                    yield under_way.popleft().result()
+            while under_way:
+                yield under_way.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 class TupleSet:
@@ -85,14 +109,19 @@ class TupleSet:
     def prepare(self, party: object) -> None:
         """Compute everything that gates can compute before the input is there (see `Gate.prepare`).
 
-        A device gets all corrections now, if they leave most of its memory free: copies take longer than gates.
+        Where memory allows, a CPU draws the words of the first gates now, and a CUDA device gets all corrections:
+        copies take longer than gates.
         """
-        ahead = self._corrections is not None and has_room(self._device, self._plan.dealer_bytes)
-        for index, gate in enumerate(self._plan.gates):
-            prepares = type(gate).prepare is not Gate.prepare
-            if (prepares or ahead) and index >= self._next:
+        left = room(self._device)
+        copies = self._device != "cpu" and self._corrections is not None and self._plan.dealer_bytes <= left
+        for index, gate in enumerate(self._plan.gates[self._next :], start=self._next):
+            if type(gate).prepare is not Gate.prepare or copies:
                 ready = self._ready[index] = self._tuple(index)
                 ready.prepared = gate.prepare(ready, party)  # type: ignore[arg-type]
+            elif self._device == "cpu" and (size := drawn_bytes(self._plan.draws[index])) <= left:
+                left -= size
+                self._ready[index] = self._tuple(index)
+                self._ready[index].read_ahead(self._plan.draws[index])
 
     def __call__(self, gate: Gate) -> Tuple:
         """The next tuple, which must be `gate`'s; it is forgotten here at once."""

@@ -7,9 +7,11 @@ messages through a `Staging`. Which device of several `"cuda"` means is for CUDA
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import lru_cache
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -36,9 +38,15 @@ def finish(device: str) -> None:
         torch.cuda.synchronize(device)
 
 
-def has_room(device: str, size: int) -> bool:
-    """Whether `size` bytes copied to `device` leave most of what is free to all that shares it; never on a CPU."""
-    return device != "cpu" and size <= torch.cuda.mem_get_info(device)[0] // 8
+def room(device: str) -> int:
+    """Bytes that a role may take on `device` ahead of their use: an eighth of what is free, which others share."""
+    if device != "cpu":
+        return torch.cuda.mem_get_info(device)[0] // 8
+    try:
+        found = re.search(r"^MemAvailable:\s+(\d+) kB$", Path("/proc/meminfo").read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    return int(found[1]) * 1024 // 8 if found else 0
 
 
 def kept_on(device: str, values: Tensor) -> Tensor:

@@ -19,7 +19,8 @@ from __future__ import annotations
 import math
 import secrets
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Sequence
+from collections import deque
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -97,6 +98,15 @@ class WordSource(Protocol):
     def pad(self, shape: Sequence[int], bits: int) -> Pad: ...
 
 
+Draw = tuple[str, tuple[int, ...], int]
+"""What a gate asks of its tuple: `mask`, `word`, `bits` or `free`, the shape, and the width in bits."""
+
+
+def drawn_bytes(draws: Iterable[Draw]) -> int:
+    """Bytes that words take once they are drawn."""
+    return sum(math.prod(shape) * (1 if bits <= 8 else 8) for _, shape, bits in draws)
+
+
 class Tuple:
     """One party's share of the randomness of one gate, read in the order in which the gate's `deal` made it.
 
@@ -111,36 +121,56 @@ class Tuple:
         self.gate, self.rank = gate, rank
         self.prepared: Any = None
         self._source, self._corrections, self._read = source, corrections, 0
+        self._ahead: deque[tuple[Draw, Any]] = deque()
+
+    def read_ahead(self, draws: Iterable[Draw]) -> None:
+        """Draw now what the gate will ask for first, in the order in which it will."""
+        self._ahead.extend((draw, self._make(*draw)) for draw in draws)
 
     def mask(self, shape: Sequence[int], bits: int) -> Pad:
         """This party's share of a mask that is uniform mod 2^`bits`. Costs the dealer nothing."""
-        return self._source.pad(shape, bits)
+        return self._draw("mask", shape, bits)
 
     def word(self, shape: Sequence[int], bits: int) -> Tensor:
         """This party's share mod 2^`bits` of a word that the dealer chose."""
+        return self._draw("word", shape, bits)
+
+    def bits(self, shape: Sequence[int]) -> Tensor:
+        """This party's XOR share of strings of 8 bits that the dealer chose, uint8."""
+        return self._draw("bits", shape, 8)
+
+    def lift_mask(self, shape: Sequence[int], bits: int, width: int) -> tuple[Pad, Tensor]:
+        """This party's share of a mask uniform mod 2^`bits`, and its share of the same mask mod 2^`width`."""
+        free = self._draw("free", shape, width)
+        return Pad(reduce(free, bits), bits), free - (self.word(shape, width - bits).to(torch.int64) << bits)
+
+    def open(self, words: Tensor, mask: Pad) -> Opening:
+        """`words` plus the mask, to be opened in this gate's name."""
+        return Opening(words, mask, self.gate.name)
+
+    def _draw(self, kind: str, shape: Sequence[int], bits: int) -> Any:
+        """Words that were drawn ahead, or else the next ones."""
+        draw = kind, tuple(shape), bits
+        if not self._ahead:
+            return self._make(*draw)
+        planned, found = self._ahead.popleft()
+        if planned != draw:
+            raise SecureRouterError(f"`{self.gate.name}` asks for other words than its plan has.")
+        return found
+
+    def _make(self, kind: str, shape: tuple[int, ...], bits: int) -> Any:
+        if kind == "mask":
+            return self._source.pad(shape, bits)
+        if kind == "free" or (kind == "bits" and self.rank == 1):
+            return self._source.ring(shape, bits)
         if self.rank == 1:
-            return -self._source.ring(shape, bits)
+            return self._source.ring(shape, bits).neg_()
         size = packed_size(math.prod(shape), bits)
         if self._corrections is None or self._read + size > self._corrections.numel():
             raise SecureRouterError(f"The dealer's corrections for `{self.gate.name}` end too early.")
         packed = self._corrections[self._read : self._read + size]
         self._read += size
         return unpack(packed, shape, bits)
-
-    def bits(self, shape: Sequence[int]) -> Tensor:
-        """This party's XOR share of strings of 8 bits that the dealer chose, uint8."""
-        if self.rank == 1:
-            return self._source.ring(shape, 8)
-        return self.word(shape, 8)
-
-    def lift_mask(self, shape: Sequence[int], bits: int, width: int) -> tuple[Pad, Tensor]:
-        """This party's share of a mask uniform mod 2^`bits`, and its share of the same mask mod 2^`width`."""
-        free = self._source.ring(shape, width)
-        return Pad(reduce(free, bits), bits), free - (self.word(shape, width - bits).to(torch.int64) << bits)
-
-    def open(self, words: Tensor, mask: Pad) -> Opening:
-        """`words` plus the mask, to be opened in this gate's name."""
-        return Opening(words, mask, self.gate.name)
 
 
 class Dealing:

@@ -145,7 +145,7 @@ class Cost:
         setup_seconds (`float`): Starting the roles and sharing the weights; once per session.
         preprocess_seconds (`float`): What the parties did without the input.
         online_seconds (`float`): From shares of the input held to shares of the logits ready.
-        dealer_seconds (`float`): Time that the dealer computed.
+        dealer_seconds (`float`): Time that the dealer computed; what it computed while it sent does not count.
         peak_rss_bytes (`dict`): Peak memory per role, in bytes.
         by_gate (`list`): `{"gate", "online_bytes", "rounds", "dealer_bytes", "seconds"}` of each kind of gate.
     """

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .gate import Gate, Opening, SecretProtocol, Tuple
+from .gate import Draw, Gate, Opening, SecretProtocol, Tuple
 from .ledger import GateCount
 from .party import Party
 from .randomness import AES, Pad
@@ -38,6 +38,7 @@ class Plan:
         payload_bytes (`int`): Bytes that one party sends, without the frames' headers.
         by_gate (`dict[str, GateCount]`): The split by gate for one party; `dealer` counts the corrections.
         cipher (`str`): What seeds are expanded with.
+        draws (`tuple[tuple[Draw, ...], ...]`): What the parties draw from the tuple of each gate, in order.
     """
 
     gates: tuple[Gate, ...]
@@ -46,6 +47,7 @@ class Plan:
     payload_bytes: int
     by_gate: dict[str, GateCount] = field(compare=False, hash=False)
     cipher: str = AES
+    draws: tuple[tuple[Draw, ...], ...] = field(default=(), compare=False, hash=False, repr=False)
 
     @property
     def digest(self) -> str:
@@ -75,11 +77,15 @@ class _TracedTuple(Tuple):
 
     def __init__(self, gate: Gate):
         super().__init__(gate, 0, _EmptySource())
-        self.correction_bytes = 0
+        self.draws: list[Draw] = []
 
-    def word(self, shape: Sequence[int], bits: int) -> Tensor:
-        self.correction_bytes += packed_size(math.prod(shape), bits)
-        return self._source.ring(shape, bits)
+    @property
+    def correction_bytes(self) -> int:
+        return sum(packed_size(math.prod(shape), bits) for kind, shape, bits in self.draws if kind in ("word", "bits"))
+
+    def _make(self, kind: str, shape: tuple[int, ...], bits: int) -> Any:
+        self.draws.append((kind, shape, bits))
+        return self._source.pad(shape, bits) if kind == "mask" else self._source.ring(shape, bits)
 
 
 class _Tracer(Party):
@@ -136,4 +142,5 @@ def trace(
         payload_bytes=sum(count.sent for count in tracer.by_gate.values()),
         by_gate=tracer.by_gate,
         cipher=cipher,
+        draws=tuple(tuple(traced.draws) for traced in tracer.tuples),
     )

@@ -28,6 +28,7 @@ AES, CHACHA20 = "aes-256-ctr", "chacha20"
 _WORDS = ((8, torch.uint8), (16, torch.int16), (32, torch.int32), (64, torch.int64))
 
 
+_ZEROS = memoryview(bytes(1 << 18))
 _BLOCK = 64  # bytes of a block of ChaCha20, whose counter has 32 bits
 
 
@@ -100,11 +101,12 @@ class Csprng:
         """The next `count` bytes, as a uint8 tensor of shape (count,)."""
         if isinstance(self._keystream, _DeviceKeystream):
             return self._keystream.bytes(count)
-        # Encrypting zeros in place yields the keystream without a second buffer of zeros to read.
-        buffer = torch.zeros(count, dtype=torch.uint8)
-        if count:
-            view = memoryview(buffer.numpy().data)
-            self._keystream.update_into(view, view)
+        # What zeros encrypt to is the keystream; the zeros stay in the cache.
+        buffer = torch.empty(count, dtype=torch.uint8)
+        view = memoryview(buffer.numpy().data)
+        for start in range(0, count, len(_ZEROS)):
+            part = view[start : start + len(_ZEROS)]
+            self._keystream.update_into(_ZEROS[: len(part)], part)
         return buffer.to(self._device)
 
     def ring(self, shape: Sequence[int], bits: int) -> Tensor:

@@ -1,14 +1,15 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
 """Products of matrices of ring words.
 
-A CPU multiplies int64. A CUDA device has no such product, so words are cut into signed digits, x = sum of x_i 2^(d i)
-with -2^(d-1) <= x_i < 2^(d-1), whose products are exact: in float64 while sums stay within 2^53, or as int8 in int32.
-Of the pairs of digits only those whose shift d (i + j) is inside the ring are multiplied, so that a small ring costs
-less. Digits stand side by side along the inner dimension; then one product makes the sum of all pairs of one shift,
+A CPU multiplies int64, fast where it has an instruction for vectors of them and slowly elsewhere; a CUDA device has no
+such product. Words can be cut into signed digits instead, x = sum of x_i 2^(d i) with -2^(d-1) <= x_i < 2^(d-1), whose
+products are exact: in float64 while sums stay within 2^53, or as int8 in int32. Of the pairs of digits only those
+whose shift d (i + j) is inside the ring are multiplied, so that a small ring costs less. Digits stand side by side
+along the inner dimension; then one product makes the sum of all pairs of one shift,
 
     [x_0 x_1 ... x_s] [y_s ... y_1 y_0]' = sum over i + j = s of x_i y_j.
 
-Which digits are faster depends on the device and on the shape: they are timed once per process and kind of shape.
+Which way is faster depends on the device and on the shape: it is timed once per process and kind of shape.
 """
 
 from __future__ import annotations
@@ -20,10 +21,15 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from .device import finish
+
 
 _FLOAT_BITS, _INT_BITS = 53, 31  # what sums of products have to fit into
 _SHORTEST = 64  # inner dimensions are not cut into shorter pieces than this for the sake of wider digits
 _TIMED_RUNS = 3
+# On a CPU: products of fewer pairs of words are left as they are, matrices of this size are enough to time, and so
+# many bytes of digits (but of no fewer columns) are made at once, to be multiplied while they are in its cache.
+_FEW_PAIRS, _TIMED_SIZE, _BLOCK_BYTES, _NARROWEST = 1 << 20, 256, 8 << 20, 128
 
 Product = Callable[[Tensor, Tensor, int], Tensor]
 _chosen: dict[tuple, Product] = {}
@@ -40,17 +46,27 @@ def ring_matmul(left: Tensor, right: Tensor, bits: int) -> Tensor:
     Returns:
         `torch.Tensor`: (..., n, p) of the same dtype, right mod 2^`bits`; what is above is noise.
     """
-    if left.device.type != "cuda":
-        return left @ right
+    # Besides the devices there are tensors without data, of which a plan is traced.
+    if left.device.type != "cuda" and (left.is_meta or left.dtype != torch.int64 or _pairs(left, right) < _FEW_PAIRS):
+        return word_matmul(left, right, bits)
     return fastest(left, right, bits)(left, right, bits).to(left.dtype)
 
 
 def fastest(left: Tensor, right: Tensor, bits: int) -> Product:
-    """`float_matmul` or `int8_matmul`, timed on these operands unless ones of their kind were before."""
+    """What multiplies operands of this kind fastest on their device, timed unless ones of their kind were before."""
+    products: tuple[Product, ...] = (float_matmul, int8_matmul)
+    if left.device.type == "cpu":
+        products = (word_matmul, float_matmul)
+        left, right = (part[(0,) * (part.dim() - 2)][:_TIMED_SIZE, :_TIMED_SIZE] for part in (left, right))
     kind = _kind(left, right, bits)
     if kind not in _chosen:
-        _chosen[kind] = min((float_matmul, int8_matmul), key=lambda product: _seconds(product, left, right, bits))
+        _chosen[kind] = min(products, key=lambda product: _seconds(product, left, right, bits))
     return _chosen[kind]
+
+
+def word_matmul(left: Tensor, right: Tensor, bits: int) -> Tensor:
+    """`ring_matmul` of words as they are, on a CPU."""
+    return left @ right
 
 
 def float_matmul(left: Tensor, right: Tensor, bits: int) -> Tensor:
@@ -62,6 +78,8 @@ def float_matmul(left: Tensor, right: Tensor, bits: int) -> Tensor:
         piece = (1 << _FLOAT_BITS >> (2 * digit - 2)) // count
         if piece >= min(inner, _SHORTEST):
             break
+    if left.device.type == "cpu":
+        return _by_blocks(left, right, digit, count, piece)
     return _by_digits(left, right, digit, count, piece, torch.float64, torch.matmul)
 
 
@@ -97,12 +115,39 @@ def _by_digits(
     return total
 
 
+def _by_blocks(left: Tensor, right: Tensor, digit: int, count: int, piece: int) -> Tensor:
+    """`_by_digits` in float64 for a CPU: some columns of `right` at a time."""
+    inner, columns = right.shape[-2:]
+    batch = torch.broadcast_shapes(left.shape[:-2], right.shape[:-2])
+    total = torch.zeros(*batch, left.shape[-2], columns, dtype=torch.int64)
+    for start in range(0, inner, piece):
+        rows = _digits(left[..., start : start + piece], digit, range(count), torch.float64)
+        size = rows.shape[-1] // count
+        width = max(_BLOCK_BYTES // (rows.element_size() * count * size * math.prod(right.shape[:-2])), _NARROWEST)
+        for at in range(0, columns, width):
+            block = right[..., start : start + piece, at : at + width]
+            stacked = _stacked_digits(block, digit, range(count - 1, -1, -1))
+            found = total[..., at : at + width]
+            for shift in range(count):
+                part = rows[..., : (shift + 1) * size] @ stacked[..., (count - 1 - shift) * size :, :]
+                found += part.to(torch.int64).bitwise_left_shift_(digit * shift)
+    return total
+
+
+def _stacked_digits(words: Tensor, digit: int, order: range) -> Tensor:
+    """The signed digits of (..., m, p) words, one below the other in float64 (..., digits * m, p)."""
+    half, mask = 1 << (digit - 1), (1 << digit) - 1
+    shifted = words + _halves(half, digit, len(order))
+    stacked = words.new_empty(*words.shape[:-2], len(order), *words.shape[-2:], dtype=torch.float64)
+    for at, index in enumerate(order):
+        stacked[..., at, :, :] = (shifted >> (digit * index)).bitwise_and_(mask).sub_(half)
+    return stacked.flatten(-3, -2)
+
+
 def _digits(words: Tensor, digit: int, order: range, dtype: torch.dtype) -> Tensor:
     """The signed digits of (..., n, m) words, side by side in (..., n, digits * m), m padded with zeros for int8."""
     half, mask = 1 << (digit - 1), (1 << digit) - 1
-    # Adding half of every digit's range makes all digits independent of the ones below, carries included.
-    offset = sum(half << (digit * index) for index in range(len(order)))
-    shifted = (words.to(torch.int64) + _as_int64(offset)).unsqueeze(-2)
+    shifted = (words.to(torch.int64) + _halves(half, digit, len(order))).unsqueeze(-2)
     shifts = torch.arange(order.start, order.stop, order.step, device=words.device).mul_(digit).unsqueeze(-1)
     found = (shifted >> shifts).bitwise_and_(mask).sub_(half).to(dtype)
     if dtype == torch.int8:
@@ -110,9 +155,10 @@ def _digits(words: Tensor, digit: int, order: range, dtype: torch.dtype) -> Tens
     return found.flatten(-2)
 
 
-def _as_int64(value: int) -> int:
-    """The representative of `value` mod 2^64 that an int64 holds."""
-    return (value + (1 << 63)) % (1 << 64) - (1 << 63)
+def _halves(half: int, digit: int, count: int) -> int:
+    """Half of every digit's range: added, it makes all digits independent of the ones below, carries included."""
+    total = sum(half << (digit * index) for index in range(count))
+    return (total + (1 << 63)) % (1 << 64) - (1 << 63)  # as int64 holds it mod 2^64
 
 
 def _int8_product(left: Tensor, right: Tensor) -> Tensor:
@@ -129,6 +175,12 @@ def _int8_product(left: Tensor, right: Tensor) -> Tensor:
     return torch._int_mm(left, right)[:rows, :columns]
 
 
+def _pairs(left: Tensor, right: Tensor) -> int:
+    """How many products of words `left` @ `right` takes."""
+    batch = torch.broadcast_shapes(left.shape[:-2], right.shape[:-2])
+    return math.prod(batch) * left.shape[-2] * left.shape[-1] * right.shape[-1]
+
+
 def _kind(left: Tensor, right: Tensor, bits: int) -> tuple:
     """Shapes alike enough to share a choice: sizes to the next power of two, and the number of int8 digits."""
     batch = math.prod(torch.broadcast_shapes(left.shape[:-2], right.shape[:-2]))
@@ -140,10 +192,10 @@ def _seconds(product: Product, left: Tensor, right: Tensor, bits: int) -> float:
     """The shortest time of a few runs, after one that loads kernels."""
     best = math.inf
     for run in range(_TIMED_RUNS + 1):
-        torch.cuda.synchronize(left.device)
+        finish(left.device.type)
         start = time.perf_counter()
         product(left, right, bits)
-        torch.cuda.synchronize(left.device)
+        finish(left.device.type)
         if run:
             best = min(best, time.perf_counter() - start)
     return best

@@ -1,6 +1,7 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
 """Tuples: dealt from a plan and two seeds, read in the same order, each by one gate, once."""
 
+import time
 from dataclasses import dataclass
 
 import pytest
@@ -8,8 +9,10 @@ import torch
 from harness import Input, joined, run
 
 from hf_securerouter.errors import SecureRouterError
+from hf_securerouter.mpc import dealer
 from hf_securerouter.mpc.dealer import TupleSet, deal_set
-from hf_securerouter.mpc.gate import Dealing, Gate, Tuple
+from hf_securerouter.mpc.gate import Dealing, Gate, Tuple, drawn_bytes
+from hf_securerouter.mpc.gates.activation import Activation
 from hf_securerouter.mpc.gates.compare import Compare
 from hf_securerouter.mpc.gates.linear import Linear
 from hf_securerouter.mpc.gates.relu import ReLU
@@ -77,6 +80,40 @@ def test_a_set_is_made_of_the_plan_and_the_seeds():
     assert [len(part) for part in first] == list(plan.correction_bytes)
     others = [list(deal_set(plan, pair)) for pair in ((seeds[1], seeds[0]), (seeds[0], new_seed()))]
     assert all(part.tolist() != first[index] for other in others for index, part in enumerate(other))
+
+
+def test_gates_made_side_by_side_are_those_made_one_after_another(monkeypatch):
+    """In the order of the plan, whichever is ready first; what is not asked for is not made."""
+
+    @dataclass(frozen=True)
+    class Slow(Gate):
+        index: int
+
+        def deal(self, dealing):
+            started.append(self.index)
+            if self.index % 2 == 0:
+                time.sleep(0.01)
+            dealing.give(dealing.mask((4,), 20) + self.index, 20)
+
+        def run(self, party):
+            yield from ()
+            randomness = party.take(self)
+            randomness.mask((4,), 20), randomness.word((4,), 20)
+
+    def program(party):
+        for index in range(9):
+            yield from Slow(index).run(party)
+
+    started: list[int] = []
+    plan, seeds = trace(program), (new_seed(), new_seed())
+    together = [part.tolist() for part in deal_set(plan, seeds)]
+    monkeypatch.setattr(dealer, "_SIDE_BY_SIDE", 1)
+    assert [part.tolist() for part in deal_set(plan, seeds)] == together
+    started.clear()
+    dealt = deal_set(plan, seeds)
+    next(dealt)
+    dealt.close()
+    assert started[0] == 0 and len(started) <= 2
 
 
 def test_masks_differ_between_runs_and_between_gates():
@@ -170,3 +207,51 @@ def test_what_needs_no_input_is_made_ahead_or_when_it_is_needed():
         results.append(joined([result[0] for result in done.results]))
     assert torch.equal(results[0], results[1])
     assert torch.equal(results[0], torch.arange(6).view(2, 3) @ weights["w"])
+
+
+@pytest.mark.parametrize("gate", [Activation("gelu", (9,), 5, 12, 14, 38), Compare((9,), 20, (3, -5))])
+@pytest.mark.parametrize("rank", [0, 1])
+def test_words_drawn_ahead_are_those_drawn_when_needed(gate, rank):
+    plan = trace(
+        lambda party: gate.run(party, party.secret(torch.empty(9, dtype=torch.int64, device="meta"), 38, 14, 5))
+    )
+    seeds = new_seed(), new_seed()
+    (corrections,) = deal_set(plan, seeds)
+
+    def words(ahead):
+        source = Csprng(seeds[rank], b"tuple/0")
+        randomness = Tuple(gate, rank, source, corrections if rank == 0 else None)
+        randomness.read_ahead(plan.draws[0][:ahead])
+        kinds = {"mask": randomness.mask, "word": randomness.word, "bits": lambda shape, _: randomness.bits(shape)}
+        found = []
+        for kind, shape, bits in plan.draws[0]:
+            drawn = randomness._draw("free", shape, bits) if kind == "free" else kinds[kind](shape, bits)
+            found.append(drawn.words if kind == "mask" else drawn)
+        return found
+
+    expected = words(0)
+    assert drawn_bytes(plan.draws[0]) == sum(part.numel() * part.element_size() for part in expected)
+    for ahead in (1, len(expected) // 2, len(expected)):
+        assert all(torch.equal(one, other) for one, other in zip(expected, words(ahead), strict=True))
+
+
+def test_only_what_the_plan_has_is_drawn_ahead():
+    gate = Compare((9,), 20, (3,))
+    randomness = Tuple(gate, 1, Csprng(new_seed(), b"tuple/0"))
+    randomness.read_ahead([("mask", (9,), 20), ("word", (9,), 1)])
+    randomness.mask((9,), 20)
+    with pytest.raises(SecureRouterError, match="`Compare` asks for other words than its plan has"):
+        randomness.word((9,), 2)
+
+
+@pytest.mark.parametrize("gates", [0, 1, 2])
+def test_memory_limits_what_is_drawn_ahead(monkeypatch, gates):
+    plan, share = plan_and_input()
+    sizes = [drawn_bytes(draws) for draws in plan.draws]
+    monkeypatch.setattr(dealer, "room", lambda device: sum(sizes[:gates]))
+    drawn = []
+    read_ahead = Tuple.read_ahead
+    monkeypatch.setattr(Tuple, "read_ahead", lambda self, draws: drawn.append(draws) or read_ahead(self, draws))
+    done = run(lambda party: two_gates(party, share))
+    assert drawn.count(plan.draws[0]) == 2 * (gates > 0) and drawn.count(plan.draws[1]) == 2 * (gates > 1)
+    assert joined(done.results).tolist() == [0, 0, 0, 0, 0, 1, 2, 3]

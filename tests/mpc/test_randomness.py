@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from hf_securerouter.errors import SecureRouterValueError
+from hf_securerouter.mpc import randomness
 from hf_securerouter.mpc.randomness import AES, CHACHA20, SEED_BYTES, Csprng, Pad, PadReusedError, cipher_for, new_seed
 
 
@@ -50,9 +51,15 @@ def test_the_stream_is_the_ciphers_under_the_domains_key(cipher):
         assert bytes(Csprng(SEED, domain, cipher).bytes(5000).tolist()) == expected
 
 
-@given(st.lists(st.integers(0, 70), max_size=8), st.sampled_from([AES, CHACHA20]))
+@given(st.lists(st.integers(0, 70), max_size=8), st.sampled_from([AES, CHACHA20]), st.integers(1, 90))
 @settings(max_examples=40, deadline=None)
-def test_the_stream_goes_on_where_it_stopped(counts, cipher):
+def test_the_stream_goes_on_where_it_stopped(counts, cipher, block):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(randomness, "_ZEROS", memoryview(bytes(block)))
+        check_pieces(counts, cipher)
+
+
+def check_pieces(counts, cipher):
     generator = Csprng(SEED, b"pieces", cipher)
     found = b"".join(bytes(generator.bytes(count).tolist()) for count in counts)
     assert found == keystream(domain_key(SEED, b"pieces"), sum(counts), cipher)

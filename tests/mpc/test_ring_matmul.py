@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""Products of ring words by digits, as a CUDA device makes them, against the CPU's int64 product."""
+"""Products of ring words by digits against those of int64."""
 
 import pytest
 import torch
@@ -9,10 +9,25 @@ from hypothesis import strategies as st
 from hf_securerouter.mpc import ring_matmul as module
 from hf_securerouter.mpc.randomness import Csprng
 from hf_securerouter.mpc.ring import reduce
-from hf_securerouter.mpc.ring_matmul import fastest, float_matmul, int8_matmul, ring_matmul
+from hf_securerouter.mpc.ring_matmul import fastest, float_matmul, int8_matmul, ring_matmul, word_matmul
 
 
-BOTH = pytest.mark.parametrize("product", [float_matmul, int8_matmul])
+def device_digits(left, right, bits):
+    """`float_matmul` as a CUDA device makes it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_by_blocks", lambda *how: module._by_digits(*how, torch.float64, torch.matmul))
+        return float_matmul(left, right, bits)
+
+
+def small_blocks(left, right, bits):
+    """`float_matmul` with few columns at a time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_NARROWEST", 2)
+        patch.setattr(module, "_BLOCK_BYTES", 1)
+        return float_matmul(left, right, bits)
+
+
+BOTH = pytest.mark.parametrize("product", [float_matmul, device_digits, small_blocks, int8_matmul])
 EDGES = [-(2**63), 2**63 - 1, -1, 0, 1, 2**31, -(2**31), 0x8080808080808080 - 2**64, 0x7F7F7F7F7F7F7F7F]
 
 
@@ -77,14 +92,38 @@ def test_a_small_ring_takes_fewer_products(monkeypatch):
         assert len(made) == -(-bits // 8)
 
 
-def test_the_cpu_multiplies_words_as_they_are(monkeypatch):
-    monkeypatch.setattr(module, "_by_digits", None)
+def test_a_cpu_multiplies_few_words_as_they_are(monkeypatch):
+    monkeypatch.setattr(module, "fastest", None)
     for dtype in (torch.int64, torch.uint8):
         left, right = torch.arange(6, dtype=dtype).view(2, 3), torch.arange(6, dtype=dtype).view(3, 2)
         assert torch.equal(ring_matmul(left, right, 8), left @ right)
+    untold = torch.empty(1000, 1000, dtype=torch.int64, device="meta")
+    assert ring_matmul(untold, untold, 8).shape == (1000, 1000)
 
 
-def test_the_faster_digits_are_chosen_once_a_shape(monkeypatch):
+@pytest.mark.parametrize("product", [word_matmul, float_matmul])
+@pytest.mark.parametrize("sizes", [((70, 300), (300, 60)), ((3, 20, 300), (3, 300, 60))])
+def test_a_cpu_takes_what_is_faster(monkeypatch, product, sizes):
+    asked, made = [], []
+
+    def seconds(candidate, left, right, bits):
+        asked.append((candidate, left.shape, right.shape, bits))
+        return float(candidate is not product)
+
+    monkeypatch.setattr(module, "_seconds", seconds)
+    monkeypatch.setattr(module, "_chosen", {})
+    original = module.float_matmul
+    monkeypatch.setattr(module, "float_matmul", lambda *operands: made.append(1) or original(*operands))
+    product = getattr(module, product.__name__)
+    left, right = (Csprng(bytes(32), name).ring(size, 64) for name, size in zip((b"1", b"2"), sizes, strict=True))
+    for _ in range(2):
+        assert torch.equal(reduce(ring_matmul(left, right, 53), 53), reduce(left @ right, 53))
+    assert len(made) == 2 * (product is module.float_matmul)
+    small = (sizes[0][-2], module._TIMED_SIZE), (module._TIMED_SIZE, sizes[1][-1])
+    assert asked == [(module.word_matmul, *small, 53), (module.float_matmul, *small, 53)]
+
+
+def test_the_choice_is_made_once_a_shape(monkeypatch):
     asked = []
 
     def seconds(product, left, right, bits):
@@ -95,7 +134,7 @@ def test_the_faster_digits_are_chosen_once_a_shape(monkeypatch):
     monkeypatch.setattr(module, "_chosen", {})
     small, large = torch.ones(8, 16, dtype=torch.int64), torch.ones(32, 16, dtype=torch.int64)
     for left in (small, small, large, small[:7], large):
-        assert fastest(left, left.mT, 40) is (int8_matmul if left.shape[0] > 16 else float_matmul)
+        assert fastest(left, left.mT, 40) is (word_matmul if left.shape[0] > 16 else float_matmul)
     assert len(asked) == 4
     fastest(small, small.mT, 64)
     assert len(asked) == 6

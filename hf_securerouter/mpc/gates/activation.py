@@ -33,7 +33,7 @@ from torch import Tensor
 from ..gate import Dealing, Gate, SecretProtocol
 from ..party import Party
 from ..shares import Secret
-from .bits import Thermometer, deal_thermometer, open_bits
+from .bits import Thermometer, choose, deal_thermometer, open_bits, spread
 from .lift import Lift, deal_lift
 
 
@@ -191,27 +191,28 @@ class Activation(Gate):
         words = (2 * shape.harmonics, *self.shape)
         if_clear, if_set = randomness.word(words, width), randomness.word(words, width)
         hidden = randomness.word(self.shape, width)
-        flip = inside_flip.bool()
+        flip = spread(inside_flip)
         # What is opened is inside xor bit: the words times (1 - bit) serve where that is 1, those times bit where 0.
         factors = party.constant(_public_tables(self.function, self.scale))
         angle = (opened - (1 << (self.bits - 2))) & ((1 << (self.scale + _PERIOD_BITS)) - 1)
         constant = round(fit(self.function)[0] * 2.0 ** (_WORD_SCALE + _PUBLIC_SCALE))
-        total = torch.where(flip, (1 if party.rank == 0 else 0) - hidden, hidden).mul_(constant)
+        is_inside = choose(flip, (1 if party.rank == 0 else 0) - hidden, hidden)
+        total, flat = is_inside * constant, angle.view(-1)
         for row in range(words[0]):
-            total.addcmul_(torch.where(flip, if_clear[row], if_set[row]), factors[row][angle])
+            factor = factors[row].index_select(0, flat).view(self.shape)
+            total.addcmul_(choose(flip, if_clear[row], if_set[row]), factor)
         curved = party.secret(total, width, _WORD_SCALE + _PUBLIC_SCALE, x.bound).truncate(self.result_scale)
 
         # Straight parts: right * (slope * x + height) - left * height, left = 1 - inside - right.
         hidden_right = randomness.word(self.shape, self.width)
-        flip = right_flip.bool()
+        flip = spread(right_flip)
         straight = curved.words
         if shape.slope:
             selected = lift.times(hidden_right, lift.products(self.shape)) << (self.result_scale - self.scale)
-            straight = straight + torch.where(flip, x.words - selected, selected)
+            straight = straight + choose(flip, x.words - selected, selected)
         if shape.height:
             one = party.rank == 0
-            is_right = torch.where(flip, int(one) - hidden_right, hidden_right)
-            is_inside = torch.where(inside_flip.bool(), int(one) - hidden, hidden)
+            is_right = choose(flip, int(one) - hidden_right, hidden_right)
             straight = straight + ((2 * is_right + is_inside - int(one)) << self.result_scale)
         bound = x.bound if shape.slope else shape.height
         return party.secret(straight, self.width, self.result_scale, bound)

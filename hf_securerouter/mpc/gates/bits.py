@@ -60,6 +60,19 @@ class Thermometer:
         return found ^ (last < first) if self._rank == 0 else found
 
 
+def spread(flips: Tensor) -> Tensor:
+    """Opened bits as masks for `choose`: int64, all ones where a bit is set and 0 where it is clear."""
+    return flips.to(torch.int64).neg_()
+
+
+def choose(masks: Tensor, if_set: Tensor, if_clear: Tensor) -> Tensor:
+    """`if_set` where the bit of `masks` (see `spread`) is set, `if_clear` elsewhere; int64.
+
+    Opened bits are uniform, so that a branch a word, as in `torch.where`, is mispredicted every other time.
+    """
+    return (if_set ^ if_clear).bitwise_and_(masks).bitwise_xor_(if_clear)
+
+
 def open_bits(party: Party, randomness: Tuple, shares: list[Tensor]) -> SecretProtocol[list[Tensor]]:
     """Open XOR shares of bits, each under a mask bit of its own: the parties learn bit xor mask.
 

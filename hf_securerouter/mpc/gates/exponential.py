@@ -30,7 +30,7 @@ from torch import Tensor
 from ..gate import Dealing, Gate, SecretProtocol
 from ..party import Party
 from ..shares import Secret
-from .bits import Thermometer, deal_thermometer, open_bits
+from .bits import Thermometer, choose, deal_thermometer, open_bits, spread
 
 
 _PERIOD_BITS, _UNIT_BITS, _STEP_BITS = 4, 2, 1
@@ -99,10 +99,11 @@ class Exponential(Gate):
         (flipped,) = yield from open_bits(party, randomness, [near])
         words = (_UNITS, *self.shape)
         if_set, if_clear = randomness.word(words, self.width), randomness.word(words, self.width)
-        decay, flip = party.constant(_decay(self.scale)), flipped.bool()
+        decay, flip = party.constant(_decay(self.scale)), spread(flipped)
         period = (1 << (_PERIOD_BITS + self.scale)) - 1
         total = torch.zeros_like(if_set[0])
         for v in range(_UNITS):
             position = (opened - (v << (self.scale + _UNIT_BITS))) & period
-            total.addcmul_(torch.where(flip, if_set[v], if_clear[v]), decay[position])
+            factor = decay.index_select(0, position.view(-1)).view(self.shape)
+            total.addcmul_(choose(flip, if_set[v], if_clear[v]), factor)
         return party.secret(total, self.width, EXP_SCALE, 0)
