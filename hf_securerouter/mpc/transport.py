@@ -81,7 +81,8 @@ class Link(TwoPartyCommunicator):
     closed. Making one blocks until the other end has been made too.
 
     Args:
-        sock (`socket.socket`): A connected stream socket. The link owns it from now on.
+        sock (`socket.socket` or `TlsWire`): A connected stream socket, or one under TLS already, with certificates as
+            under `ssl_context`. The link owns it from now on.
         rank (`int`): 0 or 1; the other party has the other one.
         ledger (`Ledger`, *optional*): Counts every byte that the socket takes and gives, headers, handshake and TLS
             included, and one round for each exchange.
@@ -113,7 +114,7 @@ class Link(TwoPartyCommunicator):
 
     def __init__(
         self,
-        sock: socket.socket,
+        sock: socket.socket | TlsWire,
         rank: int,
         *,
         ledger: Ledger | None = None,
@@ -140,12 +141,15 @@ class Link(TwoPartyCommunicator):
         self._limit: float | None = time.monotonic() + timeout
         self._broken: OSError | None = None
         self._header = memoryview(bytearray(HEADER.size))
+        self._wire: Wire
         try:
-            if ssl_context is None:
+            if isinstance(sock, TlsWire):
+                self._wire, sock = sock, sock.sock
+            elif ssl_context is None:
                 self._wire = Wire(sock)
             else:
                 self._wire = TlsWire(sock, ssl_context, server_side, self.peer, self._limit)
-                self._count(0, 0)
+            self._count(0, 0)
             self._poll = select.poll()
             self._poll.register(sock, 0)
             if isinstance(self._wire, TlsWire) and self.peer not in (names := self._wire.peer_names()):
