@@ -142,16 +142,17 @@ class Link(TwoPartyCommunicator):
         self._broken: OSError | None = None
         self._header = memoryview(bytearray(HEADER.size))
         self._wire: Wire
+        plain = sock.sock if isinstance(sock, TlsWire) else sock
         try:
             if isinstance(sock, TlsWire):
-                self._wire, sock = sock, sock.sock
+                self._wire = sock
             elif ssl_context is None:
                 self._wire = Wire(sock)
             else:
                 self._wire = TlsWire(sock, ssl_context, server_side, self.peer, self._limit)
             self._count(0, 0)
             self._poll = select.poll()
-            self._poll.register(sock, 0)
+            self._poll.register(plain, 0)
             if isinstance(self._wire, TlsWire) and self.peer not in (names := self._wire.peer_names()):
                 self._fail(
                     f"The certificate at the other end is for {sorted(names)}, not `{self.peer}`.", Abort.IDENTITY
@@ -159,10 +160,10 @@ class Link(TwoPartyCommunicator):
             self._greet(token)
             self.agree(hello or {})
         except OSError as error:  # only the TLS handshake raises it as it is
-            sock.close()
+            plain.close()
             raise LinkError(f"No TLS 1.3 link to {self.peer}: {error}.") from error
         except BaseException:
-            sock.close()
+            plain.close()
             raise
         self._limit = None
 
