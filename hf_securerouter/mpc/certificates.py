@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 AUTHORITY, CERTIFICATE, KEY = "ca.pem", "certificate.pem", "key.pem"
 LIFETIME = datetime.timedelta(days=3650)  # that of the shares, which have no end of their own
 _CLOCK_SKEW = datetime.timedelta(days=1)
+_OID = x509.ExtendedKeyUsageOID
 
 
 def make_certificates(roles: tuple[str, ...]) -> dict[str, dict[str, bytes]]:
@@ -55,12 +56,7 @@ def make_certificates(roles: tuple[str, ...]) -> dict[str, dict[str, bytes]]:
                 (x509.BasicConstraints(ca=False, path_length=None), True),
                 (_usage(digital_signature=True), True),
                 (x509.SubjectAlternativeName([x509.DNSName(role)]), False),
-                (
-                    x509.ExtendedKeyUsage(
-                        [x509.ExtendedKeyUsageOID.SERVER_AUTH, x509.ExtendedKeyUsageOID.CLIENT_AUTH]
-                    ),
-                    False,
-                ),
+                (x509.ExtendedKeyUsage([_OID.SERVER_AUTH, _OID.CLIENT_AUTH]), False),
                 (x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False),
                 (x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier), False),
             ],

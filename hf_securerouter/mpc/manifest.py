@@ -11,6 +11,9 @@ from .models import EncoderSpec
 from .randomness import cipher_for
 
 
+BATCH_SIZE = 8  # inputs that run together where the manifest does not fix it
+
+
 @dataclass(frozen=True)
 class Manifest:
     """The public description of a converted model.

@@ -58,8 +58,8 @@ class RoleFolder:
         manifest = Manifest.from_dict(json.loads((path / MANIFEST).read_text()))
         if manifest.protocol != "masked":
             raise SecureRouterValueError(
-                f"`folder` {str(path)!r} was shared for protocol {manifest.protocol!r}; only 'masked' runs on machines "
-                "of different owners."
+                f"`folder` {str(path)!r} was shared for protocol {manifest.protocol!r}; only 'masked' runs on "
+                "machines of different owners."
             )
         return cls(path, identity, manifest)
 

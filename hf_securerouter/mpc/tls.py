@@ -163,7 +163,8 @@ class Door:
         identity (`Identity`): Of this role.
         address (`tuple[str, int]`): Host and port to listen at; port 0 takes a free one.
         roles (`tuple[str, ...]`): Who is let in.
-        enter (callable): Called with the role and the connection of whoever was let in, in a thread of its own.
+        enter (callable): Called with the role and the connection of whoever was let in, in a thread of its own. What
+            it does not keep, it closes; an error that it raises refuses the connection.
         say (callable): Takes a line about each connection that was refused.
 
     Raises:
@@ -218,19 +219,15 @@ class Door:
 
     def _serve(self, sock: socket.socket, host: str) -> None:
         try:
-            try:
-                wire = TlsWire(_tuned(sock), self._identity.server, True, "", time.monotonic() + HANDSHAKE)
-                role = self._checked(wire)
-            except (OSError, SecureRouterError) as error:
-                self._say(f"Refused a connection from {host}: {error}")
-                return
-            try:
-                self._enter(role, wire)
-                sock = None
-            except SecureRouterError as error:
-                self._say(f"{role} at {host}: {error}")
+            wire = TlsWire(_tuned(sock), self._identity.server, True, "", time.monotonic() + HANDSHAKE)
+            self._enter(self._checked(wire), wire)
+        except (OSError, SecureRouterError) as error:
+            self._say(f"Refused a connection from {host}: {error}")
+            sock.close()
+        except BaseException:
+            sock.close()
+            raise
         finally:
-            _close(sock)
             self._free.release()
 
     def _checked(self, wire: TlsWire) -> str:
