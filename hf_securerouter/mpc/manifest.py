@@ -57,6 +57,11 @@ class Manifest:
         return sum(self.quotas) if self.routes and self.routing_privacy == "quota" else None
 
     @property
+    def largest_batch(self) -> int:
+        """Queries that a server takes at once."""
+        return self.batch or BATCH_SIZE
+
+    @property
     def selects(self) -> bool:
         """Whether one expert is made of all under encryption: under `oblivious`, where they have one shape."""
         shapes = [(spec, self.bounds.get(f"experts.{index}", {})) for index, spec in enumerate(self.experts)]

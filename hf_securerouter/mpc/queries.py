@@ -171,8 +171,9 @@ class Session(ABC):
         before = sum(channel.bytes_sent + channel.bytes_received for channel in channels)
         size = len(batch["input_ids"])
         shares = self.sharing.inputs(self.client.embed(batch), batch["attention_mask"])
+        header = self._header(size)
         for role in self._channels:
-            self._send(role, self._header(size), shares.get(role))
+            self._send(role, header, shares.get(role))
         answers = self._collect("result", self.timeout * size)
         moved = sum(channel.bytes_sent + channel.bytes_received for channel in channels) - before
         logits = self.sharing.logits({role: tensors for role, (_, tensors) in answers.items()})
