@@ -92,6 +92,7 @@ class MaskedParty(Program):
         self.rank, self.manifest, self.ledger = rank, manifest, ledger
         self._seed: bytes | None = None
         self._weights: dict[str, WeightShare] = {}
+        self._plans: dict[str, Plan] = {}
 
     def meet(self, dealer: Channel, link: Link, timeout: float) -> None:
         """Compute over this link, with what this dealer deals, from now on.
@@ -104,7 +105,9 @@ class MaskedParty(Program):
         self._link = link
         self._zero_seed = agree_on_seed(link)
         self._sets = LiveSets(dealer, self.rank, timeout)
-        self._evaluator = Evaluator(self.rank, link, self._sets, self._weights, self.ledger, self.manifest.device)
+        self._evaluator = Evaluator(
+            self.rank, link, self._sets, self._weights, self.ledger, self.manifest.device, self._plans
+        )
 
     def leave(self) -> None:
         """Close the channel and the link. No set of tuples that came over them is used any more."""
