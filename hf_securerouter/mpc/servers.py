@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
+import threading
 import time
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -34,6 +35,7 @@ from .wire import TlsWire
 
 PARTIES = ("party0", "party1")
 BEAT = 1.0  # seconds between two signs of life on the parties' link
+MAX_CLIENTS = 64  # connected at once
 ARRIVAL = 5.0  # seconds that party 1's share of a query, which is a seed, may come after party 0's
 _NO_QUERY = bytes(16)
 _PAUSE = 0.5
@@ -110,6 +112,7 @@ class PartyServer:
         self._listen, self._dealer, self._peer = listen, dealer, peer
         self._timeout, self._say = timeout, say
         self._arrivals, self._board, self._ledger = Arrivals(), Board(), Ledger()
+        self._clients = threading.BoundedSemaphore(MAX_CLIENTS)
         self._party = MaskedParty(self.rank, folder.manifest, self._ledger)
         self._party.receive_weights({SEED: next(value for name, value in folder.tensors() if name == SEED)})
         for name, value in folder.tensors():
@@ -233,6 +236,9 @@ class PartyServer:
     def _serve_client(self, wire: TlsWire) -> None:
         most = input_bytes(self._manifest, self._manifest.largest_batch) if self.rank == 0 else 0
         channel = Channel(wire, "the client", max_payload=most + _OTHER_BYTES)
+        if not self._clients.acquire(blocking=False):
+            channel.close()
+            raise SecureRouterError(f"{MAX_CLIENTS} clients are connected already.")
         try:
             while True:
                 header, tensors = channel.receive(timeout=self._timeout)
@@ -247,6 +253,7 @@ class PartyServer:
         except ChannelError:
             pass  # it left, or said what no client says
         finally:
+            self._clients.release()
             channel.close()
 
     def _read(self, header: dict[str, Any], tensors: dict[str, Tensor]) -> Query:

@@ -27,7 +27,7 @@ from .wire import TlsWire
 Address = tuple[str, int]
 
 HANDSHAKE = 10.0  # seconds that a stranger is listened to
-MAX_CALLERS = 64
+MAX_STRANGERS = 64  # that are listened to at once
 _PAUSE = 0.2
 
 
@@ -180,7 +180,7 @@ class Door:
         say: Callable[[str], None],
     ) -> None:
         self._identity, self._roles, self._enter, self._say = identity, roles, enter, say
-        self._free = threading.BoundedSemaphore(MAX_CALLERS)
+        self._free = threading.BoundedSemaphore(MAX_STRANGERS)
         try:
             family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
             self._sock = socket.create_server(address, family=family)
@@ -219,16 +219,18 @@ class Door:
 
     def _serve(self, sock: socket.socket, host: str) -> None:
         try:
-            wire = TlsWire(_tuned(sock), self._identity.server, True, "", time.monotonic() + HANDSHAKE)
-            self._enter(self._checked(wire), wire)
+            try:
+                wire = TlsWire(_tuned(sock), self._identity.server, True, "", time.monotonic() + HANDSHAKE)
+                role = self._checked(wire)
+            finally:
+                self._free.release()
+            self._enter(role, wire)
         except (OSError, SecureRouterError) as error:
             self._say(f"Refused a connection from {host}: {error}")
             sock.close()
         except BaseException:
             sock.close()
             raise
-        finally:
-            self._free.release()
 
     def _checked(self, wire: TlsWire) -> str:
         names = wire.peer_names()

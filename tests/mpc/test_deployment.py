@@ -14,7 +14,7 @@ import pytest
 import torch
 from deployed import ROLES, Command, Deployment
 from safetensors.torch import load_file
-from tiny import FAMILIES, MAX_POSITIONS, family_config, pool_model
+from tiny import FAMILIES, family_config, pool_model
 from transformers import AutoModelForSequenceClassification
 from transport_ends import tcp_pair
 from typer.testing import CliRunner
@@ -24,6 +24,7 @@ from hf_securerouter.cli.classify import classify, load_checkpoint
 from hf_securerouter.mpc.channel import Channel, ChannelError
 from hf_securerouter.mpc.convert import to_mpc
 from hf_securerouter.mpc.protocols.masked import SEED, as_tensor
+from hf_securerouter.mpc.queries import SessionError
 from hf_securerouter.mpc.remote import RemoteSession
 from hf_securerouter.mpc.role_folder import RoleFolder
 from hf_securerouter.mpc.tls import Identity, MeetingError, connect
@@ -37,9 +38,9 @@ TEXTS = [
     ("a dull movie .", "it was slow and awful"),
     "bad",
     "the bright and fast film was great but not good .",
-    ("great", "the film was not bad"),
 ]
-QUOTAS = [2, 1, 1]
+QUOTAS = [3, 1]
+MAX_LENGTH = 16
 PRIVACY = {"revealed": None, "quota": QUOTAS}
 
 
@@ -47,10 +48,10 @@ PRIVACY = {"revealed": None, "quota": QUOTAS}
 def place(tmp_path_factory, tokenizer):
     """A folder with a checkpoint and a sharing of it in each of two modes."""
     folder = tmp_path_factory.mktemp("deployment")
-    pool_model().save_pretrained(folder / "model")
+    pool_model(("bert", "electra")).save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
     for privacy, quotas in PRIVACY.items():
-        options = ["--routing-privacy", privacy, "--max-length", str(MAX_POSITIONS), "--json"]
+        options = ["--routing-privacy", privacy, "--max-length", str(MAX_LENGTH), "--json"]
         options += ["--quotas", ",".join(map(str, quotas))] if quotas else []
         done = CliRunner().invoke(cli.app, ["share", str(folder / "model"), str(folder / privacy), *options])
         assert done.exit_code == 0, done.stderr
@@ -137,11 +138,11 @@ def test_clients_that_leave_cost_the_servers_nothing(place, served, tmp_path):
     with RemoteSession(folder, served.address("party0"), served.address("party1"), 60) as session:
         encoded = session.client.encode(TEXTS)
         shares = session.sharing.inputs(session.client.embed(encoded), encoded["attention_mask"])
-    for leaving in ("both", "party0", "party1"):  # after each was sent its share, or one alone
+    for number, leaving in enumerate(("party0", "party1", "both")):  # after each was sent its share, or one alone
         channels = {role: caller(served, role) for role in ("party1", "party0")}
         for role, channel in channels.items():
             if leaving in ("both", role):
-                channel.send(query("12" * 16, len(TEXTS)), shares[role], timeout=20)
+                channel.send(query(f"{number + 1:032x}", len(TEXTS)), shares[role], timeout=20)
         time.sleep(0.05)
         for channel in channels.values():
             channel.close()
@@ -241,41 +242,38 @@ def test_without_a_certificate_or_in_clear_there_is_no_word(served, role):
             bare.wrap_socket(sock, server_hostname=role).recv(1)
     with socket.create_connection(served.address(role), timeout=20) as sock:
         sock.sendall(b"SRF1" + bytes(12))
-        answer = b""
-        with pytest.raises((ConnectionResetError, AssertionError)):
-            while data := sock.recv(1000):
-                answer += data
-            assert not answer
-    assert not answer or answer[0] == 21  # a TLS alert
+        assert sock.recv(1000)[:1] in (b"", bytes([21]))  # nothing, or a TLS alert
 
 
 # Failures between the roles.
 
 
-@pytest.mark.parametrize("lost", ["dealer", "party1"])
-def test_a_role_that_comes_back_is_met_again(place, served, tmp_path, lost):
-    others = {role: served.roles[role] for role in ROLES if role != lost}
-    said = {"dealer": "Both parties are here", "party0": "All roles are here", "party1": "All roles are here"}
-    before = {role: other.said.count(said[role]) for role, other in others.items()}
-    served.roles[lost].kill()
-    served.start(lost)
-    for role, other in others.items():
-        other.wait_for(said[role], before[role] + 1)
+SAID = {"dealer": "Both parties are here", "party0": "All roles are here", "party1": "All roles are here"}
+
+
+def test_a_dealer_that_comes_back_is_met_again(place, served, tmp_path):
+    before = {role: served.roles[role].said.count(SAID[role]) for role in ("party0", "party1")}
+    served.roles["dealer"].kill()
+    served.start("dealer")
+    for role, count in before.items():
+        served.roles[role].wait_for(SAID[role], count + 1)
     ask(place, served, tmp_path)
 
 
 def test_a_party_that_is_lost_in_a_query_is_met_again(place, served, tmp_path):
+    before = {role: served.roles[role].said.count(SAID[role]) for role in ("dealer", "party0")}
     folder = RoleFolder.load(served.shares / "client", "client")
-    served.roles["party1"].wait_for("All roles are here")
     with RemoteSession(folder, served.address("party0"), served.address("party1"), 60) as session:
-        killer = threading.Timer(0.1, served.roles["party1"].kill)
+        session(TEXTS)
+        killer = threading.Timer(0.2, served.roles["party1"].kill)
         killer.start()
-        with pytest.raises(Exception, match="The session is over|the session is over") as raised:
+        with pytest.raises(SessionError, match="he session is over"):
             for _ in range(1000):
                 session(TEXTS)
         killer.join()
-    assert "lost each other" in str(raised.value) or "party" in str(raised.value)
     served.start("party1")
+    for role, count in before.items():
+        served.roles[role].wait_for(SAID[role], count + 1)
     ask(place, served, tmp_path)
 
 
