@@ -362,6 +362,26 @@ def test_folders_of_other_roles_and_open_ones_are_refused(place, tmp_path):
         RoleFolder.load(copy, "party0")
 
 
+class OneAtATime:
+    """OpenSSL's object, which serves one thread at a time; another one that comes meanwhile is noticed."""
+
+    def __init__(self, tls):
+        self._tls, self._busy, self.disturbed = tls, threading.Lock(), False
+
+    def __getattr__(self, name):
+        def called(*args):
+            if not self._busy.acquire(blocking=False):
+                self.disturbed = True
+                return getattr(self._tls, name)(*args)
+            try:
+                time.sleep(0.001)
+                return getattr(self._tls, name)(*args)
+            finally:
+                self._busy.release()
+
+        return called
+
+
 def test_channels_under_tls_carry_both_directions_at_once(place):
     identities = [Identity.load(place / "revealed" / role) for role in ("party0", "party1")]
     sockets, wires = tcp_pair(), {}
@@ -373,6 +393,8 @@ def test_channels_under_tls_carry_both_directions_at_once(place):
     thread.start()
     wires[0] = TlsWire(sockets[0], identities[0].client, False, "party1", time.monotonic() + 20)
     thread.join()
+    for wire in wires.values():
+        wire._tls = OneAtATime(wire._tls)
     channels = [Channel(wires[rank], f"party{1 - rank}") for rank in (0, 1)]
     words = torch.arange(1 << 19)
     senders = [
@@ -388,5 +410,6 @@ def test_channels_under_tls_carry_both_directions_at_once(place):
     for sender in senders:
         sender.join()
     assert channels[0].bytes_sent == channels[1].bytes_received > 4 * words.nbytes
+    assert not any(wire._tls.disturbed for wire in wires.values())
     for end in channels:
         end.close()
