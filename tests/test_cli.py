@@ -38,7 +38,7 @@ COST_FIELDS = {
     "dealer_seconds",
     "peak_rss_bytes",
 }
-COMMANDS = ["card", "demo", "env", "predict", "profile"]
+COMMANDS = ["card", "client", "dealer", "demo", "env", "party", "predict", "profile", "share"]
 
 
 class FakeSecure:

@@ -57,13 +57,13 @@ def test_code_of_the_readme_runs_in_its_order(workplace, capsys):
 
     Path("texts.jsonl").write_text('{"text": "a good film"}\n')
     commands = [shlex.split(line, comments=True) for line in README.splitlines() if line.startswith("securerouter ")]
-    # The measurements run for minutes: of those, only that their options exist is checked.
-    used, measurements = commands[:2], commands[2:]
+    # Measurements run for minutes, and servers until they are stopped: of those, only the options are checked.
+    used, others = commands[:2], commands[2:]
     assert [command[1] for command in used] == ["predict", "card"]
-    for _, name, *options in measurements:
+    for _, name, *options in others:
         offered = CliRunner().invoke(cli.app, [name, "--help"], env={"COLUMNS": "200"}).output
         assert all(option in offered for option in options if option.startswith("--"))
-    assert {command[1] for command in measurements} == {"profile", "demo"}
+    assert {command[1] for command in others} == {"profile", "demo", "share", "dealer", "party", "client"}
     for _, *arguments in used:
         done = CliRunner().invoke(cli.app, arguments)
         assert done.exit_code == 0, done.stderr

@@ -5,7 +5,7 @@ import sys
 
 import typer
 
-from hf_securerouter.cli import card, demo, env, predict, profile
+from hf_securerouter.cli import card, client, dealer, demo, env, party, predict, profile, share
 from hf_securerouter.errors import SecureRouterError
 
 
@@ -20,6 +20,16 @@ app.command(epilog="Example: securerouter demo --json")(demo.demo)
 app.command(epilog="Example: securerouter env --json")(env.env)
 app.command(epilog="Example: securerouter predict MODEL --input in.jsonl --output out.jsonl")(predict.predict)
 app.command(epilog="Example: securerouter profile --architecture bert-base --seq-length 128 --json")(profile.profile)
+app.command(epilog="Example: securerouter share my-router shares --routing-privacy quota --quotas 3,2,1")(share.share)
+app.command(epilog="Example: securerouter dealer shares/dealer --listen 0.0.0.0:9000")(dealer.dealer)
+app.command(
+    epilog="Example: securerouter party shares/party1 --listen 0.0.0.0:9000 --dealer d.example:9000 "
+    "--peer p0.example:9000"
+)(party.party)
+app.command(
+    epilog="Example: securerouter client shares/client --party0 p0.example:9000 --party1 p1.example:9000 "
+    "--input in.jsonl --output out.jsonl"
+)(client.client)
 app.command(epilog="Example: securerouter card my-router")(card.card)
 
 

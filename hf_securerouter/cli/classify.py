@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import torch
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
 from hf_securerouter.cli.output import say
-from hf_securerouter.configuration_securerouter import SecureRouterConfig
 from hf_securerouter.errors import SecureRouterValueError
 from hf_securerouter.modeling_securerouter import SecureRouterForSequenceClassification
 from hf_securerouter.routing import assign_by_quota
@@ -20,7 +19,7 @@ from hf_securerouter.routing import assign_by_quota
 
 if TYPE_CHECKING:
     from hf_securerouter.mpc.ledger import Cost
-    from hf_securerouter.mpc.session import LocalSession
+    from hf_securerouter.mpc.queries import Session
 
 
 DEMO_CHECKPOINT = Path(__file__).parent.parent / "assets" / "demo"
@@ -107,12 +106,12 @@ def _classify(
 
 
 def classify_encrypted(
-    config: SecureRouterConfig, session: LocalSession, texts: Sequence[Text]
+    config: PreTrainedConfig, session: Session, texts: Sequence[Text]
 ) -> tuple[list[Classified], Cost]:
     """Route and classify texts on secret shares.
 
     Args:
-        config: The config of the model that was shared.
+        config: The config of the model that was shared, or one with its labels and problem type.
         session: An open session.
         texts: Texts and (text, pair) tuples.
 
@@ -124,7 +123,7 @@ def classify_encrypted(
 
 
 def from_logits(
-    config: SecureRouterConfig, logits: torch.Tensor, expert_indices: Sequence[int] | None
+    config: PreTrainedConfig, logits: torch.Tensor, expert_indices: Sequence[int] | None
 ) -> list[Classified]:
     """Put labels and scores to logits.
 

@@ -8,9 +8,9 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Protocol
 
 import typer
 from tqdm import tqdm
@@ -20,9 +20,11 @@ from hf_securerouter.errors import SecureRouterValueError
 
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
     from hf_securerouter.cli.classify import Classified, Text
     from hf_securerouter.mpc.ledger import Cost
-    from hf_securerouter.mpc.session import LocalSession
+    from hf_securerouter.mpc.queries import Session
 
 
 BATCH_SIZE = 32
@@ -66,6 +68,36 @@ def predict_file(model_path: str, input_path: Path, output_path: Path, encrypted
     """
     from hf_securerouter.cli.classify import load_checkpoint
 
+    @contextlib.contextmanager
+    def answering() -> Iterator[Answering]:
+        model, tokenizer = load_checkpoint(model_path)
+        if not encrypted:
+            yield _Clear(model, tokenizer)
+            return
+        secure = model.to_mpc(tokenizer=tokenizer)
+        say("Starting two servers and a dealer, and sharing the weights ...")
+        with secure.local_session() as session:
+            yield Encrypted(model.config, session)
+
+    return label_file(model_path, input_path, output_path, answering, encrypted)
+
+
+def label_file(
+    made_with: str,
+    input_path: Path,
+    output_path: Path,
+    opened: Callable[[], contextlib.AbstractContextManager[Answering]],
+    encrypted: bool,
+) -> dict[str, Any]:
+    """Label the lines of `input_path` with whatever `opened()` gives; the rest is as for `predict_file`.
+
+    Args:
+        made_with: The model, or a folder of it; a run that was stopped goes on with the same one only.
+        input_path: JSON lines with "text" and optionally "text_pair".
+        output_path: Where the same lines go, with the answers.
+        opened: Makes a context of what answers, once the input has been read.
+        encrypted: Whether it answers on secret shares.
+    """
     if output_path.is_dir() or output_path.resolve() == input_path.resolve():
         raise SecureRouterValueError(f"`output` must be a file of its own, got {str(output_path)!r}.")
     if not output_path.absolute().parent.is_dir():
@@ -73,12 +105,11 @@ def predict_file(model_path: str, input_path: Path, output_path: Path, encrypted
     records = read_records(input_path)
     if any("label" in record for record in records):
         say('The lines have a "label" already; the output holds the predicted one in its place.')
-    model, tokenizer = load_checkpoint(model_path)
 
-    partial = _partial_path(output_path, input_path, model_path, encrypted)
+    partial = _partial_path(output_path, input_path, made_with, encrypted)
     with (
+        opened() as answering,
         _open_partial(partial) as file,
-        _answering(model, tokenizer, encrypted) as answering,
         tqdm(total=len(records), unit="text") as bar,
     ):
         done = _drop_incomplete_line(file)
@@ -106,52 +137,71 @@ def predict_file(model_path: str, input_path: Path, output_path: Path, encrypted
         "lines": len(records),
         "resumed_after": done,
         "protocol": answering.protocol,
-        "routing_privacy": model.config.routing_privacy,
+        "routing_privacy": answering.routing_privacy,
         "cost": answering.cost,
     }
 
 
-class _Answering:
-    """Answers one batch after the other, in clear text or in an open session, and adds up what they cost."""
-
-    def __init__(self, model, tokenizer, session: LocalSession | None = None):
-        self.model = model
-        self.tokenizer = tokenizer
-        self.session = session
-        self._costs: list[Cost] = []
+class Answering(Protocol):
+    """Answers one batch after the other, and adds up what they cost."""
 
     @property
-    def protocol(self) -> str:
-        return "clear" if self.session is None else self.session.model.manifest.protocol
+    def protocol(self) -> str: ...
+
+    @property
+    def routing_privacy(self) -> str: ...
 
     @property
     def batch_size(self) -> int:
         """Texts of a batch, which is what a stopped run has to do again."""
-        return BATCH_SIZE if self.session is None else self.session.batch_size
+
+    @property
+    def cost(self) -> dict[str, Any] | None: ...
+
+    def __call__(self, texts: list[Text]) -> list[Classified]: ...
+
+
+class _Clear:
+    """Answers in clear text."""
+
+    protocol = "clear"
+    batch_size = BATCH_SIZE
+    cost = None
+
+    def __init__(self, model, tokenizer) -> None:
+        self.model, self.tokenizer = model, tokenizer
+        self.routing_privacy: str = model.config.routing_privacy
+
+    def __call__(self, texts: list[Text]) -> list[Classified]:
+        from hf_securerouter.cli.classify import classify
+
+        return classify(self.model, self.tokenizer, texts)
+
+
+class Encrypted:
+    """Answers on secret shares.
+
+    Args:
+        config: Names the labels and the problem type.
+        session: An open session.
+    """
+
+    def __init__(self, config: PreTrainedConfig, session: Session) -> None:
+        self.config, self.session = config, session
+        self.protocol, self.routing_privacy = session.manifest.protocol, session.manifest.routing_privacy
+        self.batch_size = session.batch_size
+        self._costs: list[Cost] = []
 
     @property
     def cost(self) -> dict[str, Any] | None:
         return type(self._costs[0]).total(self._costs).to_dict() if self._costs else None
 
     def __call__(self, texts: list[Text]) -> list[Classified]:
-        from hf_securerouter.cli.classify import classify, classify_encrypted
+        from hf_securerouter.cli.classify import classify_encrypted
 
-        if self.session is None:
-            return classify(self.model, self.tokenizer, texts)
-        answers, cost = classify_encrypted(self.model.config, self.session, texts)
+        answers, cost = classify_encrypted(self.config, self.session, texts)
         self._costs.append(cost)
         return answers
-
-
-@contextlib.contextmanager
-def _answering(model, tokenizer, encrypted: bool) -> Iterator[_Answering]:
-    if not encrypted:
-        yield _Answering(model, tokenizer)
-        return
-    secure = model.to_mpc(tokenizer=tokenizer)
-    say("Starting two servers and a dealer, and sharing the weights ...")
-    with secure.local_session() as session:
-        yield _Answering(model, tokenizer, session)
 
 
 def read_records(path: Path) -> list[Record]:

@@ -18,13 +18,13 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from ..errors import SecureRouterError
+from .wire import Wire
 
 
 MAGIC = b"SRF1"
 MAX_HEADER = 16 << 20
 MAX_PAYLOAD = 8 << 30
 _PREFIX = struct.Struct("<4sIQ")
-_CHUNK = 1 << 20
 
 
 class ChannelError(SecureRouterError):
@@ -40,11 +40,12 @@ class ChannelTimeout(ChannelError):
 
 
 class Channel:
-    """One end of a stream socket that carries frames.
+    """One end of a stream socket that carries frames. `bytes_sent` and `bytes_received` count these, not TLS records.
 
     Args:
-        sock (`socket.socket`): A connected stream socket; the channel owns it from now on.
+        sock (`socket.socket` or `Wire`): A connected stream socket, or one under TLS; the channel owns it from now on.
         peer (`str`): What the other end is called in error messages.
+        max_payload (`int`): Bytes of tensors that the other end may send in a frame.
 
     Example:
         ```python
@@ -53,11 +54,11 @@ class Channel:
         ```
     """
 
-    def __init__(self, sock: socket.socket, peer: str) -> None:
+    def __init__(self, sock: socket.socket | Wire, peer: str, max_payload: int = MAX_PAYLOAD) -> None:
         self.peer = peer
-        self._socket = sock
+        self.max_payload = max_payload
         # Never blocking: one thread may wait to read while another waits to write.
-        self._socket.setblocking(False)
+        self._wire = sock if isinstance(sock, Wire) else Wire(sock)
         self.bytes_sent = 0
         self.bytes_received = 0
 
@@ -110,7 +111,7 @@ class Channel:
         magic, head_length, payload_length = _PREFIX.unpack(first + self._read(_PREFIX.size - 1, deadline))
         if magic != MAGIC:
             raise ChannelError(f"{self.peer} sent {magic!r} where a frame should begin.")
-        _check_lengths(head_length, payload_length, self.peer)
+        _check_lengths(head_length, payload_length, self.peer, self.max_payload)
         try:
             header = json.loads(bytes(self._read(head_length, deadline)))
             payload = bytes(self._read(payload_length, deadline))
@@ -124,23 +125,27 @@ class Channel:
     def close(self) -> None:
         """Close this end; the other end then reads the end of the stream."""
         try:
-            self._socket.shutdown(socket.SHUT_RDWR)
+            self._wire.sock.shutdown(socket.SHUT_RDWR)
         except OSError:
             pass
-        self._socket.close()
+        self._wire.sock.close()
 
     def _write(self, data: bytes | bytearray | memoryview, deadline: float) -> None:
         view = memoryview(data).cast("B")
-        while view:
-            self._wait(select.POLLOUT, deadline, "take a message")
-            try:
-                count = self._socket.send(view[:_CHUNK])
-            except BlockingIOError:
-                continue
-            except OSError as error:
-                raise ChannelClosed(f"The link to {self.peer} is closed ({error}).") from error
-            view = view[count:]
-            self.bytes_sent += count
+        if not view:
+            return
+        self._wire.put([view])
+        try:
+            while True:
+                self._wire.push()
+                if not self._wire.unsent:
+                    break
+                self._wait(select.POLLOUT, deadline, "take a message")
+        except OSError as error:
+            raise ChannelClosed(f"The link to {self.peer} is closed ({error}).") from error
+        finally:
+            self._wire.drop()  # after a failure nobody could tell where the next frame begins
+        self.bytes_sent += len(view)
 
     def _read(self, length: int, deadline: float | None) -> bytearray:
         data = bytearray(length)
@@ -149,13 +154,13 @@ class Channel:
 
     def _fill(self, view: memoryview, deadline: float | None) -> None:
         while view:
-            self._wait(select.POLLIN, deadline, "answer")
             try:
-                count = self._socket.recv_into(view[:_CHUNK])
-            except BlockingIOError:
-                continue
+                count = self._wire.pull(view)
             except OSError as error:
                 raise ChannelClosed(f"The link to {self.peer} is closed ({error}).") from error
+            if count is None:
+                self._wait(select.POLLIN, deadline, "answer")
+                continue
             if count == 0:
                 raise ChannelClosed(f"{self.peer} closed the link.")
             view = view[count:]
@@ -167,12 +172,12 @@ class Channel:
             raise ChannelTimeout(f"{self.peer} did not {action} in time.")
         poll = select.poll()
         try:
-            poll.register(self._socket, event)
+            poll.register(self._wire.sock, event)
         except ValueError as error:  # closed by this process
             raise ChannelClosed(f"The link to {self.peer} is closed.") from error
         poll.poll(None if left is None else left * 1000)
 
 
-def _check_lengths(head: int, payload: int, peer: str) -> None:
-    if head > MAX_HEADER or payload > MAX_PAYLOAD:
+def _check_lengths(head: int, payload: int, peer: str, max_payload: int = MAX_PAYLOAD) -> None:
+    if head > MAX_HEADER or payload > max_payload:
         raise ChannelError(f"A frame of {head} + {payload} bytes for or from {peer} is past the limit.")

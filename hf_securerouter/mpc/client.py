@@ -54,7 +54,7 @@ class Client:
 
     def __init__(
         self,
-        members: Mapping[str, tuple[Architecture, nn.Module]],
+        members: Mapping[str, tuple[Architecture, Any]],
         tokenizer: Any,
         max_length: int,
         labels: Labels,
@@ -64,6 +64,7 @@ class Client:
         self.max_length = max_length
         self.labels = labels
         self.pad_token_id = pad_token_id
+        self.configs = {name: encoder.config for name, (_, encoder) in members.items()}
         self._members = {
             name: (architecture, copy.deepcopy(architecture.embeddings(encoder)).to("cpu", torch.float32).eval())
             for name, (architecture, encoder) in members.items()

@@ -75,6 +75,7 @@ class Evaluator:
         weights (`Mapping[str, WeightShare]`, *optional*): This party's shares of the fixed weights.
         ledger (`Ledger`, *optional*): The link's ledger.
         device (`str`): Where the parties compute; inputs and weights are there.
+        plans (`dict[str, Plan]`, *optional*): What an earlier evaluator of the same model traced; added to.
     """
 
     def __init__(
@@ -85,12 +86,13 @@ class Evaluator:
         weights: Mapping[str, WeightShare] | None = None,
         ledger: Ledger | None = None,
         device: str = "cpu",
+        plans: dict[str, Plan] | None = None,
     ) -> None:
         self.rank, self.link, self.sets, self.device = rank, link, sets, device
         self.weights = {} if weights is None else weights
         self.ledger = ledger or link.ledger
         self.used: list[SetLabel] = []
-        self._plans: dict[str, Plan] = {}
+        self._plans = {} if plans is None else plans
 
     def plan(self, program: SecureProgram) -> Plan:
         """The program's plan, traced once."""

@@ -1,9 +1,10 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
 """A converted model as one folder a role, to be handed to whoever plays it.
 
-`party0` and `party1` get the masked weights and one seed each, `dealer` the two seeds, `client` the embedding tables
-and the tokenizer; the manifest, which is public, goes to all. The dealer's folder and a party's together are the
-weights: give each folder to its role alone, and keep none.
+`party0` and `party1` get the masked weights and one seed each, `dealer` the two seeds, `client` the embedding tables,
+the tokenizer, the labels and the configs of its embeddings. The manifest, which is public, goes to all, and so do a
+key and a certificate for TLS. The dealer's folder and a party's together are the weights: give each folder to its
+role alone, and keep none.
 """
 
 from __future__ import annotations
@@ -13,16 +14,21 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from safetensors.torch import save_file
 from torch import Tensor
 
 from ..errors import SecureRouterValueError
+from .certificates import make_certificates
 
 
 if TYPE_CHECKING:
+    from .client import Client
     from .convert import SecureModel
+
+
+MANIFEST, TENSORS, CLIENT = "manifest.json", "tensors.safetensors", "client.json"
 
 
 def save_shares(model: SecureModel, folder: str | os.PathLike) -> None:
@@ -55,8 +61,12 @@ def save_shares(model: SecureModel, folder: str | os.PathLike) -> None:
         }
         for role, tensors in roles.items():
             (part / role).mkdir()
-            save_file(tensors, part / role / "tensors.safetensors")
-            (part / role / "manifest.json").write_text(json.dumps(model.manifest.to_dict(), indent=2))
+            save_file(tensors, part / role / TENSORS)
+            _write_json(part / role / MANIFEST, model.manifest.to_dict())
+        for role, files in make_certificates(tuple(roles)).items():
+            for name, content in files.items():
+                (part / role / name).write_bytes(content)
+        _write_json(part / "client" / CLIENT, _described(model.client))
         if model.client.tokenizer is not None:
             model.client.tokenizer.save_pretrained(part / "client")
         part.rename(target)
@@ -65,3 +75,21 @@ def save_shares(model: SecureModel, folder: str | os.PathLike) -> None:
         raise
     finally:
         os.umask(mask)
+
+
+def _described(client: Client) -> dict[str, Any]:
+    """What the client has to know besides its tensors."""
+    unwanted = ("_name_or_path", "architectures", "transformers_version", "dtype")  # the owner's files, or its version
+    return {
+        "labels": {str(index): name for index, name in client.labels.names.items()},
+        "regression": client.labels.regression,
+        "pad_token_id": client.pad_token_id,
+        "members": {
+            name: {key: value for key, value in config.to_dict().items() if key not in unwanted}
+            for name, config in client.configs.items()
+        },
+    }
+
+
+def _write_json(path: Path, values: dict[str, Any]) -> None:
+    path.write_text(json.dumps(values, indent=2))

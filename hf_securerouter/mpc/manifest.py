@@ -11,6 +11,9 @@ from .models import EncoderSpec
 from .randomness import cipher_for
 
 
+BATCH_SIZE = 8  # inputs that run together where the manifest does not fix it
+
+
 @dataclass(frozen=True)
 class Manifest:
     """The public description of a converted model.
@@ -56,6 +59,11 @@ class Manifest:
     def batch(self) -> int | None:
         """Queries of every batch, where that is fixed: under `quota`."""
         return sum(self.quotas) if self.routes and self.routing_privacy == "quota" else None
+
+    @property
+    def largest_batch(self) -> int:
+        """Queries that a server takes at once."""
+        return self.batch or BATCH_SIZE
 
     @property
     def selects(self) -> bool:

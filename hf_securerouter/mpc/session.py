@@ -7,7 +7,6 @@ It is a way to try and to measure: one user owns all roles, and sees what no sin
 from __future__ import annotations
 
 import os
-import queue
 import shutil
 import socket
 import subprocess
@@ -15,24 +14,22 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
-from ..errors import SecureRouterError, SecureRouterValueError
+from ..errors import SecureRouterValueError
 from .channel import Channel, ChannelError
-from .client import Text
 from .delay import DelayedNetwork
-from .ledger import Cost
+from .manifest import BATCH_SIZE
+from .queries import SecureResult, Session, SessionError
 
 
 if TYPE_CHECKING:
     from .convert import SecureModel
 
+
+__all__ = ["LocalSession", "SecureResult", "SessionError"]
 
 ROLE_COMMAND = (sys.executable, "-m", "hf_securerouter.mpc.roles")
 
@@ -44,41 +41,16 @@ ROLE_ENVIRONMENT = {
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
 }
 
-BATCH_SIZE = 8
-
 _RELAY = "relay"  # what its end is reported as; no role has this name
-
-
-class SessionError(SecureRouterError):
-    """A session ended: a role died, did not answer in time, or reported an error. Its processes are gone."""
-
-
-@dataclass
-class SecureResult:
-    """What came out of one call of a session.
-
-    Args:
-        logits (`torch.Tensor`): (B, C) float32, in the order of the inputs.
-        labels (`list[str]` or `list[float]`): The label of each input, or the predicted number of a regression.
-        expert_indices (`list[int]`, *optional*): The expert that served each input; None unless the routing is
-            `revealed`.
-        cost (`Cost`): What it took.
-    """
-
-    logits: Tensor
-    labels: list[str] | list[float]
-    expert_indices: list[int] | None
-    cost: Cost
 
 
 @dataclass
 class _Role:
-    name: str
     process: subprocess.Popen
     channel: Channel
 
 
-class LocalSession:
+class LocalSession(Session):
     """Starts the roles, shares the weights and answers queries; a context manager.
 
     Whatever ends the `with` block (its end, an exception, Ctrl-C, a role's death) also ends all roles.
@@ -116,13 +88,10 @@ class LocalSession:
                 "`delay_ms` joins two parties, and CrypTen's dealer would need a network with both: convert with "
                 "`provider='tfp'`, whose party 0 deals, to measure."
             )
+        super().__init__(model.manifest, model.client, model.sharing, timeout, batch_size)
         self.model = model
-        self.timeout = timeout
-        self.batch_size = model.manifest.batch or batch_size
         self.delay_ms = delay_ms
-        self.setup_seconds = 0.0
         self._roles: dict[str, _Role] = {}
-        self._events: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
         self._folder: Path | None = None
         self._network: DelayedNetwork | None = None
 
@@ -145,54 +114,10 @@ class LocalSession:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def __call__(
-        self,
-        inputs: Sequence[Text] | Mapping[str, Tensor],
-        progress: Callable[[int, int], None] | None = None,
-    ) -> SecureResult:
-        """Classify texts.
-
-        Args:
-            inputs (`list` or `Mapping`): Texts and (text, pair) tuples, or a tokenizer's tensors.
-            progress (callable, *optional*): Called with the number of inputs done and of all inputs.
-
-        Returns:
-            `SecureResult`
-
-        Raises:
-            `SecureRouterValueError`: The inputs cannot be read; the session goes on.
-            `SessionError`: The session is closed, or a role failed; the session is over.
-        """
-        if not self._roles:
-            raise SessionError("The session is not open: use it in a `with` block, or start a new one.")
-        encoded = self.model.client.encode(inputs)
-        count = len(encoded["input_ids"])
-        logits, experts, costs = [], [], []
-        try:
-            for start in range(0, count, self.batch_size):
-                batch = {name: values[start : start + self.batch_size] for name, values in encoded.items()}
-                size = min(self.batch_size, count - start)
-                part, chosen, cost = self._query(self._filled(batch))
-                logits.append(part[:size])
-                experts += chosen or []
-                costs.append(cost)
-                if progress is not None:
-                    progress(min(start + self.batch_size, count), count)
-        except BaseException:
-            self.close()
-            raise
-        joined = torch.cat(logits)
-        revealed = len(experts) == count
-        return SecureResult(
-            logits=joined,
-            labels=self.model.client.labels(joined),
-            expert_indices=experts if revealed else None,
-            cost=Cost.total(costs),
-        )
-
     def close(self) -> None:
         """End all roles, at once. Safe to call twice."""
         roles, self._roles = list(self._roles.values()), {}
+        self._channels = {}
         for role in roles:
             role.process.kill()
         for role in roles:
@@ -226,9 +151,8 @@ class LocalSession:
                     env=os.environ | ROLE_ENVIRONMENT | environment,
                     start_new_session=True,
                 )
-            role = _Role(name, process, Channel(ours, name))
-            self._roles[name] = role
-            threading.Thread(target=self._listen, args=(role,), daemon=True).start()
+            self._roles[name] = _Role(process, Channel(ours, name))
+            self._add(name, self._roles[name].channel)
         for name in manifest.roles:
             self._send(
                 name,
@@ -251,39 +175,6 @@ class LocalSession:
             return [], [], {}
         return self._network.entering(int(name[-1])), self._network.descriptors, self._network.environment
 
-    def _listen(self, role: _Role) -> None:
-        """Pass on what a role says, and that it is gone."""
-        while True:
-            try:
-                self._events.put((role.name, role.channel.receive(timeout=None)))
-            except ChannelError as error:
-                self._events.put((role.name, error))
-                return
-
-    def _send(self, role: str, header: dict[str, Any], tensors: dict[str, Tensor] | None = None) -> None:
-        try:
-            self._roles[role].channel.send(header, tensors, timeout=self.timeout)
-        except ChannelError as error:
-            raise self._failure(role, error) from error
-
-    def _collect(self, kind: str, timeout: float) -> dict[str, tuple[dict[str, Any], dict[str, Tensor]]]:
-        """Wait until every role has answered; the first failure of any of them ends the wait."""
-        answers: dict[str, tuple[dict[str, Any], dict[str, Tensor]]] = {}
-        deadline = time.monotonic() + timeout
-        while len(answers) < len(self._roles):
-            try:
-                role, event = self._events.get(timeout=max(0.0, deadline - time.monotonic()))
-            except queue.Empty:
-                missing = ", ".join(role for role in self._roles if role not in answers)
-                raise SessionError(
-                    f"No answer from {missing} within {timeout:g} seconds; the session is over. "
-                    "Raise `timeout` if the model is that slow."
-                ) from None
-            if isinstance(event, ChannelError) or event[0].get("kind") != kind:
-                raise self._failure(role, event)
-            answers[role] = event
-        return answers
-
     def _failure(self, role: str, event: Any) -> SessionError:
         """What to tell the user: how a process ended, or the error that a role reported."""
         if role == _RELAY:
@@ -305,28 +196,3 @@ class LocalSession:
         lines = (self._folder / f"{role}.log").read_text(errors="replace").splitlines() if self._folder else []
         last = next((f": {line.strip()}" for line in reversed(lines) if line.strip()), ".")
         return SessionError(f"{role} exited, and the session is over{last}")
-
-    def _filled(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """A batch of the size that the quotas want, with copies of its rows where there are fewer."""
-        size = len(batch["input_ids"])
-        if self.model.manifest.batch is None or size == self.batch_size:
-            return batch
-        rows = torch.arange(self.batch_size) % size
-        return {name: values[rows] for name, values in batch.items()}
-
-    def _query(self, batch: dict[str, Tensor]) -> tuple[Tensor, list[int] | None, Cost]:
-        channels = [role.channel for name, role in self._roles.items() if name != "dealer"]
-        before = sum(channel.bytes_sent + channel.bytes_received for channel in channels)
-        size = len(batch["input_ids"])
-        shares = self.model.sharing.inputs(self.model.client.embed(batch), batch["attention_mask"])
-        for role in self._roles:
-            self._send(role, {"kind": "query", "batch": size}, shares.get(role))
-        answers = self._collect("result", self.timeout * size)
-        moved = sum(channel.bytes_sent + channel.bytes_received for channel in channels) - before
-        logits = self.model.sharing.logits({role: tensors for role, (_, tensors) in answers.items()})
-        cost = Cost.from_ledgers(
-            {role: header["ledger"] for role, (header, _) in answers.items()},
-            client_bytes=moved,
-            setup_seconds=self.setup_seconds,
-        )
-        return logits, answers["party0"][0]["experts"], cost

@@ -99,6 +99,19 @@ class LiveSets:
                 self._changed.wait(min(self._silence - silent, self._timeout - waited))
             return self._ready.pop(number)
 
+    def check(self) -> None:
+        """Make sure, while nothing is waited for, that the dealer is there.
+
+        Raises:
+            `SupplyError`: It is gone, or silent.
+        """
+        with self._changed:
+            failure, silent = self._failure, time.monotonic() - self._heard
+        if failure is not None:
+            raise SupplyError(f"The dealer is gone: {failure}") from failure
+        if silent >= self._silence:
+            raise SupplyError(f"The dealer was silent for {self._silence:g} seconds.")
+
     def finished(self, labels: list[SetLabel]) -> None:
         """Tell the dealer that a query is over, and which sets it used."""
         self._send({"kind": "finished", "sets": [label.id for label in labels]})
@@ -206,11 +219,11 @@ class DealerService:
         for target, arguments in ((self._listen, (0,)), (self._listen, (1,)), (self._deal, ()), (self._live, ())):
             threading.Thread(target=target, args=arguments, daemon=True).start()
 
-    def wait(self, timeout: float) -> tuple[float, int]:
+    def wait(self, timeout: float | None) -> tuple[float, int]:
         """Wait until both parties have finished a query.
 
         Args:
-            timeout (`float`): Seconds to wait.
+            timeout (`float`, *optional*): Seconds to wait. With None, as long as both parties are there.
 
         Returns:
             `tuple[float, int]`: Seconds of dealing, and bytes sent to both parties, for the sets that the query used.
@@ -219,10 +232,10 @@ class DealerService:
             `SupplyError`: A party is gone, ordered something else than the other one, or is not done in time.
         """
         used: dict[int, list[str]] = {}
-        deadline = time.monotonic() + timeout
+        deadline = None if timeout is None else time.monotonic() + timeout
         while len(used) < 2:
             try:
-                done = self._finished.get(timeout=max(deadline - time.monotonic(), 0.0))
+                done = self._finished.get(timeout=None if deadline is None else max(deadline - time.monotonic(), 0.0))
             except queue.Empty:
                 raise SupplyError(f"The parties did not finish within {timeout:g} seconds.") from None
             if done is None:

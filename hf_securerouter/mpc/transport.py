@@ -81,7 +81,8 @@ class Link(TwoPartyCommunicator):
     closed. Making one blocks until the other end has been made too.
 
     Args:
-        sock (`socket.socket`): A connected stream socket. The link owns it from now on.
+        sock (`socket.socket` or `TlsWire`): A connected stream socket, or one under TLS already, with certificates as
+            under `ssl_context`. The link owns it from now on.
         rank (`int`): 0 or 1; the other party has the other one.
         ledger (`Ledger`, *optional*): Counts every byte that the socket takes and gives, headers, handshake and TLS
             included, and one round for each exchange.
@@ -113,7 +114,7 @@ class Link(TwoPartyCommunicator):
 
     def __init__(
         self,
-        sock: socket.socket,
+        sock: socket.socket | TlsWire,
         rank: int,
         *,
         ledger: Ledger | None = None,
@@ -140,14 +141,18 @@ class Link(TwoPartyCommunicator):
         self._limit: float | None = time.monotonic() + timeout
         self._broken: OSError | None = None
         self._header = memoryview(bytearray(HEADER.size))
+        self._wire: Wire
+        plain = sock.sock if isinstance(sock, TlsWire) else sock
         try:
-            if ssl_context is None:
+            if isinstance(sock, TlsWire):
+                self._wire = sock
+            elif ssl_context is None:
                 self._wire = Wire(sock)
             else:
                 self._wire = TlsWire(sock, ssl_context, server_side, self.peer, self._limit)
-                self._count(0, 0)
+            self._count(0, 0)
             self._poll = select.poll()
-            self._poll.register(sock, 0)
+            self._poll.register(plain, 0)
             if isinstance(self._wire, TlsWire) and self.peer not in (names := self._wire.peer_names()):
                 self._fail(
                     f"The certificate at the other end is for {sorted(names)}, not `{self.peer}`.", Abort.IDENTITY
@@ -155,10 +160,10 @@ class Link(TwoPartyCommunicator):
             self._greet(token)
             self.agree(hello or {})
         except OSError as error:  # only the TLS handshake raises it as it is
-            sock.close()
+            plain.close()
             raise LinkError(f"No TLS 1.3 link to {self.peer}: {error}.") from error
         except BaseException:
-            sock.close()
+            plain.close()
             raise
         self._limit = None
 

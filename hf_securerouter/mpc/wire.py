@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+import threading
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -18,7 +19,10 @@ _IOV_MAX = 512
 
 
 class Wire:
-    """Moves bytes over a non-blocking stream socket and counts those that the kernel took and gave."""
+    """Moves bytes over a non-blocking stream socket and counts those that the kernel took and gave.
+
+    One thread may send while another receives.
+    """
 
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
@@ -70,6 +74,7 @@ class TlsWire(Wire):
             self._incoming, self._outgoing, server_side=server_side, server_hostname=None if server_side else peer
         )
         self._plain: deque[memoryview] = deque()
+        self._lock = threading.Lock()  # OpenSSL's object serves one thread at a time
         self._scratch = memoryview(bytearray(_CHUNK))
         self._handshake(deadline)
 
@@ -111,9 +116,10 @@ class TlsWire(Wire):
 
     def push(self) -> None:
         if not self._queue:
-            while self._plain and self._outgoing.pending < _CHUNK:
-                _advance(self._plain, self._tls.write(self._plain[0][:_CHUNK]))
-            self._queue.append(memoryview(self._outgoing.read()))
+            with self._lock:
+                while self._plain and self._outgoing.pending < _CHUNK:
+                    _advance(self._plain, self._tls.write(self._plain[0][:_CHUNK]))
+                self._queue.append(memoryview(self._outgoing.read()))
         super().push()
 
     def pull(self, view: memoryview) -> int | None:
@@ -123,19 +129,21 @@ class TlsWire(Wire):
         arrived = super().pull(self._scratch)
         if not arrived:
             return arrived
-        self._incoming.write(self._scratch[:arrived])
-        return self._decrypt(view) or None
+        return self._decrypt(view, self._scratch[:arrived]) or None
 
-    def _decrypt(self, view: memoryview) -> int:
+    def _decrypt(self, view: memoryview, arrived: memoryview | None = None) -> int:
         done = 0
-        try:
-            while done < len(view):
-                count: Any = self._tls.read(min(len(view) - done, _CHUNK), view[done:])
-                if not count:
-                    raise ConnectionResetError("closed")
-                done += count
-        except ssl.SSLWantReadError:
-            pass
+        with self._lock:
+            if arrived is not None:
+                self._incoming.write(arrived)
+            try:
+                while done < len(view):
+                    count: Any = self._tls.read(min(len(view) - done, _CHUNK), view[done:])
+                    if not count:
+                        raise ConnectionResetError("closed")
+                    done += count
+            except ssl.SSLWantReadError:
+                pass
         return done
 
     def drop(self) -> None:

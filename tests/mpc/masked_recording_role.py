@@ -14,7 +14,7 @@ from pathlib import Path
 
 from link_worker import settled_counters
 
-from hf_securerouter.mpc import channel, plan, roles, supply, wire
+from hf_securerouter.mpc import channel, plan, rendezvous, roles, supply, wire
 from hf_securerouter.mpc.protocols import masked_roles
 from hf_securerouter.mpc.tuples import PartySet
 
@@ -59,8 +59,8 @@ def fresh(count):
 
 
 class RecordingParty(masked_roles.MaskedParty):
-    def __init__(self, *args):
-        super().__init__(*args)
+    def meet(self, *args):
+        super().meet(*args)
         self._before = settled_counters(self._link._wire.sock)
 
     def query(self, header, tensors):
@@ -90,7 +90,7 @@ def noted_take(self, name, *rest):
 
 
 roles.Channel = RecordingChannel
-masked_roles.connect_dealer.__globals__["Channel"] = RecordingChannel
+rendezvous.Channel = RecordingChannel
 masked_roles.Link.__init__.__globals__["Wire"] = RecordingWire
 supply.PartySet = recorded_set
 supply.LiveSets.take = noted_take

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -191,6 +192,15 @@ def input_share(
     return unpack(packed, shape, width)
 
 
+def input_bytes(manifest: Manifest, batch: int) -> int:
+    """Bytes of the larger party's share of a batch, which is P0's."""
+    rows = batch * manifest.max_length
+    members = [(name, spec) for name, spec in manifest.members.items()]
+    return packed_size(rows, 1) + sum(
+        packed_size(rows * spec.input_size, input_width(manifest, name)) for name, spec in members
+    )
+
+
 def problems(members: Mapping[str, EncoderSpec], device: str, provider: str) -> list[Problem]:
     """Everything that this protocol cannot do; `members` holds the encoders by module path."""
     found = []
@@ -217,8 +227,17 @@ def sharing(manifest: Manifest) -> Sharing:
 
 
 def program(role: str, manifest: Manifest, setup: dict[str, Any], ledger: Ledger) -> Program:
-    """The program of `role`; returns once all roles have met."""
+    """The program of `role` on the caller's machine; returns once all roles have met."""
+    from ..rendezvous import accept_parties, connect_dealer, connect_parties
     from .masked_roles import MaskedDealer, MaskedParty
 
-    kind = MaskedDealer if role == "dealer" else MaskedParty
-    return kind(role, manifest, setup, ledger)
+    folder, timeout = Path(setup["folder"]), setup["timeout"]
+    if role == "dealer":
+        dealer = MaskedDealer(manifest, ledger, timeout)
+        dealer.meet(accept_parties(folder, timeout))
+        return dealer
+    party = MaskedParty(int(role.removeprefix("party")), manifest, ledger)
+    party.meet(
+        connect_dealer(folder, party.rank, timeout), connect_parties(folder, party.rank, ledger, timeout), timeout
+    )
+    return party

@@ -6,18 +6,17 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from torch import Tensor
 
 from ...errors import SecureRouterError
+from ..channel import Channel
 from ..evaluation import Evaluator
 from ..ledger import Ledger
 from ..manifest import Manifest
 from ..plan import Plan
 from ..randomness import SEED_BYTES, Csprng, Pad
-from ..rendezvous import accept_parties, connect_dealer, connect_parties
 from ..ring import seal
 from ..supply import DealerService, LiveSets
 from ..transport import Link
@@ -32,13 +31,22 @@ from .masked_routing import answer, first_program
 class MaskedDealer(Program):
     """Deals what the parties order. It gets the seeds of the weights' masks, never D, an input or an opening."""
 
-    def __init__(self, role: str, manifest: Manifest, setup: dict[str, Any], ledger: Ledger) -> None:
-        self.manifest, self.ledger, self.timeout = manifest, ledger, setup["timeout"]
+    def __init__(self, manifest: Manifest, ledger: Ledger, timeout: float) -> None:
+        self.manifest, self.ledger, self.timeout = manifest, ledger, timeout
         self._shapes = all_weight_shapes(manifest)
         self._seeds: list[bytes] = []
         self._plans: dict[str, Plan] = {}
-        channels = accept_parties(Path(setup["folder"]), self.timeout)
-        self._service = DealerService(channels, self._plan, self._weight_mask, self.timeout, manifest.device)
+        self._service: DealerService | None = None
+
+    def meet(self, channels: tuple[Channel, Channel]) -> None:
+        """Deal to P0 and P1 over these channels from now on."""
+        self._service = DealerService(channels, self._plan, self._weight_mask, self.timeout, self.manifest.device)
+
+    def leave(self) -> None:
+        """Close the channels. What was dealt over them and not used is of no use any more."""
+        if self._service is not None:
+            self._service.close()
+            self._service = None
 
     def receive_weights(self, tensors: dict[str, Tensor]) -> None:
         if set(tensors) != {f"{SEED}0", f"{SEED}1"}:
@@ -46,10 +54,25 @@ class MaskedDealer(Program):
         self._seeds = [as_seed(tensors[f"{SEED}{rank}"]) for rank in (0, 1)]
 
     def query(self, header: dict[str, Any], tensors: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        seconds, sent = self._service.wait(self.timeout)
+        seconds, sent = self._met.wait(self.timeout)
         self.ledger.phases["dealer"] += seconds
         self.ledger.dealer(sent)
         return {}, {}
+
+    def serve(self) -> NoReturn:
+        """Deal until a party is gone.
+
+        Raises:
+            `SupplyError`: It is.
+        """
+        while True:
+            self._met.wait(None)
+
+    @property
+    def _met(self) -> DealerService:
+        if self._service is None:
+            raise SecureRouterError("The dealer has not met the parties.")
+        return self._service
 
     def _plan(self, name: str) -> Plan:
         if name not in self._plans:
@@ -65,16 +88,39 @@ class MaskedDealer(Program):
 class MaskedParty(Program):
     """A computing party: holds D and its own seed, and one share of every input."""
 
-    def __init__(self, role: str, manifest: Manifest, setup: dict[str, Any], ledger: Ledger) -> None:
-        self.manifest, self.ledger = manifest, ledger
-        self.rank = int(role.removeprefix("party"))
+    def __init__(self, rank: int, manifest: Manifest, ledger: Ledger) -> None:
+        self.rank, self.manifest, self.ledger = rank, manifest, ledger
         self._seed: bytes | None = None
         self._weights: dict[str, WeightShare] = {}
-        folder, timeout = Path(setup["folder"]), setup["timeout"]
-        self._sets = LiveSets(connect_dealer(folder, self.rank, timeout), self.rank, timeout)
-        self._link = connect_parties(folder, self.rank, ledger, timeout)
-        self._zero_seed = agree_on_seed(self._link)
-        self._evaluator = Evaluator(self.rank, self._link, self._sets, self._weights, ledger, manifest.device)
+        self._plans: dict[str, Plan] = {}
+
+    def meet(self, dealer: Channel, link: Link, timeout: float) -> None:
+        """Compute over this link, with what this dealer deals, from now on.
+
+        Args:
+            dealer (`Channel`): To the dealer.
+            link (`Link`): To the other party, counting in this party's ledger.
+            timeout (`float`): Seconds that a set of tuples may take.
+        """
+        self._link = link
+        self._zero_seed = agree_on_seed(link)
+        self._sets = LiveSets(dealer, self.rank, timeout)
+        self._evaluator = Evaluator(
+            self.rank, link, self._sets, self._weights, self.ledger, self.manifest.device, self._plans
+        )
+
+    def leave(self) -> None:
+        """Close the channel and the link. No set of tuples that came over them is used any more."""
+        self._sets.close()
+        self._link.close()
+
+    def check_dealer(self) -> None:
+        """Make sure, between queries, that the dealer is still there.
+
+        Raises:
+            `SupplyError`: It is gone or silent.
+        """
+        self._sets.check()
 
     def receive_weights(self, tensors: dict[str, Tensor]) -> None:
         if self._seed is None:
@@ -85,7 +131,15 @@ class MaskedParty(Program):
             )
 
     def query(self, header: dict[str, Any], tensors: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        batch, length, cipher = header["batch"], self.manifest.max_length, self.manifest.cipher
+        return self.answer(self.inputs(header["batch"], tensors))
+
+    def inputs(self, batch: int, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """This party's shares of a batch, from what the client sent; nothing is exchanged.
+
+        Raises:
+            `SecureRouterError`: They are not those of `batch` inputs of this model.
+        """
+        length, cipher = self.manifest.max_length, self.manifest.cipher
         inputs = {LIVE: input_share(self.rank, tensors, LIVE, (batch, length), 1, cipher)}
         for member, spec in self.manifest.inputs.items():
             if member == "router" and not self.manifest.routes:
@@ -93,13 +147,17 @@ class MaskedParty(Program):
             shape = (batch, length, spec.input_size)
             width = input_width(self.manifest, member)
             inputs[member] = input_share(self.rank, tensors, member, shape, width, cipher)
+        return inputs
+
+    def answer(self, inputs: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Answer a batch together with the other party; returns what `query` does."""
         self._evaluator.used.clear()
         on_device = {name: words.to(self.manifest.device) for name, words in inputs.items()}
         chosen, logits = answer(self.manifest, self._run, on_device)
         packed = self._packed(logits.cpu(), logit_width(self.manifest), self._evaluator.used[-1])
         self._sets.finished(self._evaluator.used)
         # Most often the next query has the same shape: its first set is dealt meanwhile.
-        first = first_program(self.manifest, batch)
+        first = first_program(self.manifest, len(inputs[LIVE]))
         self._sets.order(first, self._evaluator.plan(secure_program(self.manifest, first)))
         return {"experts": chosen}, {"logits": packed}
 

@@ -1,0 +1,44 @@
+# Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
+"""What the commands of the deployed roles share: addresses, deadlines, and how a server ends."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Iterator
+from typing import Annotated, NoReturn
+
+import typer
+
+from hf_securerouter.cli.output import say
+
+
+def address(text: str) -> tuple[str, int]:
+    """Host and port of `HOST:PORT`; an IPv6 host may stand in brackets."""
+    host, colon, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not (colon and host and port.isdecimal() and int(port) < 1 << 16):
+        raise typer.BadParameter(f"{text!r} is not HOST:PORT.")
+    return host, int(port)
+
+
+ListenOption = Annotated[
+    tuple, typer.Option(parser=address, metavar="HOST:PORT", help="Where to listen; 0.0.0.0:PORT for every interface.")
+]
+TimeoutOption = Annotated[
+    float, typer.Option(min=0.1, help="Seconds to wait for another role, and that each text of a query may take.")
+]
+
+
+@contextlib.contextmanager
+def until_stopped() -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM end a server without a traceback, with exit status 0."""
+
+    def stop(*_: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    except KeyboardInterrupt:
+        say("Stopped.")

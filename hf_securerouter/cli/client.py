@@ -1,0 +1,75 @@
+# Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
+"""`securerouter client`: a file of texts in, the same file with labels out, by servers that see neither."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from hf_securerouter.cli.address import TimeoutOption, address
+from hf_securerouter.cli.output import JsonOption, only_results_on_stdout, print_json, say
+from hf_securerouter.cli.predict import Encrypted, label_file
+
+
+def client(
+    folder: Annotated[Path, typer.Argument(help="The client's folder, made by `securerouter share`.")],
+    party0: Annotated[tuple, typer.Option(parser=address, metavar="HOST:PORT", help="Where party0 listens.")],
+    party1: Annotated[tuple, typer.Option(parser=address, metavar="HOST:PORT", help="Where party1 listens.")],
+    input: Annotated[Path, typer.Option(help='JSON lines with "text" and optionally "text_pair".')],
+    output: Annotated[Path, typer.Option(help='The same lines with "label", "score", "logits" and "expert".')],
+    timeout: TimeoutOption = 600.0,
+    json: JsonOption = False,
+) -> None:
+    """Label every line of a file; a run that was stopped goes on where it was when it is started again.
+
+    Each server gets one share of a text's embeddings, from which nothing can be learned, and this machine alone puts
+    the logits together. The output appears under its name only when it is complete.
+    """
+    with only_results_on_stdout():
+        report = ask_servers(folder, party0, party1, input, output, timeout)
+    if json:
+        print_json(report)
+    else:
+        say(f"{report['lines']} lines written to {report['output']}.")
+
+
+def ask_servers(
+    folder: Path,
+    party0: tuple[str, int],
+    party1: tuple[str, int],
+    input_path: Path,
+    output_path: Path,
+    timeout: float,
+) -> dict[str, Any]:
+    """Label the lines of `input_path` by the servers, and return what was done as JSON-able values.
+
+    Args:
+        folder: The client's.
+        party0: Where party 0 listens.
+        party1: Where party 1 listens.
+        input_path: JSON lines with "text" and optionally "text_pair".
+        output_path: Where the same lines go, with the answers.
+        timeout: Seconds to wait for the servers, and that each text may take.
+    """
+    from transformers import PreTrainedConfig
+
+    from hf_securerouter.mpc.remote import RemoteSession
+    from hf_securerouter.mpc.role_folder import RoleFolder
+
+    own = RoleFolder.load(folder, "client")
+
+    @contextlib.contextmanager
+    def answering() -> Iterator[Encrypted]:
+        with RemoteSession(own, party0, party1, timeout) as session:
+            labels = session.client.labels
+            config = PreTrainedConfig(
+                id2label=labels.names,
+                problem_type="regression" if labels.regression else "single_label_classification",
+            )
+            yield Encrypted(config, session)
+
+    return label_file(str(folder), input_path, output_path, answering, encrypted=True)

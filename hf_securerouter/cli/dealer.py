@@ -1,0 +1,23 @@
+# Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
+"""`securerouter dealer`: random numbers for two servers on other machines."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hf_securerouter.cli.address import ListenOption, TimeoutOption, until_stopped
+from hf_securerouter.cli.output import say
+
+
+def dealer(
+    folder: Annotated[Path, typer.Argument(help="The dealer's folder, made by `securerouter share`.")],
+    listen: ListenOption,
+    timeout: TimeoutOption = 600.0,
+) -> None:
+    """Deal to both servers until stopped (Ctrl-C). Only they can connect, with the keys of this sharing."""
+    from hf_securerouter.mpc.role_folder import RoleFolder
+    from hf_securerouter.mpc.servers import DealerServer
+
+    with until_stopped():
+        DealerServer(RoleFolder.load(folder, "dealer"), listen, timeout, say).run()

@@ -1,0 +1,32 @@
+# Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
+"""`securerouter party`: one of the two servers that compute."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hf_securerouter.cli.address import ListenOption, TimeoutOption, address, until_stopped
+from hf_securerouter.cli.output import say
+
+
+def party(
+    folder: Annotated[Path, typer.Argument(help="The folder of party0 or party1, made by `securerouter share`.")],
+    listen: ListenOption,
+    dealer: Annotated[tuple, typer.Option(parser=address, metavar="HOST:PORT", help="Where the dealer listens.")],
+    peer: Annotated[
+        tuple | None,
+        typer.Option(parser=address, metavar="HOST:PORT", help="Of party1 alone: where party0 listens."),
+    ] = None,
+    timeout: TimeoutOption = 600.0,
+) -> None:
+    """Compute for clients, with the other server and the dealer, until stopped (Ctrl-C).
+
+    Clients connect to both servers where they listen, and party1 to party0 in the same place. Everybody is told apart
+    by the keys of this sharing. When a role is lost, the others wait for it as long as --timeout says, and go on.
+    """
+    from hf_securerouter.mpc.role_folder import RoleFolder
+    from hf_securerouter.mpc.servers import PARTIES, PartyServer
+
+    with until_stopped():
+        PartyServer(RoleFolder.load(folder, *PARTIES), listen, dealer, peer, timeout, say).run()

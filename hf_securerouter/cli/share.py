@@ -1,0 +1,82 @@
+# Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
+"""`securerouter share`: a checkpoint in, one private folder a role out."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from hf_securerouter.cli.output import JsonOption, only_results_on_stdout, print_json, say
+from hf_securerouter.errors import SecureRouterValueError
+
+
+def share(
+    model: Annotated[str, typer.Argument(help="A folder, or a name on the Hub.")],
+    out: Annotated[Path, typer.Argument(help="A new folder: it gets party0, party1, dealer and client.")],
+    max_length: Annotated[
+        int | None, typer.Option(help="Tokens that every text is padded to, by default the checkpoint's.")
+    ] = None,
+    routing_privacy: Annotated[
+        str | None, typer.Option(help='What the servers may learn of the routing: "revealed", "quota" or "oblivious".')
+    ] = None,
+    quotas: Annotated[
+        str | None, typer.Option(help="Of quota: how many texts of a batch each expert serves, such as 3,2,1.")
+    ] = None,
+    device: Annotated[str, typer.Option(help='Where servers and dealer compute: "cpu" or "cuda".')] = "cpu",
+    network: Annotated[str, typer.Option(help='What the plan is made for: "lan" or "wan".')] = "lan",
+    json: JsonOption = False,
+) -> None:
+    """Share a model's weights between two servers and a dealer, and make the keys of all roles.
+
+    Give each folder to its role alone, over a channel that nobody else reads, and delete it here: the dealer's folder
+    and a server's together are the weights.
+    """
+    with only_results_on_stdout():
+        report = share_model(
+            model,
+            out,
+            max_length=max_length,
+            routing_privacy=routing_privacy,
+            quotas=None if quotas is None else parse_quotas(quotas),
+            device=device,
+            network=network,
+        )
+    if json:
+        print_json(report)
+    else:
+        say(f"Give each of {', '.join(report['folders'].values())} to its role alone, then delete {out}.")
+
+
+def share_model(model_path: str, out: Path, **options: Any) -> dict[str, Any]:
+    """Write the folders, and return what was done as JSON-able values.
+
+    Args:
+        model_path: A folder, or a name on the Hub.
+        out: A folder that does not exist yet.
+        options: As for `to_mpc`.
+    """
+    from hf_securerouter.cli.classify import load_checkpoint
+
+    if out.exists():
+        raise SecureRouterValueError(f"`out` should not exist yet, got {str(out)!r}: name a new folder.")
+    model, tokenizer = load_checkpoint(model_path)
+    secure = model.to_mpc(tokenizer=tokenizer, protocol="masked", **options)
+    secure.save_shares(out)
+    manifest = secure.manifest
+    return {
+        "model": model_path,
+        "folders": {role: str(out / role) for role in (*manifest.roles, "client")},
+        "routing_privacy": manifest.routing_privacy,
+        "quotas": list(manifest.quotas) or None,
+        "max_length": manifest.max_length,
+        "device": manifest.device,
+        "network": manifest.network,
+    }
+
+
+def parse_quotas(text: str) -> list[int]:
+    """The counts in `3,2,1`."""
+    parts = text.split(",")
+    if not all(part.strip().isdecimal() for part in parts):
+        raise SecureRouterValueError(f"`quotas` should be counts such as 3,2,1, got {text!r}.")
+    return [int(part) for part in parts]

@@ -1,0 +1,108 @@
+# Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
+"""The roles of a sharing as processes that run the `securerouter` command, for tests."""
+
+import contextlib
+import multiprocessing
+import os
+import re
+import signal
+import sys
+import time
+
+from hf_securerouter import cli
+
+
+LIMIT = 60.0
+ROLES = ("dealer", "party0", "party1")
+
+# Forked from one process that has loaded everything, as a start from nothing takes seconds.
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["hf_securerouter.cli", "hf_securerouter.mpc.servers"])
+
+
+def _command(arguments, log):
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    sys.stderr = open(2, "w", buffering=1, closefd=False)
+    sys.argv = ["securerouter", *arguments]
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    cli.main()
+
+
+class Command:
+    """One `securerouter` command in a process of its own."""
+
+    def __init__(self, log, *arguments):
+        self.log = log
+        self._process = CONTEXT.Process(target=_command, args=(arguments, str(log)), daemon=True)
+        self._process.start()
+
+    @property
+    def said(self):
+        return self.log.read_text() if self.log.exists() else ""
+
+    def wait_for(self, pattern, count=1):
+        """The last of `count` matches in what the command has said, within the limit."""
+        deadline = time.monotonic() + LIMIT
+        while len(found := list(re.finditer(pattern, self.said))) < count:
+            assert time.monotonic() < deadline and self._process.is_alive(), self.said
+            time.sleep(0.02)
+        return found[-1]
+
+    def signal(self, number):
+        os.kill(self._process.pid, number)
+
+    def status(self, limit=LIMIT):
+        """Its exit status, within the limit."""
+        self._process.join(limit)
+        assert self._process.exitcode is not None, self.said
+        return self._process.exitcode
+
+    def kill(self):
+        self._process.kill()
+        self._process.join(LIMIT)
+
+
+class Deployment:
+    """The dealer and both parties of a sharing, on ports of this machine."""
+
+    def __init__(self, shares, logs, timeout=60):
+        self.shares, self.logs, self.timeout = shares, logs, timeout
+        self.ports, self.roles = {}, {}
+
+    def start(self, role):
+        """Start a role, in the place of an earlier one."""
+        options = ["--listen", f"127.0.0.1:{self.ports.get(role, 0)}", "--timeout", str(self.timeout)]
+        if role != "dealer":
+            options += ["--dealer", f"127.0.0.1:{self.ports['dealer']}"]
+        if role == "party1":
+            options += ["--peer", f"127.0.0.1:{self.ports['party0']}"]
+        name = "dealer" if role == "dealer" else "party"
+        log = self.logs / f"{role}-{len(list(self.logs.iterdir()))}.log"
+        self.roles[role] = Command(log, name, str(self.shares / role), *options)
+        self.ports[role] = int(self.roles[role].wait_for(r"listens at 127\.0\.0\.1:(\d+)\.")[1])
+
+    def __enter__(self):
+        with contextlib.ExitStack() as stack:
+            stack.callback(self.kill)
+            for role in ROLES:
+                self.start(role)
+            self.roles["party1"].wait_for("All roles are here")
+            stack.pop_all()
+        return self
+
+    def __exit__(self, *_):
+        self.kill()
+
+    def kill(self):
+        for role in self.roles.values():
+            role.kill()
+
+    def address(self, role):
+        return "127.0.0.1", self.ports[role]
+
+    @property
+    def options(self):
+        """What a client is told of the parties."""
+        return [item for role in ("party0", "party1") for item in (f"--{role}", "{}:{}".format(*self.address(role)))]
