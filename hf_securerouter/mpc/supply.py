@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from ..errors import SecureRouterError
-from .channel import Channel
+from .channel import Channel, ChannelTimeout
 from .dealer import deal_set
 from .plan import Plan
 from .randomness import SEED_BYTES, new_seed
@@ -181,7 +181,10 @@ class LiveSets:
         left = size
         while left:
             part = buffer[: min(left, CHUNK)]
-            self._channel.receive_into(part, timeout=self._silence)
+            try:
+                self._channel.receive_into(part, timeout=self._silence)
+            except ChannelTimeout as error:  # in the middle of a set
+                raise SupplyError(f"the dealer was silent for {self._silence:g} seconds.") from error
             self._heard = time.monotonic()
             if spool is not None:
                 spool.write(part)
