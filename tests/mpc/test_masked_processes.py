@@ -6,9 +6,9 @@ import sys
 import warnings
 from pathlib import Path
 
-import psutil
 import pytest
 import torch
+from children import children
 from tiny import VOCABULARY, pool_model
 
 from hf_securerouter.mpc import session as session_module
@@ -83,9 +83,8 @@ def recorded(tmp_path_factory):
         patch.setattr(session_module, "ROLE_COMMAND", (sys.executable, SCRIPT))
         patch.setattr(sharing, "weights", weights)
         patch.setattr(sharing, "inputs", inputs)
-        others = set(psutil.Process().children())
         with found.secure.local_session(timeout=120) as session:
-            found.children = set(psutil.Process().children()) - others
+            found.children = children()
             found.results = [session(texts(seed)) for seed in (0, 0, 1)]
     return found
 

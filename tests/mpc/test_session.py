@@ -7,9 +7,9 @@ import sys
 import warnings
 from pathlib import Path
 
-import psutil
 import pytest
 import torch
+from children import children
 from safetensors.torch import load_file
 from tiny import WORDS, pool_model
 
@@ -95,7 +95,7 @@ def recorded(tmp_path_factory, tokenizer):
 
         patch.setattr(found.secure.sharing, "inputs", share_and_keep)
         with found.secure.local_session(timeout=120) as session:
-            found.children = psutil.Process().children()
+            found.children = children()
             found.results = [session(TEXTS), session(TEXTS)]
             short, long = same_route(found.model, tokenizer)
             found.short, found.long = session([short]), session([long])

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from children import children
 from tiny import pool_model
 
 from hf_securerouter.mpc.session import SessionError
@@ -68,36 +69,36 @@ def test_a_killed_role_ends_the_session(secure, role):
 
     with pytest.raises(SessionError, match=f"{role} was killed by signal 9"):
         with secure.local_session(timeout=120) as session:
-            children = psutil.Process().children()
+            processes = children()
             threading.Timer(0.7, kill, [session._roles[role].process]).start()
             while True:  # in the middle of a query, or just before one
                 session(["the film was good"] * 8)
     assert time.monotonic() - killed[0] < LIMIT
-    assert len(children) == 3
-    wait_until_gone(children)
+    assert len(processes) == 3
+    wait_until_gone(processes)
     assert not session._roles
 
 
 def test_a_role_that_does_not_answer_ends_the_session(secure):
     with pytest.raises(SessionError, match="No answer from .*party1.* within 2 seconds"):
         with secure.local_session(timeout=120) as session:
-            children = psutil.Process().children()
+            processes = children()
             session.timeout = 2.0
             session._roles["party1"].process.send_signal(signal.SIGSTOP)
             start = time.monotonic()
             session(["the film was good"])
     assert time.monotonic() - start < LIMIT
-    wait_until_gone(children)
+    wait_until_gone(processes)
 
 
 def test_an_exception_in_the_caller_ends_all_roles(without_dealer):
     with pytest.raises(ZeroDivisionError):
         with without_dealer.local_session(timeout=120) as session:
-            children = psutil.Process().children()
+            processes = children()
             folder = session._folder
             raise ZeroDivisionError
-    assert len(children) == 2
-    wait_until_gone(children)
+    assert len(processes) == 2
+    wait_until_gone(processes)
     assert not folder.exists()
 
 
@@ -133,14 +134,14 @@ def test_a_role_that_cannot_start_is_reported(without_dealer, monkeypatch):
     )
     with pytest.raises(SessionError, match="party. exited, and the session is over: no such thing"):
         without_dealer.local_session(timeout=60).__enter__()
-    wait_until_gone(psutil.Process().children())
+    wait_until_gone(children())
 
 
 def test_an_error_inside_a_role_reaches_the_caller(without_dealer):
     with pytest.raises(SessionError, match="party. failed and the session is over: "):
         with without_dealer.local_session(timeout=60) as session:
-            children = psutil.Process().children()
+            processes = children()
             for role in ("party0", "party1"):
                 session._send(role, {"kind": "query", "batch": 1}, {})  # without its inputs
             session._collect("result", 60)
-    wait_until_gone(children)
+    wait_until_gone(processes)
