@@ -179,14 +179,17 @@ def test_argmax_is_exact_and_the_lowest_index_wins_ties(outcome, name):
     assert torch.equal(got, expected)
 
 
+BARRIERS = 3  # that the parties may stand at between two looks at the counters
+
+
 @pytest.mark.parametrize("name", ["gelu", "layer_norm_outlier", "softmax_128", "linear"])
 def test_ledger_agrees_with_the_kernel(outcome, name):
     _, _, *costs = outcome[name]
     assert costs[0]["sent"] == costs[1]["received"] == costs[1]["sent"]
     for cost in costs:
         for counted, kernel in zip((cost["sent"], cost["received"]), cost["kernel"], strict=True):
-            # gloo adds headers and handshakes: under 1.5 kB a round in each direction.
-            assert counted <= kernel <= counted + 1500 * cost["rounds"]
+            # gloo adds headers and handshakes: under 1.5 kB a round in each direction, barriers included.
+            assert counted <= kernel <= counted + 1500 * (cost["rounds"] + BARRIERS)
 
 
 @pytest.mark.parametrize(
