@@ -44,6 +44,8 @@ EXPERTS = [(1, 64, 1e-3), (2, 128, 1e-3), (3, 192, 5e-4)]  # layers, hidden size
 HEAD_SIZE = 32
 QUOTAS = [3, 2, 1]  # texts of a batch of six that each expert serves; lambda is chosen for their mean cost
 MAX_LENGTH = 64
+# A CPU without AVX-512 emulates bfloat16 and takes many times as long as in float32.
+BFLOAT16 = "AVX512" in torch.backends.cpu.get_cpu_capability()
 SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 ID2LABEL = {0: "negative", 1: "positive"}
 
@@ -170,9 +172,9 @@ def routing_loss(model, inputs, targets):
 
 
 def train(name, model, encoded, targets, epochs, learning_rate, seed, loss_of=classification_loss, batch_size=64):
-    """AdamW, linear warm-up and decay; a classifier in bfloat16 where autocast allows."""
+    """AdamW, linear warm-up and decay; a classifier in bfloat16 where the CPU has it and autocast allows."""
     # Utilities of two experts differ by less than bfloat16 can tell.
-    bfloat16 = loss_of is classification_loss
+    bfloat16 = BFLOAT16 and loss_of is classification_loss
     steps = max(1, int(epochs * len(encoded) / batch_size))
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, learning_rate, weight_decay=0.05, fused=True)
@@ -204,7 +206,7 @@ def train_teacher(args, texts, labels):
         train("teacher", teacher, encoded, labels, args.teacher_epochs, 8e-5, args.seed, batch_size=32)
 
     def ask(texts):
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=BFLOAT16):
             return predict(teacher, encode(tokenizer, texts)).float()
 
     return ask, [word for word in sorted(tokenizer.get_vocab()) if word.isascii() and word.isalpha() and len(word) > 2]
