@@ -34,11 +34,12 @@ __all__ = ["LocalSession", "SecureResult", "SessionError"]
 ROLE_COMMAND = (sys.executable, "-m", "hf_securerouter.mpc.roles")
 
 # Freed memory is kept for the next tensor instead of being returned and faulted in again, and taken in huge pages
-# where the kernel has them on request (glibc; other allocators ignore it).
+# where the kernel has them on request (glibc; other allocators ignore it). The last keeps transformers out of a role.
 ROLE_ENVIRONMENT = {
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(1 << 28),
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
+    "SECUREROUTER_ROLE": "1",
 }
 
 _RELAY = "relay"  # what its end is reported as; no role has this name
