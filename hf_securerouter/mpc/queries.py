@@ -9,7 +9,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -63,6 +63,23 @@ class Session(ABC):
         self.setup_seconds = 0.0
         self._channels: dict[str, Channel] = {}
         self._events: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
+
+    def __enter__(self) -> Self:
+        start = time.perf_counter()
+        try:
+            self._open()
+        except BaseException:
+            self.close()
+            raise
+        self.setup_seconds = time.perf_counter() - start
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @abstractmethod
+    def _open(self) -> None:
+        """Reach every role; queries may follow."""
 
     def __call__(
         self,

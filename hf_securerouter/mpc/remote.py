@@ -42,20 +42,10 @@ class RemoteSession(Session):
         # Party 1 is asked first: its share is a seed, and so waits there when party 0 takes the query up.
         self._addresses = {"party1": party1, "party0": party0}
 
-    def __enter__(self) -> RemoteSession:
-        start = time.perf_counter()
+    def _open(self) -> None:
         deadline = time.monotonic() + self.timeout
-        try:
-            for role, address in self._addresses.items():
-                self._add(role, Channel(connect(address, role, self._identity, deadline), role))
-        except BaseException:
-            self.close()
-            raise
-        self.setup_seconds = time.perf_counter() - start
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+        for role, address in self._addresses.items():
+            self._add(role, Channel(connect(address, role, self._identity, deadline), role))
 
     def close(self) -> None:
         channels, self._channels = list(self._channels.values()), {}

@@ -96,24 +96,14 @@ class LocalSession(Session):
         self._folder: Path | None = None
         self._network: DelayedNetwork | None = None
 
-    def __enter__(self) -> LocalSession:
-        start = time.perf_counter()
-        try:
-            self._start()
-            for shares in self.model.sharing.weights(self.model.weights):
-                for role, tensors in shares.items():
-                    self._send(role, {"kind": "weights"}, tensors)
-            for role in self._roles:
-                self._send(role, {"kind": "ready"})
-            self._collect("ready", self.timeout)
-        except BaseException:
-            self.close()
-            raise
-        self.setup_seconds = time.perf_counter() - start
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def _open(self) -> None:
+        self._start()
+        for shares in self.model.sharing.weights(self.model.weights):
+            for role, tensors in shares.items():
+                self._send(role, {"kind": "weights"}, tensors)
+        for role in self._roles:
+            self._send(role, {"kind": "ready"})
+        self._collect("ready", self.timeout)
 
     def close(self) -> None:
         """End all roles, at once. Safe to call twice."""

@@ -185,6 +185,18 @@ def one_sided_batches(count=4):
     return [torch.stack(rows[:count]) for rows in found]
 
 
+def showing_signs(manifest, program):
+    """A program that opens the signs of the router's scores first."""
+
+    def leaky(party, shares):
+        scores = yield from masked_programs.classify(manifest, "router", party, shares)
+        (negative,) = yield from Compare(scores.shape, scores.width, (0,)).run(party, scores)
+        yield from Reveal(tuple(negative.shape)).run(party, negative)
+        return (yield from program(manifest, party, shares))
+
+    return leaky
+
+
 def shows_only_the_expert(talk, batch, expert):
     """Whether a batch that goes to one expert opens the one-hot, and nothing else that is not uniform."""
     shapes, openings = views(talk, batch, 8)
@@ -210,14 +222,7 @@ def test_revealed_shows_the_expert_and_nothing_else():
 def test_a_leaky_revealed_mode_is_noticed():
     """It opens the signs of the scores beside the expert that they lead to."""
     secure = converted(small_pool(), "revealed")
-
-    def leaky(party, shares):
-        scores = yield from masked_programs.classify(secure.manifest, "router", party, shares)
-        (negative,) = yield from Compare(scores.shape, scores.width, (0,)).run(party, scores)
-        yield from Reveal(tuple(negative.shape)).run(party, negative)
-        return (yield from masked_programs.reveal(secure.manifest, party, shares))
-
-    talk = Conversation(secure, {"router": leaky})
+    talk = Conversation(secure, {"router": showing_signs(secure.manifest, masked_programs.reveal)})
     assert not any(shows_only_the_expert(talk, batch, expert) for expert, batch in enumerate(one_sided_batches()))
 
 
@@ -250,14 +255,7 @@ def test_a_leaky_oblivious_mode_is_noticed():
 def test_a_leaky_quota_mode_is_noticed():
     """It opens the top bits of the scores before it shuffles."""
     secure = converted(small_pool(), "quota", quotas=[2, 2])
-
-    def leaky(party, shares):
-        scores = yield from masked_programs.classify(secure.manifest, "router", party, shares)
-        (negative,) = yield from Compare(scores.shape, scores.width, (0,)).run(party, scores)
-        yield from Reveal(tuple(negative.shape)).run(party, negative)
-        return (yield from masked_programs.route(secure.manifest, party, shares))
-
-    talk = Conversation(secure, {"route": leaky})
+    talk = Conversation(secure, {"route": showing_signs(secure.manifest, masked_programs.route)})
     batches = one_sided_batches()
     rates = []
     for batch in batches:

@@ -2,7 +2,9 @@
 """Local sessions of real processes: answers, costs, and what each role gets to see."""
 
 import json
+import os
 import re
+import subprocess
 import sys
 import warnings
 from pathlib import Path
@@ -291,3 +293,14 @@ def test_session_has_to_be_open(recorded):
     with pytest.raises(SessionError, match="not open"):
         recorded.secure.local_session()(TEXTS)
     assert issubclass(SessionError, SecureRouterError)
+
+
+@pytest.mark.parametrize("role", [True, False])
+def test_a_role_does_without_transformers(role):
+    """Its import takes longer than that of all else."""
+    code = "import sys, hf_securerouter.mpc.roles, hf_securerouter.mpc.protocols.masked_roles\n"
+    code += "print('transformers' in sys.modules)"
+    environment = {name: value for name, value in os.environ.items() if name not in session_module.ROLE_ENVIRONMENT}
+    environment |= session_module.ROLE_ENVIRONMENT if role else {}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
+    assert done.stdout.split() == [str(not role)], done.stderr

@@ -195,9 +195,8 @@ def input_share(
 def input_bytes(manifest: Manifest, batch: int) -> int:
     """Bytes of the larger party's share of a batch, which is P0's."""
     rows = batch * manifest.max_length
-    members = [(name, spec) for name, spec in manifest.members.items()]
     return packed_size(rows, 1) + sum(
-        packed_size(rows * spec.input_size, input_width(manifest, name)) for name, spec in members
+        packed_size(rows * spec.input_size, input_width(manifest, name)) for name, spec in manifest.inputs.items()
     )
 
 
