@@ -90,7 +90,8 @@ class SecureRouterGate(nn.Module):
         encoder (`PreTrainedModel`, *optional*): A loaded encoder, instead of a new one; with
             `config.router_shares_expert`, that expert's, which the expert goes on owning.
 
-    Inputs: token ids, mask and token types of shape (B, T). Output: (B, K), one number for each expert.
+    Inputs: token ids, mask and token types of shape (B, T), or their summaries, (B, H), as `summary`. Output: (B, K),
+    one number for each expert.
     """
 
     def __init__(self, config: SecureRouterConfig, encoder: PreTrainedModel | None = None):
@@ -109,8 +110,13 @@ class SecureRouterGate(nn.Module):
         self.dropout = nn.Dropout(config.router_dropout)
         self.out_proj = nn.Linear(config.router_hidden_size, config.num_experts)
 
-    def forward(self, **inputs: torch.Tensor | None) -> torch.Tensor:
-        summary = self.encoder(**_accepted(self.encoder, inputs)).last_hidden_state[:, 0]
+    def summarize(self, **inputs: torch.Tensor | None) -> torch.Tensor:
+        """The encoder's first token, (B, H)."""
+        return self.encoder(**_accepted(self.encoder, inputs)).last_hidden_state[:, 0]
+
+    def forward(self, summary: torch.Tensor | None = None, **inputs: torch.Tensor | None) -> torch.Tensor:
+        if summary is None:
+            summary = self.summarize(**inputs)
         return self.out_proj(self.dropout(F.relu(self.dense(summary))))
 
 
@@ -204,6 +210,7 @@ class SecureRouterForSequenceClassification(SecureRouterPreTrainedModel):
         token_type_ids: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         expert_logits: torch.Tensor | None = None,
+        router_summary: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> SecureRouterOutput:
         r"""
@@ -217,12 +224,15 @@ class SecureRouterForSequenceClassification(SecureRouterPreTrainedModel):
                 (B, C) of zeros and ones if `problem_type="multi_label_classification"`.
             expert_logits (`torch.FloatTensor` of shape (B, K, C), *optional*): The experts' answers, when they are
                 known already: no expert runs then, and only the router learns.
+            router_summary (`torch.FloatTensor` of shape (B, H), *optional*): What the router's encoder makes of the
+                inputs, when it is known already: the encoder does not run then, and only the perceptron learns.
 
         Returns:
             [`SecureRouterOutput`]
 
         Raises:
-            `SecureRouterValueError`: Empty inputs, answers of another shape, or labels that do not fit `num_labels`.
+            `SecureRouterValueError`: Empty inputs, answers or summaries of another shape, or labels that do not fit
+                `num_labels`.
         """
         if input_ids is None or input_ids.dim() != 2 or input_ids.numel() == 0:
             shape = None if input_ids is None else tuple(input_ids.shape)
@@ -236,8 +246,14 @@ class SecureRouterForSequenceClassification(SecureRouterPreTrainedModel):
                 f"`expert_logits` should be of shape {expected} (examples, experts, labels), got "
                 f"{tuple(expert_logits.shape)}: pass one answer of every expert for each example, or leave it out."
             )
+        width = self.router.dense.in_features
+        if router_summary is not None and tuple(router_summary.shape) != (input_ids.shape[0], width):
+            raise SecureRouterValueError(
+                f"`router_summary` should be of shape {(input_ids.shape[0], width)} (examples, router's width), got "
+                f"{tuple(router_summary.shape)}: pass what `model.router.summarize` gives, or leave it out."
+            )
         inputs = self._truncated(input_ids, attention_mask, token_type_ids)
-        router_logits = self.router(**inputs)
+        router_logits = self.router(router_summary, **inputs)
         costs = torch.tensor(self.config.expert_costs, dtype=torch.float32, device=router_logits.device)
         expert_indices = choose_expert(router_logits, costs, self.config.routing_lambda)
 

@@ -106,3 +106,14 @@ def test_cached_answers_stand_for_the_experts(batch, labels, objective, monkeypa
 def test_answers_of_another_shape_are_refused(model, batch):
     with pytest.raises(SecureRouterValueError, match=r"`expert_logits` should be of shape \(12, 3, 2\)"):
         model(**batch, expert_logits=torch.zeros(12, 2, 2))
+
+
+def test_a_known_summary_stands_for_the_routers_encoder(shared, batch, monkeypatch):
+    shared.eval()
+    whole = shared(**batch)
+    summary = shared.router.summarize(**batch)
+    monkeypatch.setattr(shared.router.encoder, "forward", None)
+    found = shared(**batch, expert_logits=torch.zeros(12, 3, 3), router_summary=summary)
+    torch.testing.assert_close(found.router_logits, whole.router_logits)
+    with pytest.raises(SecureRouterValueError, match=r"`router_summary` should be of shape \(12, 16\)"):
+        shared(**batch, router_summary=summary[:, 1:])

@@ -26,7 +26,7 @@ from accelerate import PartialState
 from glue_costs import measure_costs, measure_routed, shares_encoder
 from glue_data import TASKS, encode, load_split, split_rows
 from glue_encrypted import compare_with_clear, encrypted_answers
-from glue_experts import device, largest_name, load_classifier, plan_pool, predict, train_pool
+from glue_experts import Summary, device, largest_name, load_classifier, plan_pool, predict, train_pool
 from huggingface_hub import EvalResult, HfApi
 from results import update_results
 from safetensors.torch import load_file, save_file
@@ -212,8 +212,12 @@ class GlueRun:
         return models, tuning
 
     def train_router(self, model, rows):
-        """The router's weights, trained on the experts' answers; a shared encoder stays as its expert needs it."""
+        """The router's weights, trained on the experts' answers. A shared encoder stays as its expert needs it, and so
+        reads every row only once."""
         model.experts.requires_grad_(False)
+        if model.config.router_shares_expert is not None:
+            (summaries,) = predict(Summary(model).to(device()), rows, self.collate, ("summary",))
+            rows = [row | {"router_summary": own.tolist()} for row, own in zip(rows, summaries, strict=True)]
         if model.config.router_objective == "utility":
             # A linear output starts where it would have to go first: at the experts' mean utility.
             logits = torch.tensor([row["expert_logits"] for row in rows])
