@@ -29,7 +29,6 @@ COST_SOURCES = ("estimate", "given", "measured")
 EXPERT_MPC_CHOICES = {
     "hidden_act": ("exact", "quadratic", "relu"),
     "softmax": ("exact", "2quad", "2relu"),
-    "precision": ("standard", "high"),
 }
 
 # Stated once, at the top of the config; every expert takes them from there.
@@ -163,8 +162,8 @@ class SecureRouterConfig(PreTrainedConfig):
             Config of each expert: any family that `AutoModelForSequenceClassification` knows. Order is kept.
         router_shares_expert (`int`, *optional*):
             Index of the expert whose encoder is the router's summary encoder as well: the weights are one and the
-            same, and `router_config` is that expert's. Under encryption it is computed once for both, unless
-            `expert_mpc` approximates that expert. By default the router has an encoder of its own.
+            same, and `router_config` is that expert's. It is computed once for both, under encryption too. By default
+            the router has an encoder of its own.
         router_hidden_size (`int`, *optional*, defaults to 128):
             Width of the hidden layer of the router's two-layer perceptron.
         router_dropout (`float`, *optional*, defaults to 0.1):
@@ -200,8 +199,9 @@ class SecureRouterConfig(PreTrainedConfig):
             How many queries of a batch each expert serves under `routing_privacy="quota"`. A batch is their sum. One
             each when not given.
         expert_mpc (`list[dict]`, *optional*):
-            For each expert, how it runs under encryption: `hidden_act` (`"exact"`, `"quadratic"`, `"relu"`),
-            `softmax` (`"exact"`, `"2quad"`, `"2relu"`) and `precision` (`"standard"`, `"high"`).
+            For each expert, the functions it was trained with because they cost less under encryption: `hidden_act`
+            (`"exact"`, `"quadratic"`, `"relu"`) and `softmax` (`"exact"`, `"2quad"`, `"2relu"`). They hold in clear as
+            well, see `functions.py`.
         max_length (`int`, *optional*):
             Longest input in tokens. Defaults to what the shortest position table among router and experts allows.
 

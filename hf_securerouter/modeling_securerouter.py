@@ -25,6 +25,7 @@ from transformers.utils.generic import can_return_tuple
 from .checkpoint import SecureRouterPreTrainedModel
 from .configuration_securerouter import ProblemType, SecureRouterConfig
 from .errors import SecureRouterValueError, SecureRouterWarning
+from .functions import use_functions
 from .losses import (
     balance_loss,
     check_labels,
@@ -174,6 +175,7 @@ class SecureRouterForSequenceClassification(SecureRouterPreTrainedModel):
             router_encoder = cast(PreTrainedModel, experts[config.router_shares_expert].base_model)
         self.router = SecureRouterGate(config, router_encoder)
         self.experts = nn.ModuleList(experts)
+        self._use_functions()
         # One object for each config, so that what is changed here is what is saved.
         config.router_config = self.router.encoder.config
         config.expert_configs = [expert.config for expert in self._expert_models]
@@ -191,6 +193,15 @@ class SecureRouterForSequenceClassification(SecureRouterPreTrainedModel):
     @property
     def _expert_models(self) -> list[PreTrainedModel]:
         return [cast(PreTrainedModel, expert) for expert in self.experts]
+
+    def _use_functions(self) -> None:
+        for expert, chosen in zip(self._expert_models, self.config.expert_mpc or [], strict=True):
+            use_functions(expert, chosen["hidden_act"], chosen["softmax"])
+
+    def set_attn_implementation(self, *args: Any, **kwargs: Any) -> None:
+        """As in transformers, but for experts whose `expert_mpc` names a softmax of its own."""
+        super().set_attn_implementation(*args, **kwargs)
+        self._use_functions()
 
     def _estimate_costs(self) -> None:
         counts = [sum(parameter.numel() for parameter in expert.parameters()) for expert in self.experts]

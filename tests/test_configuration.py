@@ -149,7 +149,7 @@ def test_hub_id_is_told_from_a_path(tmp_path, monkeypatch):
         ("quotas", [1, -2, 3], "-2", "at least 0"),
         ("quotas", [0, 0, 0], "[0, 0, 0]", "at least one query"),
         ("expert_mpc", [{"softmax": "2quad"}], "'2quad'", "one entry for each of the 3 experts"),
-        ("expert_mpc", [{"activation": "relu"}, {}, {}], "'activation'", "hidden_act, softmax, precision"),
+        ("expert_mpc", [{"activation": "relu"}, {}, {}], "'activation'", "hidden_act, softmax"),
         ("expert_mpc", [{"softmax": "3quad"}, {}, {}], "'3quad'", "exact, 2quad, 2relu"),
         ("expert_mpc", ["relu", {}, {}], "'relu'", "one dict"),
     ],
@@ -191,10 +191,10 @@ def test_wrong_lengths_are_caught_when_saving(tmp_path):
 
 
 def test_expert_mpc_is_completed_with_the_exact_functions():
-    config = pool_config(expert_mpc=[{"hidden_act": "relu"}, {}, {"precision": "high"}])
-    assert config.expert_mpc[0] == {"hidden_act": "relu", "softmax": "exact", "precision": "standard"}
-    assert config.expert_mpc[1] == {"hidden_act": "exact", "softmax": "exact", "precision": "standard"}
-    assert config.expert_mpc[2]["precision"] == "high"
+    config = pool_config(expert_mpc=[{"hidden_act": "relu"}, {}, {"softmax": "2relu"}])
+    assert config.expert_mpc[0] == {"hidden_act": "relu", "softmax": "exact"}
+    assert config.expert_mpc[1] == {"hidden_act": "exact", "softmax": "exact"}
+    assert config.expert_mpc[2]["softmax"] == "2relu"
 
 
 def test_given_costs_are_marked_as_given():

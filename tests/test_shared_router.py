@@ -74,13 +74,12 @@ def test_it_converts_with_one_copy_of_weights_and_embeddings(shared, tokenizer):
     assert secure.manifest.router_shares_expert == 1 and secure.manifest.encoder_of("router") == "experts.1"
 
 
-def test_an_approximated_expert_keeps_its_encoder_to_itself(tokenizer):
-    """The router's summary is that of the exact functions, as in clear."""
-    model = pool_model(router_config=None, router_shares_expert=1, expert_mpc=[{}, {"softmax": "2quad"}, {}])
+def test_an_experts_own_functions_are_the_routers_too(batch, tokenizer):
+    fields = {"router_config": None, "router_shares_expert": 1}
+    exact, model = pool_model(**fields), pool_model(**fields, expert_mpc=[{}, {"softmax": "2quad"}, {}])
+    assert not torch.allclose(exact(**batch).router_logits, model(**batch).router_logits)
     secure = model.to_mpc(tokenizer=tokenizer)
-    assert secure.manifest.router_shares_expert is None and secure.manifest.router.softmax == "exact"
-    name = "layers.0.query.weight"
-    assert torch.equal(secure.weights[f"router.{name}"], secure.weights[f"experts.1.{name}"])
+    assert secure.manifest.router_shares_expert == 1 and secure.manifest.encoder_of("router") == "experts.1"
 
 
 @pytest.mark.parametrize("objective", ["gumbel", "utility"])

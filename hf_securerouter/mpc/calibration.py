@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ..functions import Quadratic, attention_weights
 from .models import EncoderSpec
 
 
@@ -24,7 +25,7 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": functional.gelu,
     "relu": functional.relu,
     "tanh": torch.tanh,
-    "quadratic": lambda x: 0.125 * x * x + 0.25 * x + 0.5,
+    "quadratic": Quadratic(),
 }
 
 
@@ -100,11 +101,11 @@ class ClearEncoder:
         scores = self._note("scores", query @ key.transpose(-1, -2) / math.sqrt(spec.head_size))
         self._note("span", scores.amax(-1) - scores.amin(-1))
         if spec.softmax == "exact":
-            weights = torch.exp(scores - scores.amax(-1, keepdim=True))
+            weights = torch.exp(scores - scores.amax(-1, keepdim=True)) * live
+            weights = weights / weights.sum(-1, keepdim=True)
         else:
-            weights = (scores + 5).square() if spec.softmax == "2quad" else functional.relu(scores)
-        weights = weights * live
-        mixed = (weights @ value / weights.sum(-1, keepdim=True)).transpose(1, 2).reshape(batch, length, width)
+            weights = attention_weights(scores, live.bool(), spec.softmax)
+        mixed = (weights @ value).transpose(1, 2).reshape(batch, length, width)
         x = self._norm(x + self._linear(mixed, f"{name}.attention_output"), f"{name}.attention_norm")
         inner = self._note("inner", self._linear(x, f"{name}.intermediate"))
         outer = self._linear(_ACTIVATIONS[spec.hidden_act](inner), f"{name}.output")

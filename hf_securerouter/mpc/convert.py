@@ -306,12 +306,8 @@ def _quotas(model: Any, quotas: Sequence[int] | None) -> list[int]:
 
 
 def _router_shares_expert(model: Any) -> int | None:
-    """The expert whose encoder the router reads; none where that expert is approximated, for the router never is."""
-    index = getattr(model.config, "router_shares_expert", None)
-    if index is None:
-        return None
-    chosen = model.config.expert_mpc[index]
-    return index if chosen["softmax"] == chosen["hidden_act"] == "exact" else None
+    """The expert whose encoder the router reads."""
+    return getattr(model.config, "router_shares_expert", None)
 
 
 def _modules(model: Any) -> dict[str, Any]:

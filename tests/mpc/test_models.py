@@ -12,6 +12,7 @@ from tiny import FAMILIES, MAX_POSITIONS, VOCABULARY, family_config, pool_model
 from transformers import AutoModelForSequenceClassification
 from transformers.activations import ACT2FN
 
+from hf_securerouter.functions import use_functions
 from hf_securerouter.mpc.calibration import ClearEncoder
 from hf_securerouter.mpc.convert import to_mpc, validate
 from hf_securerouter.mpc.models import EncoderSpec, architecture_for, supported_model_types
@@ -70,13 +71,13 @@ def clear(model, batch):
         return model(**batch).logits
 
 
-def parts(model, batch):
+def parts(model, batch, **functions):
     """Spec, embedding output and weights."""
     architecture = architecture_for(model.config.model_type)
     assert architecture.problems(model.config, "model") == []
     embeddings = architecture.embeddings(architecture.encoder(model))
     embedded = architecture.embed(embeddings, batch["input_ids"], batch.get("token_type_ids"))
-    return architecture.spec(model.config), embedded, architecture.weights(model)
+    return architecture.spec(model.config, **functions), embedded, architecture.weights(model)
 
 
 @pytest.fixture(params=CASES)
@@ -134,9 +135,9 @@ def converted(model, **options):
         return to_mpc(model, **options)
 
 
-def masked(model, batch):
+def masked(model, batch, **functions):
     """A run of the masked encoder on a batch whose padding rows are copies of the last live row."""
-    spec, embedded, weights = parts(model, batch)
+    spec, embedded, weights = parts(model, batch, **functions)
     precision = Precision(Bounds(), embedded.shape[1], spec.softmax)
     live = batch["attention_mask"].to(torch.uint8)
     for row, count in enumerate(live.sum(1).tolist()):
@@ -156,6 +157,18 @@ def masked(model, batch):
 def test_masked_logits_equal_clear_ones(model):
     batch = inputs(model)
     assert (masked(model, batch).values - clear(model, batch)).abs().max() < 0.01
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("hidden_act, softmax", [("quadratic", "2quad"), ("relu", "2quad"), ("quadratic", "exact")])
+def test_masked_logits_of_an_expert_with_other_functions_equal_clear_ones(family, hidden_act, softmax):
+    model = classifier(family, **({"hidden_act": "gelu"} if family == "albert" else {}))
+    batch = inputs(model)
+    exact = clear(model, batch)
+    use_functions(model, hidden_act, softmax)
+    expected = clear(model, batch)
+    assert (expected - exact).abs().max() > 0.01
+    assert (masked(model, batch, hidden_act=hidden_act, softmax=softmax).values - expected).abs().max() < 0.01
 
 
 def test_a_projection_costs_no_round_and_opens_narrower_rows():

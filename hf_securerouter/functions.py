@@ -1,0 +1,104 @@
+# Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
+"""
+The functions that an expert may compute in the place of softmax and of its feed-forward activation, because they cost
+less on secret shares. An expert has to be trained with them; what it computes in clear is what it computes on shares.
+
+Reference:
+    Li et al., MPCFormer: Fast, Performant and Private Transformer Inference with MPC, arXiv 2211.01452 (2Quad and the
+    quadratic GeLU); Mohassel and Zhang, SecureML, 2017 (2ReLU).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+from transformers import AttentionInterface, PreTrainedModel
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+
+SMALLEST_ROW_SUM = 2.0**-3  # of numerators; on shares the inverse of less is not defined
+_PREFIX = "securerouter_"
+
+
+class Quadratic(nn.Module):
+    """x^2 / 8 + x / 4 + 1 / 2, which is near to GeLU between -2 and 2."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 0.125 * x * x + 0.25 * x + 0.5
+
+
+def shifted_squares(scores: torch.Tensor) -> torch.Tensor:
+    """Numerators of 2Quad: (score + 5)^2."""
+    return (scores + 5).square()
+
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"quadratic": Quadratic, "relu": nn.ReLU}
+NUMERATORS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {"2quad": shifted_squares, "2relu": functional.relu}
+
+
+def attention_weights(scores: torch.Tensor, live: torch.Tensor | None, softmax: str) -> torch.Tensor:
+    """
+    What stands for softmax: numerators over their sum in each row.
+
+    Args:
+        scores (`torch.Tensor` of shape (..., T, T)): Attention scores, scaled, not masked.
+        live (`torch.Tensor`, *optional*): True where a key counts, of a shape that broadcasts to that of the scores.
+        softmax (`str`): `"2quad"` or `"2relu"`.
+
+    Returns:
+        `torch.Tensor` like `scores`. A row sums to 1, unless its numerators sum to less than 1/8.
+    """
+    numerators = NUMERATORS[softmax](scores.to(torch.promote_types(scores.dtype, torch.float32)))
+    if live is not None:
+        numerators = numerators * live
+    return (numerators / numerators.sum(dim=-1, keepdim=True).clamp(min=SMALLEST_ROW_SUM)).to(scores.dtype)
+
+
+def _attention(softmax: str) -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
+    """An attention function of transformers' interface."""
+
+    def attend(
+        module: nn.Module,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        scaling: float | None = None,
+        dropout: float = 0.0,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        scores = query @ key.transpose(-1, -2) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+        weights = attention_weights(scores, attention_mask, softmax)
+        weights = functional.dropout(weights, p=dropout, training=module.training)
+        return (weights @ value).transpose(1, 2).contiguous(), weights
+
+    return attend
+
+
+for _softmax in NUMERATORS:
+    AttentionInterface.register(_PREFIX + _softmax, _attention(_softmax))
+    AttentionMaskInterface.register(_PREFIX + _softmax, sdpa_mask)  # True where a key counts
+
+
+def use_functions(expert: PreTrainedModel, hidden_act: str = "exact", softmax: str = "exact") -> None:
+    """
+    Lets a classifier compute other functions, in the place; its weights stay.
+
+    Args:
+        expert (`PreTrainedModel`): A BERT-like classifier.
+        hidden_act (`str`): Of its feed-forward layers: `"exact"` (the config's own), `"quadratic"` or `"relu"`.
+        softmax (`str`): Of its attention: `"exact"`, `"2quad"` or `"2relu"`.
+    """
+    if softmax != "exact":
+        expert.set_attn_implementation(_PREFIX + softmax)
+    if hidden_act == "exact":
+        return
+    for path, module in expert.base_model.named_modules():
+        for name in ("intermediate_act_fn", "activation"):
+            if hasattr(module, name) and not path.startswith("pooler"):
+                delattr(module, name)  # it may be a function, whose place a module cannot take
+                setattr(module, name, ACTIVATIONS[hidden_act]())
