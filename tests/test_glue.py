@@ -19,6 +19,7 @@ from tiny import family_config
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertForSequenceClassification
 
 from hf_securerouter import SecureRouterConfig, SecureRouterForSequenceClassification, SecureRouterValueError
+from hf_securerouter.pool import cut_layers
 
 
 TRAINING = str(Path(__file__).parent.parent / "training")
@@ -242,7 +243,7 @@ def measured(monkeypatch, seconds, batch_seconds):
 
     def run(secure, batch):
         asked.append((secure.manifest.quotas, secure.manifest.max_length, batch))
-        return {"seconds": next(batch_seconds), "bytes": 1000}
+        return {"online_seconds": next(batch_seconds), "online_bytes": 1000}
 
     monkeypatch.setattr("hf_securerouter.mpc.profile.profile", profile)
     monkeypatch.setattr(glue_costs, "_run", run)
@@ -256,6 +257,12 @@ def pool_of(shares):
     return SecureRouterForSequenceClassification(config).eval()
 
 
+def two_checkpoints(made, tmp_path):
+    model = BertForSequenceClassification.from_pretrained(made / "checkpoint")
+    cut_layers(model, 1).save_pretrained(tmp_path / "shallow")
+    return [tmp_path / "shallow", made / "checkpoint"]
+
+
 @pytest.mark.parametrize("shares", [True, False])
 def test_the_router_costs_what_a_routed_batch_takes_beyond_its_experts(made, tmp_path, monkeypatch, shares):
     args = measured_arguments(made, tmp_path)
@@ -266,12 +273,28 @@ def test_the_router_costs_what_a_routed_batch_takes_beyond_its_experts(made, tmp
         pools.append(costs["routed_seconds"])
         return pool_of(shares)
 
-    costs = glue_costs.measure_costs(args, [made / "checkpoint"] * 2, make_pool)
-    assert asked == [("checkpoint", 24, 8)] * 2 + [((4, 4), 24, 8)] and pools == [[1.0, 4.0]]
+    costs = glue_costs.measure_costs(args, two_checkpoints(made, tmp_path), make_pool)
+    assert asked == [("shallow", 24, 8), ("checkpoint", 24, 8), ((4, 4), 24, 8)] and pools == [[1.0, 4.0]]
     assert costs["seconds"] == [1.0, 4.0] and costs["bytes"] == [100, 200] and costs["source"] == "measured"
     # 40 seconds for eight: the larger expert's four take 16; the smaller's take nothing more where it has run already.
     router = (40 - 16) / 8 if shares else (40 - 16 - 4) / 8
     assert costs["routed_seconds"] == pytest.approx([router + (0 if shares else 1), router + 4])
+
+
+def test_runs_of_equal_shapes_share_what_was_measured(made, tmp_path, monkeypatch):
+    folders, pool = two_checkpoints(made, tmp_path), pool_of(True)
+    shared = ("--costs_dir", str(tmp_path / "costs"))
+    asked = measured(monkeypatch, [8.0, 32.0, 4.0, 16.0], [40.0, 10.0, 20.0])
+    first, second = (measured_arguments(made, tmp_path / name, *shared) for name in ("mrpc", "rte"))
+    found = glue_costs.measure_costs(first, folders, lambda costs: pool)
+    routed = glue_costs.measure_routed(first, folders, pool, [6, 2])
+    # Alone on eight queries, the larger expert has been profiled already.
+    assert len(asked) == 4 and routed["seconds"] == {"routed": 10.0, "largest": 32.0, "relative": 10 / 32}
+    assert glue_costs.measure_costs(second, folders, lambda costs: pool) == found
+    assert glue_costs.measure_routed(second, folders, pool, [6, 2]) == routed and len(asked) == 4
+    second.profile_seq_length = 12
+    glue_costs.measure_costs(second, folders, lambda costs: pool)
+    assert asked[4:] == [("shallow", 12, 8), ("checkpoint", 12, 8), ((4, 4), 12, 8)]
 
 
 def test_given_costs_count_a_shared_encoder_once(made, tmp_path):

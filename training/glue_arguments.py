@@ -8,6 +8,9 @@ from pathlib import Path
 from glue_data import TASKS
 
 
+_PLACES = ("output_dir", "cache_dir", "results_file", "costs_dir", "data_dir", "train_file", "validation_file")
+
+
 def _option(default, help, **kwargs):
     return field(default=default, metadata={"help": help}, **kwargs)
 
@@ -49,6 +52,9 @@ class GlueArguments:
     expert_costs: list[float] = field(
         default_factory=list, metadata={"help": "Seconds of each expert; default: measured under encryption."}
     )
+    costs_dir: str | None = _option(
+        None, "Folder of measured costs, which runs with experts of the same shapes share; default: the output folder."
+    )
     budget_seconds: float | None = _option(
         None, "Mean seconds of a query, router included; default: half of the largest expert's."
     )
@@ -85,7 +91,15 @@ class GlueArguments:
     def fingerprint(self):
         """What a run must have in common with the one it resumes."""
         values = asdict(self)
-        for name in ("output_dir", "cache_dir", "results_file", "data_dir", "train_file", "validation_file"):
+        for name in (
+            "output_dir",
+            "cache_dir",
+            "results_file",
+            "costs_dir",
+            "data_dir",
+            "train_file",
+            "validation_file",
+        ):
             values.pop(name)
         return values
 

@@ -1,6 +1,7 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
 """What each expert and the router cost: measured under encryption, or as the user says."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -45,7 +46,7 @@ def measure_costs(args, folders, make_pool):
         shared = int(np.argmin(own)) if shares_encoder(args) else None
         routed = [min(own) + _beyond_the_router(own, shared)[k] for k in range(len(own))]
         return {"source": "given", "seconds": own, "bytes": None, "routed_seconds": routed, "routed_bytes": None}
-    found = [_profile(folder, args, f"expert-{index}") for index, folder in enumerate(folders)]
+    found = [_profile(args, folder) for folder in folders]
     costs = {"source": "measured"}
     for unit in UNITS:
         costs[unit] = [cost[f"online_{unit}"] / cost["batch_size"] for cost in found]
@@ -53,7 +54,8 @@ def measure_costs(args, folders, make_pool):
     pool = make_pool(costs)
     batch, experts = args.quota_batch_size, len(folders)
     quotas = [batch // experts + (index < batch % experts) for index in range(experts)]
-    routed = _run(pool.to_mpc(routing_privacy="quota", quotas=quotas, max_length=_length(args, folders)), batch)
+    secure = pool.to_mpc(routing_privacy="quota", quotas=quotas, max_length=_length(args, folders))
+    routed = _measured(args, secure, batch)
     for unit in UNITS:
         beyond = _beyond_the_router(costs[unit], pool.config.router_shares_expert)
         router = routed[unit] / batch - float(np.dot(quotas, beyond)) / batch
@@ -72,7 +74,7 @@ def _beyond_the_router(own, shared):
 
 
 def measure_routed(args, folders, pool, quotas):
-    """A batch under `quota` against the largest expert for all of it, in one run.
+    """A batch under `quota` against the largest expert for all of it.
 
     Returns:
         `dict`: `batch`, and for each unit `routed`, `largest` and their ratio `relative`.
@@ -81,33 +83,55 @@ def measure_routed(args, folders, pool, quotas):
     largest = AutoModelForSequenceClassification.from_pretrained(folders[-1])
     from hf_securerouter.mpc.convert import to_mpc
 
-    routed = _run(pool.to_mpc(routing_privacy="quota", quotas=list(quotas), max_length=length), batch)
-    alone = _run(to_mpc(largest, max_length=length), batch)
+    routed = _measured(args, pool.to_mpc(routing_privacy="quota", quotas=list(quotas), max_length=length), batch)
+    alone = _measured(args, to_mpc(largest, max_length=length), batch)
     return {"batch": batch, "length": length} | {
         unit: {"routed": routed[unit], "largest": alone[unit], "relative": routed[unit] / alone[unit]}
         for unit in UNITS
     }
 
 
+def _measured(args, secure, batch):
+    """Online seconds and bytes of one batch."""
+    found = _kept(args, secure, batch, lambda: _run(secure, batch))
+    return {unit: found[f"online_{unit}"] for unit in UNITS}
+
+
 def _run(secure, batch):
-    """Online seconds and bytes of one batch, once everything is warm. Costs do not depend on values."""
     inputs = {"input_ids": torch.full((batch, secure.manifest.max_length), 5)}
     with secure.local_session() as session:
-        session(inputs)
+        session(inputs)  # everything is warm then
         cost = session(inputs).cost
-    return {"seconds": cost.online_seconds, "bytes": cost.online_bytes}
+    return {"online_seconds": cost.online_seconds, "online_bytes": cost.online_bytes}
 
 
-def _profile(folder, args, name):
-    """The profile of a classifier, kept in a file, for it takes long."""
+def _profile(args, folder):
+    """The profile of a classifier."""
+    from hf_securerouter.mpc.convert import to_mpc
     from hf_securerouter.mpc.profile import profile
     from hf_securerouter.mpc.protocols.masked_routing import SERVED
 
-    path = Path(args.output_dir) / f"profile-{name}.json"
+    length = _length(args, [folder])
+    expert = AutoModelForSequenceClassification.from_pretrained(folder)
+
+    def measure():
+        logger.info("Measuring %s under encryption.", folder)
+        report = profile(str(folder), seq_length=length, batch_size=SERVED)
+        return report | {"architecture": expert.config.model_type}  # the folder is this machine's
+
+    return _kept(args, to_mpc(expert, max_length=length), SERVED, measure)
+
+
+def _kept(args, secure, batch, measure):
+    """A measurement, which takes long, kept in a file: nothing but the public manifest and the batch decide on costs,
+    so that runs of other tasks can use it too."""
+    shape = secure.manifest.to_dict() | {"batch": batch}
+    digest = hashlib.sha256(json.dumps(shape, sort_keys=True).encode()).hexdigest()[:16]
+    folder = Path(args.costs_dir or args.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"cost-{digest}.json"
     if not path.exists():
-        logger.info("Measuring %s under encryption.", name)
-        report = profile(str(folder), seq_length=_length(args, [folder]), batch_size=SERVED)
-        write_json(report | {"architecture": name}, path)  # the folder is this machine's
+        write_json(measure() | {"shape": shape}, path)
     return json.loads(path.read_text())
 
 
