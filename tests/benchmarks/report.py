@@ -49,7 +49,8 @@ def section(results: dict[str, Any]) -> str:
         "a dash was not measured. Same weights and inputs for both. `crypten` deals its own triples here, within its "
         "seconds; the dealer of `masked` works before the input comes, and its bytes and seconds are apart. Seconds "
         "are medians of three runs after a warm-up or, with a star, those of a single run, where it took over "
-        "30 s. They depend on what else the machine does; bytes and rounds never change.",
+        "30 s. They depend on what else the machine does, and those of `crypten` on the processor's int64 products, "
+        "which are many times slower without AVX-512; bytes and rounds never change.",
         _table(
             ["model", "texts × tokens", "MB between the servers", "rounds", "seconds with the input", "GiB, all roles"]
             + ["`masked`: MB from the dealer", "s before the input", "s of the dealer"],
