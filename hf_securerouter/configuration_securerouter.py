@@ -189,7 +189,8 @@ class SecureRouterConfig(PreTrainedConfig):
         router_objective (`str`, *optional*, defaults to `"gumbel"`):
             `"gumbel"` trains the router through the Gumbel-softmax mixture of the experts; `"utility"` trains its
             outputs to predict each expert's utility: the probability that the expert's answer is right, or, in
-            regression, minus its expected squared error.
+            regression, minus its expected squared error. It learns from the labels and, by half, from what the
+            costliest expert believes.
         routing_lambda (`float`, *optional*, defaults to 0.0):
             What one unit of cost weighs in the decision `argmax(router_logits - routing_lambda * expert_costs)`.
         routing_privacy (`str`, *optional*, defaults to `"quota"`):

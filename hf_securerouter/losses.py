@@ -108,6 +108,57 @@ def expert_utilities(expert_logits: torch.Tensor, labels: torch.Tensor, problem_
     return ((logits > 0) == (labels > 0.5)).float().mean(dim=-1)
 
 
+def believed_utilities(expert_logits: torch.Tensor, judge: int, problem_type: ProblemType) -> torch.Tensor:
+    """
+    How good one expert, the judge, believes each expert's answer to be: what [`expert_utilities`] would be on average
+    if labels were drawn as the judge predicts them. In regression, where the judge's own answer counts as the mean,
+    up to a variance that all experts share.
+
+    One label says right or wrong; a calibrated judge says how likely, and which examples the smaller experts answer
+    otherwise than the larger one. A router that learns from both needs fewer examples.
+
+    Args:
+        expert_logits (`torch.Tensor` of shape (B, K, C)): Output of every expert.
+        judge (`int`): Index of the expert that is believed, the largest one.
+        problem_type (`str`): As for [`task_loss`].
+
+    Returns:
+        `torch.Tensor` of shape (B, K), without gradient.
+
+    Reference:
+        Hinton et al., Distilling the Knowledge in a Neural Network, arXiv 1503.02531: soft targets.
+    """
+    logits = expert_logits.detach().float()
+    if problem_type == "single_label_classification":
+        return logits[:, judge].softmax(dim=-1).gather(1, logits.argmax(dim=-1))
+    if problem_type == "regression":
+        return -(logits - logits[:, judge : judge + 1]).square().mean(dim=-1)
+    likely = logits[:, judge : judge + 1].sigmoid()
+    return torch.where(logits > 0, likely, 1 - likely).mean(dim=-1)
+
+
+def fit_temperature(logits: torch.Tensor, labels: torch.Tensor, problem_type: ProblemType) -> float:
+    """
+    What logits are to be divided by so that their probabilities are as good as they can be on these examples, which
+    the model must not have been trained on.
+
+    Args:
+        logits (`torch.Tensor` of shape (B, C)): Outputs of one expert.
+        labels (`torch.Tensor`): As for [`task_loss`].
+        problem_type (`str`): As for [`task_loss`].
+
+    Returns:
+        `float`: That of the smallest loss from 1/4 to 16, to 7 %; 1 in regression.
+
+    Reference:
+        Guo et al., On Calibration of Modern Neural Networks, arXiv 1706.04599, section 4.2.
+    """
+    if problem_type == "regression":
+        return 1.0
+    temperatures = [2 ** (step / 10) for step in range(-20, 41)]
+    return min(temperatures, key=lambda value: task_loss(logits / value, labels, problem_type).item())
+
+
 def utility_loss(predicted: torch.Tensor, utilities: torch.Tensor) -> torch.Tensor:
     """
     Squared error of the utilities that the router predicts, (B, K) each; a scalar.

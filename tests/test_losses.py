@@ -12,12 +12,14 @@ from hypothesis.extra.numpy import arrays
 from hf_securerouter import SecureRouterValueError
 from hf_securerouter.losses import (
     balance_loss,
+    believed_utilities,
     check_labels,
     cost_loss,
     distillation_loss,
     expected_cost,
     expert_loads,
     expert_utilities,
+    fit_temperature,
     hidden_state_loss,
     infer_problem_type,
     mix_experts,
@@ -157,6 +159,31 @@ def test_problem_type_follows_the_labels(labels, num_labels, expected):
 def test_labels_that_do_not_fit_are_refused(labels, problem_type, message):
     with pytest.raises(SecureRouterValueError, match=message):
         check_labels(labels, 2, 2, problem_type)
+
+
+@pytest.mark.parametrize("problem_type", ["single_label_classification", "regression", "multi_label_classification"])
+def test_believed_utilities_are_the_mean_over_labels_that_the_judge_predicts(problem_type):
+    torch.manual_seed(0)
+    logits, draws = torch.randn(1, 2, 3), 40_000
+    judge = logits[:, 1].expand(draws, -1)
+    labels = {
+        "single_label_classification": torch.multinomial(judge[0].softmax(dim=0), draws, replacement=True),
+        "regression": judge + torch.randn(draws, 3),
+        "multi_label_classification": torch.bernoulli(judge.sigmoid()),
+    }[problem_type]
+    drawn = expert_utilities(logits.expand(draws, -1, -1), labels, problem_type).mean(dim=0)
+    believed = believed_utilities(logits, 1, problem_type)[0]
+    shared = 1.0 if problem_type == "regression" else 0.0  # the variance
+    torch.testing.assert_close(drawn, believed - shared, atol=0.02, rtol=0)
+
+
+def test_a_temperature_undoes_overconfidence():
+    torch.manual_seed(0)
+    honest = 2 * torch.randn(4000, 3)
+    labels = torch.multinomial(honest.softmax(dim=1), 1).squeeze(1)
+    assert fit_temperature(honest, labels, "single_label_classification") == pytest.approx(1, rel=0.11)
+    assert fit_temperature(3 * honest, labels, "single_label_classification") == pytest.approx(3, rel=0.11)
+    assert fit_temperature(honest, labels.float(), "regression") == 1
 
 
 def test_distillation_is_half_from_the_labels_and_half_from_the_teacher():

@@ -34,7 +34,7 @@ from transformers import AutoTokenizer, DataCollatorWithPadding, set_seed
 from transformers.utils import logging
 
 from hf_securerouter import SecureRouterForSequenceClassification, SecureRouterValueError
-from hf_securerouter.losses import expert_utilities
+from hf_securerouter.losses import expert_utilities, fit_temperature
 from hf_securerouter.metrics import SCORES, glue_metric, glue_score
 from hf_securerouter.model_card import SecureRouterModelCardData
 from hf_securerouter.reports import PoolAnswers, draw_report, make_report, write_json
@@ -161,6 +161,9 @@ class GlueRun:
             logits[part] = once_tensors(
                 self.folder / "answers.safetensors", lambda: self.answers(folders, [rows[index] for index in part])
             )["logits"]
+        for expert in range(len(self.members)):  # the router learns from what the largest believes, too
+            own, labels = logits[router_part, expert], torch.tensor([rows[index]["labels"] for index in router_part])
+            logits[:, expert] /= fit_temperature(own, labels, self.kind)
         answered = [row | {"expert_logits": own.tolist()} for row, own in zip(rows, logits, strict=True)]
         return folders, answered, (router_part, tuning_part)
 
