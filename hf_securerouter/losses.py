@@ -8,8 +8,6 @@ Shapes: B examples, K experts, C outputs of an expert. Everything is computed in
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 
@@ -199,44 +197,6 @@ def distillation_loss(
     if problem_type == "multi_label_classification":
         teacher_logits = teacher_logits.sigmoid()
     return (own + task_loss(logits, teacher_logits, problem_type)) / 2
-
-
-def hidden_state_loss(
-    hidden_states: Sequence[torch.Tensor], teacher_states: Sequence[torch.Tensor], attention_mask: torch.Tensor
-) -> torch.Tensor:
-    """
-    What a shallower expert learns from the layers of a deeper one: layer i of k follows layer i n / k of n, rounded,
-    so that its last layer follows the last. The squared error over all tokens, relative to the teacher's mean square,
-    is the mean over layers; embeddings do not count.
-
-    Args:
-        hidden_states (sequence of `torch.Tensor` of shape (B, L, H)): Embeddings and k layers of the expert.
-        teacher_states (sequence of `torch.Tensor` of shape (B, L, H)): Embeddings and n layers of the teacher.
-        attention_mask (`torch.Tensor` of shape (B, L)): 0 where a token is padding.
-
-    Returns:
-        `torch.Tensor`: A scalar, of no unit.
-
-    Raises:
-        `SecureRouterValueError`: The two have different widths, or the teacher is the shallower one.
-
-    Reference:
-        Jiao et al., TinyBERT: Distilling BERT for Natural Language Understanding, arXiv 1909.10351, equation 8.
-    """
-    layers, depth = len(hidden_states) - 1, len(teacher_states) - 1
-    if layers > depth or hidden_states[0].shape != teacher_states[0].shape:
-        raise SecureRouterValueError(
-            f"`hidden_states` of {layers} layers with shape {tuple(hidden_states[0].shape)} cannot follow "
-            f"`teacher_states` of {depth} layers with shape {tuple(teacher_states[0].shape)}: teach by the outputs."
-        )
-    real = attention_mask.bool()
-    errors = []
-    for layer in range(1, layers + 1):
-        own, target = (
-            states.float()[real] for states in (hidden_states[layer], teacher_states[round(layer * depth / layers)])
-        )
-        errors.append(F.mse_loss(own, target) / target.square().mean())
-    return torch.stack(errors).mean()
 
 
 def infer_problem_type(labels: torch.Tensor, num_labels: int) -> ProblemType:

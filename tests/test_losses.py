@@ -20,7 +20,6 @@ from hf_securerouter.losses import (
     expert_loads,
     expert_utilities,
     fit_temperature,
-    hidden_state_loss,
     infer_problem_type,
     mix_experts,
     task_loss,
@@ -193,27 +192,6 @@ def test_distillation_is_half_from_the_labels_and_half_from_the_teacher():
     assert found == pytest.approx((math.log(4) + math.log(4 / 3)) / 2, rel=1e-5)
     alone = distillation_loss(logits, labels, None, "single_label_classification").item()
     assert alone == pytest.approx(math.log(4), rel=1e-5)
-
-
-def test_hidden_states_follow_evenly_spaced_layers_of_the_teacher_on_real_tokens():
-    mask = torch.tensor([[1, 1, 0], [1, 0, 0]])
-    torch.manual_seed(0)
-    teacher = [torch.randn(2, 3, 4) for _ in range(7)]
-    own = [torch.randn(2, 3, 4), teacher[2].clone(), teacher[4].clone(), teacher[6].clone()]
-    for states in own:
-        states[mask == 0] = 1e3  # what padding holds does not count
-    assert hidden_state_loss(own, teacher, mask).item() == 0
-    off = [own[0], own[1], own[2], own[3] * 3]
-    assert hidden_state_loss(off, teacher, mask).item() == pytest.approx(4 / 3)
-    assert hidden_state_loss(teacher, teacher, mask).item() == 0
-    assert hidden_state_loss([teacher[0], teacher[6]], teacher, mask).item() == 0
-
-
-@pytest.mark.parametrize("layers, width", [(3, 4), (2, 5)])
-def test_hidden_states_of_another_shape_cannot_follow(layers, width):
-    teacher, own = ([torch.zeros(1, 2, size)] * (depth + 1) for depth, size in ((2, 4), (layers, width)))
-    with pytest.raises(SecureRouterValueError, match="teach by the outputs"):
-        hidden_state_loss(own, teacher, torch.ones(1, 2))
 
 
 def test_distillation_of_a_regression_and_of_several_labels():

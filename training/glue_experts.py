@@ -13,7 +13,7 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification, set_seed
 
 from hf_securerouter import SecureRouterValueError
-from hf_securerouter.losses import distillation_loss, hidden_state_loss
+from hf_securerouter.losses import distillation_loss
 from hf_securerouter.pool import cut_layers
 
 
@@ -115,30 +115,24 @@ class Summary(nn.Module):
         return {"summary": self.pool.router.summarize(**inputs)}
 
 
-def expert_loss(model, batch, teacher=None):
-    """What an expert trains on: its own task loss, and its teacher's answers and, of equal width, hidden states."""
+def expert_loss(model, batch):
+    """What an expert trains on: its own task loss, or that and its teacher's answers where the batch has them."""
     batch = dict(batch)
-    labels, kind = batch.pop("labels"), getattr(model, "module", model).config.problem_type
-    if teacher is None:
-        output = model(**batch)
-        return distillation_loss(output.logits, labels, None, kind), output
-    output = model(**batch, output_hidden_states=True)
-    with torch.no_grad():
-        taught = teacher(**batch, output_hidden_states=True)
-    loss = distillation_loss(output.logits, labels, taught.logits, kind)
-    if output.hidden_states[0].shape == taught.hidden_states[0].shape:
-        loss = loss + hidden_state_loss(output.hidden_states, taught.hidden_states, batch["attention_mask"])
-    return loss, output
+    teacher = batch.pop("teacher_logits", None)
+    labels = batch.pop("labels")
+    output = model(**batch)
+    config = getattr(model, "module", model).config
+    return distillation_loss(output.logits, labels, teacher, config.problem_type), output
 
 
-def with_copies(rows, teacher, collate, task, args, special_ids):
-    """Rows, and perturbed copies that only the teacher has labelled."""
+def taught(rows, teacher, collate, task, args, special_ids):
+    """Rows with the teacher's answers, and perturbed copies that only the teacher has labelled."""
     copies = perturb(rows, args.perturbed_copies, special_ids, args.seed)
-    if copies:
-        (logits,) = predict(teacher, copies, collate)
-        for copy_, answer in zip(copies, logits, strict=True):
-            copy_["labels"] = answer.item() if task.regression else answer.argmax().item()
-    return rows + copies
+    (logits,) = predict(teacher, rows + copies, collate)
+    for index in range(len(rows), len(logits)):
+        answer = logits[index]
+        copies[index - len(rows)]["labels"] = answer.item() if task.regression else answer.argmax().item()
+    return [row | {"teacher_logits": own.tolist()} for row, own in zip(rows + copies, logits, strict=True)]
 
 
 def train_pool(args, task, members, rows, folder, tokenizer, collate, fit):
@@ -149,13 +143,13 @@ def train_pool(args, task, members, rows, folder, tokenizer, collate, fit):
     """
     folders = [folder / str(index) for index in range(len(members))]
 
-    def make(index, model, data, epochs, learning_rate, teacher=None):
+    def make(index, model, data, epochs, learning_rate):
         state = PartialState()
         missing = not folders[index].exists()
         state.wait_for_everyone()
         if missing:
             if epochs > 0:
-                fit(f"{folder.name}-expert-{index}", model, data, epochs, learning_rate, teacher)
+                fit(f"{folder.name}-expert-{index}", model, data, epochs, learning_rate)
             if state.is_main_process:
                 staging = folders[index].with_name(f".{folders[index].name}")
                 shutil.rmtree(staging, ignore_errors=True)
@@ -180,9 +174,10 @@ def train_pool(args, task, members, rows, folder, tokenizer, collate, fit):
     make(-1, largest.train(), rows, args.num_train_epochs, args.learning_rate)
     if all(path.exists() for path in folders):
         return folders
-    largest = load_classifier(folders[-1], task, args).eval()
-    data = with_copies(rows, largest.to(device()), collate, task, args, set(tokenizer.all_special_ids))
+    largest = load_classifier(folders[-1], task, args).to(device())
+    data = taught(rows, largest, collate, task, args, set(tokenizer.all_special_ids))
+    largest.cpu()
     for index, (kind, value) in enumerate(members[:-1]):
         rate = args.narrow_learning_rate if kind == "narrow" else args.learning_rate
-        make(index, start(kind, value, largest.cpu()).train(), data, args.distillation_epochs, rate, largest)
+        make(index, start(kind, value, largest).train(), data, args.distillation_epochs, rate)
     return folders

@@ -10,7 +10,6 @@ was stopped goes on when it is started again with the same arguments.
 """
 
 import sys
-from functools import partial
 
 from glue_arguments import GlueArguments, command_line
 from glue_experts import expert_loss
@@ -23,15 +22,14 @@ from hf_securerouter.trainer import SecureRouterTrainer, SecureRouterTrainingArg
 
 
 class ExpertTrainer(Trainer):
-    """Trains one expert, by a teacher if it has one."""
+    """Trains one expert, by a teacher where the rows hold its answers."""
 
-    def __init__(self, teacher=None, **kwargs):
+    def __init__(self, **kwargs):
         super().__init__(**kwargs)
-        self.teacher = teacher and teacher.to(self.args.device)
         self.model_accepts_loss_kwargs = False  # the loss is a mean over the batch
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        loss, outputs = expert_loss(model, inputs, self.teacher)
+        loss, outputs = expert_loss(model, inputs)
         return (loss, outputs) if return_outputs else loss
 
 
@@ -46,7 +44,7 @@ def parse_args(argv):
 def trainer_fit(args, training_args):
     """What a [`GlueRun`] trains with: a Trainer for each step, with the script's arguments."""
 
-    def fit(run, name, model, rows, epochs, learning_rate, teacher=None):
+    def fit(run, name, model, rows, epochs, learning_rate):
         set_seed(args.seed)
         folder = run.folder / "steps" / name
         own = {
@@ -56,8 +54,8 @@ def trainer_fit(args, training_args):
         }
         own |= {"output_dir": str(folder), "num_train_epochs": epochs, "learning_rate": learning_rate}
         own |= {"router_learning_rate": None, "eval_strategy": "no", "load_best_model_at_end": False}
-        own |= {"push_to_hub": False}
-        kind = partial(ExpertTrainer, teacher)
+        own |= {"push_to_hub": False, "remove_unused_columns": False}  # a teacher's answers are no expert's argument
+        kind = ExpertTrainer
         if isinstance(model, SecureRouterForSequenceClassification):
             kind = SecureRouterTrainer
             own |= {"bf16": False, "fp16": False}  # utilities of two experts differ by less than these can tell

@@ -64,7 +64,7 @@ class Loop:
             gradient_accumulation_steps=options.gradient_accumulation_steps,
         )
 
-    def __call__(self, run, name, model, rows, epochs, learning_rate, teacher=None):
+    def __call__(self, run, name, model, rows, epochs, learning_rate):
         options, accelerator = self.options, self.accelerator
         set_seed(options.seed)
         is_pool = isinstance(model, SecureRouterForSequenceClassification)
@@ -75,7 +75,6 @@ class Loop:
         )
         optimizer = torch.optim.AdamW(_groups(model, options.weight_decay), lr=learning_rate)
         model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
-        teacher = teacher and teacher.to(accelerator.device)
         if is_pool:  # utilities of two experts differ by less than half precision can tell
             _restore_forward(accelerator.unwrap_model(model))
         per_epoch = math.ceil(len(loader) / options.gradient_accumulation_steps)
@@ -109,7 +108,7 @@ class Loop:
                         output = model(**batch)
                         loss = output.loss
                     else:
-                        loss, _ = expert_loss(model, batch, teacher)
+                        loss, _ = expert_loss(model, batch)
                     accelerator.backward(loss)
                     if accelerator.sync_gradients:
                         accelerator.clip_grad_norm_(model.parameters(), options.max_grad_norm)
