@@ -233,19 +233,15 @@ def measured_arguments(made, tmp_path, *more):
     return args.adopt(training_args)
 
 
-def measured(monkeypatch, seconds, batch_seconds):
-    """Every measurement replaced: profiles take `seconds` for a batch, other runs `batch_seconds`."""
-    asked, seconds, batch_seconds = [], iter(seconds), iter(batch_seconds)
-
-    def profile(folder, seq_length, batch_size):
-        asked.append((Path(folder).name, seq_length, batch_size))
-        return {"online_seconds": next(seconds), "online_bytes": 800 * len(asked), "batch_size": batch_size}
+def measured(monkeypatch, *seconds):
+    """Every measurement replaced: they take these seconds, one after the other."""
+    asked, seconds = [], iter(seconds)
 
     def run(secure, batch):
-        asked.append((secure.manifest.quotas, secure.manifest.max_length, batch))
-        return {"online_seconds": next(batch_seconds), "online_bytes": 1000}
+        manifest = secure.manifest
+        asked.append((manifest.quotas or manifest.experts[0].num_layers, manifest.max_length, batch))
+        return {"seconds": next(seconds), "bytes": 800 * len(asked)}
 
-    monkeypatch.setattr("hf_securerouter.mpc.profile.profile", profile)
     monkeypatch.setattr(glue_costs, "_run", run)
     return asked
 
@@ -266,7 +262,7 @@ def two_checkpoints(made, tmp_path):
 @pytest.mark.parametrize("shares", [True, False])
 def test_the_router_costs_what_a_routed_batch_takes_beyond_its_experts(made, tmp_path, monkeypatch, shares):
     args = measured_arguments(made, tmp_path)
-    asked = measured(monkeypatch, [8.0, 32.0], [40.0])
+    asked = measured(monkeypatch, 8.0, 32.0, 40.0)
     pools = []
 
     def make_pool(costs):
@@ -274,7 +270,7 @@ def test_the_router_costs_what_a_routed_batch_takes_beyond_its_experts(made, tmp
         return pool_of(shares)
 
     costs = glue_costs.measure_costs(args, two_checkpoints(made, tmp_path), make_pool)
-    assert asked == [("shallow", 24, 8), ("checkpoint", 24, 8), ((4, 4), 24, 8)] and pools == [[1.0, 4.0]]
+    assert asked == [(1, 24, 8), (3, 24, 8), ((4, 4), 24, 8)] and pools == [[1.0, 4.0]]
     assert costs["seconds"] == [1.0, 4.0] and costs["bytes"] == [100, 200] and costs["source"] == "measured"
     # 40 seconds for eight: the larger expert's four take 16; the smaller's take nothing more where it has run already.
     router = (40 - 16) / 8 if shares else (40 - 16 - 4) / 8
@@ -284,17 +280,17 @@ def test_the_router_costs_what_a_routed_batch_takes_beyond_its_experts(made, tmp
 def test_runs_of_equal_shapes_share_what_was_measured(made, tmp_path, monkeypatch):
     folders, pool = two_checkpoints(made, tmp_path), pool_of(True)
     shared = ("--costs_dir", str(tmp_path / "costs"))
-    asked = measured(monkeypatch, [8.0, 32.0, 4.0, 16.0], [40.0, 10.0, 20.0])
+    asked = measured(monkeypatch, 8.0, 32.0, 40.0, 10.0, 4.0, 16.0, 20.0)
     first, second = (measured_arguments(made, tmp_path / name, *shared) for name in ("mrpc", "rte"))
     found = glue_costs.measure_costs(first, folders, lambda costs: pool)
     routed = glue_costs.measure_routed(first, folders, pool, [6, 2])
-    # Alone on eight queries, the larger expert has been profiled already.
+    # The larger expert has been measured alone already.
     assert len(asked) == 4 and routed["seconds"] == {"routed": 10.0, "largest": 32.0, "relative": 10 / 32}
     assert glue_costs.measure_costs(second, folders, lambda costs: pool) == found
     assert glue_costs.measure_routed(second, folders, pool, [6, 2]) == routed and len(asked) == 4
     second.profile_seq_length = 12
     glue_costs.measure_costs(second, folders, lambda costs: pool)
-    assert asked[4:] == [("shallow", 12, 8), ("checkpoint", 12, 8), ((4, 4), 12, 8)]
+    assert asked[4:] == [(1, 12, 8), (3, 12, 8), ((4, 4), 12, 8)]
 
 
 def test_given_costs_count_a_shared_encoder_once(made, tmp_path):
@@ -307,9 +303,9 @@ def test_given_costs_count_a_shared_encoder_once(made, tmp_path):
 
 def test_a_routed_batch_is_measured_against_the_largest_expert(made, tmp_path, monkeypatch):
     args = measured_arguments(made, tmp_path)
-    asked = measured(monkeypatch, [], [10.0, 25.0])
+    asked = measured(monkeypatch, 10.0, 25.0)
     found = glue_costs.measure_routed(args, [made / "checkpoint"], pool_of(True), [6, 2])
-    assert asked == [((6, 2), 24, 8), ((), 24, 8)]
+    assert asked == [((6, 2), 24, 8), (3, 24, 8)]
     assert found["seconds"] == {"routed": 10.0, "largest": 25.0, "relative": 0.4}
 
 

@@ -23,9 +23,9 @@ UNITS = ("seconds", "bytes")
 def measure_costs(args, folders, make_pool):
     """Seconds and bytes of a query by each expert alone, and behind the router.
 
-    Experts are profiled as `securerouter profile` does, eight inputs a run. The router's part is what is left of a
-    routed batch when the experts' parts are taken off: its encoder, unless an expert's own is at work, its head, the
-    shuffle, the ranks and the way back.
+    Everything is measured on batches of `quota_batch_size`, since a larger batch waits for the dealer more often. The
+    router's part is what is left of a routed batch when the experts' parts are taken off: its encoder, unless an
+    expert's own is at work, its head, the shuffle, the ranks and the way back.
 
     Args:
         args (`GlueArguments`): With given `expert_costs`, nothing is measured, and the router costs what the cheapest
@@ -46,13 +46,12 @@ def measure_costs(args, folders, make_pool):
         shared = int(np.argmin(own)) if shares_encoder(args) else None
         routed = [min(own) + _beyond_the_router(own, shared)[k] for k in range(len(own))]
         return {"source": "given", "seconds": own, "bytes": None, "routed_seconds": routed, "routed_bytes": None}
-    found = [_profile(args, folder) for folder in folders]
+    batch, experts = args.quota_batch_size, len(folders)
+    found = [_alone(args, folder, _length(args, folders), batch) for folder in folders]
     costs = {"source": "measured"}
     for unit in UNITS:
-        costs[unit] = [cost[f"online_{unit}"] / cost["batch_size"] for cost in found]
-        costs[f"routed_{unit}"] = costs[unit]
+        costs[unit] = costs[f"routed_{unit}"] = [cost[unit] / batch for cost in found]
     pool = make_pool(costs)
-    batch, experts = args.quota_batch_size, len(folders)
     quotas = [batch // experts + (index < batch % experts) for index in range(experts)]
     secure = pool.to_mpc(routing_privacy="quota", quotas=quotas, max_length=_length(args, folders))
     routed = _measured(args, secure, batch)
@@ -80,21 +79,35 @@ def measure_routed(args, folders, pool, quotas):
         `dict`: `batch`, and for each unit `routed`, `largest` and their ratio `relative`.
     """
     batch, length = sum(quotas), _length(args, folders)
-    largest = AutoModelForSequenceClassification.from_pretrained(folders[-1])
-    from hf_securerouter.mpc.convert import to_mpc
-
     routed = _measured(args, pool.to_mpc(routing_privacy="quota", quotas=list(quotas), max_length=length), batch)
-    alone = _measured(args, to_mpc(largest, max_length=length), batch)
+    alone = _alone(args, folders[-1], length, batch)
     return {"batch": batch, "length": length} | {
         unit: {"routed": routed[unit], "largest": alone[unit], "relative": routed[unit] / alone[unit]}
         for unit in UNITS
     }
 
 
+def _alone(args, folder, length, batch):
+    """A batch for one expert."""
+    from hf_securerouter.mpc.convert import to_mpc
+
+    expert = AutoModelForSequenceClassification.from_pretrained(folder)
+    return _measured(args, to_mpc(expert, max_length=length), batch)
+
+
 def _measured(args, secure, batch):
-    """Online seconds and bytes of one batch."""
-    found = _kept(args, secure, batch, lambda: _run(secure, batch))
-    return {unit: found[f"online_{unit}"] for unit in UNITS}
+    """Online seconds and bytes of one batch. They are kept in a file, for measuring takes long: nothing but the public
+    manifest and the batch decides on them, so that runs of other tasks can use them too."""
+    shape = secure.manifest.to_dict() | {"batch": batch}
+    digest = hashlib.sha256(json.dumps(shape, sort_keys=True).encode()).hexdigest()[:16]
+    folder = Path(args.costs_dir or args.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"cost-{digest}.json"
+    if not path.exists():
+        logger.info("Measuring a batch of %d under encryption.", batch)
+        write_json(_run(secure, batch) | {"shape": shape}, path)
+    found = json.loads(path.read_text())
+    return {unit: found[unit] for unit in UNITS}
 
 
 def _run(secure, batch):
@@ -102,37 +115,7 @@ def _run(secure, batch):
     with secure.local_session() as session:
         session(inputs)  # everything is warm then
         cost = session(inputs).cost
-    return {"online_seconds": cost.online_seconds, "online_bytes": cost.online_bytes}
-
-
-def _profile(args, folder):
-    """The profile of a classifier."""
-    from hf_securerouter.mpc.convert import to_mpc
-    from hf_securerouter.mpc.profile import profile
-    from hf_securerouter.mpc.protocols.masked_routing import SERVED
-
-    length = _length(args, [folder])
-    expert = AutoModelForSequenceClassification.from_pretrained(folder)
-
-    def measure():
-        logger.info("Measuring %s under encryption.", folder)
-        report = profile(str(folder), seq_length=length, batch_size=SERVED)
-        return report | {"architecture": expert.config.model_type}  # the folder is this machine's
-
-    return _kept(args, to_mpc(expert, max_length=length), SERVED, measure)
-
-
-def _kept(args, secure, batch, measure):
-    """A measurement, which takes long, kept in a file: nothing but the public manifest and the batch decide on costs,
-    so that runs of other tasks can use it too."""
-    shape = secure.manifest.to_dict() | {"batch": batch}
-    digest = hashlib.sha256(json.dumps(shape, sort_keys=True).encode()).hexdigest()[:16]
-    folder = Path(args.costs_dir or args.output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"cost-{digest}.json"
-    if not path.exists():
-        write_json(measure() | {"shape": shape}, path)
-    return json.loads(path.read_text())
+    return {"seconds": cost.online_seconds, "bytes": cost.online_bytes}
 
 
 def _length(args, folders):
