@@ -91,15 +91,7 @@ class GlueArguments:
     def fingerprint(self):
         """What a run must have in common with the one it resumes."""
         values = asdict(self)
-        for name in (
-            "output_dir",
-            "cache_dir",
-            "results_file",
-            "costs_dir",
-            "data_dir",
-            "train_file",
-            "validation_file",
-        ):
+        for name in _PLACES:
             values.pop(name)
         return values
 
