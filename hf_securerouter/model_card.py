@@ -140,6 +140,7 @@ def generate_model_card(
         expert_table=_expert_table(model, shares),
         report=data.securerouter.get("report"),
         report_tables=_report_tables(data.securerouter.get("report")),
+        measured_table=_measured_table(data.securerouter.get("report")),
         figure=data.securerouter.get("figure"),
         routing_cost=data.securerouter.get("routing_cost"),
         router_parameters=_count(model.router),
@@ -291,6 +292,22 @@ def _report_tables(report: dict[str, Any] | None) -> list[str]:
         _table(["policy", "relative cost", "score", "lost against the largest"], rows),
         _table(["curve", "AUDC", "QNC"], areas),
     ]
+
+
+def _measured_table(report: dict[str, Any] | None) -> str:
+    """A batch under encryption: the routed pool beside the largest expert, where the report says so."""
+    measured = (report or {}).get("measured")
+    if not measured:
+        return ""
+    rows = [
+        [
+            unit,
+            *(f"{scale * measured[name][side]:,.4g}" for side in ("routed", "largest")),
+            f"{measured[name]['relative']:.3f}",
+        ]
+        for unit, name, scale in (("online seconds", "seconds", 1), ("online MB", "bytes", 1e-6))
+    ]
+    return _table(["", "routed", "largest expert alone", "ratio"], rows)
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

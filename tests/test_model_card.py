@@ -335,4 +335,27 @@ def test_report_stands_in_the_card(model):
     assert "| utility | 0.8100 (0.8000 to 0.8200) | 0.450 |" in card
     assert "| zero | 0.7800 (0.7700 to 0.7900) | never |" in card
     assert "](curve.png)" in card and "Scores are f1" in card
+    assert "Measured under encryption" not in card and "on secret shares as well" not in card
     assert "Quality over cost" not in generate_model_card(model, SecureRouterModelCardData())
+
+    report["measured"] = {
+        "batch": 32,
+        "length": 128,
+        "seconds": {"routed": 17.0, "largest": 36.0, "relative": 17 / 36},
+        "bytes": {"routed": 8.5e8, "largest": 1.764e9, "relative": 0.482},
+    }
+    report["encrypted"] = {
+        "inputs": 224,
+        "labels_equal": 223,
+        "largest_error": 0.0041,
+        "metrics": {"accuracy": 0.84, "f1": 0.8512},
+        "clear_metrics": {"accuracy": 0.8356, "f1": 0.85},
+    }
+    card = generate_model_card(model, SecureRouterModelCardData(securerouter={"report": report}))
+    assert "one batch of 32 inputs of 128 tokens" in card
+    assert "| online seconds | 17 | 36 | 0.472 |" in card and "| online MB | 850 | 1,764 | 0.482 |" in card
+    assert "The first 224 validation inputs" in card and "223 labels equal those of the clear model" in card
+    assert "differ by at most 0.0041; accuracy 0.8400 (0.8356 in clear), f1 0.8512 (0.8500 in clear)." in card
+    report["encrypted"]["labels_equal"] = None
+    card = generate_model_card(model, SecureRouterModelCardData(securerouter={"report": report}))
+    assert "as well: logits differ by at most" in card

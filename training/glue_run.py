@@ -28,7 +28,7 @@ from glue_data import TASKS, encode, load_split, split_rows
 from glue_encrypted import compare_with_clear, encrypted_answers
 from glue_experts import Summary, device, largest_name, load_classifier, plan_pool, predict, train_pool
 from huggingface_hub import EvalResult, HfApi
-from results import update_results
+from results import publish
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, DataCollatorWithPadding, set_seed
 from transformers.utils import logging
@@ -304,11 +304,11 @@ class GlueRun:
             "command": self.command,
         }
         write_json(row, self.folder / "row.json")
-        if args.results_file:
-            update_results(args.results_file, [row])
-        model.cpu().model_card_data = card_data(self.task, args, report, policy, self.command)
+        model.cpu().model_card_data = card_data(self.task, args, report, policy, measured, self.command)
         self.tokenizer.save_pretrained(self.folder)
         model.save_pretrained(self.folder)
+        if args.results_file:
+            publish(args.results_file, [self.folder])
         shutil.rmtree(self.folder / "steps", ignore_errors=True)  # the training checkpoints, of no use any more
 
     def push(self, repo_id, token=None, private=None):
@@ -323,7 +323,7 @@ def describe(config):
     return f"{config.model_type} {config.num_hidden_layers}x{config.hidden_size}"
 
 
-def card_data(task, args, report, policy, command):
+def card_data(task, args, report, policy, measured, command):
     """What the card says of a run."""
     results = [
         EvalResult(
@@ -338,6 +338,11 @@ def card_data(task, args, report, policy, command):
         for name, value in policy["metrics"].items()
     ]
     training = {"command": f"`{command}`", "seed": args.seed, "inputs of the report": report["inputs"]}
+    policies = {
+        name: {field: value for field, value in own.items() if field not in ("metrics", "shares")}
+        for name, own in report["policies"].items()
+    }
+    more = {name: value for name, value in (("measured", measured), ("encrypted", report.get("encrypted"))) if value}
     return SecureRouterModelCardData(
         model_name=f"{task.name}-router",
         language="en",
@@ -346,7 +351,7 @@ def card_data(task, args, report, policy, command):
         securerouter={
             "routing_shares": [round(share, 4) for share in policy["shares"]],
             "training": training,
-            "report": rounded({name: report[name] for name in _REPORTED}),
+            "report": rounded({name: report[name] for name in _REPORTED} | {"policies": policies} | more),
             "figure": "curve.png",
         },
     )
@@ -355,7 +360,7 @@ def card_data(task, args, report, policy, command):
 def rounded(value):
     """A JSON-able value with its fractions cut to four digits."""
     if isinstance(value, dict):
-        return {name: rounded(inner) for name, inner in value.items() if name not in ("metrics", "shares")}
+        return {name: rounded(inner) for name, inner in value.items()}
     if isinstance(value, list):
         return [rounded(inner) for inner in value]
     return round(value, 4) if isinstance(value, float) else value
@@ -370,5 +375,4 @@ _REPORTED = (
     "audc",
     "audc_interval",
     "qnc",
-    "policies",
 )
