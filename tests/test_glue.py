@@ -421,10 +421,8 @@ def test_seeds_of_a_task_become_one_row(tmp_path):
     assert rte["audc"]["utility"] == pytest.approx(0.61)
     assert (table.parent / "rte" / "README.md").read_text() == "b/README.md"
     page = (table.parent / "results.md").read_text()
-    assert (
-        "| [rte](rte/README.md) | f1 | bert 3x16 | 1.00 | 61.00 | -60.00 | 1.000 |" in page
-        and "| never | 1, 2 |" in page
-    )
+    assert "| [rte](rte/README.md) | f1 | bert 3x16 | 1.00 | 61.00 | -60.00 | 1.000 |" in page
+    assert "| never | 1, 2 |" in page
     assert page.index("[cola]") < page.index("[rte]") < page.index("```bash")
 
 

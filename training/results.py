@@ -99,11 +99,12 @@ def table(rows):
 
 _INTRODUCTION = """# Routed pools on GLUE
 
-Scores are 100 times the metric on the validation split, which is read once, at the end; of two metrics the mean. \
-`relative cost` is what a batch of 32 inputs of 128 tokens takes the routed pool under encryption, router included and with \
-its public quotas, over what it takes the largest expert alone, in measured online seconds; `relative bytes` is \
-the same in bytes between the servers. AUDC is the area under score over cost; QNC is the cost at which the score of \
-the largest expert is reached. The page of each task has 95 % intervals and the figure.
+Scores are 100 times the metric on the validation split, which is read once, at the end; of two metrics the \
+mean. `relative cost` is what a batch of 32 inputs of 128 tokens takes the routed pool under encryption, router \
+included and with its public quotas, over what it takes the largest expert alone, in measured online seconds; \
+`relative bytes` is the same in bytes between the servers. AUDC is the area under score over cost; QNC is the \
+cost at which the score of the largest expert is reached. The page of each task has 95 % intervals and the \
+figure.
 """
 
 
