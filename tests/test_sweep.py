@@ -83,6 +83,13 @@ def test_reversing_the_costs_reverses_the_routing(run, tokenizer, tmp_path, monk
         assert forth["routing_lambda"] == back["routing_lambda"]
         assert forth["score"] > 0.6
 
+    run.members = [("narrow", None), ("cut", 2), ("cut", 3)]
+    page = sweep.table(run, found, "python training/sweep.py")
+    assert "Experts, from 0 on: narrow, cut 2, cut 3. Score: f1." in page
+    assert page.count("\n| baseline | 0, 1, 2 | 2 / 7 / 13 |") == page.count("| 13 / 7 / 2 |") == 1
+    shares = " / ".join(f"{share:.0%}" for share in found["profiles"]["reversed"]["utility"]["shares"])
+    assert f"| {shares} | " in page.splitlines()[-1]
+
     # What stands in the file is not trained again.
     run.train = None
     assert sweep.sweep(run, folders, rows, parts, [0.2, 0.7, 1.3]) == found

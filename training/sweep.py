@@ -6,19 +6,22 @@ How routing follows the pool and its costs: pool sizes 2 to 5, and six profiles 
 
 Takes the arguments of `run_glue.py`, trains what is missing of its experts, and then only routers, on their answers.
 `sweep.json` holds the shares and the score of each on the tuning part: the validation split is not read. Every variant
-is written as it ends.
+is written as it ends. `sweep.md` is the same for readers; with `--results_file` both are put beside that file.
 """
 
 import json
+import shutil
 import sys
+from pathlib import Path
 
 import torch
+from glue_arguments import command_line
 from glue_data import load_split
 from glue_experts import device, predict
 from glue_run import OBJECTIVES, GlueRun
 from run_glue import parse_args, trainer_fit
 
-from hf_securerouter.metrics import glue_score
+from hf_securerouter.metrics import SCORES, glue_score
 from hf_securerouter.reports import write_json
 from hf_securerouter.routing import choose_expert, lambda_for_budget
 
@@ -99,14 +102,48 @@ def sweep(run, folders, answered, parts, seconds):
     return found
 
 
+def table(run, found, command):
+    """The variants as a page in Markdown."""
+    names = ", ".join(f"{kind} {Path(str(value)).name}" if value else kind for kind, value in run.members)
+    score = "+".join(SCORES[run.task.name])
+    lines = [f"# How routing follows the pool and its costs: {run.task.name}", "", _INTRODUCTION]
+    lines += [f"Experts, from 0 on: {names}. Score: {score}.", "", f"```bash\n{command}\n```", ""]
+    for kind, title in (("pools", "Pool sizes"), ("profiles", "Costs of the whole pool")):
+        header = ["variant", "experts", "costs"]
+        header += [f"{objective}: {column}" for objective in OBJECTIVES for column in ("shares", "score")]
+        rows = [header, ["---"] * len(header)]
+        for name, variant in found[kind].items():
+            row = [name, ", ".join(map(str, variant["experts"]))]
+            row.append(" / ".join(f"{cost:.3g}" for cost in variant[OBJECTIVES[0]]["costs"]))
+            for own in (variant[objective] for objective in OBJECTIVES):
+                row += [" / ".join(f"{share:.0%}" for share in own["shares"]), f"{100 * own['score']:.1f}"]
+            rows.append(row)
+        lines += [f"## {title}", "", *(f"| {' | '.join(row)} |" for row in rows), ""]
+    return "\n".join(lines)
+
+
+_INTRODUCTION = """Routers trained on the answers of the same experts, for pools of different size and for different \
+costs of one pool, the largest expert at 13 in the baseline. Shares of the queries and scores are those of the tuning \
+part of the training data. `gumbel` decides by its outputs alone; `utility` with the lambda that halves the \
+baseline's largest cost.
+"""
+
+
 def main(argv=None):
-    args, training_args = parse_args(sys.argv[1:] if argv is None else argv)
+    argv = sys.argv[1:] if argv is None else argv
+    args, training_args = parse_args(argv)
     args.adopt(training_args)
     # Without checkpoints: a router is trained in less time than a checkpoint is worth, and each one anew.
     training_args.save_strategy = "no"
     run = GlueRun(args, trainer_fit(args, training_args), "")
     folders, answered, parts = run.experts_and_answers(load_split(args, "train"))
-    return sweep(run, folders, answered, parts, run.costs(folders)["seconds"])
+    found = sweep(run, folders, answered, parts, run.costs(folders)["seconds"])
+    page = run.folder / "sweep.md"
+    page.write_text(table(run, found, command_line("training/sweep.py", argv)), encoding="utf-8")
+    if args.results_file:
+        for path in (page, run.folder / "sweep.json"):
+            shutil.copyfile(path, Path(args.results_file).parent / path.name)
+    return found
 
 
 if __name__ == "__main__":
