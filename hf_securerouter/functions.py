@@ -86,13 +86,14 @@ for _softmax in NUMERATORS:
 
 def use_functions(expert: PreTrainedModel, hidden_act: str = "exact", softmax: str = "exact") -> None:
     """
-    Lets a classifier compute other functions, in the place; its weights stay.
+    Lets a classifier compute other functions, in the place; its weights stay. `to_mpc` converts it with these.
 
     Args:
         expert (`PreTrainedModel`): A BERT-like classifier.
         hidden_act (`str`): Of its feed-forward layers: `"exact"` (the config's own), `"quadratic"` or `"relu"`.
         softmax (`str`): Of its attention: `"exact"`, `"2quad"` or `"2relu"`.
     """
+    expert.expert_mpc = {"hidden_act": hidden_act, "softmax": softmax}  # for `to_mpc`
     if softmax != "exact":
         expert.set_attn_implementation(_PREFIX + softmax)
     if hidden_act == "exact":

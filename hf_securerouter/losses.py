@@ -8,6 +8,8 @@ Shapes: B examples, K experts, C outputs of an expert. Everything is computed in
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 
@@ -197,6 +199,50 @@ def distillation_loss(
     if problem_type == "multi_label_classification":
         teacher_logits = teacher_logits.sigmoid()
     return (own + task_loss(logits, teacher_logits, problem_type)) / 2
+
+
+def layer_loss(
+    hidden_states: Sequence[torch.Tensor],
+    teacher_states: Sequence[torch.Tensor],
+    attentions: Sequence[torch.Tensor],
+    teacher_attentions: Sequence[torch.Tensor],
+    attention_mask: torch.Tensor,
+) -> torch.Tensor:
+    """
+    What an expert with other functions learns from the layers of the exact one: squared errors of hidden states and of
+    attention, each relative to the teacher's mean square, over all tokens that are no padding; a mean over layers.
+
+    Args:
+        hidden_states, teacher_states (sequences of `torch.Tensor` of shape (B, T, H)): Embeddings and layers.
+        attentions, teacher_attentions (sequences of `torch.Tensor` of shape (B, heads, T, T)): Weights of each layer.
+        attention_mask (`torch.Tensor` of shape (B, T)): 0 where a token is padding.
+
+    Returns:
+        `torch.Tensor`: A scalar, of no unit.
+
+    Raises:
+        `SecureRouterValueError`: The two have different shapes.
+
+    Reference:
+        Jiao et al., TinyBERT: Distilling BERT for Natural Language Understanding, arXiv 1909.10351, equations 7 and 8.
+    """
+    real = attention_mask.bool()
+    errors = []
+    pairs = [*zip(hidden_states[1:], teacher_states[1:], strict=False)]
+    pairs += [
+        (own.transpose(1, 2), target.transpose(1, 2))
+        for own, target in zip(attentions, teacher_attentions, strict=False)
+    ]
+    if len(hidden_states) != len(teacher_states) or any(own.shape != target.shape for own, target in pairs):
+        raise SecureRouterValueError(
+            f"`hidden_states` of {len(hidden_states) - 1} layers, {tuple(hidden_states[0].shape)} each, cannot follow "
+            f"`teacher_states` of {len(teacher_states) - 1} layers, {tuple(teacher_states[0].shape)} each: teach by "
+            "the outputs."
+        )
+    for own, target in pairs:
+        own, target = own.float()[real], target.float()[real]
+        errors.append(F.mse_loss(own, target) / target.square().mean())
+    return 2 * torch.stack(errors).mean()
 
 
 def infer_problem_type(labels: torch.Tensor, num_labels: int) -> ProblemType:

@@ -279,7 +279,7 @@ def _report_tables(report: dict[str, Any] | None) -> list[str]:
         [f"expert {index} alone", f"{expert['relative_cost']:.3f}", between(expert["score"]), ""]
         for index, expert in enumerate(report["experts"])
     ]
-    rows[-1][2] = between(report["largest_score"], report["largest_score_interval"])
+    rows.append(["the largest", "1.000", between(report["largest_score"], report["largest_score_interval"]), ""])
     for name, policy in report["policies"].items():
         cost = between(policy["relative_cost"], policy["relative_cost_interval"], 3)
         score = between(policy["score"], policy["score_interval"])

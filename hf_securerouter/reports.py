@@ -35,7 +35,9 @@ class PoolAnswers:
             [`~hf_securerouter.losses.expert_utilities`] gives it.
         costs (K positive numbers): Cost of a query that goes to each expert without a router.
         routed_costs (K positive numbers): Cost of one that the router sends to each expert, router included.
-        largest (`int`): The expert that quality and cost are compared with.
+        largest (`np.ndarray` of shape (N,)): What the largest expert predicts, with which quality is compared; it need
+            not be one of these.
+        largest_cost (`float`): Its cost.
         score (callable): Of predictions (N,) and references (N,); higher is better.
     """
 
@@ -44,7 +46,8 @@ class PoolAnswers:
     utilities: np.ndarray
     costs: Sequence[float]
     routed_costs: Sequence[float]
-    largest: int
+    largest: np.ndarray
+    largest_cost: float
     score: Score
 
     def take(self, rows: np.ndarray) -> PoolAnswers:
@@ -55,13 +58,14 @@ class PoolAnswers:
             self.utilities[rows],
             self.costs,
             self.routed_costs,
-            self.largest,
+            self.largest[rows],
+            self.largest_cost,
             self.score,
         )
 
     def point(self, chosen: np.ndarray, routed: bool = True) -> tuple[float, float]:
         """Relative cost and score when input n goes to expert `chosen[n]`, by the router or without one."""
-        cost = np.asarray(self.routed_costs if routed else self.costs)[chosen].mean() / self.costs[self.largest]
+        cost = np.asarray(self.routed_costs if routed else self.costs)[chosen].mean() / self.largest_cost
         return float(cost), self.score(self.predictions[np.arange(len(chosen)), chosen], self.references)
 
 
@@ -180,7 +184,8 @@ def make_report(
             return routed_curve(some, scores[name][torch.from_numpy(rows)], points)
         return zero_router(some) if name == "zero" else oracle_curve(some, points)
 
-    count, k = len(answers.references), answers.largest
+    count = len(answers.references)
+    largest_score = answers.score(answers.largest, answers.references)
     everything = np.arange(count)
     drawn = {name: curve(name, everything, 101) for name in (*scores, "zero", "oracle")}
     experts = single_experts(answers)
@@ -191,7 +196,7 @@ def make_report(
     def policy(served: np.ndarray) -> dict[str, Any]:
         def lost(rows: np.ndarray) -> float:
             some = answers.take(rows)
-            return some.score(some.predictions[:, k], some.references) - some.point(served[rows])[1]
+            return some.score(some.largest, some.references) - some.point(served[rows])[1]
 
         cost, score = answers.point(served)
         return {
@@ -205,20 +210,19 @@ def make_report(
         }
 
     def alone(rows: np.ndarray) -> float:
-        return answers.score(answers.predictions[rows, k], answers.references[rows])
+        return answers.score(answers.largest[rows], answers.references[rows])
 
     return {
         "inputs": count,
         "costs": list(answers.costs),
         "routed_costs": list(answers.routed_costs),
-        "largest": k,
-        "largest_score": experts[k][1],
+        "largest_score": largest_score,
         "largest_score_interval": bootstrap(alone, count, resamples),
         "experts": [{"relative_cost": cost, "score": score} for cost, score in experts],
         "curves": drawn,
         "audc": {name: audc(points) for name, points in drawn.items()},
         "audc_interval": {name: bootstrap(area(name), count, max(20, resamples // 5)) for name in drawn},
-        "qnc": {name: qnc(points, experts[k][1]) for name, points in drawn.items()},
+        "qnc": {name: qnc(points, largest_score) for name, points in drawn.items()},
         "policies": {name: policy(served) for name, served in chosen.items()},
     }
 

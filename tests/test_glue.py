@@ -19,11 +19,13 @@ from tiny import family_config
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertForSequenceClassification
 
 from hf_securerouter import SecureRouterConfig, SecureRouterForSequenceClassification, SecureRouterValueError
+from hf_securerouter.functions import use_functions
 from hf_securerouter.pool import cut_layers
 
 
 TRAINING = str(Path(__file__).parent.parent / "training")
 sys.path.insert(0, TRAINING)
+import cotrain  # noqa: E402
 import glue_costs  # noqa: E402
 import glue_data  # noqa: E402
 import glue_encrypted  # noqa: E402
@@ -253,10 +255,10 @@ def pool_of(shares):
     return SecureRouterForSequenceClassification(config).eval()
 
 
-def two_checkpoints(made, tmp_path):
+def two_experts(made, tmp_path):
     model = BertForSequenceClassification.from_pretrained(made / "checkpoint")
     cut_layers(model, 1).save_pretrained(tmp_path / "shallow")
-    return [tmp_path / "shallow", made / "checkpoint"]
+    return [glue_experts.load_expert(folder) for folder in (tmp_path / "shallow", made / "checkpoint")]
 
 
 @pytest.mark.parametrize("shares", [True, False])
@@ -269,42 +271,48 @@ def test_the_router_costs_what_a_routed_batch_takes_beyond_its_experts(made, tmp
         pools.append(costs["routed_seconds"])
         return pool_of(shares)
 
-    costs = glue_costs.measure_costs(args, two_checkpoints(made, tmp_path), make_pool)
+    small, large = two_experts(made, tmp_path)
+    costs = glue_costs.measure_costs(args, [small, large], large, make_pool)
     assert asked == [(1, 24, 8), (3, 24, 8), ((4, 4), 24, 8)] and pools == [[1.0, 4.0]]
-    assert costs["seconds"] == [1.0, 4.0] and costs["bytes"] == [100, 200] and costs["source"] == "measured"
+    assert (
+        costs["seconds"] == [1.0, 4.0]
+        and costs["largest_seconds"] == 4.0
+        and costs["bytes"] == [100, 200]
+        and costs["source"] == "measured"
+    )
     # 40 seconds for eight: the larger expert's four take 16; the smaller's take nothing more where it has run already.
     router = (40 - 16) / 8 if shares else (40 - 16 - 4) / 8
     assert costs["routed_seconds"] == pytest.approx([router + (0 if shares else 1), router + 4])
 
 
 def test_runs_of_equal_shapes_share_what_was_measured(made, tmp_path, monkeypatch):
-    folders, pool = two_checkpoints(made, tmp_path), pool_of(True)
+    experts, pool = two_experts(made, tmp_path), pool_of(True)
     shared = ("--costs_dir", str(tmp_path / "costs"))
     asked = measured(monkeypatch, 8.0, 32.0, 40.0, 10.0, 4.0, 16.0, 20.0)
     first, second = (measured_arguments(made, tmp_path / name, *shared) for name in ("mrpc", "rte"))
-    found = glue_costs.measure_costs(first, folders, lambda costs: pool)
-    routed = glue_costs.measure_routed(first, folders, pool, [6, 2])
+    found = glue_costs.measure_costs(first, experts, experts[1], lambda costs: pool)
+    routed = glue_costs.measure_routed(first, experts[1], pool, [6, 2])
     # The larger expert has been measured alone already.
     assert len(asked) == 4 and routed["seconds"] == {"routed": 10.0, "largest": 32.0, "relative": 10 / 32}
-    assert glue_costs.measure_costs(second, folders, lambda costs: pool) == found
-    assert glue_costs.measure_routed(second, folders, pool, [6, 2]) == routed and len(asked) == 4
+    assert glue_costs.measure_costs(second, experts, experts[1], lambda costs: pool) == found
+    assert glue_costs.measure_routed(second, experts[1], pool, [6, 2]) == routed and len(asked) == 4
     second.profile_seq_length = 12
-    glue_costs.measure_costs(second, folders, lambda costs: pool)
+    glue_costs.measure_costs(second, experts, experts[1], lambda costs: pool)
     assert asked[4:] == [(1, 12, 8), (3, 12, 8), ((4, 4), 12, 8)]
 
 
 def test_given_costs_count_a_shared_encoder_once(made, tmp_path):
     args = measured_arguments(made, tmp_path)
     args.expert_costs = [1.0, 4.0]
-    assert glue_costs.measure_costs(args, [made] * 2, None)["routed_seconds"] == [1.0, 5.0]
+    assert glue_costs.measure_costs(args, [None] * 2, None, None)["routed_seconds"] == [1.0, 5.0]
     args.share_router_encoder = False
-    assert glue_costs.measure_costs(args, [made] * 2, None)["routed_seconds"] == [2.0, 5.0]
+    assert glue_costs.measure_costs(args, [None] * 2, None, None)["routed_seconds"] == [2.0, 5.0]
 
 
 def test_a_routed_batch_is_measured_against_the_largest_expert(made, tmp_path, monkeypatch):
     args = measured_arguments(made, tmp_path)
     asked = measured(monkeypatch, 10.0, 25.0)
-    found = glue_costs.measure_routed(args, [made / "checkpoint"], pool_of(True), [6, 2])
+    found = glue_costs.measure_routed(args, glue_experts.load_expert(made / "checkpoint"), pool_of(True), [6, 2])
     assert asked == [((6, 2), 24, 8), (3, 24, 8)]
     assert found["seconds"] == {"routed": 10.0, "largest": 25.0, "relative": 0.4}
 
@@ -334,9 +342,10 @@ def test_validation_rows_are_classified_on_secret_shares(made, tmp_path):
 def test_costs_are_measured_under_encryption(made, tmp_path):
     args = measured_arguments(made, tmp_path, "--quota_batch_size", "2")
     pool = pool_of(True)
-    costs = glue_costs.measure_costs(args, [made / "checkpoint"] * 2, lambda costs: pool)
+    expert = glue_experts.load_expert(made / "checkpoint")
+    costs = glue_costs.measure_costs(args, [expert] * 2, expert, lambda costs: pool)
     assert all(value > 0 for value in costs["seconds"] + costs["routed_bytes"])
-    found = glue_costs.measure_routed(args, [made / "checkpoint"], pool, [1, 1])
+    found = glue_costs.measure_routed(args, expert, pool, [1, 1])
     assert 0 < found["bytes"]["relative"] < 2
 
 
@@ -424,6 +433,93 @@ def test_seeds_of_a_task_become_one_row(tmp_path):
     assert "| [rte](rte/README.md) | f1 | bert 3x16 | 1.00 | 61.00 | -60.00 | 1.000 |" in page
     assert "| never | 1, 2 |" in page
     assert page.index("[cola]") < page.index("[rte]") < page.index("```bash")
+
+
+@pytest.fixture
+def exact_dir(made, tmp_path):
+    """What a run leaves of its experts."""
+    folder = tmp_path / "exact" / "experts" / "final"
+    for index, expert in enumerate(two_experts(made, tmp_path)):
+        expert.config.problem_type = "single_label_classification"
+        expert.save_pretrained(folder / str(index))
+        AutoTokenizer.from_pretrained(made / "checkpoint").save_pretrained(folder / str(index))
+    return tmp_path / "exact"
+
+
+def cotrained(made, exact_dir, out, *more):
+    return cotrain.main(arguments(made, out, *TRAINER, "--exact_dir", str(exact_dir), *more))
+
+
+def test_the_cheapest_functions_that_lose_little_are_taken(made, exact_dir, tmp_path, monkeypatch):
+    scores = {"0-quadratic-2quad": 0.7, "0-quadratic-exact": 0.795, "1-quadratic-2quad": 0.9}
+    monkeypatch.setattr(
+        cotrain.CotrainedRun, "score", lambda self, folder, functions, rows: scores.get(folder.name, 0.8)
+    )
+    report = cotrained(made, exact_dir, tmp_path / "out")
+
+    model = SecureRouterForSequenceClassification.from_pretrained(tmp_path / "out")
+    assert model.config.expert_mpc == [cotrain.CHOICES[1], cotrain.CHOICES[0]]
+    tried = json.loads((tmp_path / "out" / "variants.json").read_text())
+    assert [(one["expert"], one["hidden_act"], one["softmax"], one["score"]) for one in tried] == [
+        (0, "exact", "exact", 0.8),
+        (0, "quadratic", "2quad", 0.7),
+        (0, "quadratic", "exact", 0.795),
+        (1, "exact", "exact", 0.8),
+        (1, "quadratic", "2quad", 0.9),
+    ]
+    rows = glue_data.encode(
+        glue_data.TASKS["mrpc"], made_up_rows(40, 1), AutoTokenizer.from_pretrained(made / "checkpoint"), 16
+    )
+    collate = run_glue.GlueRun.__init__.__globals__["DataCollatorWithPadding"](
+        AutoTokenizer.from_pretrained(made / "checkpoint")
+    )
+    for index, own in enumerate(model.experts):
+        (kept,) = glue_experts.predict(own, rows, collate)
+        folder = tmp_path / "out" / "experts" / f"{index}-{'-'.join(model.config.expert_mpc[index].values())}"
+        (made_with,) = glue_experts.predict(
+            glue_experts.load_expert(folder, model.config.expert_mpc[index]), rows, collate
+        )
+        torch.testing.assert_close(kept, made_with)
+    # The exact expert is what quality is compared with.
+    (exact,) = glue_experts.predict(two_experts(made, tmp_path)[1], rows, collate)
+    labels = torch.tensor([row["labels"] for row in rows])
+    assert report["largest_metrics"] == {"accuracy": (exact.argmax(dim=1) == labels).float().mean().item()}
+
+
+def test_an_expert_stays_exact_where_all_else_loses(made, exact_dir, tmp_path, monkeypatch):
+    scores = {"0": 0.8, "1": 0.8}
+    monkeypatch.setattr(
+        cotrain.CotrainedRun, "score", lambda self, folder, functions, rows: scores.get(folder.name, 0.7)
+    )
+    cotrained(made, exact_dir, tmp_path / "out", "--most_lost", "9.9")
+    model = SecureRouterForSequenceClassification.from_pretrained(tmp_path / "out")
+    assert model.config.expert_mpc == [glue_experts.EXACT] * 2
+
+
+def test_cotraining_wants_a_finished_run(made, exact_dir, tmp_path):
+    with pytest.raises(SecureRouterValueError, match="`exact_dir` '.*' holds no expert 0"):
+        cotrained(made, tmp_path / "nowhere", tmp_path / "out")
+    with pytest.raises(SecureRouterValueError, match="`exact_dir` should name"):
+        cotrain.main(arguments(made, tmp_path / "out", *TRAINER))
+
+
+@pytest.mark.parametrize("functions", cotrain.CHOICES)
+def test_a_follower_comes_nearer_to_the_exact_expert(made, tmp_path, functions):
+    _, exact = two_experts(made, tmp_path)
+    expert = glue_experts.load_expert(made / "checkpoint")
+    use_functions(expert, **functions)
+    follower = cotrain.Follower(expert, exact).train()
+    assert expert.training and not exact.training
+    batch = {"input_ids": torch.randint(3, 20, (8, 12)), "attention_mask": torch.ones(8, 12, dtype=torch.int64)}
+    batch["attention_mask"][:4, 9:] = 0
+    before = follower.eval()(**batch).loss.item()
+    optimizer = torch.optim.Adam([weight for weight in follower.parameters() if weight.requires_grad], lr=1e-3)
+    for _ in range(30):
+        optimizer.zero_grad()
+        follower(**batch).loss.backward()
+        optimizer.step()
+    assert follower(**batch).loss.item() < 0.7 * before
+    assert all(weight.grad is None for weight in exact.parameters())
 
 
 def test_the_documented_commands_are_understood():

@@ -21,6 +21,7 @@ from hf_securerouter.losses import (
     expert_utilities,
     fit_temperature,
     infer_problem_type,
+    layer_loss,
     mix_experts,
     task_loss,
     utility_loss,
@@ -201,3 +202,21 @@ def test_distillation_of_a_regression_and_of_several_labels():
         torch.zeros(1, 2), torch.tensor([[1.0, 0.0]]), torch.tensor([[50.0, 50.0]]), "multi_label_classification"
     )
     assert several.item() == pytest.approx(math.log(2))
+
+
+def test_layers_that_agree_but_for_padding_lose_nothing():
+    torch.manual_seed(0)
+    states, attentions = torch.randn(3, 2, 4, 8), torch.rand(2, 2, 3, 4, 4)
+    mask = torch.tensor([[1, 1, 1, 0], [1, 1, 0, 0]])
+    other, weights = states.clone(), attentions.clone()
+    other[0] += 1  # embeddings are no layer
+    other[:, mask == 0] += 1
+    weights.transpose(2, 3)[:, mask == 0] += 1
+    assert layer_loss(other, states, weights, attentions, mask) == 0
+    # Twice the teacher's: an error of its whole mean square, for states and for attention.
+    found = layer_loss(2 * states, states, 2 * attentions, attentions, mask)
+    torch.testing.assert_close(found, torch.tensor(2.0))
+    with pytest.raises(
+        SecureRouterValueError, match="`hidden_states` of 1 layers, .*cannot follow `teacher_states` of 2"
+    ):
+        layer_loss(states[:2], states, attentions[:1], attentions, mask)

@@ -328,7 +328,7 @@ def test_report_stands_in_the_card(model):
     data = SecureRouterModelCardData(securerouter={"report": report, "figure": "curve.png"})
     card = generate_model_card(model, data)
     assert "| expert 0 alone | 0.100 | 0.7000 |  |" in card
-    assert "| expert 1 alone | 1.000 | 0.8600 (0.8400 to 0.8800) |  |" in card
+    assert "| the largest | 1.000 | 0.8600 (0.8400 to 0.8800) |  |" in card
     assert (
         "| utility, quotas | 0.500 (0.490 to 0.510) | 0.8550 (0.8300 to 0.8750) | 0.0050 (-0.0100 to 0.0200) |" in card
     )

@@ -3,6 +3,7 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -28,7 +29,8 @@ def make_answers(right, costs, router_cost=0.0):
         right.astype(float),
         costs,
         [cost + router_cost for cost in costs],
-        len(costs) - 1,
+        right[:, -1].astype(np.int64),
+        costs[-1],
         accuracy,
     )
 
@@ -133,9 +135,21 @@ def test_report_holds_every_figure_with_its_interval(report):
     assert low < found["audc"]["utility"] < high
 
 
+def test_a_pool_may_be_compared_with_an_expert_outside_of_it(report):
+    _, answers, _ = report
+    better = replace(answers, largest=np.ones(60, dtype=np.int64), largest_cost=20.0)
+    found = reports.make_report(better, {}, {"quota": np.repeat([0, 1, 2], 20)}, resamples=60)
+    policy = found["policies"]["quota"]
+    assert found["largest_score"] == 1.0 and policy["lost"] == pytest.approx(1 - policy["score"])
+    assert (
+        policy["relative_cost"] == pytest.approx((14 / 3 + 0.5) / 20) and found["experts"][2]["relative_cost"] == 0.5
+    )
+    assert found["qnc"]["zero"] is None
+
+
 def test_report_is_written_as_json_and_drawn_as_png(report, tmp_path):
     reports.write_json(report[2], tmp_path / "report.json")
-    assert json.loads((tmp_path / "report.json").read_text())["largest"] == 2
+    assert json.loads((tmp_path / "report.json").read_text())["costs"] == [1.0, 3.0, 10.0]
     pytest.importorskip("matplotlib")
     reports.draw_report(report[2], tmp_path / "curve.png", title="made up")
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")

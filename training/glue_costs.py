@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import AutoConfig, AutoModelForSequenceClassification
 from transformers.utils import logging
 
 from hf_securerouter import SecureRouterValueError
@@ -20,7 +19,7 @@ logger = logging.get_logger(__name__)
 UNITS = ("seconds", "bytes")
 
 
-def measure_costs(args, folders, make_pool):
+def measure_costs(args, experts, largest, make_pool):
     """Seconds and bytes of a query by each expert alone, and behind the router.
 
     Everything is measured on batches of `quota_batch_size`, since a larger batch waits for the dealer more often. The
@@ -30,30 +29,36 @@ def measure_costs(args, folders, make_pool):
     Args:
         args (`GlueArguments`): With given `expert_costs`, nothing is measured, and the router costs what the cheapest
             expert does.
-        folders (list): Of the experts.
+        experts (list): The trained classifiers.
+        largest (`PreTrainedModel`): The one that costs are compared with.
         make_pool (callable): Of costs like those returned: a pool of these experts with a router.
 
     Returns:
-        `dict`: `source`, and for each unit what an expert takes alone (`seconds`, `bytes`) and what a query takes that
-        the router sends to it, router included (`routed_seconds`, `routed_bytes`).
+        `dict`: `source`, and for each unit what an expert takes alone (`seconds`, `bytes`), what a query takes that
+        the router sends to it, router included (`routed_seconds`, `routed_bytes`), and what `largest` takes
+        (`largest_seconds`, `largest_bytes`).
     """
     if args.expert_costs:
-        if len(args.expert_costs) != len(folders):
+        if len(args.expert_costs) != len(experts):
             raise SecureRouterValueError(
-                f"`expert_costs` should have one entry for each of {len(folders)} experts, got {args.expert_costs}."
+                f"`expert_costs` should have one entry for each of {len(experts)} experts, got {args.expert_costs}."
             )
         own = list(args.expert_costs)
         shared = int(np.argmin(own)) if shares_encoder(args) else None
         routed = [min(own) + _beyond_the_router(own, shared)[k] for k in range(len(own))]
-        return {"source": "given", "seconds": own, "bytes": None, "routed_seconds": routed, "routed_bytes": None}
-    batch, experts = args.quota_batch_size, len(folders)
-    found = [_alone(args, folder, _length(args, folders), batch) for folder in folders]
+        found = {"seconds": own, "routed_seconds": routed, "largest_seconds": own[-1]}
+        return {"source": "given"} | found | {name.replace("seconds", "bytes"): None for name in found}
+    batch, length = args.quota_batch_size, _length(args, experts)
+    found = [_alone(args, expert, length, batch) for expert in experts]
+    alone = _alone(args, largest, length, batch)
     costs = {"source": "measured"}
     for unit in UNITS:
         costs[unit] = costs[f"routed_{unit}"] = [cost[unit] / batch for cost in found]
+        costs[f"largest_{unit}"] = alone[unit] / batch
     pool = make_pool(costs)
-    quotas = [batch // experts + (index < batch % experts) for index in range(experts)]
-    secure = pool.to_mpc(routing_privacy="quota", quotas=quotas, max_length=_length(args, folders))
+    share, rest = divmod(batch, len(experts))
+    quotas = [share + (index < rest) for index in range(len(experts))]
+    secure = pool.to_mpc(routing_privacy="quota", quotas=quotas, max_length=length)
     routed = _measured(args, secure, batch)
     for unit in UNITS:
         beyond = _beyond_the_router(costs[unit], pool.config.router_shares_expert)
@@ -72,26 +77,25 @@ def _beyond_the_router(own, shared):
     return [0.0 if index == shared else cost for index, cost in enumerate(own)]
 
 
-def measure_routed(args, folders, pool, quotas):
-    """A batch under `quota` against the largest expert for all of it.
+def measure_routed(args, largest, pool, quotas):
+    """A batch under `quota` against `largest`, an expert, for all of it.
 
     Returns:
         `dict`: `batch`, and for each unit `routed`, `largest` and their ratio `relative`.
     """
-    batch, length = sum(quotas), _length(args, folders)
+    batch, length = sum(quotas), _length(args, [largest, *pool.experts])
     routed = _measured(args, pool.to_mpc(routing_privacy="quota", quotas=list(quotas), max_length=length), batch)
-    alone = _alone(args, folders[-1], length, batch)
+    alone = _alone(args, largest, length, batch)
     return {"batch": batch, "length": length} | {
         unit: {"routed": routed[unit], "largest": alone[unit], "relative": routed[unit] / alone[unit]}
         for unit in UNITS
     }
 
 
-def _alone(args, folder, length, batch):
+def _alone(args, expert, length, batch):
     """A batch for one expert."""
     from hf_securerouter.mpc.convert import to_mpc
 
-    expert = AutoModelForSequenceClassification.from_pretrained(folder)
     return _measured(args, to_mpc(expert, max_length=length), batch)
 
 
@@ -118,7 +122,7 @@ def _run(secure, batch):
     return {"seconds": cost.online_seconds, "bytes": cost.online_bytes}
 
 
-def _length(args, folders):
+def _length(args, experts):
     """Tokens that costs are measured on."""
-    positions = [usable_positions(AutoConfig.from_pretrained(folder)) or 512 for folder in folders]
+    positions = [usable_positions(expert.config) or 512 for expert in experts]
     return min(args.profile_seq_length, *positions)

@@ -13,10 +13,12 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification, set_seed
 
 from hf_securerouter import SecureRouterValueError
+from hf_securerouter.functions import use_functions
 from hf_securerouter.losses import distillation_loss
 from hf_securerouter.pool import cut_layers
 
 
+EXACT = {"hidden_act": "exact", "softmax": "exact"}
 NARROW_LAYERS, NARROW_WIDTH = 2, 128
 
 
@@ -35,6 +37,13 @@ def load_classifier(name, task, args):
         ignore_mismatched_sizes=True,
         cache_dir=args.cache_dir,
     )
+
+
+def load_expert(folder, functions=EXACT):
+    """A trained expert with the functions that it was trained with."""
+    expert = AutoModelForSequenceClassification.from_pretrained(folder)
+    use_functions(expert, **functions)
+    return expert
 
 
 def plan_pool(args):
@@ -116,13 +125,15 @@ class Summary(nn.Module):
 
 
 def expert_loss(model, batch):
-    """What an expert trains on: its own task loss, or that and its teacher's answers where the batch has them."""
+    """What an expert trains on: its own task loss, or that and its teacher's answers where the batch has them; and the
+    loss that it finds itself, if any."""
     batch = dict(batch)
     teacher = batch.pop("teacher_logits", None)
     labels = batch.pop("labels")
     output = model(**batch)
     config = getattr(model, "module", model).config
-    return distillation_loss(output.logits, labels, teacher, config.problem_type), output
+    loss = distillation_loss(output.logits, labels, teacher, config.problem_type)
+    return (loss if output.loss is None else loss + output.loss), output
 
 
 def taught(rows, teacher, collate, task, args, special_ids):
@@ -135,6 +146,22 @@ def taught(rows, teacher, collate, task, args, special_ids):
     return [row | {"teacher_logits": own.tolist()} for row, own in zip(rows + copies, logits, strict=True)]
 
 
+def save_once(folder, model, tokenizer, train):
+    """Trains a model, and saves it as a whole, unless the folder stands there already."""
+    state = PartialState()
+    missing = not folder.exists()
+    state.wait_for_everyone()
+    if missing:
+        train()
+        if state.is_main_process:
+            staging = folder.with_name(f".{folder.name}")
+            shutil.rmtree(staging, ignore_errors=True)
+            tokenizer.save_pretrained(staging)
+            model.save_pretrained(staging)
+            os.rename(staging, folder)
+        state.wait_for_everyone()
+
+
 def train_pool(args, task, members, rows, folder, tokenizer, collate, fit):
     """Trains the experts on `rows` into `folder`/0, 1, ...; those that stand there already are left.
 
@@ -144,19 +171,11 @@ def train_pool(args, task, members, rows, folder, tokenizer, collate, fit):
     folders = [folder / str(index) for index in range(len(members))]
 
     def make(index, model, data, epochs, learning_rate):
-        state = PartialState()
-        missing = not folders[index].exists()
-        state.wait_for_everyone()
-        if missing:
+        def train():
             if epochs > 0:
                 fit(f"{folder.name}-expert-{index}", model, data, epochs, learning_rate)
-            if state.is_main_process:
-                staging = folders[index].with_name(f".{folders[index].name}")
-                shutil.rmtree(staging, ignore_errors=True)
-                tokenizer.save_pretrained(staging)
-                model.save_pretrained(staging)
-                os.rename(staging, folders[index])
-            state.wait_for_everyone()
+
+        save_once(folders[index], model, tokenizer, train)
 
     def start(kind, value, largest):
         set_seed(args.seed)

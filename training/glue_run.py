@@ -26,7 +26,7 @@ from accelerate import PartialState
 from glue_costs import measure_costs, measure_routed, shares_encoder
 from glue_data import TASKS, encode, load_split, split_rows
 from glue_encrypted import compare_with_clear, encrypted_answers
-from glue_experts import Summary, device, largest_name, load_classifier, plan_pool, predict, train_pool
+from glue_experts import EXACT, Summary, device, largest_name, load_expert, plan_pool, predict, train_pool
 from huggingface_hub import EvalResult, HfApi
 from results import publish
 from safetensors.torch import load_file, save_file
@@ -88,6 +88,7 @@ class GlueRun:
         self.train = partial(fit, self)
         self.task = TASKS[args.task_name]
         self.members = plan_pool(args)
+        self.functions = [EXACT] * len(self.members)
         self.folder = Path(args.output_dir)
         self.folder.mkdir(parents=True, exist_ok=True)
         wanted = json.loads(json.dumps(args.fingerprint()))
@@ -111,7 +112,7 @@ class GlueRun:
         if costs["source"] == "measured":
             once(
                 self.folder / "routed.json",
-                lambda: measure_routed(self.args, folders, model.cpu(), model.config.quotas),
+                lambda: measure_routed(self.args, self.largest(folders), model.cpu(), model.config.quotas),
             )
         report = once(self.folder / "report.json", lambda: self.report(models, folders, costs, tuning))
         if PartialState().is_main_process:
@@ -121,7 +122,10 @@ class GlueRun:
     def costs(self, folders):
         """The experts' costs, measured or given; see [`measure_costs`]."""
         make_pool = partial(self.pool, folders, objective="utility")
-        return once(self.folder / "costs.json", lambda: measure_costs(self.args, folders, make_pool))
+        return once(
+            self.folder / "costs.json",
+            lambda: measure_costs(self.args, self.experts(folders), self.largest(folders), make_pool),
+        )
 
     @property
     def kind(self):
@@ -135,12 +139,6 @@ class GlueRun:
         """The final experts' folders, rows with answers of experts that have not seen them, and the router's and the
         tuning part of these rows."""
         args, rows = self.args, self.rows(raw)
-
-        def trained(name, part):
-            fit = [rows[index] for index in part]
-            folder = self.folder / "experts" / name
-            return train_pool(args, self.task, self.members, fit, folder, self.tokenizer, self.collate, self.train)
-
         if args.cross_fit_folds >= 2:
             folds = split_rows(self.task, raw, [1 / args.cross_fit_folds] * (args.cross_fit_folds - 1), args.seed)
             logits = torch.empty(len(rows), len(self.members), len(self.task.id2label))
@@ -149,13 +147,13 @@ class GlueRun:
                 path = self.folder / f"answers-{number}.safetensors"
                 unseen = [rows[index] for index in fold]
                 logits[fold] = once_tensors(
-                    path, lambda n=number, o=others, u=unseen: self.answers(trained(f"fold-{n}", o), u)
+                    path, lambda n=number, o=others, u=unseen: self.answers(self.trained(f"fold-{n}", rows, o), u)
                 )["logits"]
             router_part, tuning_part = split_rows(self.task, raw, [TUNING_SHARE], args.seed + 1)
-            folders = trained("final", range(len(rows)))
+            folders = self.trained("final", rows, range(len(rows)))
         else:
             own, router_part, tuning_part = split_rows(self.task, raw, [ROUTER_SHARE, TUNING_SHARE], args.seed)
-            folders = trained("final", own)
+            folders = self.final_experts(rows, own, router_part + tuning_part)
             part = router_part + tuning_part
             logits = torch.zeros(len(rows), len(self.members), len(self.task.id2label))
             logits[part] = once_tensors(
@@ -167,12 +165,30 @@ class GlueRun:
         answered = [row | {"expert_logits": own.tolist()} for row, own in zip(rows, logits, strict=True)]
         return folders, answered, (router_part, tuning_part)
 
+    def trained(self, name, rows, part):
+        """Folders of experts that are trained on a part of the rows."""
+        folder, rows = self.folder / "experts" / name, [rows[index] for index in part]
+        return train_pool(self.args, self.task, self.members, rows, folder, self.tokenizer, self.collate, self.train)
+
+    def final_experts(self, rows, own, held_out):
+        """Folders of the pool's experts, which have seen the rows `own` and not the rows `held_out`."""
+        return self.trained("final", rows, own)
+
+    def experts(self, folders):
+        """The trained experts, each with its functions."""
+        return [load_expert(*expert) for expert in zip(folders, self.functions, strict=True)]
+
+    def largest(self, folders):
+        """The expert that the routed pool is compared with."""
+        return load_expert(folders[-1], self.functions[-1])
+
+    def largest_answers(self, logits, rows):
+        """Its logits (N, C), where those of the pool's experts are (N, K, C)."""
+        return logits[:, -1]
+
     def answers(self, folders, rows):
         """Logits (N, K, C) of the experts."""
-        found = []
-        for folder in folders:
-            expert = load_classifier(folder, self.task, self.args)
-            found.append(predict(expert.to(device()), rows, self.collate)[0])
+        found = [predict(expert.to(device()), rows, self.collate)[0] for expert in self.experts(folders)]
         return {"logits": torch.stack(found, dim=1)}
 
     def pool(self, folders, costs, objective):
@@ -190,6 +206,7 @@ class GlueRun:
             router_objective=objective,
             expert_costs=seconds,
             expert_costs_source=costs["source"],
+            expert_mpc=self.functions,
             alpha=args.alpha,
             beta=0.13 / seconds[-1] if args.beta is None else args.beta,
             temperature=args.temperature,
@@ -250,6 +267,7 @@ class GlueRun:
         logits = self.answers(folders, rows)["logits"]
         regression, seconds = self.task.regression, costs["routed_seconds"]
         labels = torch.tensor([row["labels"] for row in rows])
+        largest = self.largest_answers(logits, rows)
         predictions = (logits[:, :, 0] if regression else logits.argmax(dim=2)).numpy()
         answers = PoolAnswers(
             predictions,
@@ -257,7 +275,8 @@ class GlueRun:
             expert_utilities(logits, labels, self.kind).numpy(),
             costs["seconds"],
             seconds,
-            len(seconds) - 1,
+            (largest[:, 0] if regression else largest.argmax(dim=1)).numpy(),
+            costs["largest_seconds"],
             glue_score(self.task.name),
         )
         scores, chosen = {}, {}
@@ -271,7 +290,7 @@ class GlueRun:
         metric, everyone = glue_metric(self.task.name), np.arange(len(rows))
         for name, served in chosen.items():
             found["policies"][name]["metrics"] = metric(predictions[everyone, served], answers.references)
-        found["largest_metrics"] = metric(predictions[:, -1], answers.references)
+        found["largest_metrics"] = metric(answers.largest, answers.references)
         if count := self.args.encrypted_eval_samples:
             objective = self.args.router_objective
             quotas, some = tuning[objective]["quotas"], slice(count)

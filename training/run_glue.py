@@ -33,8 +33,8 @@ class ExpertTrainer(Trainer):
         return (loss, outputs) if return_outputs else loss
 
 
-def parse_args(argv):
-    parser = HfArgumentParser((GlueArguments, SecureRouterTrainingArguments), description=__doc__)
+def parse_args(argv, kind=GlueArguments):
+    parser = HfArgumentParser((kind, SecureRouterTrainingArguments), description=__doc__)
     if len(argv) == 1 and argv[0].endswith((".json", ".yaml")):
         read = parser.parse_json_file if argv[0].endswith(".json") else parser.parse_yaml_file
         return read(argv[0])

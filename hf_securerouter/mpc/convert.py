@@ -338,11 +338,7 @@ def _spec(model: Any, path: str, module: Any) -> EncoderSpec:
         spec = architecture.spec(module.config)
         inner, scores = model.router.dense.out_features, len(model.experts)
         return replace(spec, head=HeadSpec("router.dense", "relu", "router.out_proj", scores, inner))
-    choices = getattr(model.config, "expert_mpc", None)
-    chosen = choices[int(path.split(".")[1])] if choices else {}
-    return architecture.spec(
-        module.config, softmax=chosen.get("softmax", "exact"), hidden_act=chosen.get("hidden_act", "exact")
-    )
+    return architecture.spec(module.config, **getattr(module, "expert_mpc", {}))
 
 
 def _module_problems(path: str, module: Any) -> list[Problem]:
