@@ -11,7 +11,7 @@ Reference:
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -93,7 +93,7 @@ def use_functions(expert: PreTrainedModel, hidden_act: str = "exact", softmax: s
         hidden_act (`str`): Of its feed-forward layers: `"exact"` (the config's own), `"quadratic"` or `"relu"`.
         softmax (`str`): Of its attention: `"exact"`, `"2quad"` or `"2relu"`.
     """
-    expert.expert_mpc = {"hidden_act": hidden_act, "softmax": softmax}  # for `to_mpc`
+    cast(Any, expert).expert_mpc = {"hidden_act": hidden_act, "softmax": softmax}  # for `to_mpc`
     if softmax != "exact":
         expert.set_attn_implementation(_PREFIX + softmax)
     if hidden_act == "exact":

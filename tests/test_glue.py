@@ -524,10 +524,17 @@ def test_a_follower_comes_nearer_to_the_exact_expert(made, tmp_path, functions):
 
 def test_the_documented_commands_are_understood():
     texts = (Path(__file__).parent.parent / "README.md").read_text() + run_glue.__doc__ + run_glue_no_trainer.__doc__
-    commands = re.findall(r"^ *(?:python|accelerate launch) training/(run_glue\w*)\.py((?:.*\\\n)*.*)$", texts, re.M)
-    assert len(commands) >= 3
+    commands = re.findall(
+        r"^ *(?:python|accelerate launch) training/(run_glue\w*|cotrain)\.py((?:.*\\\n)*.*)$", texts, re.M
+    )
+    assert len(commands) >= 4 and "cotrain" in dict(commands)
     for script, options in commands:
         argv = shlex.split(options.replace("\\\n", " "))
+        if script == "cotrain":
+            args, _ = run_glue.parse_args(argv, cotrain.CotrainArguments)
+            assert glue_experts.plan_pool(args) == [("narrow", None), ("cut", 2), ("cut", 6), ("cut", 12)]
+            assert args.exact_dir == "mrpc-router"
+            continue
         module = {"run_glue": run_glue, "run_glue_no_trainer": run_glue_no_trainer}[script]
         args, _ = module.parse_args(argv)
         assert glue_experts.plan_pool(args) == [("narrow", None), ("cut", 2), ("cut", 6), ("cut", 12)]
