@@ -296,6 +296,11 @@ def test_runs_of_equal_shapes_share_what_was_measured(made, tmp_path, monkeypatc
     assert len(asked) == 4 and routed["seconds"] == {"routed": 10.0, "largest": 32.0, "relative": 10 / 32}
     assert glue_costs.measure_costs(second, experts, experts[1], lambda costs: pool) == found
     assert glue_costs.measure_routed(second, experts[1], pool, [6, 2]) == routed and len(asked) == 4
+    # Nor does the number of labels make another shape.
+    three = BertForSequenceClassification.from_pretrained(
+        made / "checkpoint", num_labels=3, ignore_mismatched_sizes=True
+    )
+    assert glue_costs.measure_routed(second, three, pool, [6, 2]) == routed and len(asked) == 4
     second.profile_seq_length = 12
     glue_costs.measure_costs(second, experts, experts[1], lambda costs: pool)
     assert asked[4:] == [(1, 12, 8), (3, 12, 8), ((4, 4), 12, 8)]

@@ -103,7 +103,10 @@ def compare_modes(args, put):
     quota = model.to_mpc(routing_privacy="quota", quotas=[batch - half, half], **options)
     turns = -(-half // SERVED)
     serve = f"serve/{min(batch - half, SERVED)}.{min(half, SERVED)}"
-    put("quota, planned", planned(quota, {f"route/{batch}": 1, serve: turns, f"restore/{batch}": 1}))
+    routed = {f"route/{batch}": 1}
+    if batch > SERVED:
+        routed = {f"read/{SERVED}": batch // SERVED, f"rank/{batch}": 1}
+    put("quota, planned", planned(quota, {**routed, serve: turns, f"restore/{batch}": 1}))
     put("routing overhead of quota, planned", routing_overhead(quota, batch, [batch - half, half]))
     revealed = model.to_mpc(routing_privacy="revealed", **options)
     put("router of one query, planned", planned(revealed, {"router/1": 1}))
@@ -114,7 +117,7 @@ def compare_modes(args, put):
     put("easy query, encoder shared, planned", planned(once, {"router/1": 1}))
     once = reading.to_mpc(routing_privacy="quota", quotas=[batch - half, half], **options)
     serve = f"serve/0.{min(half, SERVED)}"
-    put("quota, encoder shared, planned", planned(once, {f"route/{batch}": 1, serve: turns, f"restore/{batch}": 1}))
+    put("quota, encoder shared, planned", planned(once, {**routed, serve: turns, f"restore/{batch}": 1}))
     oblivious = model.to_mpc(routing_privacy="oblivious", **options)
     put("oblivious, planned", planned(oblivious, {f"oblivious/{SERVED}": batch // SERVED}))
     if args.plans:

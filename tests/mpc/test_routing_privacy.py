@@ -86,7 +86,7 @@ def test_quotas_that_leave_an_expert_out_or_take_several_turns(monkeypatch):
     clear, _ = expected(model, ids, mask, "quota", quotas)
     done = Conversation(converted(model, "quota", quotas=quotas))(ids, mask)
     assert (done.logits - clear).abs().max() < 0.006
-    assert done.programs == ["route/5", "serve/2.0.2", "serve/1.0.0", "restore/5"]
+    assert done.programs == ["read/2", "read/2", "read/1", "rank/5", "serve/2.0.2", "serve/1.0.0", "restore/5"]
 
 
 def test_copies_are_served_by_quota_too():
@@ -224,6 +224,17 @@ def test_a_leaky_revealed_mode_is_noticed():
     secure = converted(small_pool(), "revealed")
     talk = Conversation(secure, {"router": showing_signs(secure.manifest, masked_programs.reveal)})
     assert not any(shows_only_the_expert(talk, batch, expert) for expert, batch in enumerate(one_sided_batches()))
+
+
+def test_nothing_tells_how_a_batch_is_routed_that_is_read_in_parts(monkeypatch):
+    monkeypatch.setattr("hf_securerouter.mpc.protocols.masked_routing.SERVED", 3)
+    talk = Conversation(converted(small_pool(), "quota", quotas=[2, 2]))
+    assert looks_alike(talk, one_sided_batches())
+    assert talk(one_sided_batches()[0], torch.ones(4, LENGTH, dtype=torch.long)).programs[:3] == [
+        "read/3",
+        "read/1",
+        "rank/4",
+    ]
 
 
 @pytest.mark.parametrize("mode", ["quota", "oblivious"])

@@ -116,6 +116,23 @@ def test_experts_of_one_shape_are_selected_beside_a_shared_encoder():
         secure.sharing.inputs(wide, mask)
 
 
+def test_a_batch_that_is_read_in_parts_costs_no_more(monkeypatch):
+    model, whole = pool(), answered("quota")
+    ids, mask = mixed(model)
+    monkeypatch.setattr("hf_securerouter.mpc.protocols.masked_routing.SERVED", 2)
+    done = talk("quota")(ids, mask)
+    assert done.programs == ["read/2", "read/2", "rank/4", "serve/2.0", "restore/4"]
+    assert (done.logits - clear(model, ids, mask, QUOTAS)[0]).abs().max() < 0.006
+    sent, dealt = (
+        [sum(getattr(plan, name) for plan in query.plans) for query in (done, whole)]
+        for name in ("payload_bytes", "dealer_bytes")
+    )
+    for parts, all_at_once in (sent, dealt):  # every opening ends with a whole byte
+        assert all_at_once <= parts < 1.01 * all_at_once
+    read, rank = done.plans[0].rounds, done.plans[2].rounds
+    assert read + rank == whole.plans[0].rounds
+
+
 def test_easy_queries_pay_for_one_small_encoder():
     model = pool()
     ids, mask = (part[:BATCH] for part in queries(model)[SMALL])

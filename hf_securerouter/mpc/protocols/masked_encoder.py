@@ -32,6 +32,9 @@ from .masked_precision import Precision
 from .masked_weights import deviation_bits, layer_names
 
 
+NORMAL_BOUND = 5  # log2 of what normalised values stay below
+
+
 @dataclass(frozen=True)
 class MaskedEncoder:
     """One encoder with its head, for batches of one shape.
@@ -82,6 +85,10 @@ class MaskedEncoder:
             x = yield from self._layer(party, name, x, live, last=False)
         row = yield from self._layer(party, names[-1], x, live, last=True)
         return row.map(lambda words: words[:, 0])
+
+    def row(self, party: Party, words: Tensor) -> Secret:
+        """What `encode` gave, from its words, (B, H)."""
+        return party.secret(words, self.input_width, self.precision.activations, NORMAL_BOUND)
 
     def head(self, party: Party, row: Secret) -> SecretProtocol[Secret]:
         """Logits, (B, C), from what `encode` gave; several heads may read one row."""
@@ -304,7 +311,7 @@ class MaskedEncoder:
         ).truncate(precision.variance)
         inverse = yield from gate.run(party, variance)
         yield from rows.open_scalar(inverse.map(lambda words: words.unsqueeze(-1)))
-        return rows.product(5).truncate(precision.activations)
+        return rows.product(NORMAL_BOUND).truncate(precision.activations)
 
     def _activation(self, party: Party, name: str, x: Secret, bound: int, width: int) -> SecretProtocol[Secret]:
         """An activation of x, at 14 fraction bits in a ring of `width` bits."""

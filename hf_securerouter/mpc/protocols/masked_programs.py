@@ -2,7 +2,8 @@
 """The programs that answer a query under the masked protocol, by routing privacy.
 
     revealed    router/B, then experts.k/n for each expert that was chosen, on the rows that chose it
-    quota       route/B, then serve/n.n.n on the ranks of each expert's quota, then restore/B
+    quota       route/B, or of a large batch read/n for some rows after others and then rank/B; serve/n.n.n on the
+                ranks of each expert's quota; restore/B
     oblivious   oblivious/B: every expert, or one made of all where they have one shape
 
 Where the router reads an expert's own encoder, the first program computes that expert's logits too, for all rows and
@@ -17,6 +18,7 @@ the keys.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -40,6 +42,8 @@ from .masked_selection import SelectedEncoder
 
 
 Inputs = Mapping[str, Tensor]
+
+ROW = "row"  # what the router's head reads
 
 
 def classify(manifest: Manifest, member: str, party: Party, shares: Inputs) -> SecretProtocol[Secret]:
@@ -101,7 +105,7 @@ def reveal(manifest: Manifest, party: Party, shares: Inputs) -> SecretProtocol[t
 def route(
     manifest: Manifest, party: Party, shares: Inputs
 ) -> SecretProtocol[tuple[Tensor, Tensor, dict[str, Tensor]]]:
-    """Score, shuffle and rank a batch.
+    """Score, shuffle and rank a batch, from the router's embeddings or, of a batch that was read before, from `ROW`.
 
     Returns:
         The ranks in the new order, int64 (B,), public: 0 is the query that needs the costliest expert most; a share
@@ -127,7 +131,10 @@ def route(
         return (yield from shuffle.open(len(tensors), logits.words))
 
     def routed() -> SecretProtocol[list[Tensor]]:
-        row = yield from summarize(manifest, "router", party, shares)
+        if ROW in shares:
+            row = encoders(manifest)[owner].row(party, shares[ROW])
+        else:
+            row = yield from summarize(manifest, "router", party, shares)
         return (yield from together(ranked(row), *map(answered, answers(manifest, party, row))))
 
     (found, *logits), *moved = yield from together(
@@ -240,9 +247,19 @@ def secure_program(manifest: Manifest, name: str) -> SecureProgram:
         return _program(manifest, name, partial(reveal, manifest), {kind: counts[0]}, counts[0])
     if kind in experts:
         return _program(manifest, name, partial(classify, manifest, kind), {kind: counts[0]}, counts[0])
-    if kind == "route" and manifest.routes:
+    if kind in ("route", "rank") and manifest.routes:
         everyone = dict.fromkeys(manifest.members, counts[0])
-        return _program(manifest, name, partial(route, manifest), everyone, counts[0])
+        program = _program(manifest, name, partial(route, manifest), everyone, counts[0])
+        if kind == "route":
+            return program
+        owner = manifest.encoder_of("router")
+        inputs = {member: words for member, words in program.inputs.items() if member != owner}
+        features = manifest.members[owner].hidden_size
+        inputs[ROW] = torch.empty(counts[0], features, dtype=torch.int64, device="meta")
+        return replace(program, inputs=inputs)
+    if kind == "read" and manifest.routes:
+        read = partial(summarize, manifest, "router")
+        return _program(manifest, name, read, {"router": counts[0]}, counts[0])
     if kind == "serve" and len(counts) == len(experts):
         some = {expert: count for expert, count in zip(experts, counts, strict=True) if count}
         return _program(manifest, name, partial(serve, manifest, counts), some, sum(counts))

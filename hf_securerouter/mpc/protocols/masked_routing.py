@@ -17,10 +17,11 @@ from torch import Tensor
 from ..manifest import Manifest
 from ..shares import Secret
 from .masked import LIVE, LOGITS
+from .masked_programs import ROW
 
 
-# Rows of one expert that are computed side by side, which bounds the memory of a party. The router's encoder takes a
-# batch whole: 32 rows of 128 tokens through 2 layers of width 384 need 3.8 GB of corrections, 8 of BERT-base 16.9.
+# Rows that one encoder computes side by side: what a larger set of tuples needs does not fit into memory, and is made
+# while the query waits. Eight rows of 128 tokens of BERT-base need 16.9 GB of corrections.
 SERVED = 8
 
 Run = Callable[[str, Mapping[str, Tensor]], Any]
@@ -31,7 +32,9 @@ def first_program(manifest: Manifest, batch: int) -> str:
     """The program that a batch starts with."""
     if not manifest.routes:
         return f"experts.0/{batch}"
-    return {"revealed": "router", "quota": "route", "oblivious": "oblivious"}[manifest.routing_privacy] + f"/{batch}"
+    if manifest.routing_privacy == "quota":
+        return f"route/{batch}" if batch <= SERVED else f"read/{SERVED}"
+    return {"revealed": "router", "oblivious": "oblivious"}[manifest.routing_privacy] + f"/{batch}"
 
 
 def answer(manifest: Manifest, run: Run, inputs: Mapping[str, Tensor]) -> tuple[list[int] | None, Tensor]:
@@ -54,7 +57,8 @@ def answer(manifest: Manifest, run: Run, inputs: Mapping[str, Tensor]) -> tuple[
     if manifest.routing_privacy == "revealed":
         return _by_expert(manifest, run, inputs, *run(first, inputs))
     if manifest.routing_privacy == "quota":
-        return None, _by_rank(manifest, run, *run(first, inputs))
+        routed = run(first, inputs) if batch <= SERVED else _read_and_ranked(manifest, run, inputs)
+        return None, _by_rank(manifest, run, *routed)
     return None, run(first, inputs).words
 
 
@@ -76,6 +80,17 @@ def _by_expert(
         own = {name: words[rows] for name, words in inputs.items()}
         logits[rows] = run(f"experts.{index}/{len(rows)}", own).words
     return chosen.tolist(), logits
+
+
+def _read_and_ranked(manifest: Manifest, run: Run, inputs: Mapping[str, Tensor]) -> Any:
+    """What `route` gives, of a batch whose rows the router's encoder reads some after others."""
+    batch, owner = len(inputs[LIVE]), manifest.encoder_of("router")
+    rows = []
+    for start in range(0, batch, SERVED):
+        some = {name: inputs[name][start : start + SERVED] for name in (owner, LIVE)}
+        rows.append(run(f"read/{len(some[LIVE])}", some).words)
+    others = {name: words for name, words in inputs.items() if name != owner}
+    return run(f"rank/{batch}", others | {ROW: torch.cat(rows)})
 
 
 def _by_rank(manifest: Manifest, run: Run, ranks: Tensor, order: Tensor, shuffled: Mapping[str, Tensor]) -> Tensor:
