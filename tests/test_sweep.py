@@ -50,6 +50,7 @@ def run(tmp_path, tokenizer):
         **{"temperature": 1.0, "min_temperature": 0.5, "max_seq_length": 16},
         **{"router_num_train_epochs": 20, "router_learning_rate": 1e-2},
     )
+    run.functions = {}
     run.task, run.folder, run.tokenizer = TASKS["mrpc"], tmp_path, tokenizer
     run.collate = glue_run.DataCollatorWithPadding(tokenizer)
     run.train = lambda *step: fit(run, *step)

@@ -99,7 +99,7 @@ class CotrainedRun(GlueRun):
                 score = self.score(candidate, choice, unseen)
                 variants.append({"expert": index, **choice, "score": score})
                 if score >= least:
-                    folder, self.functions[index] = candidate, choice
+                    folder, self.functions[candidate] = candidate, choice
                     break
             folders.append(folder)
         once(self.folder / "variants.json", lambda: variants)

@@ -88,7 +88,7 @@ class GlueRun:
         self.train = partial(fit, self)
         self.task = TASKS[args.task_name]
         self.members = plan_pool(args)
-        self.functions = [EXACT] * len(self.members)
+        self.functions = {}  # by folder, of the experts that were trained with others than exact ones
         self.folder = Path(args.output_dir)
         self.folder.mkdir(parents=True, exist_ok=True)
         wanted = json.loads(json.dumps(args.fingerprint()))
@@ -176,11 +176,11 @@ class GlueRun:
 
     def experts(self, folders):
         """The trained experts, each with its functions."""
-        return [load_expert(*expert) for expert in zip(folders, self.functions, strict=True)]
+        return [load_expert(folder, self.functions.get(folder, EXACT)) for folder in folders]
 
     def largest(self, folders):
         """The expert that the routed pool is compared with."""
-        return load_expert(folders[-1], self.functions[-1])
+        return self.experts(folders[-1:])[0]
 
     def largest_answers(self, logits, rows):
         """Its logits (N, C), where those of the pool's experts are (N, K, C)."""
@@ -206,7 +206,7 @@ class GlueRun:
             router_objective=objective,
             expert_costs=seconds,
             expert_costs_source=costs["source"],
-            expert_mpc=self.functions,
+            expert_mpc=[self.functions.get(folder, EXACT) for folder in folders],
             alpha=args.alpha,
             beta=0.13 / seconds[-1] if args.beta is None else args.beta,
             temperature=args.temperature,
