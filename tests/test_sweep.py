@@ -68,7 +68,7 @@ def answered_rows(count, tokenizer):
 
 
 def test_reversing_the_costs_reverses_the_routing(run, tokenizer, tmp_path, monkeypatch):
-    monkeypatch.setattr(sweep, "pool_sizes", lambda count: [])
+    monkeypatch.setattr(sweep, "pool_sizes", lambda count: [[0, 2]])
     profiles = sweep.cost_profiles
     monkeypatch.setattr(sweep, "cost_profiles", lambda c: {k: profiles(c)[k] for k in ("baseline", "reversed")})
     rows = answered_rows(160, tokenizer)
@@ -77,6 +77,7 @@ def test_reversing_the_costs_reverses_the_routing(run, tokenizer, tmp_path, monk
     found = sweep.sweep(run, folders, rows, parts, [0.2, 0.7, 1.3])
     assert found == json.loads((tmp_path / "sweep.json").read_text())
     for objective in ("gumbel", "utility"):
+        assert found["pools"]["2 experts"][objective]["costs"] == pytest.approx([2, 13])
         forth, back = (found["profiles"][name][objective] for name in ("baseline", "reversed"))
         assert forth["costs"] == pytest.approx([2, 7, 13]) and back["costs"] == forth["costs"][::-1]
         for shares in (forth["shares"], back["shares"][::-1]):

@@ -58,7 +58,7 @@ def scores_of(run, folders, pool, costs, objective, training, tenth):
     profile = {"routed_seconds": costs, "source": "given"}
     model = run.pool([folders[k] for k in pool], profile, objective)
     run.train_router(model, subset(training, pool))
-    return predict(model.to(device()), tenth, run.collate, ("router_logits",))[0]
+    return predict(model.to(device()), subset(tenth, pool), run.collate, ("router_logits",))[0]
 
 
 def outcome(run, tenth, pool, costs, scores, price):
