@@ -203,6 +203,10 @@ class SecureRouterConfig(PreTrainedConfig):
             For each expert, the functions it was trained with because they cost less under encryption: `hidden_act`
             (`"exact"`, `"quadratic"`, `"relu"`) and `softmax` (`"exact"`, `"2quad"`, `"2relu"`). They hold in clear as
             well, see `functions.py`.
+        expert_max_lengths (`list[int]`, *optional*):
+            For each expert, how many tokens of an input it reads; the rest is cut off. Under encryption every input
+            is padded to one length, and an expert that reads half of it costs less than half. By default all read
+            the whole input.
         max_length (`int`, *optional*):
             Longest input in tokens. Defaults to what the shortest position table among router and experts allows.
 
@@ -260,6 +264,9 @@ class SecureRouterConfig(PreTrainedConfig):
     expert_mpc: list[dict[str, str]] | None = validated_field(
         _optional(_list_of("expert_mpc", _check_expert_mpc)), default=None
     )
+    expert_max_lengths: list[int] | None = validated_field(
+        _optional(_list_of("expert_max_lengths", _integer("expert_max_lengths", 2))), default=None
+    )
     max_length: int | None = validated_field(_optional(_integer("max_length", 2)), default=None)
 
     def __post_init__(self, **kwargs):
@@ -300,6 +307,11 @@ class SecureRouterConfig(PreTrainedConfig):
         """`int`: how many experts the pool holds."""
         return len(self.expert_configs or [])
 
+    def length_of(self, index: int) -> int | None:
+        """Tokens that an expert reads at most; None if neither `expert_max_lengths` nor `max_length` says."""
+        own = [] if self.expert_max_lengths is None else [self.expert_max_lengths[index]]
+        return min([*own, *([] if self.max_length is None else [self.max_length])], default=None)
+
     def share_with_experts(self) -> None:
         """Gives the labels, the problem type and the dtype of this config to every expert's."""
         for expert in self._experts:
@@ -328,7 +340,7 @@ class SecureRouterConfig(PreTrainedConfig):
 
     def validate_pool(self) -> None:
         """Part of the strict validation: every list has one entry for each expert, and lengths fit the pool."""
-        for name in ("expert_costs", "quotas", "expert_mpc"):
+        for name in ("expert_costs", "quotas", "expert_mpc", "expert_max_lengths"):
             value = getattr(self, name)
             if value is not None and len(value) != self.num_experts:
                 raise SecureRouterValueError(

@@ -26,6 +26,7 @@ from .checkpoint import SecureRouterPreTrainedModel
 from .configuration_securerouter import ProblemType, SecureRouterConfig
 from .errors import SecureRouterValueError, SecureRouterWarning
 from .functions import use_functions
+from .lengths import cut
 from .losses import (
     balance_loss,
     believed_utilities,
@@ -108,12 +109,16 @@ class SecureRouterGate(nn.Module):
             if getattr(encoder, "pooler", None) is not None:
                 encoder.pooler = None  # the perceptron reads the first token itself
             self.encoder = encoder
+        self.max_length = (
+            None if config.router_shares_expert is None else config.length_of(config.router_shares_expert)
+        )
         self.dense = nn.Linear(encoder_config.hidden_size, config.router_hidden_size)
         self.dropout = nn.Dropout(config.router_dropout)
         self.out_proj = nn.Linear(config.router_hidden_size, config.num_experts)
 
     def summarize(self, **inputs: torch.Tensor | None) -> torch.Tensor:
-        """The encoder's first token, (B, H)."""
+        """The encoder's first token, (B, H); a shared encoder reads as much of an input as its expert."""
+        inputs, _ = cut(inputs, self.max_length)
         return self.encoder(**_accepted(self.encoder, inputs)).last_hidden_state[:, 0]
 
     def forward(self, summary: torch.Tensor | None = None, **inputs: torch.Tensor | None) -> torch.Tensor:
@@ -273,8 +278,7 @@ class SecureRouterForSequenceClassification(SecureRouterPreTrainedModel):
             temperature = self.annealed_temperature or self.config.temperature
             router_probs = F.gumbel_softmax(router_logits.float(), tau=temperature)
             if expert_logits is None:
-                answers = [expert(**_accepted(expert, inputs)).logits for expert in self.experts]
-                expert_logits = torch.stack(answers, dim=1)
+                expert_logits = torch.stack([self._answer(index, inputs) for index in range(len(self.experts))], dim=1)
             logits = mix_experts(expert_logits, router_probs)
         else:
             router_probs = router_logits.float().softmax(dim=-1)
@@ -345,41 +349,31 @@ class SecureRouterForSequenceClassification(SecureRouterPreTrainedModel):
         parts, rows = [], []
         for index in expert_indices.unique().tolist():
             chosen = (expert_indices == index).nonzero().squeeze(1)
-            expert = self.experts[index]
             part = {name: None if value is None else value[chosen] for name, value in inputs.items()}
-            parts.append(expert(**_accepted(expert, part)).logits)
+            parts.append(self._answer(index, part))
             rows.append(chosen)
         return torch.cat(parts)[torch.cat(rows).argsort()]
+
+    def _answer(self, index: int, inputs: dict[str, torch.Tensor | None]) -> torch.Tensor:
+        """The logits of one expert, which reads no more of its inputs than `expert_max_lengths` says."""
+        expert = self.experts[index]
+        shorter, _ = cut(inputs, self.config.length_of(index))
+        return expert(**_accepted(expert, shorter)).logits
 
     def _truncated(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None, token_type_ids: torch.Tensor | None
     ) -> dict[str, torch.Tensor | None]:
-        """The inputs, cut to `max_length` with a warning; a row that is cut keeps its last token, the separator."""
+        """The inputs, cut to `max_length` with a warning."""
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
-        longest = self.config.max_length
-        if longest is None or input_ids.shape[1] <= longest:
-            return inputs
-        if attention_mask is None:
-            last = torch.full_like(input_ids[:, 0], input_ids.shape[1] - 1)
-        else:
-            positions = torch.arange(input_ids.shape[1], device=input_ids.device)
-            last = (attention_mask.bool() * positions).argmax(dim=1)
-        beyond = (last >= longest).nonzero().squeeze(1)
-        if len(beyond):
+        shorter, count = cut(inputs, self.config.max_length)
+        if count:
+            longest = self.config.max_length
             warnings.warn(
-                f"{len(beyond)} texts have more than the {longest} tokens of `max_length`: the rest is cut off. Pass "
+                f"{count} texts have more than the {longest} tokens of `max_length`: the rest is cut off. Pass "
                 f"`truncation=True, max_length={longest}` to the tokenizer to choose yourself what is cut.",
                 SecureRouterWarning,
             )
-        cut: dict[str, torch.Tensor | None] = {}
-        for name, value in inputs.items():
-            if value is None:
-                cut[name] = None
-            else:
-                kept = value[:, :longest].clone()
-                kept[beyond, -1] = value[beyond, last[beyond]]
-                cut[name] = kept
-        return cut
+        return shorter
 
     @classmethod
     def from_expert_pretrained(

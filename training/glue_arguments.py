@@ -27,6 +27,10 @@ class GlueArguments:
     expert_layers: list[int] = field(
         default_factory=list, metadata={"help": "Depths that `model_name_or_path` is cut to, such as 2 4 6."}
     )
+    expert_max_lengths: list[int] = field(
+        default_factory=list,
+        metadata={"help": "Tokens of an input that each expert reads, such as 64 128; default: `max_seq_length`."},
+    )
     narrow_expert: bool = _option(False, "Add an expert of 2 layers and width 128, distilled from the largest.")
     router_name_or_path: str | None = _option(None, "The router's own encoder; default: the smallest expert's.")
     share_router_encoder: bool = _option(

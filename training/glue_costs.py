@@ -19,7 +19,7 @@ logger = logging.get_logger(__name__)
 UNITS = ("seconds", "bytes")
 
 
-def measure_costs(args, experts, largest, make_pool):
+def measure_costs(args, experts, lengths, largest, make_pool):
     """Seconds and bytes of a query by each expert alone, and behind the router.
 
     Everything is measured on batches of `quota_batch_size`, since a larger batch waits for the dealer more often. The
@@ -30,6 +30,7 @@ def measure_costs(args, experts, largest, make_pool):
         args (`GlueArguments`): With given `expert_costs`, nothing is measured, and the router costs what the cheapest
             expert does.
         experts (list): The trained classifiers.
+        lengths (list): Tokens that each of them reads.
         largest (`PreTrainedModel`): The one that costs are compared with.
         make_pool (callable): Of costs like those returned: a pool of these experts with a router.
 
@@ -49,7 +50,7 @@ def measure_costs(args, experts, largest, make_pool):
         found = {"seconds": own, "routed_seconds": routed, "largest_seconds": own[-1]}
         return {"source": "given"} | found | {name.replace("seconds", "bytes"): None for name in found}
     batch, length = args.quota_batch_size, _length(args, experts)
-    found = [_alone(args, expert, length, batch) for expert in experts]
+    found = [_alone(args, expert, min(length, own), batch) for expert, own in zip(experts, lengths, strict=True)]
     alone = _alone(args, largest, length, batch)
     costs = {"source": "measured"}
     for unit in UNITS:

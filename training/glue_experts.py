@@ -8,7 +8,7 @@ import shutil
 
 import torch
 from accelerate import PartialState
-from glue_data import perturb
+from glue_data import perturb, shortened
 from torch import nn
 from transformers import AutoModelForSequenceClassification, set_seed
 
@@ -48,7 +48,7 @@ def load_expert(folder, functions=EXACT):
 
 def plan_pool(args):
     """The experts to make, from the cheapest on: ("narrow" | "cut" | "checkpoint", layers or name). The last one is
-    the largest, which is fine-tuned first and teaches the others."""
+    the largest, which is fine-tuned first and teaches the others. And how many tokens each of them reads."""
     if args.experts and args.expert_layers:
         raise SecureRouterValueError(
             "`experts` names checkpoints and `expert_layers` cuts `model_name_or_path`: pass one of the two."
@@ -65,7 +65,12 @@ def plan_pool(args):
         raise SecureRouterValueError(
             "A pool needs two experts or more: pass `--expert_layers 2 4 6`, `--experts ...` or `--narrow_expert`."
         )
-    return members
+    lengths = args.expert_max_lengths or [args.max_seq_length] * len(members)
+    if len(lengths) != len(members) or min(lengths) < 2:
+        raise SecureRouterValueError(
+            f"`expert_max_lengths` should hold a number of tokens for each of {len(members)} experts, got {lengths}."
+        )
+    return members, [min(length, args.max_seq_length) for length in lengths]
 
 
 def largest_name(args):
@@ -162,7 +167,7 @@ def save_once(folder, model, tokenizer, train):
         state.wait_for_everyone()
 
 
-def train_pool(args, task, members, rows, folder, tokenizer, collate, fit):
+def train_pool(args, task, members, lengths, rows, folder, tokenizer, collate, fit):
     """Trains the experts on `rows` into `folder`/0, 1, ...; those that stand there already are left.
 
     Returns:
@@ -173,7 +178,7 @@ def train_pool(args, task, members, rows, folder, tokenizer, collate, fit):
     def make(index, model, data, epochs, learning_rate):
         def train():
             if epochs > 0:
-                fit(f"{folder.name}-expert-{index}", model, data, epochs, learning_rate)
+                fit(f"{folder.name}-expert-{index}", model, shortened(data, lengths[index]), epochs, learning_rate)
 
         save_once(folders[index], model, tokenizer, train)
 

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from glue_costs import measure_costs, measure_routed, shares_encoder
-from glue_data import TASKS, encode, load_split, split_rows
+from glue_data import TASKS, encode, load_split, shortened, split_rows
 from glue_encrypted import compare_with_clear, encrypted_answers
 from glue_experts import EXACT, Summary, device, largest_name, load_expert, plan_pool, predict, train_pool
 from huggingface_hub import EvalResult, HfApi
@@ -87,7 +87,7 @@ class GlueRun:
         self.args, self.command = args, command
         self.train = partial(fit, self)
         self.task = TASKS[args.task_name]
-        self.members = plan_pool(args)
+        self.members, self.lengths = plan_pool(args)
         self.functions = {}  # by folder, of the experts that were trained with others than exact ones
         self.folder = Path(args.output_dir)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -124,7 +124,7 @@ class GlueRun:
         make_pool = partial(self.pool, folders, objective="utility")
         return once(
             self.folder / "costs.json",
-            lambda: measure_costs(self.args, self.experts(folders), self.largest(folders), make_pool),
+            lambda: measure_costs(self.args, self.experts(folders), self.lengths, self.largest(folders), make_pool),
         )
 
     @property
@@ -167,8 +167,17 @@ class GlueRun:
 
     def trained(self, name, rows, part):
         """Folders of experts that are trained on a part of the rows."""
-        folder, rows = self.folder / "experts" / name, [rows[index] for index in part]
-        return train_pool(self.args, self.task, self.members, rows, folder, self.tokenizer, self.collate, self.train)
+        return train_pool(
+            self.args,
+            self.task,
+            self.members,
+            self.lengths,
+            [rows[index] for index in part],
+            self.folder / "experts" / name,
+            self.tokenizer,
+            self.collate,
+            self.train,
+        )
 
     def final_experts(self, rows, own, held_out):
         """Folders of the pool's experts, which have seen the rows `own` and not the rows `held_out`."""
@@ -188,7 +197,10 @@ class GlueRun:
 
     def answers(self, folders, rows):
         """Logits (N, K, C) of the experts."""
-        found = [predict(expert.to(device()), rows, self.collate)[0] for expert in self.experts(folders)]
+        found = [
+            predict(expert.to(device()), shortened(rows, length), self.collate)[0]
+            for expert, length in zip(self.experts(folders), self.lengths, strict=True)
+        ]
         return {"logits": torch.stack(found, dim=1)}
 
     def pool(self, folders, costs, objective):
@@ -207,6 +219,7 @@ class GlueRun:
             expert_costs=seconds,
             expert_costs_source=costs["source"],
             expert_mpc=[self.functions.get(folder, EXACT) for folder in folders],
+            expert_max_lengths=self.lengths if args.expert_max_lengths else None,
             alpha=args.alpha,
             beta=0.13 / seconds[-1] if args.beta is None else args.beta,
             temperature=args.temperature,
