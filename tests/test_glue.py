@@ -272,8 +272,8 @@ def test_the_router_costs_what_a_routed_batch_takes_beyond_its_experts(made, tmp
         return pool_of(shares)
 
     small, large = two_experts(made, tmp_path)
-    costs = glue_costs.measure_costs(args, [small, large], large, make_pool)
-    assert asked == [(1, 24, 8), (3, 24, 8), ((4, 4), 24, 8)] and pools == [[1.0, 4.0]]
+    costs = glue_costs.measure_costs(args, [small, large], [12, 30], large, make_pool)
+    assert asked == [(1, 12, 8), (3, 24, 8), ((4, 4), 24, 8)] and pools == [[1.0, 4.0]]
     assert (
         costs["seconds"] == [1.0, 4.0]
         and costs["largest_seconds"] == 4.0
@@ -290,11 +290,11 @@ def test_runs_of_equal_shapes_share_what_was_measured(made, tmp_path, monkeypatc
     shared = ("--costs_dir", str(tmp_path / "costs"))
     asked = measured(monkeypatch, 8.0, 32.0, 40.0, 10.0, 4.0, 16.0, 20.0)
     first, second = (measured_arguments(made, tmp_path / name, *shared) for name in ("mrpc", "rte"))
-    found = glue_costs.measure_costs(first, experts, experts[1], lambda costs: pool)
+    found = glue_costs.measure_costs(first, experts, [24, 24], experts[1], lambda costs: pool)
     routed = glue_costs.measure_routed(first, experts[1], pool, [6, 2])
     # The larger expert has been measured alone already.
     assert len(asked) == 4 and routed["seconds"] == {"routed": 10.0, "largest": 32.0, "relative": 10 / 32}
-    assert glue_costs.measure_costs(second, experts, experts[1], lambda costs: pool) == found
+    assert glue_costs.measure_costs(second, experts, [24, 24], experts[1], lambda costs: pool) == found
     assert glue_costs.measure_routed(second, experts[1], pool, [6, 2]) == routed and len(asked) == 4
     # Nor does the number of labels make another shape.
     three = BertForSequenceClassification.from_pretrained(
@@ -302,16 +302,16 @@ def test_runs_of_equal_shapes_share_what_was_measured(made, tmp_path, monkeypatc
     )
     assert glue_costs.measure_routed(second, three, pool, [6, 2]) == routed and len(asked) == 4
     second.profile_seq_length = 12
-    glue_costs.measure_costs(second, experts, experts[1], lambda costs: pool)
+    glue_costs.measure_costs(second, experts, [24, 24], experts[1], lambda costs: pool)
     assert asked[4:] == [(1, 12, 8), (3, 12, 8), ((4, 4), 12, 8)]
 
 
 def test_given_costs_count_a_shared_encoder_once(made, tmp_path):
     args = measured_arguments(made, tmp_path)
     args.expert_costs = [1.0, 4.0]
-    assert glue_costs.measure_costs(args, [None] * 2, None, None)["routed_seconds"] == [1.0, 5.0]
+    assert glue_costs.measure_costs(args, [None] * 2, [24, 24], None, None)["routed_seconds"] == [1.0, 5.0]
     args.share_router_encoder = False
-    assert glue_costs.measure_costs(args, [None] * 2, None, None)["routed_seconds"] == [2.0, 5.0]
+    assert glue_costs.measure_costs(args, [None] * 2, [24, 24], None, None)["routed_seconds"] == [2.0, 5.0]
 
 
 def test_a_routed_batch_is_measured_against_the_largest_expert(made, tmp_path, monkeypatch):
@@ -348,7 +348,7 @@ def test_costs_are_measured_under_encryption(made, tmp_path):
     args = measured_arguments(made, tmp_path, "--quota_batch_size", "2")
     pool = pool_of(True)
     expert = glue_experts.load_expert(made / "checkpoint")
-    costs = glue_costs.measure_costs(args, [expert] * 2, expert, lambda costs: pool)
+    costs = glue_costs.measure_costs(args, [expert] * 2, [24, 24], expert, lambda costs: pool)
     assert all(value > 0 for value in costs["seconds"] + costs["routed_bytes"])
     found = glue_costs.measure_routed(args, expert, pool, [1, 1])
     assert 0 < found["bytes"]["relative"] < 2
@@ -533,15 +533,16 @@ def test_the_documented_commands_are_understood():
         r"^ *(?:python|accelerate launch) training/(run_glue\w*|cotrain)\.py((?:.*\\\n)*.*)$", texts, re.M
     )
     assert len(commands) >= 4 and "cotrain" in dict(commands)
+    pool = [("narrow", None, 128), ("cut", 2, 128), ("cut", 6, 128), ("cut", 12, 128)]
     for script, options in commands:
         argv = shlex.split(options.replace("\\\n", " "))
         if script == "cotrain":
             args, _ = run_glue.parse_args(argv, cotrain.CotrainArguments)
-            assert glue_experts.plan_pool(args) == [("narrow", None), ("cut", 2), ("cut", 6), ("cut", 12)]
+            assert glue_experts.plan_pool(args) == pool
             assert args.exact_dir == "mrpc-router"
             continue
         module = {"run_glue": run_glue, "run_glue_no_trainer": run_glue_no_trainer}[script]
         args, _ = module.parse_args(argv)
-        assert glue_experts.plan_pool(args) == [("narrow", None), ("cut", 2), ("cut", 6), ("cut", 12)]
+        assert glue_experts.plan_pool(args) == pool
         assert args.share_router_encoder and args.router_objective == "utility"
         assert not module.parse_args([*argv, "--share_router_encoder", "false"])[0].share_router_encoder

@@ -85,7 +85,7 @@ def test_reversing_the_costs_reverses_the_routing(run, tokenizer, tmp_path, monk
         assert forth["routing_lambda"] == back["routing_lambda"]
         assert forth["score"] > 0.6
 
-    run.members = [("narrow", None), ("cut", 2), ("cut", 3)]
+    run.members = [("narrow", None, 24), ("cut", 2, 24), ("cut", 3, 24)]
     page = sweep.table(run, found, "python training/sweep.py")
     assert "Experts, from 0 on: narrow, cut 2, cut 3. Score: f1." in page
     assert page.count("\n| baseline | 0, 1, 2 | 2 / 7 / 13 |") == page.count("| 13 / 7 / 2 |") == 1

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 from glue_arguments import GlueArguments, _option, command_line
+from glue_data import shortened
 from glue_experts import EXACT, device, load_expert, predict, save_once, taught
 from glue_run import GlueRun, once
 from run_glue import parse_args, trainer_fit
@@ -83,8 +84,9 @@ class CotrainedRun(GlueRun):
 
     def final_experts(self, rows, own, held_out):
         """Folders of the experts that are taken; what they compute goes into `functions`."""
-        unseen, folders, variants = [rows[index] for index in held_out], [], []
-        for index in range(len(self.members)):
+        folders, variants = [], []
+        for index, length in enumerate(self.lengths):
+            seen, unseen = (shortened([rows[row] for row in part], length) for part in (own, held_out))
             exact = Path(self.args.exact_dir, "experts", "final", str(index))
             if not exact.exists():
                 raise SecureRouterValueError(
@@ -95,7 +97,7 @@ class CotrainedRun(GlueRun):
             folder, least = exact, score - self.args.most_lost / 100
             for choice in CHOICES:
                 candidate = self.folder / "experts" / f"{index}-{choice['hidden_act']}-{choice['softmax']}"
-                self.follow(candidate, exact, choice, [rows[row] for row in own])
+                self.follow(candidate, exact, choice, seen)
                 score = self.score(candidate, choice, unseen)
                 variants.append({"expert": index, **choice, "score": score})
                 if score >= least:
@@ -109,7 +111,7 @@ class CotrainedRun(GlueRun):
         return load_expert(Path(self.args.exact_dir, "experts", "final", str(len(self.members) - 1)))
 
     def largest_answers(self, logits, rows):
-        return predict(self.largest(None).to(device()), rows, self.collate)[0]
+        return predict(self.largest(None).to(device()), shortened(rows, self.lengths[-1]), self.collate)[0]
 
     def follow(self, folder, exact, functions, rows):
         """Trains one copy into `folder`, if it does not stand there already."""

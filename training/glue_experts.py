@@ -47,8 +47,8 @@ def load_expert(folder, functions=EXACT):
 
 
 def plan_pool(args):
-    """The experts to make, from the cheapest on: ("narrow" | "cut" | "checkpoint", layers or name). The last one is
-    the largest, which is fine-tuned first and teaches the others. And how many tokens each of them reads."""
+    """The experts to make, from the cheapest on: ("narrow" | "cut" | "checkpoint", layers or name, tokens that it
+    reads). The last one is the largest, which is fine-tuned first and teaches the others."""
     if args.experts and args.expert_layers:
         raise SecureRouterValueError(
             "`experts` names checkpoints and `expert_layers` cuts `model_name_or_path`: pass one of the two."
@@ -70,7 +70,7 @@ def plan_pool(args):
         raise SecureRouterValueError(
             f"`expert_max_lengths` should hold a number of tokens for each of {len(members)} experts, got {lengths}."
         )
-    return members, [min(length, args.max_seq_length) for length in lengths]
+    return [(*member, min(length, args.max_seq_length)) for member, length in zip(members, lengths, strict=True)]
 
 
 def largest_name(args):
@@ -167,7 +167,7 @@ def save_once(folder, model, tokenizer, train):
         state.wait_for_everyone()
 
 
-def train_pool(args, task, members, lengths, rows, folder, tokenizer, collate, fit):
+def train_pool(args, task, members, rows, folder, tokenizer, collate, fit):
     """Trains the experts on `rows` into `folder`/0, 1, ...; those that stand there already are left.
 
     Returns:
@@ -178,7 +178,7 @@ def train_pool(args, task, members, lengths, rows, folder, tokenizer, collate, f
     def make(index, model, data, epochs, learning_rate):
         def train():
             if epochs > 0:
-                fit(f"{folder.name}-expert-{index}", model, shortened(data, lengths[index]), epochs, learning_rate)
+                fit(f"{folder.name}-expert-{index}", model, shortened(data, members[index][2]), epochs, learning_rate)
 
         save_once(folders[index], model, tokenizer, train)
 
@@ -190,7 +190,7 @@ def train_pool(args, task, members, lengths, rows, folder, tokenizer, collate, f
             return cut_layers(largest, value)
         return load_classifier(value, task, args)
 
-    kind, value = members[-1]
+    kind, value, _ = members[-1]
     set_seed(args.seed)
     largest = load_classifier(largest_name(args), task, args)
     if kind == "cut":
@@ -201,7 +201,7 @@ def train_pool(args, task, members, lengths, rows, folder, tokenizer, collate, f
     largest = load_classifier(folders[-1], task, args).to(device())
     data = taught(rows, largest, collate, task, args, set(tokenizer.all_special_ids))
     largest.cpu()
-    for index, (kind, value) in enumerate(members[:-1]):
+    for index, (kind, value, _) in enumerate(members[:-1]):
         rate = args.narrow_learning_rate if kind == "narrow" else args.learning_rate
         make(index, start(kind, value, largest).train(), data, args.distillation_epochs, rate)
     return folders

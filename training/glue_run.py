@@ -87,7 +87,7 @@ class GlueRun:
         self.args, self.command = args, command
         self.train = partial(fit, self)
         self.task = TASKS[args.task_name]
-        self.members, self.lengths = plan_pool(args)
+        self.members = plan_pool(args)
         self.functions = {}  # by folder, of the experts that were trained with others than exact ones
         self.folder = Path(args.output_dir)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -126,6 +126,11 @@ class GlueRun:
             self.folder / "costs.json",
             lambda: measure_costs(self.args, self.experts(folders), self.lengths, self.largest(folders), make_pool),
         )
+
+    @property
+    def lengths(self):
+        """Tokens that each expert reads."""
+        return [length for _, _, length in self.members]
 
     @property
     def kind(self):
@@ -171,7 +176,6 @@ class GlueRun:
             self.args,
             self.task,
             self.members,
-            self.lengths,
             [rows[index] for index in part],
             self.folder / "experts" / name,
             self.tokenizer,
@@ -203,8 +207,8 @@ class GlueRun:
         ]
         return {"logits": torch.stack(found, dim=1)}
 
-    def pool(self, folders, costs, objective):
-        """A pool with a fresh router."""
+    def pool(self, folders, costs, objective, lengths=None):
+        """A pool with a fresh router; `lengths` are those of some of the experts, if it has not all of them."""
         args, seconds = self.args, costs["routed_seconds"]
         set_seed(args.seed)
         router = args.router_name_or_path
@@ -219,7 +223,7 @@ class GlueRun:
             expert_costs=seconds,
             expert_costs_source=costs["source"],
             expert_mpc=[self.functions.get(folder, EXACT) for folder in folders],
-            expert_max_lengths=self.lengths if args.expert_max_lengths else None,
+            expert_max_lengths=(lengths or self.lengths) if args.expert_max_lengths else None,
             alpha=args.alpha,
             beta=0.13 / seconds[-1] if args.beta is None else args.beta,
             temperature=args.temperature,

@@ -56,7 +56,7 @@ def subset(rows, pool):
 def scores_of(run, folders, pool, costs, objective, training, tenth):
     """A router for some of the experts at some costs, and its outputs for the tuning part."""
     profile = {"routed_seconds": costs, "source": "given"}
-    model = run.pool([folders[k] for k in pool], profile, objective)
+    model = run.pool([folders[k] for k in pool], profile, objective, [run.lengths[k] for k in pool])
     run.train_router(model, subset(training, pool))
     return predict(model.to(device()), subset(tenth, pool), run.collate, ("router_logits",))[0]
 
@@ -104,7 +104,7 @@ def sweep(run, folders, answered, parts, seconds):
 
 def table(run, found, command):
     """The variants as a page in Markdown."""
-    names = ", ".join(f"{kind} {Path(str(value)).name}" if value else kind for kind, value in run.members)
+    names = ", ".join(f"{kind} {Path(str(value)).name}" if value else kind for kind, value, _ in run.members)
     score = "+".join(SCORES[run.task.name])
     lines = [f"# How routing follows the pool and its costs: {run.task.name}", "", _INTRODUCTION]
     lines += [f"Experts, from 0 on: {names}. Score: {score}.", "", f"```bash\n{command}\n```", ""]

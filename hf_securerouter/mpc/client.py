@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import SecureRouterValueError
+from ..lengths import cut
 from .models import Architecture
 
 
@@ -50,6 +51,7 @@ class Client:
         max_length (`int`): Tokens that every input is padded or truncated to.
         labels (`Labels`): How logits become labels.
         pad_token_id (`int`): What token ids are padded with.
+        lengths (`dict[str, int]`, *optional*): Of members that do not read a whole input: how many tokens.
     """
 
     def __init__(
@@ -59,11 +61,13 @@ class Client:
         max_length: int,
         labels: Labels,
         pad_token_id: int = 0,
+        lengths: Mapping[str, int] | None = None,
     ) -> None:
         self.tokenizer = tokenizer
         self.max_length = max_length
         self.labels = labels
         self.pad_token_id = pad_token_id
+        self.lengths = dict(lengths or {})
         self.configs = {name: encoder.config for name, (_, encoder) in members.items()}
         self._members = {
             name: (architecture, copy.deepcopy(architecture.embeddings(encoder)).to("cpu", torch.float32).eval())
@@ -121,20 +125,21 @@ class Client:
         return padded
 
     def embed(self, encoded: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The embedding output of every member with an encoder of its own, (B, T, H) float32."""
-        return {
-            name: architecture.embed(module, encoded["input_ids"], encoded.get("token_type_ids"))
-            for name, (architecture, module) in self._members.items()
-        }
+        """The embedding output of every member with an encoder of its own, (B, tokens that it reads, H) float32."""
+        embedded = {}
+        for name, (architecture, module) in self._members.items():
+            read, _ = cut(encoded, self.lengths.get(name))
+            embedded[name] = architecture.embed(module, read["input_ids"], read.get("token_type_ids"))
+        return embedded
 
 
 def copy_into_padding(values: Tensor, attention_mask: Tensor) -> Tensor:
-    """Replace padding rows by copies of the last live row of their text, (B, T, H).
+    """Replace padding rows by copies of the last live row of their text, (B, T, H); the mask may have more tokens.
 
     A copy equals what it copies in every layer, so padding never leaves the range of live values; the attention mask
     keeps it out of every result.
     """
-    live = attention_mask.bool()
+    live = attention_mask[:, : values.shape[1]].bool()
     positions = torch.arange(live.shape[1]).expand(live.shape)
     last = torch.where(live, positions, -1).amax(1).clamp(min=0)
     source = torch.where(live, positions, last[:, None])

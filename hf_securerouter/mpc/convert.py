@@ -180,7 +180,8 @@ def to_mpc(
         regression=model.config.problem_type == "regression" or model.config.num_labels == 1,
     )
     pad_token_id = next(iter(members.values()))[1].config.pad_token_id or 0
-    client = Client(encoders, tokenizer, length, labels, pad_token_id)
+    lengths = {name: manifest.length_of(name) for name in encoders}
+    client = Client(encoders, tokenizer, length, labels, pad_token_id, lengths)
     weights = _weights(model, members, manifest, routing_lambda)
     if calibration is not None:
         manifest = replace(manifest, bounds=_calibrate(manifest, client, weights, calibration))
@@ -198,7 +199,8 @@ def _calibrate(
     for member, spec in manifest.members.items():
         shared = manifest.encoder_of(member)
         encoder = ClearEncoder(spec, member_weights(manifest, member, weights))
-        encoder(copy_into_padding(embedded[shared], live), live)
+        own = embedded[shared]
+        encoder(copy_into_padding(own, live), live[:, : own.shape[1]])
         bounds[member] = encoder.bounds()
         if shared != member:
             bounds[member] = {name: bounds[member][name] for name in ("head", "logits")}
@@ -429,6 +431,7 @@ def _manifest(
         router=_spec(model, "router.encoder", model.router.encoder) if pool else None,
         experts=tuple(_spec(model, path, module) for path, module in paths.items() if path != "router.encoder"),
         router_shares_expert=_router_shares_expert(model),
+        expert_lengths=tuple(min(own, max_length) for own in getattr(model.config, "expert_max_lengths", None) or ()),
     )
     if not manifest.routes or manifest.routing_privacy != "quota" or manifest.router is None:
         return manifest

@@ -35,6 +35,7 @@ class Manifest:
             that gets the queries with the highest scores.
         router_shares_expert (`int`, *optional*): The expert whose encoder the router reads: what it computes for a
             query, its weights and its embeddings are there once. None for a router with an encoder of its own.
+        expert_lengths (`tuple[int, ...]`): How many tokens of an input each expert reads; empty if all read all.
     """
 
     protocol: str
@@ -49,6 +50,7 @@ class Manifest:
     quotas: tuple[int, ...] = ()
     hardest_first: tuple[int, ...] = ()
     router_shares_expert: int | None = None
+    expert_lengths: tuple[int, ...] = ()
 
     @property
     def routes(self) -> bool:
@@ -68,7 +70,8 @@ class Manifest:
     @property
     def selects(self) -> bool:
         """Whether one expert is made of all under encryption: under `oblivious`, where they have one shape."""
-        shapes = [(spec, self.bounds.get(f"experts.{index}", {})) for index, spec in enumerate(self.experts)]
+        names = [f"experts.{index}" for index in range(len(self.experts))]
+        shapes = [(self.members[name], self.bounds.get(name, {}), self.length_of(name)) for name in names]
         same = all(shape == shapes[0] for shape in shapes)
         return self.routes and self.routing_privacy == "oblivious" and same
 
@@ -82,6 +85,13 @@ class Manifest:
         """The member whose encoder a member reads: itself, or an expert for a router that shares its encoder."""
         shares = member == "router" and self.router_shares_expert is not None
         return f"experts.{self.router_shares_expert}" if shares else member
+
+    def length_of(self, member: str) -> int:
+        """Tokens of an input that a member reads."""
+        owner = self.encoder_of(member)
+        if owner == "router" or not self.expert_lengths:
+            return self.max_length
+        return self.expert_lengths[int(owner.removeprefix("experts."))]
 
     @property
     def inputs(self) -> dict[str, EncoderSpec]:
@@ -113,6 +123,7 @@ class Manifest:
             "quotas": list(self.quotas),
             "hardest_first": list(self.hardest_first),
             "router_shares_expert": self.router_shares_expert,
+            "expert_lengths": list(self.expert_lengths),
         }
 
     @classmethod
@@ -127,4 +138,5 @@ class Manifest:
             quotas=tuple(values["quotas"]),
             hardest_first=tuple(values["hardest_first"]),
             router_shares_expert=values["router_shares_expert"],
+            expert_lengths=tuple(values["expert_lengths"]),
         )

@@ -88,4 +88,5 @@ class RoleFolder:
         labels = Labels({int(index): label for index, label in described["labels"].items()}, described["regression"])
         has_tokenizer = (self.path / "tokenizer_config.json").exists()
         tokenizer = AutoTokenizer.from_pretrained(self.path) if has_tokenizer else None
-        return Client(members, tokenizer, self.manifest.max_length, labels, described["pad_token_id"])
+        lengths = {name: self.manifest.length_of(name) for name in members}
+        return Client(members, tokenizer, self.manifest.max_length, labels, described["pad_token_id"], lengths)

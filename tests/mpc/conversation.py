@@ -106,7 +106,7 @@ class Conversation:
                 LIVE: input_share(rank, tensors, LIVE, (batch, self.manifest.max_length), 1, self.manifest.cipher)
             }
             for member, spec in self.manifest.inputs.items():
-                shape = (batch, self.manifest.max_length, spec.input_size)
+                shape = (batch, self.manifest.length_of(member), spec.input_size)
                 inputs[member] = input_share(
                     rank, tensors, member, shape, input_width(self.manifest, member), self.manifest.cipher
                 )
@@ -155,10 +155,14 @@ def _packed(words: Tensor, width: int) -> Tensor:
 
 
 def views(talk, batch, runs):
-    """What both servers and the dealer see over some runs: the programs ordered, all lengths, and all openings."""
+    """What both servers and the dealer see over some runs: the programs ordered, all lengths, and all openings.
+
+    A batch is token ids, or a tuple of ids and mask.
+    """
+    ids, mask = batch if isinstance(batch, tuple) else (batch, torch.ones_like(batch))
     shapes, openings = set(), {}
     for _ in range(runs):
-        done = talk(batch, torch.ones_like(batch))
+        done = talk(ids, mask)
         shapes.add((tuple(done.programs), tuple(map(tuple, done.lengths))))
         for rank in (0, 1):
             for position, message in enumerate(done.records[rank]):

@@ -80,7 +80,7 @@ class CryptenParty(_CryptenRole):
                 if summary is not None and name == self.manifest.encoder_of("router"):
                     logits = encoder.head(summary[members])
                 else:
-                    logits = encoder(inputs[name][members], bias[members])
+                    logits = encoder(inputs[name][members], bias[members][:, : self.manifest.length_of(name)])
                 for position, row in enumerate(members):
                     rows[row] = logits.share[position]
         return {"experts": chosen}, {"logits": torch.stack(rows).contiguous()}
@@ -93,7 +93,8 @@ class CryptenParty(_CryptenRole):
         if not self.manifest.routes:
             return [0] * batch, None
         router = self._encoders["router"]
-        summary = router.encode(inputs[self.manifest.encoder_of("router")], bias)
+        length = self.manifest.length_of("router")
+        summary = router.encode(inputs[self.manifest.encoder_of("router")], bias[:, :length])
         scores = router.head(summary)
         with self.ledger.gate("argmax"):
             return argmax_one_hot(scores).reveal().argmax(-1).tolist(), summary

@@ -54,7 +54,7 @@ def encoders(manifest: Manifest) -> dict[str, MaskedEncoder]:
             spec,
             Precision(
                 bounds=Bounds().narrowed(**bounds[name]),
-                length=manifest.max_length,
+                length=manifest.length_of(name),
                 softmax=spec.softmax,
                 network=manifest.network,
             ),
@@ -194,9 +194,9 @@ def input_share(
 
 def input_bytes(manifest: Manifest, batch: int) -> int:
     """Bytes of the larger party's share of a batch, which is P0's."""
-    rows = batch * manifest.max_length
-    return packed_size(rows, 1) + sum(
-        packed_size(rows * spec.input_size, input_width(manifest, name)) for name, spec in manifest.inputs.items()
+    return packed_size(batch * manifest.max_length, 1) + sum(
+        packed_size(batch * manifest.length_of(name) * spec.input_size, input_width(manifest, name))
+        for name, spec in manifest.inputs.items()
     )
 
 

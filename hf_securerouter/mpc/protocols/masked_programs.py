@@ -58,7 +58,7 @@ def summarize(manifest: Manifest, member: str, party: Party, shares: Inputs) -> 
     encoder, x = encoders(manifest)[owner], received(manifest, owner, party, shares)
     if x.width < encoder.input_width:
         x = yield from Widen(x.shape, x.width, encoder.input_width).run(party, x)
-    return (yield from encoder.encode(party, x, shares[LIVE]))
+    return (yield from encoder.encode(party, x, shares[LIVE][:, : manifest.length_of(owner)]))
 
 
 def answers(manifest: Manifest, party: Party, row: Secret) -> list[SecretProtocol[Secret]]:
@@ -229,7 +229,7 @@ def select_then_compute(manifest: Manifest, party: Party, shares: Inputs) -> Sec
     x = yield from Widen(x.shape, x.width, encoder.input_width).run(party, x)
     prefixes = tuple(f"{member}." for member in members)
     selected = SelectedEncoder(encoder.spec, encoder.precision, members=prefixes, bits=bits)
-    return (yield from selected.run(party, x, shares[LIVE]))
+    return (yield from selected.run(party, x, shares[LIVE][:, : x.shape[1]]))
 
 
 def secure_program(manifest: Manifest, name: str) -> SecureProgram:
@@ -279,14 +279,17 @@ def secure_program(manifest: Manifest, name: str) -> SecureProgram:
 
 def _program(manifest: Manifest, name: str, run: object, rows: Mapping[str, int], batch: int) -> SecureProgram:
     """A program on the inputs of some members, with a mask of `batch` rows, and their weights."""
-    length = manifest.max_length
     inputs = {
         manifest.encoder_of(member): torch.empty(
-            count, length, manifest.members[member].input_size, dtype=torch.int64, device="meta"
+            count,
+            manifest.length_of(member),
+            manifest.members[member].input_size,
+            dtype=torch.int64,
+            device="meta",
         )
         for member, count in rows.items()
     }
     prefixes = tuple(f"{member}." for member in {*rows, *inputs})
-    inputs[LIVE] = torch.empty(batch, length, dtype=torch.uint8, device="meta")
+    inputs[LIVE] = torch.empty(batch, manifest.max_length, dtype=torch.uint8, device="meta")
     weights = {name: shape for name, shape in all_weight_shapes(manifest).items() if name.startswith(prefixes)}
     return SecureProgram(name=name, run=run, inputs=inputs, weights=weights)  # type: ignore[arg-type]

@@ -139,12 +139,12 @@ class MaskedParty(Program):
         Raises:
             `SecureRouterError`: They are not those of `batch` inputs of this model.
         """
-        length, cipher = self.manifest.max_length, self.manifest.cipher
-        inputs = {LIVE: input_share(self.rank, tensors, LIVE, (batch, length), 1, cipher)}
+        cipher = self.manifest.cipher
+        inputs = {LIVE: input_share(self.rank, tensors, LIVE, (batch, self.manifest.max_length), 1, cipher)}
         for member, spec in self.manifest.inputs.items():
             if member == "router" and not self.manifest.routes:
                 continue
-            shape = (batch, length, spec.input_size)
+            shape = (batch, self.manifest.length_of(member), spec.input_size)
             width = input_width(self.manifest, member)
             inputs[member] = input_share(self.rank, tensors, member, shape, width, cipher)
         return inputs

@@ -1,0 +1,89 @@
+# Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
+"""Experts that read the first tokens of an input only."""
+
+import pytest
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from tiny import VOCABULARY, pool_config, pool_model
+from transformers import AutoModelForSequenceClassification
+
+from hf_securerouter.lengths import cut
+
+
+SEPARATOR = VOCABULARY["[SEP]"]
+LENGTHS = [5, 24, 3]
+
+
+@pytest.fixture
+def inputs():
+    """Texts of 3, 5, 6 and 9 tokens, a separator last."""
+    ids = torch.arange(36).view(4, 9) % 17 + 7
+    lengths = torch.tensor([3, 5, 6, 9])
+    mask = (torch.arange(9) < lengths[:, None]).long()
+    ids[torch.arange(4), lengths - 1] = SEPARATOR
+    return {"input_ids": ids * mask, "attention_mask": mask, "token_type_ids": (torch.arange(9) > 1).long() * mask}
+
+
+@pytest.fixture
+def shorter():
+    return pool_model(expert_max_lengths=LENGTHS, router_config=None, router_shares_expert=0, num_labels=3)
+
+
+def test_a_text_that_is_cut_keeps_its_separator(inputs):
+    found, count = cut(inputs, 5)
+    assert count == 2 and all(value.shape == (4, 5) for value in found.values())
+    assert torch.equal(found["input_ids"][:2], inputs["input_ids"][:2, :5])
+    assert torch.equal(found["input_ids"][2:, :4], inputs["input_ids"][2:, :4])
+    assert found["input_ids"][1:, -1].tolist() == [SEPARATOR] * 3
+    assert found["token_type_ids"][2:, -1].tolist() == [1, 1]
+    assert cut(inputs, 9) == (inputs, 0) and cut(inputs, None) == (inputs, 0)
+
+
+def test_without_a_mask_all_texts_have_the_whole_length(inputs):
+    found, count = cut({"input_ids": inputs["input_ids"], "attention_mask": None}, 4)
+    assert count == 4 and found["attention_mask"] is None
+    assert torch.equal(found["input_ids"][:, -1], inputs["input_ids"][:, -1])
+
+
+def test_each_expert_reads_its_part(shorter, inputs):
+    with torch.no_grad():
+        every = shorter.train()(**inputs).expert_logits
+        shorter.eval()
+        for index, length in enumerate(LENGTHS):
+            own = shorter.experts[index](**cut(inputs, length)[0]).logits
+            torch.testing.assert_close(every[:, index], own)
+            torch.testing.assert_close(shorter.run_experts(inputs, torch.full((4,), index)), own)
+        whole = shorter.experts[0](**inputs).logits
+    assert torch.allclose(whole[:2], every[:2, 0], atol=1e-5) and not torch.allclose(whole[3], every[3, 0], atol=1e-3)
+
+
+def test_a_router_reads_what_its_expert_reads(shorter, inputs):
+    found = shorter(**inputs).router_logits
+    torch.testing.assert_close(found, shorter(**cut(inputs, 5)[0]).router_logits)
+    other = pool_model(router_config=None, router_shares_expert=0, num_labels=3)
+    assert not torch.allclose(found[3], other(**inputs).router_logits[3], atol=1e-3)
+    alone = pool_model(expert_max_lengths=LENGTHS)  # an encoder of its own reads everything
+    torch.testing.assert_close(alone(**inputs).router_logits, pool_model()(**inputs).router_logits)
+
+
+def test_lengths_are_saved(shorter, inputs, tmp_path):
+    shorter.save_pretrained(tmp_path)
+    loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    assert loaded.config.expert_max_lengths == LENGTHS
+    torch.testing.assert_close(loaded(**inputs).logits, shorter(**inputs).logits)
+
+
+def test_no_expert_reads_more_than_the_pool():
+    config = pool_config(expert_max_lengths=LENGTHS, max_length=6)
+    assert [config.length_of(index) for index in range(3)] == [5, 6, 3]
+    config = pool_config(max_length=6)
+    assert [config.length_of(index) for index in range(3)] == [6, 6, 6]
+
+
+@pytest.mark.parametrize(
+    "lengths, message",
+    [([5, 24], "one entry for each of the 3"), ([5, 24, 1], "integer of at least 2"), (5, "a list")],
+)
+def test_lengths_that_do_not_fit_are_refused(lengths, message):
+    with pytest.raises(StrictDataclassError, match=f"`expert_max_lengths` should .*{message}"):
+        pool_config(expert_max_lengths=lengths)
