@@ -250,6 +250,14 @@ def _expert_table(model: SecureRouterForSequenceClassification, shares: Sequence
         name = f"{index} (`{expert.name_or_path}`)" if is_hub_id(expert.name_or_path or "") else str(index)
         parameters = _count(model.experts[index])
         rows.append([name, expert.model_type, expert.num_hidden_layers, expert.hidden_size, parameters, f"{cost:.4g}"])
+    if config.expert_max_lengths is not None:
+        header.append("tokens read")
+        for index, row in enumerate(rows):
+            row.append(config.length_of(index))
+    if any(choice != "exact" for chosen in config.expert_mpc for choice in chosen.values()):
+        header += ["activation", "attention"]
+        for row, chosen in zip(rows, config.expert_mpc, strict=True):
+            row += [chosen["hidden_act"], chosen["softmax"]]
     if shares is not None:
         header.append("share of evaluated texts")
         for row, share in zip(rows, shares, strict=True):

@@ -20,6 +20,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Bert
 
 from hf_securerouter import SecureRouterConfig, SecureRouterForSequenceClassification, SecureRouterValueError
 from hf_securerouter.functions import use_functions
+from hf_securerouter.metrics import glue_score
 from hf_securerouter.pool import cut_layers
 
 
@@ -123,6 +124,43 @@ def test_a_run_leaves_a_checkpoint_a_report_and_a_row(made, tmp_path, script, ta
         assert upload["repo_id"] == "you/router" and {"config.json", "model.safetensors", "tokenizer.json"} < files
         assert {"README.md", "curve.png", "report.json"} < files and not files & {"row.json", "answers.safetensors"}
     assert len(uploads) == (script == "trainer")
+
+
+def test_experts_read_as_much_as_the_run_says(made, tmp_path, monkeypatch):
+    longest, train_pool = {}, run_glue.GlueRun.__init__.__globals__["train_pool"]
+
+    def recording_pool(args, task, members, rows, folder, tokenizer, collate, fit):
+        def recording_fit(name, model, data, *rest):
+            longest[name] = max(len(row["input_ids"]) for row in data)
+            fit(name, model, data, *rest)
+
+        return train_pool(args, task, members, rows, folder, tokenizer, collate, recording_fit)
+
+    monkeypatch.setattr("glue_run.train_pool", recording_pool)
+    table = tmp_path / "results.json"
+    more = ("--expert_max_lengths", "7", "99", "--results_file", str(table))
+    report = run_glue_no_trainer.main(arguments(made, tmp_path / "out", *more, task="stsb"))
+    assert longest == {"final-expert--1": 11, "final-expert-0": 7}
+    model = SecureRouterForSequenceClassification.from_pretrained(tmp_path / "out")
+    assert model.config.expert_max_lengths == [7, 16]
+    (row,) = json.loads(table.read_text())["tasks"]
+    assert row["experts"] == ["bert 1x16, 7 tokens", "bert 3x16, 16 tokens"] and row["cut"] == report["cut"] == [1, 0]
+    assert 0 < abs(report["experts"][0]["score"]) < 1
+    # What the report says of the smaller expert is what the model computes.
+    rows = glue_data.encode(
+        glue_data.TASKS["stsb"], made_up_rows(40, 1, True), AutoTokenizer.from_pretrained(made / "checkpoint"), 16
+    )
+    inputs = {name: torch.tensor([r[name] for r in rows]) for name in ("input_ids", "attention_mask")}
+    inputs["token_type_ids"] = torch.tensor([r["token_type_ids"] for r in rows])
+    found = model.run_experts(inputs, torch.zeros(40, dtype=torch.long))[:, 0].detach()
+    score = glue_score("stsb")(found.numpy(), torch.tensor([r["labels"] for r in rows]).numpy())
+    assert report["experts"][0]["score"] == pytest.approx(score)
+
+
+def test_pools_of_lengths_that_do_not_fit_are_refused(made):
+    args, _ = run_glue.parse_args(arguments(made, "out", *TRAINER, "--expert_max_lengths", "8"))
+    with pytest.raises(SecureRouterValueError, match="`expert_max_lengths` should hold .* each of 2 experts, got .8."):
+        glue_experts.plan_pool(args)
 
 
 def test_the_validation_split_is_read_once_and_last(made, tmp_path, monkeypatch):
@@ -417,8 +455,8 @@ def test_seeds_of_a_task_become_one_row(tmp_path):
     def row(task, seed, score, qnc):
         audc = {"utility": score / 100, "gumbel": 0.5, "zero": 0.5, "oracle": 0.9}
         return dict.fromkeys(results.FIELDS, 1.0) | {
-            "task": task, "metric": "f1", "experts": ["bert 3x16"], "seeds": [seed], "routed_score": score,
-            "qnc": qnc, "audc": audc, "command": "python",
+            "task": task, "metric": "f1", "experts": ["bert 3x16"], "cut": [0.25, 0], "seeds": [seed],
+            "routed_score": score, "qnc": qnc, "audc": audc, "command": "python",
         }  # fmt: skip
 
     for name, values in {"a": ("rte", 1, 60.0, 0.4), "b": ("rte", 2, 62.0, None), "c": ("cola", 1, 50.0, 0.3)}.items():
@@ -435,7 +473,7 @@ def test_seeds_of_a_task_become_one_row(tmp_path):
     assert rte["audc"]["utility"] == pytest.approx(0.61)
     assert (table.parent / "rte" / "README.md").read_text() == "b/README.md"
     page = (table.parent / "results.md").read_text()
-    assert "| [rte](rte/README.md) | f1 | bert 3x16 | 1.00 | 61.00 | -60.00 | 1.000 |" in page
+    assert "| [rte](rte/README.md) | f1 | bert 3x16 | 25% / 0% | 1.00 | 61.00 | -60.00 | 1.000 |" in page
     assert "| never | 1, 2 |" in page
     assert page.index("[cola]") < page.index("[rte]") < page.index("```bash")
 

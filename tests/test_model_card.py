@@ -93,6 +93,20 @@ def test_expert_table_has_parameters_cost_and_share(model, data):
         assert row[4:] == [f"{parameters:,}", ["1", "7.5"][index], share]
 
 
+def test_expert_table_tells_experts_made_for_encryption(model):
+    plain = generate_model_card(model)
+    assert "tokens read" not in plain and "attention" not in plain
+    model.config.expert_max_lengths = [64, 128]
+    model.config.expert_mpc = [
+        {"hidden_act": "quadratic", "softmax": "2quad"},
+        {"hidden_act": "exact", "softmax": "exact"},
+    ]
+    content = generate_model_card(model)
+    assert table_row(content, "expert")[-3:] == ["tokens read", "activation", "attention"]
+    assert table_row(content, "0 (")[-3:] == ["64", "quadratic", "2quad"]
+    assert table_row(content, "1 (")[-3:] == ["128", "exact", "exact"]
+
+
 @pytest.mark.parametrize(
     ("source", "note"), [("estimate", "not measured"), ("given", "given by the author"), ("measured", "are measured")]
 )

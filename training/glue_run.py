@@ -317,6 +317,7 @@ class GlueRun:
             found["encrypted"] = compare_with_clear(
                 self.task, encrypted, scores[objective][some], logits[some], quotas, seconds, labels[some]
             )
+        found["cut"] = [np.mean([len(row["input_ids"]) > own for row in rows]) for own in self.lengths]
         return found | {"task": self.task.name, "metric": "+".join(SCORES[self.task.name]), "tuning": tuning}
 
     def save(self, model, report):
@@ -330,7 +331,8 @@ class GlueRun:
             "task": self.task.name,
             "metric": report["metric"],
             "seeds": [args.seed],
-            "experts": [describe(expert.config) for expert in model.experts],
+            "experts": [describe(model, index) for index in range(len(model.experts))],
+            "cut": report["cut"],
             "largest_score": 100 * report["largest_score"],
             "routed_score": 100 * policy["score"],
             "relative_cost": measured and measured["seconds"]["relative"],
@@ -354,9 +356,12 @@ class GlueRun:
         api.upload_folder(repo_id=repo_id, folder_path=self.folder, allow_patterns=UPLOADED)
 
 
-def describe(config):
-    """An expert in a few words, such as "bert 2x128"."""
-    return f"{config.model_type} {config.num_hidden_layers}x{config.hidden_size}"
+def describe(model, index):
+    """An expert in a few words, such as "bert 2x128, 64 tokens, quadratic"."""
+    config, functions = model.experts[index].config, model.config.expert_mpc[index]
+    length = [f"{model.config.length_of(index)} tokens"] if model.config.expert_max_lengths else []
+    special = [choice for choice in functions.values() if choice != "exact"]
+    return ", ".join([f"{config.model_type} {config.num_hidden_layers}x{config.hidden_size}", *length, *special])
 
 
 def card_data(task, args, report, policy, measured, command):

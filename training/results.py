@@ -22,6 +22,7 @@ FIELDS = (
     "metric",
     "seeds",
     "experts",
+    "cut",
     "largest_score",
     "routed_score",
     "relative_cost",
@@ -71,13 +72,14 @@ def table(rows):
     def number(value, digits):
         return "–" if value is None else f"{value:.{digits}f}"
 
-    header = ["task", "metric", "experts", "largest", "routed", "lost", "relative cost", "relative bytes"]
+    header = ["task", "metric", "experts", "cut", "largest", "routed", "lost", "relative cost", "relative bytes"]
     header += ["AUDC utility", "gumbel", "zero router", "oracle", "QNC", "seeds"]
     lines = [header, ["---"] * len(header)]
     for row in rows:
         lost = row["largest_score"] - row["routed_score"]
         lines.append(
-            [f"[{row['task']}]({row['task']}/README.md)", row["metric"].replace("+", " + "), ", ".join(row["experts"])]
+            [f"[{row['task']}]({row['task']}/README.md)", row["metric"].replace("+", " + "), "; ".join(row["experts"])]
+            + [" / ".join(f"{share:.0%}" for share in row["cut"])]
             + [number(value, 2) for value in (row["largest_score"], row["routed_score"], lost)]
             + [number(row[name], 3) for name in ("relative_cost", "relative_bytes")]
             + [number(row["audc"][name], 4) for name in ("utility", "gumbel", "zero", "oracle")]
@@ -100,11 +102,11 @@ def table(rows):
 _INTRODUCTION = """# Routed pools on GLUE
 
 Scores are 100 times the metric on the validation split, which is read once, at the end; of two metrics the \
-mean. `relative cost` is what a batch of 32 inputs of 128 tokens takes the routed pool under encryption, router \
-included and with its public quotas, over what it takes the largest expert alone, in measured online seconds; \
-`relative bytes` is the same in bytes between the servers. AUDC is the area under score over cost; QNC is the \
-cost at which the score of the largest expert is reached. The page of each task has 95 % intervals and the \
-figure.
+mean. `cut` is the share of its inputs that are longer than what each expert reads. `relative cost` is what a batch \
+of 32 inputs of 128 tokens takes the routed pool under encryption, router included and with its public quotas, over \
+what it takes the largest expert alone, in measured online seconds; `relative bytes` is the same in bytes between the \
+servers. AUDC is the area under score over cost; QNC is the cost at which the score of the largest expert is \
+reached. The page of each task has 95 % intervals and the figure.
 """
 
 
