@@ -493,23 +493,36 @@ def cotrained(made, exact_dir, out, *more):
     return cotrain.main(arguments(made, out, *TRAINER, "--exact_dir", str(exact_dir), *more))
 
 
-def test_the_cheapest_functions_that_lose_little_are_taken(made, exact_dir, tmp_path, monkeypatch):
-    scores = {"0-quadratic-2quad": 0.7, "0-quadratic-exact": 0.795, "1-quadratic-2quad": 0.9}
+def test_functions_are_taken_step_by_step_while_little_is_lost(made, exact_dir, tmp_path, monkeypatch):
+    scores, starts, follow = {"0-quadratic-exact": 0.795, "0-quadratic-2quad": 0.7}, {}, cotrain.CotrainedRun.follow
+
+    def recording_follow(self, folder, start, *rest):
+        starts[folder.name] = start.name
+        follow(self, folder, start, *rest)
+
+    monkeypatch.setattr(cotrain.CotrainedRun, "follow", recording_follow)
     monkeypatch.setattr(
         cotrain.CotrainedRun, "score", lambda self, folder, functions, rows: scores.get(folder.name, 0.8)
     )
     report = cotrained(made, exact_dir, tmp_path / "out")
 
     model = SecureRouterForSequenceClassification.from_pretrained(tmp_path / "out")
-    assert model.config.expert_mpc == [cotrain.CHOICES[1], cotrain.CHOICES[0]]
+    assert model.config.expert_mpc == list(cotrain.STEPS)
     tried = json.loads((tmp_path / "out" / "variants.json").read_text())
     assert [(one["expert"], one["hidden_act"], one["softmax"], one["score"]) for one in tried] == [
         (0, "exact", "exact", 0.8),
-        (0, "quadratic", "2quad", 0.7),
         (0, "quadratic", "exact", 0.795),
+        (0, "quadratic", "2quad", 0.7),
         (1, "exact", "exact", 0.8),
-        (1, "quadratic", "2quad", 0.9),
+        (1, "quadratic", "exact", 0.8),
+        (1, "quadratic", "2quad", 0.8),
     ]
+    assert starts == {
+        "0-quadratic-exact": "0",
+        "0-quadratic-2quad": "0-quadratic-exact",
+        "1-quadratic-exact": "1",
+        "1-quadratic-2quad": "1-quadratic-exact",
+    }
     rows = glue_data.encode(
         glue_data.TASKS["mrpc"], made_up_rows(40, 1), AutoTokenizer.from_pretrained(made / "checkpoint"), 16
     )
@@ -530,7 +543,7 @@ def test_the_cheapest_functions_that_lose_little_are_taken(made, exact_dir, tmp_
 
 
 def test_an_expert_stays_exact_where_all_else_loses(made, exact_dir, tmp_path, monkeypatch):
-    scores = {"0": 0.8, "1": 0.8}
+    scores = {"0": 0.8, "1": 0.8}  # and what is less for all others
     monkeypatch.setattr(
         cotrain.CotrainedRun, "score", lambda self, folder, functions, rows: scores.get(folder.name, 0.7)
     )
@@ -546,7 +559,7 @@ def test_cotraining_wants_a_finished_run(made, exact_dir, tmp_path):
         cotrain.main(arguments(made, tmp_path / "out", *TRAINER))
 
 
-@pytest.mark.parametrize("functions", cotrain.CHOICES)
+@pytest.mark.parametrize("functions", cotrain.STEPS)
 def test_a_follower_comes_nearer_to_the_exact_expert(made, tmp_path, functions):
     _, exact = two_experts(made, tmp_path)
     expert = glue_experts.load_expert(made / "checkpoint")

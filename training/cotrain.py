@@ -5,10 +5,10 @@ Experts made for encryption: those of a finished run, taught to do with cheaper 
     python training/run_glue.py --task_name mrpc ... --output_dir mrpc-exact
     python training/cotrain.py --exact_dir mrpc-exact --task_name mrpc ... --output_dir mrpc-router
 
-Takes the arguments of `run_glue.py` and does what it does, but for the experts. For each of them the choices of
-functions are tried from the cheapest on: a copy learns attention, hidden states and outputs from the exact expert,
-layer by layer, and the first choice that loses no more than `--most_lost` points on the rows which no expert has seen
-is taken; the exact expert stays if none does. `variants.json` lists what was tried.
+Takes the arguments of `run_glue.py` and does what it does, but for the experts. Each of them goes step by step from
+exact to cheaper functions: a copy learns attention, hidden states and outputs from the exact expert, layer by layer,
+starting from the step before, and the steps end with the first that loses more than `--most_lost` points on the rows
+which no expert has seen. `variants.json` lists what was tried.
 """
 
 import sys
@@ -29,9 +29,9 @@ from hf_securerouter.losses import layer_loss
 from hf_securerouter.metrics import glue_score
 
 
-CHOICES = (  # from the cheapest on
-    {"hidden_act": "quadratic", "softmax": "2quad"},
+STEPS = (
     {"hidden_act": "quadratic", "softmax": "exact"},
+    {"hidden_act": "quadratic", "softmax": "2quad"},
 )
 
 
@@ -95,14 +95,14 @@ class CotrainedRun(GlueRun):
             score = self.score(exact, EXACT, unseen)
             variants.append({"expert": index, **EXACT, "score": score})
             folder, least = exact, score - self.args.most_lost / 100
-            for choice in CHOICES:
-                candidate = self.folder / "experts" / f"{index}-{choice['hidden_act']}-{choice['softmax']}"
-                self.follow(candidate, exact, choice, seen)
-                score = self.score(candidate, choice, unseen)
-                variants.append({"expert": index, **choice, "score": score})
-                if score >= least:
-                    folder, self.functions[candidate] = candidate, choice
+            for step in STEPS:
+                candidate = self.folder / "experts" / f"{index}-{step['hidden_act']}-{step['softmax']}"
+                self.follow(candidate, folder, exact, step, seen)
+                score = self.score(candidate, step, unseen)
+                variants.append({"expert": index, **step, "score": score})
+                if score < least:
                     break
+                folder, self.functions[candidate] = candidate, step
             folders.append(folder)
         once(self.folder / "variants.json", lambda: variants)
         return folders
@@ -113,9 +113,9 @@ class CotrainedRun(GlueRun):
     def largest_answers(self, logits, rows):
         return predict(self.largest(None).to(device()), shortened(rows, self.lengths[-1]), self.collate)[0]
 
-    def follow(self, folder, exact, functions, rows):
+    def follow(self, folder, start, exact, functions, rows):
         """Trains one copy into `folder`, if it does not stand there already."""
-        args, expert, teacher = self.args, load_expert(exact, functions), load_expert(exact).to(device())
+        args, expert, teacher = self.args, load_expert(start, functions), load_expert(exact).to(device())
 
         def train():
             data = taught(rows, teacher, self.collate, self.task, args, set(self.tokenizer.all_special_ids))
