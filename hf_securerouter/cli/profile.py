@@ -24,6 +24,8 @@ def profile(
         float | None,
         typer.Option(help="Milliseconds one way between the servers: measure over a link that takes so long."),
     ] = None,
+    hidden_act: Annotated[str, typer.Option(help='Activation: "exact", "quadratic" or "relu".')] = "exact",
+    softmax: Annotated[str, typer.Option(help='Attention: "exact", "2quad" or "2relu".')] = "exact",
     json: JsonOption = False,
 ) -> None:
     """Measure one encoder, its pooler and head on shared embeddings: median of three runs after a warm-up.
@@ -35,7 +37,17 @@ def profile(
 
     with only_results_on_stdout():
         report = measure(
-            architecture, seq_length, batch_size, protocol, provider, device, network, delay_ms, progress=say
+            architecture,
+            seq_length,
+            batch_size,
+            protocol,
+            provider,
+            device,
+            network,
+            delay_ms,
+            hidden_act,
+            softmax,
+            progress=say,
         )
     if json:
         print_json(report)

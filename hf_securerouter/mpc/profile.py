@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
 
+from ..configuration_securerouter import EXPERT_MPC_CHOICES
 from ..errors import SecureRouterValueError, SecureRouterWarning
+from ..functions import use_functions
 from .convert import SecureModel, to_mpc
 from .gates.maximum import groups_of
 from .ledger import Cost
@@ -71,6 +73,8 @@ def profile(
     device: str = "cpu",
     network: str = "lan",
     delay_ms: float | None = None,
+    hidden_act: str = "exact",
+    softmax: str = "exact",
     progress: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Run one encoder, its pooler and its head on shared embeddings, without a router.
@@ -85,6 +89,7 @@ def profile(
         network (`str`): Of `"masked"`: what the plan is made for.
         delay_ms (`float`, *optional*): Measure once more on a link between the parties that takes so many
             milliseconds one way.
+        hidden_act (`str`), softmax (`str`): What the encoder computes, as in `expert_mpc`.
         progress (callable, *optional*): Told what happens.
 
     Returns:
@@ -95,10 +100,15 @@ def profile(
         given, for `delay` (a round is one trip for `"masked"`, four for `"crypten"`); the cost's own times are then
         those measured under the delay.
     """
+    for name, value in (("hidden_act", hidden_act), ("softmax", softmax)):
+        if value not in EXPERT_MPC_CHOICES[name]:
+            options = ", ".join(EXPERT_MPC_CHOICES[name])
+            raise SecureRouterValueError(f"`{name}` should be one of {options}, got {value!r}.")
     say = progress or (lambda message: None)
     say(f"Building {architecture} ...")
     torch.manual_seed(0)  # of the weights and tokens that are measured on; shares never come from here
     model = build(architecture, seq_length)
+    use_functions(model, hidden_act, softmax)
     if provider is None:
         provider = "tfp" if protocol == "crypten" else "ttp"
     inputs = {
@@ -129,6 +139,8 @@ def profile(
         "provider": provider,
         "device": device,
         "network": network,
+        "hidden_act": hidden_act,
+        "softmax": softmax,
         "delay_ms": delay_ms,
         "choices": _choices(protocol, seq_length, batch_size * secure.manifest.experts[0].num_heads, network),
         "runs": runs,

@@ -40,6 +40,20 @@ def test_report_has_its_fields_and_the_clear_models_logits(tmp_path):
     assert report["choices"] == {"maximum_groups": [8]}
 
 
+def test_what_an_expert_computes_instead_is_measured(tmp_path):
+    BertForSequenceClassification(family_config("bert", layers=1)).save_pretrained(tmp_path)
+    arguments = ["profile", "--architecture", str(tmp_path), "--seq-length", "8", "--json"]
+    done = CliRunner().invoke(cli.app, [*arguments, "--hidden-act", "quadratic", "--softmax", "2quad"])
+    assert done.exit_code == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert (report["hidden_act"], report["softmax"]) == ("quadratic", "2quad")
+    gates = {gate["gate"] for gate in report["by_gate"]}
+    assert {"Square", "SelectedSquare"} <= gates and not {"Exponential", "Knockout"} & gates
+    assert report["max_abs_logit_error"] < 0.01
+    done = CliRunner().invoke(cli.app, [*arguments, "--softmax", "3quad"])
+    assert done.exit_code != 0 and "`softmax` should be one of exact, 2quad, 2relu, got '3quad'" in str(done.exception)
+
+
 def test_an_unknown_architecture_is_refused():
     with pytest.raises(SecureRouterValueError, match="bert-tiny, bert-base, bert-large or the folder"):
         build("bert-gigantic", 8)
