@@ -248,13 +248,17 @@ class GlueRun:
             model.config.quotas = tuning[objective]["quotas"]
         return models, tuning
 
+    def summarized(self, model, rows):
+        """Rows with what a shared encoder makes of them: it stays as its expert needs it, and reads every row once."""
+        if model.config.router_shares_expert is None:
+            return rows
+        (summaries,) = predict(Summary(model).to(device()), rows, self.collate, ("summary",))
+        return [row | {"router_summary": own.tolist()} for row, own in zip(rows, summaries, strict=True)]
+
     def train_router(self, model, rows):
-        """The router's weights, trained on the experts' answers. A shared encoder stays as its expert needs it, and so
-        reads every row only once."""
+        """The router's weights, trained on the experts' answers."""
         model.experts.requires_grad_(False)
-        if model.config.router_shares_expert is not None:
-            (summaries,) = predict(Summary(model).to(device()), rows, self.collate, ("summary",))
-            rows = [row | {"router_summary": own.tolist()} for row, own in zip(rows, summaries, strict=True)]
+        rows = self.summarized(model, rows)
         if model.config.router_objective == "utility":
             # A linear output starts where it would have to go first: at the experts' mean utility.
             logits = torch.tensor([row["expert_logits"] for row in rows])
@@ -297,8 +301,10 @@ class GlueRun:
             glue_score(self.task.name),
         )
         scores, chosen = {}, {}
+        answered = [row | {"expert_logits": own.tolist()} for row, own in zip(rows, logits, strict=True)]
+        read = self.summarized(next(iter(models.values())), answered)
         for objective, model in models.items():
-            scores[objective] = predict(model.to(device()), rows, self.collate, ("router_logits",))[0]
+            scores[objective] = predict(model.to(device()), read, self.collate, ("router_logits",))[0]
             settings = tuning[objective]
             by_lambda = choose_expert(scores[objective], seconds, settings["routing_lambda"])
             by_quota = serve_by_quota(scores[objective], settings["quotas"], seconds)
