@@ -47,10 +47,10 @@ def run(tmp_path, tokenizer):
     run = object.__new__(glue_run.GlueRun)
     run.args = SimpleNamespace(
         **{"seed": 0, "router_name_or_path": None, "share_router_encoder": True, "alpha": 0.0, "beta": 0.2},
-        **{"temperature": 1.0, "min_temperature": 0.5, "max_seq_length": 16},
+        **{"temperature": 1.0, "min_temperature": 0.5, "max_seq_length": 16, "expert_max_lengths": [16, 12, 14]},
         **{"router_num_train_epochs": 20, "router_learning_rate": 1e-2},
     )
-    run.functions = {}
+    run.functions, run.members = {}, [("narrow", None, 16), ("cut", 2, 12), ("cut", 3, 14)]
     run.task, run.folder, run.tokenizer = TASKS["mrpc"], tmp_path, tokenizer
     run.collate = glue_run.DataCollatorWithPadding(tokenizer)
     run.train = lambda *step: fit(run, *step)
@@ -74,7 +74,10 @@ def test_reversing_the_costs_reverses_the_routing(run, tokenizer, tmp_path, monk
     rows = answered_rows(160, tokenizer)
     folders = [tmp_path / str(k) for k in range(3)]
     parts = list(range(120)), list(range(120, 160))
+    pool, lengths = run.pool, []
+    run.pool = lambda *given: lengths.append(given[3]) or pool(*given)
     found = sweep.sweep(run, folders, rows, parts, [0.2, 0.7, 1.3])
+    assert lengths == [[16, 14], *[[16, 12, 14]] * 2] * 2
     assert found == json.loads((tmp_path / "sweep.json").read_text())
     for objective in ("gumbel", "utility"):
         assert found["pools"]["2 experts"][objective]["costs"] == pytest.approx([2, 13])
@@ -85,7 +88,6 @@ def test_reversing_the_costs_reverses_the_routing(run, tokenizer, tmp_path, monk
         assert forth["routing_lambda"] == back["routing_lambda"]
         assert forth["score"] > 0.6
 
-    run.members = [("narrow", None, 24), ("cut", 2, 24), ("cut", 3, 24)]
     page = sweep.table(run, found, "python training/sweep.py")
     assert "Experts, from 0 on: narrow, cut 2, cut 3. Score: f1." in page
     assert page.count("\n| baseline | 0, 1, 2 | 2 / 7 / 13 |") == page.count("| 13 / 7 / 2 |") == 1
