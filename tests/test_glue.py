@@ -367,7 +367,11 @@ def test_encrypted_answers_are_compared_with_the_clear_policy():
     clear = torch.stack([logits[0, 1], logits[1, 0], logits[2, 1]])
     found = glue_encrypted.compare_with_clear(task, clear + 0.25, scores, logits, [1, 1], [1.0, 2.0], labels)
     assert found["largest_error"] == 0.25 and found["labels_equal"] == found["inputs"] == 3
+    assert found["served_elsewhere"] == 0
     assert found["metrics"] == found["clear_metrics"]
+    swapped = torch.stack([logits[0, 0], logits[1, 1], logits[2, 1]])
+    found = glue_encrypted.compare_with_clear(task, swapped, scores, logits, [1, 1], [1.0, 2.0], labels)
+    assert found["served_elsewhere"] == 2 and found["largest_error"] == 0
     other = clear.flip(1)
     found = glue_encrypted.compare_with_clear(task, other, scores, logits, [1, 1], [1.0, 2.0], labels)
     assert found["labels_equal"] == 0 and found["metrics"] != found["clear_metrics"]

@@ -370,6 +370,6 @@ def test_report_stands_in_the_card(model):
     assert "| online seconds | 17 | 36 | 0.472 |" in card and "| online MB | 850 | 1,764 | 0.482 |" in card
     assert "The first 224 validation inputs" in card and "223 labels equal those of the clear model" in card
     assert "differ by at most 0.0041; accuracy 0.8400 (0.8356 in clear), f1 0.8512 (0.8500 in clear)." in card
-    report["encrypted"]["labels_equal"] = None
+    report["encrypted"] |= {"labels_equal": None, "served_elsewhere": 2}
     card = generate_model_card(model, SecureRouterModelCardData(securerouter={"report": report}))
-    assert "as well: logits differ by at most" in card
+    assert "as well: logits differ by at most 0.0041, but for 2 that another expert answered" in card

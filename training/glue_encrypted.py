@@ -7,6 +7,9 @@ from hf_securerouter.metrics import glue_metric
 from hf_securerouter.routing import serve_by_quota
 
 
+NOISE = 0.02  # what encrypted logits may be from the clear ones
+
+
 def encrypted_answers(pool, quotas, rows, collate, max_length):
     """Logits (N, C) of the pool on secret shares under `quota`, in the order of the rows."""
     secure = pool.to_mpc(routing_privacy="quota", quotas=list(quotas), max_length=max_length)
@@ -28,16 +31,21 @@ def compare_with_clear(task, found, scores, logits, quotas, costs, labels):
         labels (`torch.Tensor` of shape (N,)): The right ones.
 
     Returns:
-        `dict`: `inputs`, `labels_equal` (None for a score), `largest_error` of a logit, and the metrics of both.
+        `dict`: `inputs`, `labels_equal` (None for a score), `served_elsewhere`: how many inputs another expert
+        answered than in clear, which happens where the router's scores of two are nearly equal, `largest_error` of a
+        logit against the expert that answered, and the metrics of both.
     """
     served = serve_by_quota(scores, quotas, costs)
     clear = logits[torch.arange(len(served)), served]
     answers = [both[:, 0] if task.regression else both.argmax(dim=1) for both in (found, clear)]
+    errors = (found[:, None] - logits).abs().amax(dim=2)
+    nearest, own = errors.min(dim=1).values, errors[torch.arange(len(served)), served]
     metric = glue_metric(task.name)
     return {
         "inputs": len(found),
         "labels_equal": None if task.regression else int((answers[0] == answers[1]).sum()),
-        "largest_error": float((found - clear).abs().max()),
+        "served_elsewhere": int((own > nearest + NOISE).sum()),
+        "largest_error": float(nearest.max()),
         "metrics": metric(answers[0].numpy(), labels.numpy()),
         "clear_metrics": metric(answers[1].numpy(), labels.numpy()),
     }
