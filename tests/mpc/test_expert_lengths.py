@@ -8,11 +8,14 @@ import torch
 from conversation import Conversation, looks_alike
 from tiny import VOCABULARY, family_config, pool_model
 
+from hf_securerouter.errors import SecureRouterWarning
 from hf_securerouter.lengths import cut
 from hf_securerouter.mpc.convert import to_mpc
 from hf_securerouter.mpc.manifest import Manifest
+from hf_securerouter.mpc.protocols.masked import input_bytes
 from hf_securerouter.mpc.protocols.masked_programs import secure_program
 from hf_securerouter.mpc.ring import packed_size
+from hf_securerouter.mpc.role_folder import RoleFolder
 from hf_securerouter.routing import assign_by_quota
 
 
@@ -133,3 +136,24 @@ def test_nothing_tells_which_queries_are_cut(mode):
     long, short = torch.tensor([0, 2, 0, 2]), torch.tensor([1, 3, 1, 3])
     batches = [(ids[rows], mask[rows]) for rows in (long, short)]
     assert looks_alike(Conversation(converted(mode)), batches, runs=4)
+
+
+def test_the_reference_reads_the_same_parts():
+    ids, mask = queries()
+    with pytest.warns(SecureRouterWarning, match="reference"):
+        secure = pool().to_mpc(protocol="crypten", max_length=LENGTH)
+    with secure.local_session(timeout=120) as session:
+        found = session({"input_ids": ids, "attention_mask": mask}).logits
+    assert (found - clear(pool(), ids, mask)).abs().max() < 0.006
+
+
+def test_a_deployed_client_reads_the_same_parts(tmp_path):
+    ids, mask = queries()
+    secure = converted("quota")
+    secure.save_shares(tmp_path / "out")
+    folder = RoleFolder.load(tmp_path / "out" / "client", "client")
+    encoded = secure.client.encode({"input_ids": ids, "attention_mask": mask})
+    own, theirs = (client.embed(encoded) for client in (secure.client, folder.client()))
+    assert own.keys() == theirs.keys() and all(torch.equal(own[name], theirs[name]) for name in own)
+    shares = secure.sharing.inputs(theirs, encoded["attention_mask"])["party0"]
+    assert sum(share.numel() for share in shares.values()) == input_bytes(secure.manifest, BATCH)
