@@ -19,6 +19,9 @@ from torch.nn import functional
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
+from .configuration_securerouter import EXPERT_MPC_CHOICES
+from .errors import SecureRouterValueError
+
 
 SMALLEST_ROW_SUM = 2.0**-3  # of numerators; on shares the inverse of less is not defined
 _PREFIX = "securerouter_"
@@ -92,7 +95,14 @@ def use_functions(expert: PreTrainedModel, hidden_act: str = "exact", softmax: s
         expert (`PreTrainedModel`): A BERT-like classifier.
         hidden_act (`str`): Of its feed-forward layers: `"exact"` (the config's own), `"quadratic"` or `"relu"`.
         softmax (`str`): Of its attention: `"exact"`, `"2quad"` or `"2relu"`.
+
+    Raises:
+        `SecureRouterValueError`: There is no such function.
     """
+    for name, value in (("hidden_act", hidden_act), ("softmax", softmax)):
+        if value not in EXPERT_MPC_CHOICES[name]:
+            options = ", ".join(EXPERT_MPC_CHOICES[name])
+            raise SecureRouterValueError(f"`{name}` should be one of {options}, got {value!r}.")
     cast(Any, expert).expert_mpc = {"hidden_act": hidden_act, "softmax": softmax}  # for `to_mpc`
     if softmax != "exact":
         expert.set_attn_implementation(_PREFIX + softmax)

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
 
-from ..configuration_securerouter import EXPERT_MPC_CHOICES
 from ..errors import SecureRouterValueError, SecureRouterWarning
 from ..functions import use_functions
 from .convert import SecureModel, to_mpc
@@ -100,10 +99,6 @@ def profile(
         given, for `delay` (a round is one trip for `"masked"`, four for `"crypten"`); the cost's own times are then
         those measured under the delay.
     """
-    for name, value in (("hidden_act", hidden_act), ("softmax", softmax)):
-        if value not in EXPERT_MPC_CHOICES[name]:
-            options = ", ".join(EXPERT_MPC_CHOICES[name])
-            raise SecureRouterValueError(f"`{name}` should be one of {options}, got {value!r}.")
     say = progress or (lambda message: None)
     say(f"Building {architecture} ...")
     torch.manual_seed(0)  # of the weights and tokens that are measured on; shares never come from here
