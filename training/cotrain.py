@@ -111,7 +111,7 @@ class CotrainedRun(GlueRun):
         return load_expert(Path(self.args.exact_dir, "experts", "final", str(len(self.members) - 1)))
 
     def largest_answers(self, logits, rows):
-        return predict(self.largest(None).to(device()), shortened(rows, self.lengths[-1]), self.collate)[0]
+        return predict(self.largest(None).to(device()), rows, self.collate)[0]
 
     def follow(self, folder, start, exact, functions, rows):
         """Trains one copy into `folder`, if it does not stand there already."""

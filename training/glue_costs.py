@@ -30,7 +30,7 @@ def measure_costs(args, experts, lengths, largest, make_pool):
         args (`GlueArguments`): With given `expert_costs`, nothing is measured, and the router costs what the cheapest
             expert does.
         experts (list): The trained classifiers.
-        lengths (list): Tokens that each of them reads.
+        lengths (list): Tokens that each of them reads; None for all.
         largest (`PreTrainedModel`): The one that costs are compared with.
         make_pool (callable): Of costs like those returned: a pool of these experts with a router.
 
@@ -50,7 +50,9 @@ def measure_costs(args, experts, lengths, largest, make_pool):
         found = {"seconds": own, "routed_seconds": routed, "largest_seconds": own[-1]}
         return {"source": "given"} | found | {name.replace("seconds", "bytes"): None for name in found}
     batch, length = args.quota_batch_size, _length(args, experts)
-    found = [_alone(args, expert, min(length, own), batch) for expert, own in zip(experts, lengths, strict=True)]
+    found = [
+        _alone(args, expert, min(length, own or length), batch) for expert, own in zip(experts, lengths, strict=True)
+    ]
     alone = _alone(args, largest, length, batch)
     costs = {"source": "measured"}
     for unit in UNITS:

@@ -128,10 +128,10 @@ def perturb(rows, copies, special_ids, seed):
 
 
 def shortened(rows, length):
-    """Rows with no more than `length` tokens; a row that is cut keeps its last token, the separator."""
+    """Rows with no more than `length` tokens, None for all; a row that is cut keeps its last token, the separator."""
 
     def cut(values):
-        return values if len(values) <= length else [*values[: length - 1], values[-1]]
+        return values if length is None or len(values) <= length else [*values[: length - 1], values[-1]]
 
     names = ("input_ids", "attention_mask", "token_type_ids")
     return [row | {name: cut(row[name]) for name in names if name in row} for row in rows]

@@ -48,7 +48,7 @@ def load_expert(folder, functions=EXACT):
 
 def plan_pool(args):
     """The experts to make, from the cheapest on: ("narrow" | "cut" | "checkpoint", layers or name, tokens that it
-    reads). The last one is the largest, which is fine-tuned first and teaches the others."""
+    reads or None for all). The last one is the largest, which is fine-tuned first and teaches the others."""
     if args.experts and args.expert_layers:
         raise SecureRouterValueError(
             "`experts` names checkpoints and `expert_layers` cuts `model_name_or_path`: pass one of the two."
@@ -65,12 +65,14 @@ def plan_pool(args):
         raise SecureRouterValueError(
             "A pool needs two experts or more: pass `--expert_layers 2 4 6`, `--experts ...` or `--narrow_expert`."
         )
-    lengths = args.expert_max_lengths or [args.max_seq_length] * len(members)
-    if len(lengths) != len(members) or min(lengths) < 2:
+    lengths = args.expert_max_lengths or [None] * len(members)
+    longest = max(args.max_seq_length, args.profile_seq_length)
+    if args.expert_max_lengths and (len(lengths) != len(members) or min(lengths) < 2 or lengths[-1] < longest):
         raise SecureRouterValueError(
-            f"`expert_max_lengths` should hold a number of tokens for each of {len(members)} experts, got {lengths}."
+            f"`expert_max_lengths` should hold a number of tokens for each of {len(members)} experts, the last one "
+            f"{longest} or more, so that the largest expert reads whole inputs; got {lengths}."
         )
-    return [(*member, min(length, args.max_seq_length)) for member, length in zip(members, lengths, strict=True)]
+    return [(*member, length) for member, length in zip(members, lengths, strict=True)]
 
 
 def largest_name(args):

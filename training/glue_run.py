@@ -129,7 +129,7 @@ class GlueRun:
 
     @property
     def lengths(self):
-        """Tokens that each expert reads."""
+        """Tokens that each expert reads; None for all."""
         return [length for _, _, length in self.members]
 
     @property
@@ -323,7 +323,8 @@ class GlueRun:
             found["encrypted"] = compare_with_clear(
                 self.task, encrypted, scores[objective][some], logits[some], quotas, seconds, labels[some]
             )
-        found["cut"] = [np.mean([len(row["input_ids"]) > own for row in rows]) for own in self.lengths]
+        longest = [own or self.args.max_seq_length for own in self.lengths]
+        found["cut"] = [np.mean([len(row["input_ids"]) > own for row in rows]) for own in longest]
         return found | {"task": self.task.name, "metric": "+".join(SCORES[self.task.name]), "tuning": tuning}
 
     def save(self, model, report):

@@ -1,0 +1,39 @@
+# Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
+"""The table of tasks, from the folders of finished runs."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "training"))
+import results
+
+
+def test_seeds_of_a_task_become_one_row(tmp_path):
+    def row(task, seed, score, qnc):
+        audc = {"utility": score / 100, "gumbel": 0.5, "zero": 0.5, "oracle": 0.9}
+        return dict.fromkeys(results.FIELDS, 1.0) | {
+            "task": task, "metric": "f1", "experts": ["bert 3x16"], "cut": [0.25, 0], "seeds": [seed],
+            "routed_score": score, "qnc": qnc, "audc": audc, "command": "python",
+        }  # fmt: skip
+
+    for name, values in {"a": ("rte", 1, 60.0, 0.4), "b": ("rte", 2, 62.0, None), "c": ("cola", 1, 50.0, 0.3)}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "row.json").write_text(json.dumps(row(*values)))
+        for file in results.COPIED:
+            (tmp_path / name / file).write_text(f"{name}/{file}")
+    table = tmp_path / "cards" / "results.json"
+    results.main([str(tmp_path / "a"), "--results_file", str(table)])
+    results.main([str(tmp_path / "b"), str(tmp_path / "a"), str(tmp_path / "c"), "--results_file", str(table)])
+    cola, rte = json.loads(table.read_text())["tasks"]
+    assert (cola["task"], cola["routed_score"], cola["qnc"]) == ("cola", 50.0, 0.3)
+    assert rte["seeds"] == [1, 2] and rte["routed_score"] == 61.0 and rte["qnc"] is None
+    assert rte["audc"]["utility"] == pytest.approx(0.61)
+    assert (table.parent / "rte" / "README.md").read_text() == "b/README.md"
+    page = (table.parent / "results.md").read_text()
+    assert "| [rte](rte/README.md) | f1 | bert 3x16 | 25% / 0% | 1.00 | 61.00 | -60.00 | 1.000 |" in page
+    assert "| never | 1, 2 |" in page
+    assert page.index("[cola]") < page.index("[rte]") < page.index("```bash")
