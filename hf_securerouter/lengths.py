@@ -14,7 +14,11 @@ T = TypeVar("T", torch.Tensor, torch.Tensor | None)
 
 def cut(inputs: Mapping[str, T], length: int | None) -> tuple[dict[str, T], int]:
     """
-    The first tokens of a batch; a text that is cut keeps its last token, the separator.
+    A batch without the tokens that are too many: a text loses its end, a pair the end of its longer text, as with a
+    tokenizer's `"longest_first"`. The separators stay.
+
+    The last token of a row is taken for the separator, and the first text to end where that token is for the first
+    time; so no token types are needed, which not every tokenizer has.
 
     Args:
         inputs (`Mapping[str, torch.Tensor]`): `input_ids` of shape (B, T), padded on the right, and whatever else
@@ -27,15 +31,18 @@ def cut(inputs: Mapping[str, T], length: int | None) -> tuple[dict[str, T], int]
     ids, mask = inputs["input_ids"], inputs.get("attention_mask")
     if length is None or ids is None or ids.shape[1] <= length:
         return dict(inputs), 0
-    if mask is None:
-        last = torch.full_like(ids[:, 0], ids.shape[1] - 1)
-    else:
-        last = (mask.bool() * torch.arange(ids.shape[1], device=ids.device)).argmax(dim=1)
-    beyond = (last >= length).nonzero().squeeze(1)
-    shorter = dict(inputs)
-    for name, value in inputs.items():
-        if value is not None:
-            kept = value[:, :length].clone()
-            kept[beyond, -1] = value[beyond, last[beyond]]
-            shorter[name] = kept
-    return shorter, len(beyond)
+    places = torch.arange(ids.shape[1], device=ids.device)
+    last = torch.full_like(ids[:, 0], len(places) - 1) if mask is None else (mask.bool() * places).argmax(dim=1)
+    end = (ids == ids.gather(1, last[:, None])).int().argmax(dim=1)  # of the first text
+    first, second = ((end - 1).clamp(min=0), (last - end - 1).clamp(min=0))  # tokens of each text
+    excess = (last + 1 - length).clamp(min=0)
+    # The longer text is brought down to the shorter one; then both lose alike, and the longer one keeps what is odd.
+    alone = torch.minimum((first - second).abs(), excess)
+    from_first = torch.where(first > second, alone + (excess - alone) // 2, (excess - alone + 1) // 2)
+    from_first = torch.minimum(from_first, first)
+    kept = places[:length]
+    source = torch.where(kept < (end - from_first)[:, None], kept, kept + from_first[:, None])
+    cut_off = excess > 0
+    source[cut_off, -1] = last[cut_off]
+    shorter = {name: value if value is None else value.gather(1, source) for name, value in inputs.items()}
+    return shorter, int(cut_off.sum())

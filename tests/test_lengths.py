@@ -1,10 +1,12 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""Experts that read the first tokens of an input only."""
+"""Experts that read a part of an input only."""
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from huggingface_hub.errors import StrictDataclassError
-from tiny import VOCABULARY, pool_config, pool_model
+from tiny import VOCABULARY, WORDS, pool_config, pool_model
 from transformers import AutoModelForSequenceClassification
 
 from hf_securerouter.lengths import cut
@@ -37,6 +39,27 @@ def test_a_text_that_is_cut_keeps_its_separator(inputs):
     assert found["input_ids"][1:, -1].tolist() == [SEPARATOR] * 3
     assert found["token_type_ids"][2:, -1].tolist() == [1, 1]
     assert cut(inputs, 9) == (inputs, 0) and cut(inputs, None) == (inputs, 0)
+
+
+@given(
+    texts=st.lists(st.lists(st.sampled_from(WORDS), max_size=9).map(" ".join), min_size=1, max_size=2),
+    length=st.integers(4, 14),
+)
+def test_a_pair_loses_what_a_tokenizer_would_take_of_its_longer_text(tokenizer, texts, length):
+    columns = [[text, "the film was bad"] for text in texts]  # beside another one, so that there is padding
+    whole = tokenizer(*columns, return_tensors="pt", padding=True)
+    expected = tokenizer(*columns, return_tensors="pt", padding=True, truncation="longest_first", max_length=length)
+    found, count = cut(whole, length)
+    assert count == sum(len(row) > length for row in tokenizer(*columns)["input_ids"])
+    assert found.keys() == expected.keys()
+    for name, values in expected.items():
+        torch.testing.assert_close(found[name], values)
+
+
+def test_two_separators_between_the_texts_stay():
+    begin, end = 1, 2
+    ids = torch.tensor([[begin, 11, 12, 13, 14, end, end, 21, 22, 23, end]])
+    assert cut({"input_ids": ids}, 9)[0]["input_ids"].tolist() == [[begin, 11, 12, 13, end, end, 21, 22, end]]
 
 
 def test_without_a_mask_all_texts_have_the_whole_length(inputs):

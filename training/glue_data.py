@@ -7,7 +7,10 @@ import random
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from hf_securerouter import SecureRouterValueError
+from hf_securerouter.lengths import cut
 
 
 @dataclass(frozen=True)
@@ -128,10 +131,13 @@ def perturb(rows, copies, special_ids, seed):
 
 
 def shortened(rows, length):
-    """Rows with no more than `length` tokens, None for all; a row that is cut keeps its last token, the separator."""
+    """Rows with no more than `length` tokens, None for all; see [`hf_securerouter.lengths.cut`]."""
 
-    def cut(values):
-        return values if length is None or len(values) <= length else [*values[: length - 1], values[-1]]
+    def shorter(row):
+        if length is None or len(row["input_ids"]) <= length:
+            return row
+        names = [name for name in ("input_ids", "attention_mask", "token_type_ids") if name in row]
+        kept, _ = cut({name: torch.tensor([row[name]]) for name in names}, length)
+        return row | {name: values[0].tolist() for name, values in kept.items()}
 
-    names = ("input_ids", "attention_mask", "token_type_ids")
-    return [row | {name: cut(row[name]) for name in names if name in row} for row in rows]
+    return [shorter(row) for row in rows]
