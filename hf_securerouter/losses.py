@@ -137,6 +137,27 @@ def believed_utilities(expert_logits: torch.Tensor, judge: int, problem_type: Pr
     return torch.where(logits > 0, likely, 1 - likely).mean(dim=-1)
 
 
+def target_utilities(
+    expert_logits: torch.Tensor, labels: torch.Tensor, costs: Sequence[float], problem_type: ProblemType
+) -> torch.Tensor:
+    """
+    What a utility router learns: the mean of [`expert_utilities`] and of what the costliest expert believes of them,
+    [`believed_utilities`].
+
+    Args:
+        expert_logits (`torch.Tensor` of shape (B, K, C)): Output of every expert.
+        labels (`torch.Tensor`): As for [`task_loss`].
+        costs (K numbers): What each expert costs.
+        problem_type (`str`): As for [`task_loss`].
+
+    Returns:
+        `torch.Tensor` of shape (B, K), without gradient.
+    """
+    judge = max(range(len(costs)), key=lambda index: costs[index])
+    believed = believed_utilities(expert_logits, judge, problem_type)
+    return (expert_utilities(expert_logits, labels, problem_type) + believed) / 2
+
+
 def fit_temperature(logits: torch.Tensor, labels: torch.Tensor, problem_type: ProblemType) -> float:
     """
     What logits are to be divided by so that their probabilities are as good as they can be on these examples, which

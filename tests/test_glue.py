@@ -138,13 +138,13 @@ def test_experts_read_as_much_as_the_run_says(made, tmp_path, monkeypatch):
 
     monkeypatch.setattr("glue_run.train_pool", recording_pool)
     table = tmp_path / "results.json"
-    more = ("--expert_max_lengths", "7", "128", "--results_file", str(table))
+    more = ("--expert_max_lengths", "10", "128", "--results_file", str(table))
     report = run_glue_no_trainer.main(arguments(made, tmp_path / "out", *more, task="stsb"))
-    assert longest == {"final-expert--1": 11, "final-expert-0": 7}
+    assert longest == {"final-expert--1": 11, "final-expert-0": 10}
     model = SecureRouterForSequenceClassification.from_pretrained(tmp_path / "out")
-    assert model.config.expert_max_lengths == [7, 128]
+    assert model.config.expert_max_lengths == [10, 128]
     (row,) = json.loads(table.read_text())["tasks"]
-    assert row["experts"] == ["bert 1x16, 7 tokens", "bert 3x16, 16 tokens"] and row["cut"] == report["cut"] == [1, 0]
+    assert row["experts"] == ["bert 1x16, 10 tokens", "bert 3x16, 16 tokens"] and row["cut"] == report["cut"] == [1, 0]
     assert 0 < abs(report["experts"][0]["score"]) < 1
     # What the report says of the smaller expert is what the model computes.
     rows = glue_data.encode(

@@ -3,9 +3,9 @@
 
 import pytest
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from hypothesis import given
 from hypothesis import strategies as st
-from huggingface_hub.errors import StrictDataclassError
 from tiny import VOCABULARY, WORDS, pool_config, pool_model
 from transformers import AutoModelForSequenceClassification
 

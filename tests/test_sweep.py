@@ -101,6 +101,7 @@ def test_reversing_the_costs_reverses_the_routing(run, tokenizer, tmp_path, monk
 
 def test_predicted_utilities_start_at_their_means(run, tokenizer, tmp_path):
     rows = answered_rows(40, tokenizer)
+    run.args.share_router_encoder = False  # a shared encoder's router is fitted, not trained
     run.train = lambda *step: None
     folders = [tmp_path / str(k) for k in range(3)]
     for objective, expected in (("utility", [0.75, 0.75, 0.75]), ("gumbel", None)):

@@ -44,7 +44,9 @@ class GlueArguments:
     beta: float | None = _option(None, "Weight of the cost loss; default: 0.13 over the largest expert's cost.")
     temperature: float = _option(1.0, "Temperature of the Gumbel-softmax at the start.")
     min_temperature: float = _option(0.5, "Temperature that annealing ends at.")
-    router_num_train_epochs: float = _option(20.0, "Epochs of the router.")
+    router_num_train_epochs: float = _option(
+        20.0, "Epochs of the router; none of a utility router that shares an encoder: it is fitted in closed form."
+    )
     cross_fit_folds: int = _option(
         0,
         "With 2 or more, the router learns from experts trained without the fold that they answer, and the final "

@@ -27,6 +27,7 @@ from glue_costs import measure_costs, measure_routed, shares_encoder
 from glue_data import TASKS, encode, load_split, shortened, split_rows
 from glue_encrypted import compare_with_clear, encrypted_answers
 from glue_experts import EXACT, Summary, device, largest_name, load_expert, plan_pool, predict, train_pool
+from glue_router import fit_router
 from huggingface_hub import EvalResult, HfApi
 from results import publish
 from safetensors.torch import load_file, save_file
@@ -258,14 +259,17 @@ class GlueRun:
     def train_router(self, model, rows):
         """The router's weights, trained on the experts' answers."""
         model.experts.requires_grad_(False)
-        rows = self.summarized(model, rows)
-        if model.config.router_objective == "utility":
-            # A linear output starts where it would have to go first: at the experts' mean utility.
-            logits = torch.tensor([row["expert_logits"] for row in rows])
-            utilities = expert_utilities(logits, torch.tensor([row["labels"] for row in rows]), self.kind)
-            model.router.out_proj.bias.data.copy_(utilities.mean(dim=0))
-        name = f"router-{model.config.router_objective}"
-        self.train(name, model.train(), rows, self.args.router_num_train_epochs, self.args.router_learning_rate)
+        rows, objective = self.summarized(model, rows), model.config.router_objective
+        if objective == "utility" and model.config.router_shares_expert is not None:
+            fit_router(model, rows)
+        else:
+            if objective == "utility":
+                # A linear output starts where it would have to go first: at the experts' mean utility.
+                logits = torch.tensor([row["expert_logits"] for row in rows])
+                utilities = expert_utilities(logits, torch.tensor([row["labels"] for row in rows]), self.kind)
+                model.router.out_proj.bias.data.copy_(utilities.mean(dim=0))
+            epochs, rate = self.args.router_num_train_epochs, self.args.router_learning_rate
+            self.train(f"router-{objective}", model.train(), rows, epochs, rate)
         model.experts.requires_grad_(True)
         return {name: value.cpu() for name, value in model.cpu().router.state_dict().items()}
 
