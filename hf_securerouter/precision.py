@@ -154,9 +154,9 @@ _W8A8 = NumberFormat(
         scores=4,
         numerators=7,
         context=13,
-        row_inverse=22,
+        row_inverse=20,
         row_sum=11,
-        mixed=9,
+        mixed=8,
         inner=6,
         active=7,
         normal=7,
@@ -172,9 +172,9 @@ _W8A8 = NumberFormat(
         output_weights=6,
         head_weights=12,
         gamma=8,
-        mean_weights=12,
+        mean_weights=11,
     ),
-    Bounds(scores=5, value=3, context=5, residual=4, inner=3, variance_low=-7, variance_high=6, embedding=4),
+    Bounds(scores=5, value=3, context=5, residual=4, inner=3, variance_low=-5, variance_high=4),
 )
 
 

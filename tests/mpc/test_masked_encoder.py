@@ -77,8 +77,8 @@ def encrypted(spec, x, live, bounds=None, weights=None):
     return run(lambda party: encoder.run(party, given(party), mask(party)), words)
 
 
-def plan_of(spec, length=128, batch=1, bounds=None):
-    encoder = MaskedEncoder(spec, Precision(bounds or Bounds(), length, spec.softmax))
+def plan_of(spec, length=128, batch=1, bounds=None, precision=None):
+    encoder = MaskedEncoder(spec, precision or Precision(bounds or Bounds(), length, spec.softmax))
     meta = partial(torch.empty, device="meta")
     weights = {
         name: WeightShare(meta(shape, dtype=torch.int64), meta(shape, dtype=torch.int64))
@@ -86,7 +86,12 @@ def plan_of(spec, length=128, batch=1, bounds=None):
     }
 
     def program(party):
-        x = party.secret(meta(batch, length, spec.hidden_size, dtype=torch.int64), encoder.input_width, 14, 5)
+        x = party.secret(
+            meta(batch, length, spec.hidden_size, dtype=torch.int64),
+            encoder.input_width,
+            encoder.precision.bits.hidden,
+            5,
+        )
         return encoder.run(party, x, meta(batch, length, dtype=torch.uint8))
 
     return trace(program, weights)
