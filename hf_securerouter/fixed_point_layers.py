@@ -166,14 +166,15 @@ class FixedPointLinear(nn.Linear):
     def _rounding(self) -> torch.Tensor:
         """What rounding changes in `weight`."""
         chosen = self.format
-        factor = self.weight.new_tensor(chosen.scale)
+        weight = self.weight.float()
+        factor = weight.new_tensor(chosen.scale)
         if chosen.norm:
             factor = factor * chosen.norm[0].shared_weight()
-        folded = self.weight * factor
+        folded = weight * factor
         if chosen.centred:
             folded = folded - folded.mean(0)
         change = rounded(folded, chosen.weights) - folded
-        return torch.where(factor == 0, 0.0, change / factor)
+        return torch.where(factor == 0, 0.0, change / factor).to(self.weight.dtype)
 
 
 class FixedPointLayerNorm(nn.LayerNorm):
@@ -182,13 +183,15 @@ class FixedPointLayerNorm(nn.LayerNorm):
     format: NumberFormat
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        bits, bounds = self.format.bits, self.format.bounds
+        bits, bounds, dtype = self.format.bits, self.format.bounds, x.dtype
+        x = x.float()
         x = x - x.mean(-1, keepdim=True)
         watch(x, 2.0**bounds.residual)
         x = truncated(x, bits.normal, self.training)
         x = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.eps)
         ratio = self._ratio
-        return truncated(x / ratio, bits.hidden, self.training) * ratio * self.shared_weight() + self.bias
+        x = truncated(x / ratio, bits.hidden, self.training) * ratio
+        return (x * self.shared_weight() + self.bias).to(dtype)
 
     @property
     def _ratio(self) -> float:
@@ -196,7 +199,7 @@ class FixedPointLayerNorm(nn.LayerNorm):
 
     def shared_weight(self) -> torch.Tensor:
         """The weight as it is shared."""
-        return rounded(self.weight * self._ratio, self.format.bits.gamma) / self._ratio
+        return rounded(self.weight.float() * self._ratio, self.format.bits.gamma) / self._ratio
 
 
 class FixedPointEmbeddingNorm(nn.LayerNorm):

@@ -80,6 +80,7 @@ def _fixed_point_attention(softmax: str, precision: str) -> Callable[..., tuple[
     ) -> tuple[torch.Tensor, torch.Tensor]:
         length = key.shape[-2]
         scores = query @ key.transpose(-1, -2) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+        scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
         live = torch.ones_like(scores, dtype=torch.bool) if attention_mask is None else attention_mask
         watch(scores + 5 if softmax == "2quad" else scores, half, pairs=True)
         scores = truncated(scores, chosen.bits.scores, module.training)
@@ -92,10 +93,10 @@ def _fixed_point_attention(softmax: str, precision: str) -> Callable[..., tuple[
         sums = numerators.sum(dim=-1, keepdim=True).clamp(min=SMALLEST_ROW_SUM)
         bits = chosen.numerators(softmax, length)
         kept = functional.dropout(truncated(numerators, bits, module.training), dropout, module.training)
-        context = kept @ value
+        context = kept.to(value.dtype) @ value
         watch(context.transpose(1, 2), 2.0 ** chosen.context_bound(softmax, length))
-        context = truncated(context, bits, module.training) / sums
-        return context.transpose(1, 2).contiguous(), numerators / sums
+        context = (truncated(context, bits, module.training) / sums).to(value.dtype)
+        return context.transpose(1, 2).contiguous(), (numerators / sums).to(value.dtype)
 
     return attend
 

@@ -100,6 +100,18 @@ def test_another_precision_is_refused():
         use_functions(expert_of(), precision="w4a4")
 
 
+def test_it_runs_in_other_dtypes(batch):
+    """In bfloat16 throughout, and trained in float32 with products in bfloat16."""
+    expert = expert_of()
+    use_functions(expert, **NARROW)
+    expected = expert(**batch).logits
+    with torch.autocast("cpu", torch.bfloat16):
+        expert.train()(**batch).logits.float().sum().backward()
+    found = expert.to(torch.bfloat16).eval()(**batch).logits
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.float(), expected, atol=0.05, rtol=0.05)
+
+
 # Ranges.
 
 
