@@ -150,6 +150,9 @@ def test_every_bounded_value_is_watched(batch):
         "head": [(expert.bert.pooler.dense.bias, 90.0)],
         "logits": [(expert.classifier.bias, 90.0)],
     }
+    with torch.no_grad():  # so that scores move nothing else
+        own.value.weight.zero_()
+        own.value.bias.zero_()
     state = {name: part.clone() for name, part in expert.state_dict().items()}
     for changes in places.values():
         expert.load_state_dict(state)
@@ -176,7 +179,8 @@ def test_padding_does_not_count_and_nothing_stays_behind(batch):
     for given in (short, padded):
         with range_penalty(given["attention_mask"]) as penalty:
             expert(**given)
-        expert(**given)  # outside, where nobody watches
         found.append(penalty())
+        expert(**given)  # outside, where nobody watches
+        assert penalty() == found[-1]
     assert found[0] > 0
     torch.testing.assert_close(*found, atol=1e-4, rtol=1e-4)
