@@ -29,6 +29,7 @@ COST_SOURCES = ("estimate", "given", "measured")
 EXPERT_MPC_CHOICES = {
     "hidden_act": ("exact", "quadratic", "relu"),
     "softmax": ("exact", "2quad", "2relu"),
+    "precision": ("full", "w8a8"),
 }
 
 # Stated once, at the top of the config; every expert takes them from there.
@@ -200,9 +201,9 @@ class SecureRouterConfig(PreTrainedConfig):
             How many queries of a batch each expert serves under `routing_privacy="quota"`. A batch is their sum. One
             each when not given.
         expert_mpc (`list[dict]`, *optional*):
-            For each expert, the functions it was trained with because they cost less under encryption: `hidden_act`
-            (`"exact"`, `"quadratic"`, `"relu"`) and `softmax` (`"exact"`, `"2quad"`, `"2relu"`). They hold in clear as
-            well, see `functions.py`.
+            For each expert, what it was trained with because that costs less under encryption: `hidden_act`
+            (`"exact"`, `"quadratic"`, `"relu"`), `softmax` (`"exact"`, `"2quad"`, `"2relu"`) and `precision`
+            (`"full"`, `"w8a8"`). It holds in clear as well, see `functions.py` and `fixed_point_layers.py`.
         expert_max_lengths (`list[int]`, *optional*):
             For each expert, how many tokens of an input it reads; the rest is cut off. Under encryption every input
             is padded to one length, and an expert that reads half of it costs less than half. By default all read

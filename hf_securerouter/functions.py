@@ -21,6 +21,8 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from .configuration_securerouter import EXPERT_MPC_CHOICES
 from .errors import SecureRouterValueError
+from .fixed_point_layers import truncated, use_fixed_point, watch
+from .precision import number_format
 
 
 SMALLEST_ROW_SUM = 2.0**-3  # of numerators; on shares the inverse of less is not defined
@@ -61,6 +63,44 @@ def attention_weights(scores: torch.Tensor, live: torch.Tensor | None, softmax: 
     return (numerators / numerators.sum(dim=-1, keepdim=True).clamp(min=SMALLEST_ROW_SUM)).to(scores.dtype)
 
 
+def _fixed_point_attention(softmax: str, precision: str) -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
+    """An attention function of transformers' interface that truncates, in training, where shares do."""
+    chosen = number_format(precision, softmax)
+    half = 2.0 ** (chosen.bounds.scores - 1)
+
+    def attend(
+        module: nn.Module,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        scaling: float | None = None,
+        dropout: float = 0.0,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        length = key.shape[-2]
+        scores = query @ key.transpose(-1, -2) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+        scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+        live = torch.ones_like(scores, dtype=torch.bool) if attention_mask is None else attention_mask
+        watch(scores + 5 if softmax == "2quad" else scores, half, pairs=True)
+        scores = truncated(scores, chosen.bits.scores, module.training)
+        if softmax == "exact":
+            below = scores.masked_fill(~live, -torch.inf).amax(-1, keepdim=True) - scores
+            watch(below, half - 4, pairs=True)
+            numerators = torch.exp(-below) * live
+        else:
+            numerators = NUMERATORS[softmax](scores) * live
+        sums = numerators.sum(dim=-1, keepdim=True).clamp(min=SMALLEST_ROW_SUM)
+        bits = chosen.numerators(softmax, length)
+        kept = functional.dropout(truncated(numerators, bits, module.training), dropout, module.training)
+        context = kept.to(value.dtype) @ value
+        watch(context.transpose(1, 2), 2.0 ** chosen.context_bound(softmax, length))
+        context = (truncated(context, bits, module.training) / sums).to(value.dtype)
+        return context.transpose(1, 2).contiguous(), (numerators / sums).to(value.dtype)
+
+    return attend
+
+
 def _attention(softmax: str) -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
     """An attention function of transformers' interface."""
 
@@ -82,12 +122,16 @@ def _attention(softmax: str) -> Callable[..., tuple[torch.Tensor, torch.Tensor]]
     return attend
 
 
-for _softmax in NUMERATORS:
-    AttentionInterface.register(_PREFIX + _softmax, _attention(_softmax))
-    AttentionMaskInterface.register(_PREFIX + _softmax, sdpa_mask)  # True where a key counts
+_ATTENTIONS = {(softmax, "full"): _attention(softmax) for softmax in NUMERATORS}
+_ATTENTIONS |= {(softmax, "w8a8"): _fixed_point_attention(softmax, "w8a8") for softmax in ("exact", *NUMERATORS)}
+for _names, _function in _ATTENTIONS.items():
+    AttentionInterface.register(_PREFIX + "_".join(_names), _function)
+    AttentionMaskInterface.register(_PREFIX + "_".join(_names), sdpa_mask)  # True where a key counts
 
 
-def use_functions(expert: PreTrainedModel, hidden_act: str = "exact", softmax: str = "exact") -> None:
+def use_functions(
+    expert: PreTrainedModel, hidden_act: str = "exact", softmax: str = "exact", precision: str = "full"
+) -> None:
     """
     Lets a classifier compute other functions, in the place; its weights stay. `to_mpc` converts it with these.
 
@@ -95,17 +139,21 @@ def use_functions(expert: PreTrainedModel, hidden_act: str = "exact", softmax: s
         expert (`PreTrainedModel`): A BERT-like classifier.
         hidden_act (`str`): Of its feed-forward layers: `"exact"` (the config's own), `"quadratic"` or `"relu"`.
         softmax (`str`): Of its attention: `"exact"`, `"2quad"` or `"2relu"`.
+        precision (`str`): What it computes with: `"full"` or `"w8a8"`; see `fixed_point_layers.py`.
 
     Raises:
-        `SecureRouterValueError`: There is no such function.
+        `SecureRouterValueError`: There is no such function, or the family has no such precision.
     """
-    for name, value in (("hidden_act", hidden_act), ("softmax", softmax)):
+    chosen = {"hidden_act": hidden_act, "softmax": softmax, "precision": precision}
+    for name, value in chosen.items():
         if value not in EXPERT_MPC_CHOICES[name]:
             options = ", ".join(EXPERT_MPC_CHOICES[name])
             raise SecureRouterValueError(f"`{name}` should be one of {options}, got {value!r}.")
-    cast(Any, expert).expert_mpc = {"hidden_act": hidden_act, "softmax": softmax}  # for `to_mpc`
-    if softmax != "exact":
-        expert.set_attn_implementation(_PREFIX + softmax)
+    if precision != "full":
+        use_fixed_point(expert, precision, softmax, hidden_act)
+    cast(Any, expert).expert_mpc = chosen  # for `to_mpc`
+    if (softmax, precision) in _ATTENTIONS:
+        expert.set_attn_implementation(f"{_PREFIX}{softmax}_{precision}")
     if hidden_act == "exact":
         return
     for path, module in expert.base_model.named_modules():

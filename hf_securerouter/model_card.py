@@ -254,10 +254,15 @@ def _expert_table(model: SecureRouterForSequenceClassification, shares: Sequence
         header.append("tokens read")
         for index, row in enumerate(rows):
             row.append(config.length_of(index))
-    if any(choice != "exact" for chosen in config.expert_mpc for choice in chosen.values()):
+    if any(chosen[name] != "exact" for chosen in config.expert_mpc for name in ("hidden_act", "softmax")):
         header += ["activation", "attention"]
         for row, chosen in zip(rows, config.expert_mpc, strict=True):
             row += [chosen["hidden_act"], chosen["softmax"]]
+    precisions = [chosen["precision"] for chosen in config.expert_mpc]
+    if set(precisions) != {"full"}:
+        header.append("precision")
+        for row, precision in zip(rows, precisions, strict=True):
+            row.append(precision)
     if shares is not None:
         header.append("share of evaluated texts")
         for row, share in zip(rows, shares, strict=True):

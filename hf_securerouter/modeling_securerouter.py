@@ -201,7 +201,7 @@ class SecureRouterForSequenceClassification(SecureRouterPreTrainedModel):
 
     def _use_functions(self) -> None:
         for expert, chosen in zip(self._expert_models, self.config.expert_mpc or [], strict=True):
-            use_functions(expert, chosen["hidden_act"], chosen["softmax"])
+            use_functions(expert, **chosen)
 
     def set_attn_implementation(self, *args: Any, **kwargs: Any) -> None:
         """As in transformers, but for experts whose `expert_mpc` names a softmax of its own."""

@@ -192,8 +192,8 @@ def test_wrong_lengths_are_caught_when_saving(tmp_path):
 
 def test_expert_mpc_is_completed_with_the_exact_functions():
     config = pool_config(expert_mpc=[{"hidden_act": "relu"}, {}, {"softmax": "2relu"}])
-    assert config.expert_mpc[0] == {"hidden_act": "relu", "softmax": "exact"}
-    assert config.expert_mpc[1] == {"hidden_act": "exact", "softmax": "exact"}
+    assert config.expert_mpc[0] == {"hidden_act": "relu", "softmax": "exact", "precision": "full"}
+    assert config.expert_mpc[1] == {"hidden_act": "exact", "softmax": "exact", "precision": "full"}
     assert config.expert_mpc[2]["softmax"] == "2relu"
 
 

@@ -95,16 +95,16 @@ def test_expert_table_has_parameters_cost_and_share(model, data):
 
 def test_expert_table_tells_experts_made_for_encryption(model):
     plain = generate_model_card(model)
-    assert "tokens read" not in plain and "attention" not in plain
+    assert "tokens read" not in plain and "attention" not in plain and "precision" not in plain
     model.config.expert_max_lengths = [8, 128]
     model.config.expert_mpc = [
-        {"hidden_act": "quadratic", "softmax": "2quad"},
-        {"hidden_act": "exact", "softmax": "exact"},
+        {"hidden_act": "quadratic", "softmax": "2quad", "precision": "w8a8"},
+        {"hidden_act": "exact", "softmax": "exact", "precision": "full"},
     ]
     content = generate_model_card(model)
-    assert table_row(content, "expert")[-3:] == ["tokens read", "activation", "attention"]
-    assert table_row(content, "0 (")[-3:] == ["8", "quadratic", "2quad"]
-    assert table_row(content, "1 (")[-3:] == ["16", "exact", "exact"]
+    assert table_row(content, "expert")[-4:] == ["tokens read", "activation", "attention", "precision"]
+    assert table_row(content, "0 (")[-4:] == ["8", "quadratic", "2quad", "w8a8"]
+    assert table_row(content, "1 (")[-4:] == ["16", "exact", "exact", "full"]
 
 
 @pytest.mark.parametrize(

@@ -16,10 +16,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..functions import Quadratic, attention_weights
+from ..precision import MARGIN
 from .models import EncoderSpec
 
-
-MARGIN = 1.5  # a bound is at least this many times what was seen
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": functional.gelu,

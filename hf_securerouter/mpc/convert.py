@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..configuration_securerouter import ROUTING_PRIVACY_MODES, usable_positions
 from ..errors import SecureRouterValueError, SecureRouterWarning
+from ..precision import Bounds
 from ..routing import by_cost
 from .calibration import ClearEncoder
 from .client import Client, Labels, Text, copy_into_padding
@@ -24,7 +25,6 @@ from .models.base import Problem, copy_linear
 from .network import NETWORKS
 from .protocols import PROTOCOLS, load_protocol
 from .protocols.masked import member_weights
-from .protocols.masked_precision import Bounds
 
 
 if TYPE_CHECKING:

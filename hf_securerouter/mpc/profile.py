@@ -74,6 +74,7 @@ def profile(
     delay_ms: float | None = None,
     hidden_act: str = "exact",
     softmax: str = "exact",
+    precision: str = "full",
     progress: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Run one encoder, its pooler and its head on shared embeddings, without a router.
@@ -88,7 +89,7 @@ def profile(
         network (`str`): Of `"masked"`: what the plan is made for.
         delay_ms (`float`, *optional*): Measure once more on a link between the parties that takes so many
             milliseconds one way.
-        hidden_act (`str`), softmax (`str`): What the encoder computes, as in `expert_mpc`.
+        hidden_act (`str`), softmax (`str`), precision (`str`): What the encoder computes, as in `expert_mpc`.
         progress (callable, *optional*): Told what happens.
 
     Returns:
@@ -103,7 +104,7 @@ def profile(
     say(f"Building {architecture} ...")
     torch.manual_seed(0)  # of the weights and tokens that are measured on; shares never come from here
     model = build(architecture, seq_length)
-    use_functions(model, hidden_act, softmax)
+    use_functions(model, hidden_act, softmax, precision)
     if provider is None:
         provider = "tfp" if protocol == "crypten" else "ttp"
     inputs = {
@@ -136,6 +137,7 @@ def profile(
         "network": network,
         "hidden_act": hidden_act,
         "softmax": softmax,
+        "precision": precision,
         "delay_ms": delay_ms,
         "choices": _choices(protocol, seq_length, batch_size * secure.manifest.experts[0].num_heads, network),
         "runs": runs,

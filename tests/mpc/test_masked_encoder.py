@@ -73,12 +73,12 @@ def batch_of(spec, lengths, longest, seed=0):
 def encrypted(spec, x, live, bounds=None, weights=None):
     encoder = MaskedEncoder(spec, Precision(bounds or Bounds(), x.shape[1], spec.softmax))
     words = encode_weights(spec, weights or weights_of(spec), encoder.precision)
-    given, mask = Input.real(x, encoder.input_width, encoder.precision.activations), Bits(live)
+    given, mask = Input.real(x, encoder.input_width, encoder.precision.bits.hidden), Bits(live)
     return run(lambda party: encoder.run(party, given(party), mask(party)), words)
 
 
-def plan_of(spec, length=128, batch=1, bounds=None):
-    encoder = MaskedEncoder(spec, Precision(bounds or Bounds(), length, spec.softmax))
+def plan_of(spec, length=128, batch=1, bounds=None, precision=None):
+    encoder = MaskedEncoder(spec, precision or Precision(bounds or Bounds(), length, spec.softmax))
     meta = partial(torch.empty, device="meta")
     weights = {
         name: WeightShare(meta(shape, dtype=torch.int64), meta(shape, dtype=torch.int64))
@@ -86,7 +86,12 @@ def plan_of(spec, length=128, batch=1, bounds=None):
     }
 
     def program(party):
-        x = party.secret(meta(batch, length, spec.hidden_size, dtype=torch.int64), encoder.input_width, 14, 5)
+        x = party.secret(
+            meta(batch, length, spec.hidden_size, dtype=torch.int64),
+            encoder.input_width,
+            encoder.precision.bits.hidden,
+            5,
+        )
         return encoder.run(party, x, meta(batch, length, dtype=torch.uint8))
 
     return trace(program, weights)
@@ -182,21 +187,20 @@ def test_budgets_at_length_128(spec, online, rounds, dealer):
 def linear_bytes(spec, length, batch):
     """Openings in front of fixed weights: the hidden state, the context, the hidden state, the activations."""
     precision = Precision(Bounds(), length, spec.softmax)
-    wide, narrow, inner = precision.attention_width, precision.residual_width, precision.feed_forward_width
-    last_width = precision.product + precision.bounds.logits + 2
+    wide, inner = precision.attention_width, precision.feed_forward_width
 
     def layer(rows):
         return [
-            (rows * spec.hidden_size, narrow),
+            (rows * spec.hidden_size, precision.attended_width),
             (rows * spec.hidden_size, inner),
-            (rows * spec.intermediate_size, narrow),
+            (rows * spec.intermediate_size, precision.outer_width),
         ]
 
     openings = [(batch * length * spec.hidden_size, wide)] * spec.num_layers
     for _ in range(spec.num_layers - 1):
         openings += layer(batch * length)
     openings += [(batch * spec.hidden_size, wide), *layer(batch)]
-    openings += [(batch * spec.hidden_size, wide), (batch * spec.hidden_size, last_width)]
+    openings += [(batch * spec.hidden_size, wide), (batch * spec.hidden_size, precision.classifier_width)]
     return sum(packed_size(*opening) for opening in openings)
 
 
@@ -210,7 +214,7 @@ def attention_bytes(spec, length, batch):
         matmul += packed_size(batch * length * spec.hidden_size, precision.score_width)
         matmul += packed_size(batch * length * spec.hidden_size, precision.mix_width)
         matmul += packed_size(scores, precision.mix_width)
-        exponential += packed_size(scores, precision.bounds.scores + precision.scores) + packed_size(scores, 1)
+        exponential += packed_size(scores, precision.bounds.scores + precision.bits.scores) + packed_size(scores, 1)
     return matmul, exponential
 
 

@@ -145,7 +145,7 @@ def masked(model, batch, **functions):
     encoder, prefix = MaskedEncoder(spec, precision, "experts.0."), "experts.0."
     encoded = encode_weights(spec, weights, precision)
     assert {name: tuple(words.shape) for name, words in encoded.items()} == weight_shapes(spec)
-    x = Input.real(embedded, encoder.input_width, precision.activations)
+    x = Input.real(embedded, encoder.input_width, precision.bits.hidden)
     pad = Csprng(new_seed(), b"live").ring(live.shape, 1).to(torch.uint8)
     masks = (live ^ pad, pad)
     return run(

@@ -47,6 +47,13 @@ def test_what_an_expert_computes_instead_is_measured(tmp_path):
     assert done.exit_code == 0, done.stderr
     report = json.loads(done.stdout)
     assert (report["hidden_act"], report["softmax"]) == ("quadratic", "2quad")
+    narrow = CliRunner().invoke(
+        cli.app, [*arguments, "--hidden-act", "quadratic", "--softmax", "2quad", "--precision", "w8a8"]
+    )
+    assert narrow.exit_code == 0, narrow.stderr
+    assert json.loads(narrow.stdout)["precision"] == "w8a8"
+    assert json.loads(narrow.stdout)["online_bytes"] < 0.65 * report["online_bytes"]
+    assert json.loads(narrow.stdout)["max_abs_logit_error"] < 0.02
     gates = {gate["gate"] for gate in report["by_gate"]}
     assert {"Square", "SelectedSquare"} <= gates and not {"Exponential", "Knockout"} & gates
     assert report["max_abs_logit_error"] < 0.01

@@ -25,8 +25,8 @@ class AlbertArchitecture(BertArchitecture):
 
     model_type = "albert"
 
-    def spec(self, config: Any, *, softmax: str = "exact", hidden_act: str = "exact") -> EncoderSpec:
-        spec = super().spec(config, softmax=softmax, hidden_act=hidden_act)
+    def spec(self, config: Any, **chosen: str) -> EncoderSpec:
+        spec = super().spec(config, **chosen)
         # Group by group, as `AlbertTransformer` divides its layers; a group runs all of its own.
         per_group = config.num_hidden_layers / config.num_hidden_groups
         groups = [int(index / per_group) for index in range(config.num_hidden_layers)]

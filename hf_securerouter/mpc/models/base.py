@@ -55,13 +55,14 @@ class EncoderSpec:
         hidden_size (`int`): Width of a row.
         num_heads (`int`): Attention heads; `hidden_size` is a multiple of it.
         intermediate_size (`int`): Width of the feed-forward layer.
-        hidden_act (`str`): `"gelu"` or `"relu"`.
+        hidden_act (`str`): `"gelu"`, `"relu"` or `"quadratic"`.
         softmax (`str`): `"exact"`, `"2quad"` or `"2relu"`.
         layer_norm_eps (`float`): Added to every LayerNorm's variance.
         layer_map (`tuple[int, ...]`): Index of the weights that layer `l` uses; the identity unless layers are shared.
         head (`HeadSpec`): The head on the first token's row.
         embedding_size (`int`, *optional*): Width of the embedding output, where a linear layer takes it to
             `hidden_size`; None where there is no such layer.
+        precision (`str`): What it was trained for, a name in `EXPERT_MPC_CHOICES["precision"]`.
     """
 
     num_layers: int
@@ -74,6 +75,7 @@ class EncoderSpec:
     layer_map: tuple[int, ...]
     head: HeadSpec
     embedding_size: int | None = None
+    precision: str = "full"
 
     @property
     def head_size(self) -> int:
@@ -92,7 +94,8 @@ class EncoderSpec:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> EncoderSpec:
         """The spec that `to_dict` described."""
-        known = {field.name: values[field.name] for field in fields(cls)}
+        # Manifests of before there was another precision do not name one.
+        known = {field.name: values[field.name] for field in fields(cls) if field.name in values}
         return cls(**known | {"layer_map": tuple(values["layer_map"]), "head": HeadSpec(**values["head"])})
 
 
@@ -128,8 +131,10 @@ class Architecture(ABC):
         """Everything in `config` that cannot be computed on shares; `path` is where the model stands in its pool."""
 
     @abstractmethod
-    def spec(self, config: Any, *, softmax: str = "exact", hidden_act: str = "exact") -> EncoderSpec:
-        """The public shape of the classifier that `config` describes; `softmax` and `hidden_act` as in
+    def spec(
+        self, config: Any, *, softmax: str = "exact", hidden_act: str = "exact", precision: str = "full"
+    ) -> EncoderSpec:
+        """The public shape of the classifier that `config` describes; `softmax`, `hidden_act` and `precision` as in
         `SecureRouterConfig.expert_mpc`."""
 
     def encoder(self, model: Any) -> nn.Module:

@@ -35,7 +35,9 @@ class BertArchitecture(Architecture):
             found.append(Problem(f"{path}.config.is_decoder", "a decoder is not an encoder", "Set `is_decoder=False`"))
         return found
 
-    def spec(self, config: Any, *, softmax: str = "exact", hidden_act: str = "exact") -> EncoderSpec:
+    def spec(
+        self, config: Any, *, softmax: str = "exact", hidden_act: str = "exact", precision: str = "full"
+    ) -> EncoderSpec:
         return EncoderSpec(
             num_layers=config.num_hidden_layers,
             hidden_size=config.hidden_size,
@@ -46,6 +48,7 @@ class BertArchitecture(Architecture):
             layer_norm_eps=config.layer_norm_eps,
             layer_map=tuple(range(config.num_hidden_layers)),
             head=HeadSpec("head.dense", "tanh", "head.classifier", config.num_labels),
+            precision=precision,
         )
 
     def embed(self, embeddings: Any, input_ids: Tensor, token_type_ids: Tensor | None) -> Tensor:

@@ -30,7 +30,9 @@ class DistilBertArchitecture(Architecture):
     def problems(self, config: Any, path: str) -> list[Problem]:
         return activation_problems(config.activation, f"{path}.config.activation")
 
-    def spec(self, config: Any, *, softmax: str = "exact", hidden_act: str = "exact") -> EncoderSpec:
+    def spec(
+        self, config: Any, *, softmax: str = "exact", hidden_act: str = "exact", precision: str = "full"
+    ) -> EncoderSpec:
         return EncoderSpec(
             num_layers=config.n_layers,
             hidden_size=config.dim,
@@ -41,6 +43,7 @@ class DistilBertArchitecture(Architecture):
             layer_norm_eps=LAYER_NORM_EPS,
             layer_map=tuple(range(config.n_layers)),
             head=HeadSpec("head.dense", "relu", "head.classifier", config.num_labels),
+            precision=precision,
         )
 
     def embed(self, embeddings: Any, input_ids: Tensor, token_type_ids: Tensor | None) -> Tensor:

@@ -24,8 +24,8 @@ class ElectraArchitecture(BertArchitecture):
 
     model_type = "electra"
 
-    def spec(self, config: Any, *, softmax: str = "exact", hidden_act: str = "exact") -> EncoderSpec:
-        spec = super().spec(config, softmax=softmax, hidden_act=hidden_act)
+    def spec(self, config: Any, **chosen: str) -> EncoderSpec:
+        spec = super().spec(config, **chosen)
         return replace(
             spec,
             head=replace(spec.head, activation="gelu"),

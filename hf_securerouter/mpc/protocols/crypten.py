@@ -95,14 +95,18 @@ def problems(members: Mapping[str, EncoderSpec], device: str, provider: str) -> 
             )
         )
     for name, spec in members.items():
-        for field, known in (("hidden_act", ("gelu", "relu")), ("softmax", ("exact",))):
+        for field, known in (
+            ("hidden_act", ("gelu", "relu")),
+            ("softmax", ("exact",)),
+            ("precision", ("full",)),
+        ):
             value = getattr(spec, field)
             if value not in known:
                 found.append(
                     Problem(
                         f"{name}.{field}",
                         f"protocol 'crypten' has no {value!r}",
-                        f"Set it to 'exact' in `config.expert_mpc` (known here: {', '.join(known)})",
+                        f"Leave it out of `config.expert_mpc` (known here: {', '.join(known)})",
                     )
                 )
     return found

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ...errors import SecureRouterError
+from ...precision import number_format
 from ..client import copy_into_padding
 from ..device import DEVICES, what_is_missing
 from ..fixed_point import decode, encode
@@ -28,7 +29,7 @@ from ..ring import packed_size, reduce, seal, unpack
 from ..weights import mask_weight
 from .base import Program, Shares, Sharing
 from .masked_encoder import MaskedEncoder
-from .masked_precision import Bounds, Precision
+from .masked_precision import Precision
 from .masked_weights import encode_weights, weight_shapes
 
 
@@ -44,24 +45,25 @@ def encoders(manifest: Manifest) -> dict[str, MaskedEncoder]:
 
     Of a router that shares an expert's encoder only `head` is run, behind that expert's `encode`; their rings agree.
     """
-    # Of a shared encoder the bounds are the expert's, and those of the router's head its own.
-    bounds = {
-        name: {**manifest.bounds.get(manifest.encoder_of(name), {}), **manifest.bounds.get(name, {})}
-        for name in manifest.members
-    }
     return {
-        name: MaskedEncoder(
-            spec,
-            Precision(
-                bounds=Bounds().narrowed(**bounds[name]),
-                length=manifest.length_of(name),
-                softmax=spec.softmax,
-                network=manifest.network,
-            ),
-            f"{name}.",
-        )
-        for name, spec in manifest.members.items()
+        name: MaskedEncoder(spec, _precision(manifest, name), f"{name}.") for name, spec in manifest.members.items()
     }
+
+
+def _precision(manifest: Manifest, member: str) -> Precision:
+    """Of a shared encoder all is as the expert's, but for the bounds of the router's head."""
+    owner = manifest.encoder_of(member)
+    spec = manifest.members[owner]
+    chosen = number_format(spec.precision, spec.softmax)
+    calibrated = {**manifest.bounds.get(owner, {}), **manifest.bounds.get(member, {})}
+    return Precision(
+        bounds=chosen.bounds.narrowed(**calibrated),
+        length=manifest.length_of(member),
+        softmax=spec.softmax,
+        network=manifest.network,
+        hidden_act=spec.hidden_act,
+        bits=chosen.bits,
+    )
 
 
 def all_weight_shapes(manifest: Manifest) -> dict[str, tuple[int, ...]]:
@@ -143,9 +145,9 @@ class MaskedSharing(Sharing):
         shares: Shares = {"party0": {}, "party1": {SEED: as_tensor(seed)}}
         for name, values in embeddings.items():
             encoder = self.encoders[name]
-            words = encode(copy_into_padding(values, attention_mask), encoder.precision.activations)
+            words = encode(copy_into_padding(values, attention_mask), encoder.precision.bits.hidden)
             width = input_width(self.manifest, name)
-            largest = 1 << (encoder.precision.activations + encoder.precision.bounds.embedding)
+            largest = 1 << (encoder.precision.bits.hidden + encoder.precision.bounds.embedding)
             travels = width < encoder.input_width or (self.manifest.selects and name != "router")
             if travels and int(words.abs().max()) >= largest:
                 raise SecureRouterError(

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ...precision import deviation_bits
 from ..gate import SecretProtocol, together
 from ..gates.activation import Activation
 from ..gates.bit_to_ring import BitToRing
@@ -29,7 +30,7 @@ from ..network import NETWORKS
 from ..party import Party
 from ..shares import Secret
 from .masked_precision import Precision
-from .masked_weights import deviation_bits, layer_names
+from .masked_weights import layer_names
 
 
 NORMAL_BOUND = 5  # log2 of what normalised values stay below
@@ -73,12 +74,12 @@ class MaskedEncoder:
 
         Args:
             party (`Party`): With the encoder's weights.
-            x (`Secret`): Embedding output, (B, T, E) at 14 fraction bits in Z_2^`input_width`. Padding rows are exact
+            x (`Secret`): Embedding output, (B, T, E) at `bits.hidden` in Z_2^`input_width`. Padding rows are exact
                 copies of a live row, so that their values stay in the live range in every layer.
             live (`torch.Tensor`): XOR share of the attention mask, uint8 (B, T): 1 for tokens, 0 for padding.
 
         Returns:
-            `Secret`: (B, H) at 14 fraction bits in Z_2^`input_width`, before the last LayerNorm's gamma and beta.
+            `Secret`: (B, H) at `bits.hidden` in Z_2^`input_width`, before the last LayerNorm's gamma and beta.
         """
         names = layer_names(self.spec)
         for name in names[:-1]:
@@ -88,19 +89,19 @@ class MaskedEncoder:
 
     def row(self, party: Party, words: Tensor) -> Secret:
         """What `encode` gave, from its words, (B, H)."""
-        return party.secret(words, self.input_width, self.precision.activations, NORMAL_BOUND)
+        return party.secret(words, self.input_width, self.precision.bits.hidden, NORMAL_BOUND)
 
     def head(self, party: Party, row: Secret) -> SecretProtocol[Secret]:
         """Logits, (B, C), from what `encode` gave; several heads may read one row."""
-        precision, head = self.precision, self.spec.head
-        last_width = precision.product + precision.bounds.logits + 2
+        precision, bits, name = self.precision, self.precision.bits, self.spec.head.activation
         bound = precision.bounds.head
         (dense,) = yield from self._linear(
-            party, row, precision.attention_width, bound, {"head.dense": precision.weights}
+            party, row, precision.attention_width, bound, {"head.dense": bits.head_weights}
         )
-        active = yield from self._activation(party, head.activation, dense, bound, last_width)
+        width = precision.classifier_width
+        active = yield from self._activation(party, name, dense, bound, bits.head_inner, bits.head_active, width)
         (logits,) = yield from self._linear(
-            party, active, last_width, precision.bounds.logits, {"head.classifier": precision.weights}
+            party, active, width, precision.bounds.logits, {"head.classifier": bits.head_weights}
         )
         return logits.truncate(precision.logits)
 
@@ -118,12 +119,12 @@ class MaskedEncoder:
         """x W + b for some matrices (name to scale) and, last, the centred residual gamma x + beta - its mean."""
         if residual is not None and self._has(party, residual):
             # The residual of projected embeddings is one more matrix, with centred outputs.
-            matrices, residual = {**matrices, residual: self.precision.weights}, None
+            matrices, residual = {**matrices, residual: self.precision.bits.gamma}, None
         rows = x.map(lambda words: words.reshape(-1, words.shape[-1])).narrow(width)
         diagonals: dict[str, int] = {}
         if residual is not None:
-            matrices = {**matrices, f"{residual}.mean": self.precision.mean_weights}
-            diagonals = {f"{residual}.gamma": self.precision.weights}
+            matrices = {**matrices, f"{residual}.mean": self.precision.bits.mean_weights}
+            diagonals = {f"{residual}.gamma": self.precision.bits.gamma}
         results = yield from self._products(party, rows, matrices, diagonals, bound)
         if residual is not None:
             scaled, mean = results.pop(), results.pop()
@@ -162,41 +163,43 @@ class MaskedEncoder:
 
     def _layer(self, party: Party, name: str, x: Secret, live: Tensor, last: bool) -> SecretProtocol[Secret]:
         """One layer; the last one computes only the row of the first token, from the keys and values of all."""
-        precision = self.precision
-        widest, scale = precision.attention_width, precision.weights
-        keys = {f"{name}.key": scale, f"{name}.value": precision.value_weights}
+        precision, bits, bound = self.precision, self.precision.bits, self.precision.bounds.residual
+        widest = precision.attention_width
+        keys = {f"{name}.key": bits.key_weights, f"{name}.value": bits.value_weights}
+        queries = {f"{name}.query": bits.query_weights}
         first = x.map(lambda words: words[:, :1]) if last else x
-        own = self._linear(party, first, widest, precision.bounds.residual, {f"{name}.query": scale}, f"{name}.input")
+        own = self._linear(party, first, widest, bound, queries, f"{name}.input")
         if last:
-            (key, value), (query, residual) = yield from together(
-                self._linear(party, x, widest, precision.bounds.residual, keys), own
-            )
+            (key, value), (query, residual) = yield from together(self._linear(party, x, widest, bound, keys), own)
         else:
             own.close()
-            matrices = {f"{name}.query": scale} | keys
             query, key, value, residual = yield from self._linear(
-                party, x, widest, precision.bounds.residual, matrices, f"{name}.input"
+                party, x, widest, bound, queries | keys, f"{name}.input"
             )
         context = yield from self._attention(party, query, key, value, live)
         (attended,) = yield from self._linear(
-            party, context, precision.residual_width, precision.bounds.residual, {f"{name}.attention_output": scale}
+            party,
+            context,
+            precision.attended_width,
+            bound,
+            {f"{name}.attention_output": bits.attention_output_weights},
         )
-        x = yield from self._norm(party, attended + residual, precision.feed_forward_width)
+        z = attended + residual.truncate(attended.scale)
+        x = yield from self._norm(party, z, precision.feed_forward_width)
         inner, residual = yield from self._linear(
             party,
             x,
             precision.feed_forward_width,
             precision.bounds.inner,
-            {f"{name}.intermediate": scale},
+            {f"{name}.intermediate": bits.intermediate_weights},
             f"{name}.middle",
         )
-        inner = yield from self._activation(
-            party, self.spec.hidden_act, inner, precision.bounds.inner, precision.residual_width
+        width = precision.outer_width
+        active = yield from self._activation(
+            party, self.spec.hidden_act, inner, precision.bounds.inner, bits.inner, bits.active, width
         )
-        (outer,) = yield from self._linear(
-            party, inner, precision.residual_width, precision.bounds.residual, {f"{name}.output": scale}
-        )
-        return (yield from self._norm(party, outer + residual, precision.attention_width))
+        (outer,) = yield from self._linear(party, active, width, bound, {f"{name}.output": bits.output_weights})
+        return (yield from self._norm(party, outer + residual.truncate(outer.scale), precision.attention_width))
 
     def _heads(self, x: Secret) -> Secret:
         """(B, T, H) to (B, heads, T, H / heads)."""
@@ -208,9 +211,9 @@ class MaskedEncoder:
     def _attention(
         self, party: Party, query: Secret, key: Secret, value: Secret, live: Tensor
     ) -> SecretProtocol[Secret]:
-        precision = self.precision
-        query, key = (self._heads(part.truncate(precision.activations)) for part in (query, key))
-        value = self._heads(value.truncate(precision.values))
+        precision, bits = self.precision, self.precision.bits
+        query, key = self._heads(query.truncate(bits.query)), self._heads(key.truncate(bits.key))
+        value = self._heads(value.truncate(bits.value))
         key = key.map(lambda words: words.transpose(-1, -2).contiguous())
         multiply = Matmul(query.shape, key.shape, precision.score_width)
         mix = Matmul((*multiply.result,), value.shape, precision.mix_width).start(party)
@@ -220,7 +223,8 @@ class MaskedEncoder:
         # The sum is taken before the numerators are truncated: their rounding is unbiased, but need not add up.
         low, high = precision.row_sum_range
         sums = numerators.map(lambda words: words.sum(-1))
-        sums = sums.truncate(precision.row_sum) if sums.scale > precision.row_sum else sums
+        scale = min(max(sums.scale, 5 - low), bits.row_sum)  # of at least 5 bits of the smallest
+        sums = sums.truncate(scale) if sums.scale > scale else sums.upscale(scale)
         inverse = RowFunction(
             "reciprocal",
             sums.shape,
@@ -237,38 +241,38 @@ class MaskedEncoder:
             context.shape,
             bits=context.value_bits,
             scalar_bits=divisor.value_bits,
-            width=precision.residual_width + context.scale + divisor.scale - precision.activations,
+            width=precision.attended_width + context.scale + divisor.scale - bits.mixed,
         ).start(party)
         divisor = divisor.map(lambda words: words.unsqueeze(-1))
         yield from together(divide.open_rows(context), divide.open_scalar(divisor))
-        mixed = divide.product(precision.bounds.value).truncate(precision.activations)
+        mixed = divide.product(precision.bounds.value).truncate(bits.mixed)
         return mixed.map(lambda words: words.transpose(1, 2).reshape(words.shape[0], words.shape[2], -1))
 
     def _numerators(self, party: Party, scores: Secret, live: Tensor) -> SecretProtocol[Secret]:
         """What softmax divides by its sum, 0 for padding."""
-        precision = self.precision
+        precision, scale = self.precision, self.precision.bits.scores
         if precision.softmax == "exact":
             return (yield from self._exponentials(party, scores, live))
-        scores = scores.truncate(precision.scores)
+        scores = scores.truncate(scale)
         # Enough room below the final ring to truncate from the product's scale, and for the sum.
         if precision.softmax == "2quad":
-            shifted = scores.add_public(5 << precision.scores).with_bound(precision.bounds.scores - 1)
-            width = precision.mix_width + 2 * precision.scores - precision.numerators
+            shifted = scores.add_public(5 << scale).with_bound(precision.bounds.scores - 1)
+            width = precision.mix_width + 2 * scale - precision.numerators
             square = SelectedSquare(shifted.shape, shifted.value_bits, width)
             return (yield from square.run(party, shifted, live))
         # Padding is moved below every live score, where ReLU is 0.
-        bits = precision.bounds.scores + 2 + precision.scores
+        bits = precision.bounds.scores + 2 + scale
         shape = (live.shape[0], 1, 1, live.shape[1])
         alive = yield from BitToRing(shape, bits).run(party, live.view(shape))
-        offset = (alive.words - int(party.rank == 0)) << (precision.scores + precision.bounds.scores - 1)
+        offset = (alive.words - int(party.rank == 0)) << (scale + precision.bounds.scores - 1)
         scores = scores.map(lambda words: words + offset).with_bound(precision.bounds.scores)
-        width = precision.mix_width + precision.scores - precision.numerators
+        width = precision.mix_width + scale - precision.numerators
         return (yield from ReLU(scores.shape, bits, width).run(party, scores))
 
     def _exponentials(self, party: Party, scores: Secret, live: Tensor) -> SecretProtocol[Secret]:
         """exp(score - a value of at least the maximum), 0 for padding."""
         precision = self.precision
-        unit, fraction = precision.unit, precision.scores
+        unit, fraction = precision.unit, precision.bits.scores
         # y spans half of what scores span, and the top bit of the ring is for padding.
         range_bits = precision.bounds.scores
         top = yield from maximum(party, scores.truncate(-unit), NETWORKS[precision.network])
@@ -283,14 +287,14 @@ class MaskedEncoder:
 
     def _norm(self, party: Party, z: Secret, width: int) -> SecretProtocol[Secret]:
         """z over the root of its mean square, in a ring of `width` bits; the mean of z is 0 already."""
-        precision, bounds = self.precision, self.precision.bounds
+        precision, bits, bounds = self.precision, self.precision.bits, self.precision.bounds
         scale, inverse_scale = precision.norm_scales(width)
         z = z.truncate(scale).with_bound(bounds.residual)
-        bits = deviation_bits(z.shape[-1])
+        row_bits = deviation_bits(z.shape[-1])
         gate = RowFunction(
             "inverse_sqrt",
             z.shape[:-1],
-            scale=precision.variance,
+            scale=bits.variance,
             low=bounds.variance_low,
             high=bounds.variance_high,
             result_scale=inverse_scale,
@@ -299,32 +303,35 @@ class MaskedEncoder:
             z.shape,
             bits=z.value_bits,
             scalar_bits=gate.width,
-            width=width + scale + inverse_scale - precision.activations,
+            width=width + scale + inverse_scale - bits.hidden,
             squares=True,
         ).start(party)
         yield from rows.open_rows(z)
-        squares = rows.sum_of_squares(bounds.variance_high + bits)
+        squares = rows.sum_of_squares(bounds.variance_high + row_bits)
         eps = round(self.spec.layer_norm_eps * z.shape[-1] * 4.0**scale)
-        # Sum of squares over 2^bits is the variance up to a constant ratio: a change of scale, not of words.
+        # Sum of squares over 2^row_bits is the variance up to a constant ratio: a change of scale, not of words.
         variance = party.secret(
-            squares.add_public(eps).words, squares.width, squares.scale + bits, bounds.variance_high
-        ).truncate(precision.variance)
+            squares.add_public(eps).words, squares.width, squares.scale + row_bits, bounds.variance_high
+        ).truncate(bits.variance)
         inverse = yield from gate.run(party, variance)
         yield from rows.open_scalar(inverse.map(lambda words: words.unsqueeze(-1)))
-        return rows.product(NORMAL_BOUND).truncate(precision.activations)
+        return rows.product(NORMAL_BOUND).truncate(bits.hidden)
 
-    def _activation(self, party: Party, name: str, x: Secret, bound: int, width: int) -> SecretProtocol[Secret]:
-        """An activation of x, at 14 fraction bits in a ring of `width` bits."""
-        scale = self.precision.activations
-        x = x.truncate(scale).with_bound(bound)
+    def _activation(
+        self, party: Party, name: str, x: Secret, bound: int, opened: int, result: int, width: int
+    ) -> SecretProtocol[Secret]:
+        """An activation of x, opened at `opened` fraction bits, at `result` fraction bits in a ring of `width`."""
         if name == "quadratic":
             # x^2 / 8 + x / 4 + 1 / 2 = (x + 1)^2 / 8 + 3 / 8
-            shifted = x.truncate(self.precision.inner).add_public(1 << self.precision.inner)
-            grown = width + 2 * shifted.scale + 3 - scale
+            shifted = x.truncate(opened).with_bound(bound).add_public(1 << opened)
+            grown = width + 2 * opened + 3 - result
             square = yield from Square(shifted.shape, shifted.value_bits, grown).run(party, shifted)
             square = party.secret(square.words, grown, square.scale + 3, 2 * bound - 3)
-            return square.add_public(3 << (square.scale - 3)).truncate(scale)
+            return square.add_public(3 << (square.scale - 3)).truncate(result)
         if name == "relu":
+            x = x.truncate(result).with_bound(bound)
             return (yield from ReLU(x.shape, x.value_bits, width).run(party, x))
-        gate = Activation(name, x.shape, bound, self.precision.inner, scale, width)
-        return (yield from gate.run(party, x))
+        scale = max(opened, result)
+        x = x.truncate(scale).with_bound(bound)
+        active = yield from Activation(name, x.shape, bound, opened, scale, width + scale - result).run(party, x)
+        return active.truncate(result)

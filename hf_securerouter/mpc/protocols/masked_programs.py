@@ -71,7 +71,7 @@ def received(manifest: Manifest, member: str, party: Party, shares: Inputs) -> S
     """The embeddings of a member as the client shared them, (B, T, E)."""
     precision = encoders(manifest)[member].precision
     return party.secret(
-        shares[member], input_width(manifest, member), precision.activations, precision.bounds.embedding
+        shares[member], input_width(manifest, member), precision.bits.hidden, precision.bounds.embedding
     )
 
 

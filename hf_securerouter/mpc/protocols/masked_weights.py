@@ -18,14 +18,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from ...precision import deviation_ratio
 from ..fixed_point import encode
 from ..models import EncoderSpec
 from .masked_precision import Precision
-
-
-def deviation_bits(features: int) -> int:
-    """ceil(log2 d)."""
-    return (features - 1).bit_length()
 
 
 def layer_names(spec: EncoderSpec) -> list[str]:
@@ -45,12 +41,17 @@ def encode_weights(spec: EncoderSpec, weights: Mapping[str, Tensor], precision: 
     Returns:
         `dict[str, torch.Tensor]`: int64 by name; matrices as (in, out), biases at the scale of what they are added to.
     """
-    features = spec.hidden_size
-    ratio = math.sqrt(features / 2 ** deviation_bits(features))
+    features, bits = spec.hidden_size, precision.bits
+    ratio = deviation_ratio(features)
     encoded: dict[str, Tensor] = {}
 
     def centred(outputs: Tensor) -> Tensor:
         return outputs - outputs.mean(-1, keepdim=True)
+
+    def norm(name: str) -> tuple[Tensor, Tensor]:
+        # Rounded before it is folded, so that the residual and the next weights see one and the same gamma.
+        gamma = encode(weights[f"{name}.weight"].double() * ratio, bits.gamma).double() * 2.0**-bits.gamma
+        return gamma, weights[f"{name}.bias"].double()
 
     def linear(
         name: str, gamma: Tensor | None = None, beta: Tensor | None = None, centre: bool = False
@@ -63,16 +64,16 @@ def encode_weights(spec: EncoderSpec, weights: Mapping[str, Tensor], precision: 
             matrix, bias = centred(matrix), centred(bias)
         return matrix, bias
 
-    def put(name: str, matrix: Tensor, bias: Tensor, scale: int) -> None:
+    def put(name: str, matrix: Tensor, bias: Tensor, scale: int, input_scale: int = bits.hidden) -> None:
         encoded[name] = encode(matrix, scale).contiguous()
-        encoded[f"{name}.bias"] = encode(bias, precision.activations + scale)
+        encoded[f"{name}.bias"] = encode(bias, input_scale + scale)
 
     def residual(name: str, gamma: Tensor, beta: Tensor) -> None:
         if gamma.dim() == 2:
-            put(name, centred(gamma), centred(beta), precision.weights)
+            put(name, centred(gamma), centred(beta), bits.gamma)
             return
-        put(f"{name}.gamma", gamma, beta, precision.weights)
-        put(f"{name}.mean", gamma[:, None] / features, beta.mean()[None], precision.mean_weights)
+        put(f"{name}.gamma", gamma, beta, bits.gamma)
+        put(f"{name}.mean", gamma[:, None] / features, beta.mean()[None], bits.mean_weights)
 
     for position, (name, layer) in enumerate(zip(layer_names(spec), spec.layer_map, strict=True)):
         if f"{name}.key" in encoded:
@@ -80,28 +81,25 @@ def encode_weights(spec: EncoderSpec, weights: Mapping[str, Tensor], precision: 
         gamma, beta = torch.ones(features).double(), torch.zeros(features).double()
         if position:
             before = f"layers.{spec.layer_map[position - 1]}.output_norm"
-            gamma, beta = weights[f"{before}.weight"].double() * ratio, weights[f"{before}.bias"].double()
+            gamma, beta = norm(before)
         elif spec.embedding_size is not None:
             gamma, beta = linear("embedding_projection")
         own = f"layers.{layer}"
         query, bias = linear(f"{own}.query", gamma, beta)
         shrink = 1 / math.sqrt(spec.head_size)
-        put(f"{name}.query", query * shrink, bias * shrink, precision.weights)
-        put(f"{name}.key", *linear(f"{own}.key", gamma, beta), precision.weights)
-        put(f"{name}.value", *linear(f"{own}.value", gamma, beta), precision.value_weights)
+        put(f"{name}.query", query * shrink, bias * shrink, bits.query_weights)
+        put(f"{name}.key", *linear(f"{own}.key", gamma, beta), bits.key_weights)
+        put(f"{name}.value", *linear(f"{own}.value", gamma, beta), bits.value_weights)
         residual(f"{name}.input", gamma, beta)
-        put(f"{name}.attention_output", *linear(f"{own}.attention_output", centre=True), precision.weights)
-        gamma, beta = (
-            weights[f"{own}.attention_norm.weight"].double() * ratio,
-            weights[f"{own}.attention_norm.bias"].double(),
-        )
-        put(f"{name}.intermediate", *linear(f"{own}.intermediate", gamma, beta), precision.weights)
+        attended = linear(f"{own}.attention_output", centre=True)
+        put(f"{name}.attention_output", *attended, bits.attention_output_weights, bits.mixed)
+        gamma, beta = norm(f"{own}.attention_norm")
+        put(f"{name}.intermediate", *linear(f"{own}.intermediate", gamma, beta), bits.intermediate_weights)
         residual(f"{name}.middle", gamma, beta)
-        put(f"{name}.output", *linear(f"{own}.output", centre=True), precision.weights)
-    last = f"layers.{spec.layer_map[-1]}.output_norm"
-    gamma, beta = weights[f"{last}.weight"].double() * ratio, weights[f"{last}.bias"].double()
-    put("head.dense", *linear(spec.head.dense, gamma, beta), precision.weights)
-    put("head.classifier", *linear(spec.head.classifier), precision.weights)
+        put(f"{name}.output", *linear(f"{own}.output", centre=True), bits.output_weights, bits.active)
+    gamma, beta = norm(f"layers.{spec.layer_map[-1]}.output_norm")
+    put("head.dense", *linear(spec.head.dense, gamma, beta), bits.head_weights)
+    put("head.classifier", *linear(spec.head.classifier), bits.head_weights, bits.head_active)
     return encoded
 
 

@@ -1,0 +1,291 @@
+# Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
+"""
+What an expert of a narrow precision computes in clear: its weights as they are shared, folded and rounded, and, in
+training, its values rounded up or down at random, as truncation on shares rounds them. Gradients pass straight
+through. Without training values are left as they are: truncation is right in the mean, so that these logits are the
+mean of the encrypted ones, to which they are nearer than those of values rounded to nearest.
+
+Weights stay what they were, in the place and under the name where they were: only the modules' classes change.
+
+Reference:
+    Bengio et al., Estimating or Propagating Gradients Through Stochastic Neurons, arXiv 1308.3432 (straight through).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import nn
+from torch.nn import functional
+from transformers import PreTrainedModel
+
+from .errors import SecureRouterValueError
+from .precision import MARGIN, NumberFormat, deviation_ratio, number_format
+
+
+def rounded(values: torch.Tensor, bits: int) -> torch.Tensor:
+    """Values to the nearest multiple of 2^-`bits`; the gradient is that of the identity."""
+    return values + (torch.round(values.detach() * 2.0**bits) * 2.0**-bits - values.detach())
+
+
+def truncated(values: torch.Tensor, bits: int, training: bool) -> torch.Tensor:
+    """In training, values to one of the two multiples of 2^-`bits` around, in the mean the same; else as they are."""
+    if not training:
+        return values
+    scaled = values.detach() * 2.0**bits
+    return values + (torch.floor(scaled + torch.rand_like(scaled)) * 2.0**-bits - values.detach())
+
+
+# Ranges.
+
+
+class RangePenalty:
+    """
+    How far values go beyond what their bounds leave as margin; made by [`range_penalty`].
+
+    Args:
+        attention_mask (`torch.Tensor` of shape (B, T)): 0 where a token is padding, whose values do not count.
+    """
+
+    def __init__(self, attention_mask: torch.Tensor) -> None:
+        self._live = attention_mask.bool()
+        self._terms: list[torch.Tensor] = []
+
+    def __call__(self) -> torch.Tensor:
+        """
+        Returns:
+            `torch.Tensor`: A scalar, 0 where all values keep their margin: by how much of their limit values exceed
+            it (below a fifth: squared), a sum over values and layers and a mean over tokens. It has a gradient.
+        """
+        return torch.stack(self._terms).sum()
+
+    def add(self, values: torch.Tensor, limit: float, pairs: bool) -> None:
+        """Notes values that should stay within `limit`; see [`watch`]."""
+        over = functional.relu(values.abs() / limit - 1)
+        penalty = functional.smooth_l1_loss(over, torch.zeros_like(over), reduction="none", beta=0.2)
+        live = self._live
+        if pairs:
+            penalty = penalty.sum(1) * live[:, None, :] * live[:, :, None]
+        elif values.dim() > 2:
+            penalty = penalty.flatten(2).sum(2) * live
+        self._terms.append(penalty.sum() / live.sum())
+
+
+_watched: ContextVar[RangePenalty | None] = ContextVar("range_penalty", default=None)
+
+
+@contextmanager
+def range_penalty(attention_mask: torch.Tensor) -> Iterator[RangePenalty]:
+    """
+    Watches the values of every expert of a narrow precision that runs inside.
+
+    Args:
+        attention_mask (`torch.Tensor` of shape (B, T)): 0 where a token is padding.
+
+    Example:
+        ```python
+        with range_penalty(batch["attention_mask"]) as penalty:
+            loss = expert(**batch).loss
+        (loss + 0.1 * penalty()).backward()
+        ```
+    """
+    penalty = RangePenalty(attention_mask)
+    token = _watched.set(penalty)
+    try:
+        yield penalty
+    finally:
+        _watched.reset(token)
+
+
+def watch(values: torch.Tensor, bound: float, pairs: bool = False) -> None:
+    """
+    Tells the penalty, if there is one, of values that should stay below a bound by the margin.
+
+    Args:
+        values (`torch.Tensor`): Of shape (B, T, ...) or (B, C); of shape (B, heads, T, T) with `pairs`.
+        bound (`float`): What their absolute values are bounded by on shares.
+        pairs (`bool`): Whether there is a value for every pair of tokens.
+    """
+    penalty = _watched.get()
+    if penalty is not None:
+        penalty.add(values, bound / MARGIN, pairs)
+
+
+# Layers.
+
+
+@dataclass(frozen=True)
+class LinearFormat:
+    """
+    How a matrix is shared, and what stands before and behind it.
+
+    Args:
+        weights (`int`): Fraction bits of the folded matrix.
+        norm (`tuple`): The LayerNorm whose weight is folded into it, if any; a tuple, as no module owns another here.
+        scale (`float`): What else is folded in.
+        centred (`bool`): Whether the mean of its outputs is removed.
+        inputs (`int`, *optional*): Fraction bits to which inputs are truncated, if they are here.
+        outputs (`int`, *optional*): The same for outputs, after `scale`.
+        bound (`int`, *optional*): log2 of what outputs stay below, before `scale`.
+    """
+
+    weights: int
+    norm: tuple[FixedPointLayerNorm, ...] = ()
+    scale: float = 1.0
+    centred: bool = False
+    inputs: int | None = None
+    outputs: int | None = None
+    bound: int | None = None
+
+
+class FixedPointLinear(nn.Linear):
+    """A linear layer that multiplies by the matrix that is shared. Its `weight` is the one that is trained."""
+
+    format: LinearFormat
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        chosen = self.format
+        if chosen.inputs is not None:
+            x = truncated(x, chosen.inputs, self.training)
+        change = self._rounding()
+        # What the LayerNorm adds goes into the bias on shares, before anything is rounded.
+        bias = self.bias - change @ chosen.norm[0].bias if chosen.norm else self.bias
+        y = functional.linear(x, self.weight + change, bias)
+        if chosen.bound is not None:
+            watch(y, 2.0**chosen.bound)
+        if chosen.outputs is None:
+            return y
+        return truncated(y * chosen.scale, chosen.outputs, self.training) / chosen.scale
+
+    @torch.no_grad()
+    def _rounding(self) -> torch.Tensor:
+        """What rounding changes in `weight`."""
+        chosen = self.format
+        weight = self.weight.float()
+        factor = weight.new_tensor(chosen.scale)
+        if chosen.norm:
+            factor = factor * chosen.norm[0].shared_weight()
+        folded = weight * factor
+        if chosen.centred:
+            folded = folded - folded.mean(0)
+        change = rounded(folded, chosen.weights) - folded
+        return torch.where(factor == 0, 0.0, change / factor).to(self.weight.dtype)
+
+
+class FixedPointLayerNorm(nn.LayerNorm):
+    """A LayerNorm whose input and output are truncated, and whose weight is the one that is shared."""
+
+    format: NumberFormat
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        bits, bounds, dtype = self.format.bits, self.format.bounds, x.dtype
+        x = x.float()
+        x = x - x.mean(-1, keepdim=True)
+        watch(x, 2.0**bounds.residual)
+        x = truncated(x, bits.normal, self.training)
+        x = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.eps)
+        ratio = self._ratio
+        x = truncated(x / ratio, bits.hidden, self.training) * ratio
+        return (x * self.shared_weight() + self.bias).to(dtype)
+
+    @property
+    def _ratio(self) -> float:
+        return deviation_ratio(self.normalized_shape[0])
+
+    def shared_weight(self) -> torch.Tensor:
+        """The weight as it is shared."""
+        return rounded(self.weight.float() * self._ratio, self.format.bits.gamma) / self._ratio
+
+
+class FixedPointEmbeddingNorm(nn.LayerNorm):
+    """The embeddings' LayerNorm, which the client computes; it rounds what it shares."""
+
+    format: NumberFormat
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return rounded(super().forward(x), self.format.bits.hidden)
+
+
+# Where the layers of a classifier stand: for each layer query, key, value, attention_output, attention_norm,
+# intermediate, output and output_norm; the embeddings' norm; the two layers of the head.
+
+
+def _bert_layer(layer: Any) -> tuple[Any, ...]:
+    attention = layer.attention
+    own = attention.self
+    inner = (attention.output.dense, attention.output.LayerNorm, layer.intermediate.dense)
+    return (own.query, own.key, own.value, *inner, layer.output.dense, layer.output.LayerNorm)
+
+
+def _distilbert_layer(layer: Any) -> tuple[Any, ...]:
+    own = layer.attention
+    inner = (own.out_lin, layer.sa_layer_norm, layer.ffn.lin1)
+    return (own.q_lin, own.k_lin, own.v_lin, *inner, layer.ffn.lin2, layer.output_layer_norm)
+
+
+def _parts(expert: Any) -> tuple[list[tuple[Any, ...]], nn.Module, tuple[nn.Module, nn.Module]]:
+    base = expert.base_model
+    if expert.config.model_type == "distilbert":
+        head = expert.pre_classifier, expert.classifier
+        return [_distilbert_layer(layer) for layer in base.transformer.layer], base.embeddings.LayerNorm, head
+    layers = [_bert_layer(layer) for layer in base.encoder.layer]
+    if expert.config.model_type == "bert":
+        return layers, base.embeddings.LayerNorm, (base.pooler.dense, expert.classifier)
+    return layers, base.embeddings.LayerNorm, (expert.classifier.dense, expert.classifier.out_proj)
+
+
+_FAMILIES = ("bert", "distilbert", "roberta")
+
+
+def use_fixed_point(expert: PreTrainedModel, precision: str, softmax: str, hidden_act: str) -> None:
+    """
+    Lets a classifier compute with the weights that are shared, in the place, and round as shares do in training.
+
+    Args:
+        expert (`PreTrainedModel`): A classifier of BERT, DistilBERT or RoBERTa.
+        precision (`str`): Its precision, not `"full"`.
+        softmax (`str`), hidden_act (`str`): As in `expert_mpc`.
+
+    Raises:
+        `SecureRouterValueError`: Of another family, whose weights are folded in a way that no layer of its own shows.
+    """
+    family = expert.config.model_type
+    if family not in _FAMILIES:
+        raise SecureRouterValueError(
+            f"`precision` {precision!r} is there for experts of {', '.join(_FAMILIES)}, got {family!r}: leave it at "
+            "'full'."
+        )
+    chosen = number_format(precision, softmax)
+    bits, bounds = chosen.bits, chosen.bounds
+    layers, embedding_norm, (dense, classifier) = _parts(expert)
+    heads = cast(Any, expert.config).num_attention_heads
+
+    def linear(module: nn.Module, layout: LinearFormat) -> None:
+        module.__class__ = FixedPointLinear
+        module.format = layout  # type: ignore[assignment]
+
+    def norm(module: nn.Module, kind: type[nn.LayerNorm]) -> Any:
+        module.__class__ = kind
+        module.format = chosen  # type: ignore[assignment]
+        return module
+
+    norm(embedding_norm, FixedPointEmbeddingNorm)
+    before: tuple[Any, ...] = ()
+    for query, key, value, attention_output, attention_norm, intermediate, output, output_norm in layers:
+        shrink = (query.weight.shape[0] // heads) ** -0.5
+        linear(query, LinearFormat(bits.query_weights, before, shrink, outputs=bits.query))
+        linear(key, LinearFormat(bits.key_weights, before, outputs=bits.key))
+        linear(value, LinearFormat(bits.value_weights, before, outputs=bits.value, bound=bounds.value))
+        linear(attention_output, LinearFormat(bits.attention_output_weights, centred=True, inputs=bits.mixed))
+        before = (norm(attention_norm, FixedPointLayerNorm),)
+        inner = bits.active if hidden_act == "relu" else bits.inner
+        linear(intermediate, LinearFormat(bits.intermediate_weights, before, outputs=inner, bound=bounds.inner))
+        linear(output, LinearFormat(bits.output_weights, centred=True, inputs=bits.active))
+        before = (norm(output_norm, FixedPointLayerNorm),)
+    linear(dense, LinearFormat(bits.head_weights, before, outputs=bits.head_inner, bound=bounds.head))
+    linear(classifier, LinearFormat(bits.head_weights, inputs=bits.head_active, bound=bounds.logits))

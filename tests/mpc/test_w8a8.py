@@ -1,0 +1,196 @@
+# Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
+"""Experts of precision w8a8 on shares: what they cost beside exact ones, and that the clear model predicts them."""
+
+import copy
+from dataclasses import replace
+from functools import cache
+
+import pytest
+import torch
+from conversation import Conversation
+from harness import Bits, Input, run
+from test_masked_encoder import bert, plan_of
+from test_models import classifier, inputs, parts
+from test_shared_encoder import MODES, QUOTAS, clear, converted, mixed, pool
+from tiny import pool_model
+
+from hf_securerouter.functions import use_functions
+from hf_securerouter.mpc.client import copy_into_padding
+from hf_securerouter.mpc.convert import validate
+from hf_securerouter.mpc.fixed_point import decode
+from hf_securerouter.mpc.gates.linear import Linear
+from hf_securerouter.mpc.models import EncoderSpec
+from hf_securerouter.mpc.protocols.masked_encoder import MaskedEncoder
+from hf_securerouter.mpc.protocols.masked_precision import Precision
+from hf_securerouter.mpc.protocols.masked_weights import encode_weights
+from hf_securerouter.precision import number_format
+
+
+EXACT = bert(6, 384, 12, 1536)
+FRIENDLY = replace(EXACT, hidden_act="quadratic", softmax="2quad", precision="w8a8")
+VARIANTS = [("quadratic", "2quad"), ("exact", "exact"), ("quadratic", "exact"), ("relu", "2relu")]
+
+
+def precision_of(spec, length):
+    chosen = number_format(spec.precision, spec.softmax)
+    return Precision(chosen.bounds, length, spec.softmax, hidden_act=spec.hidden_act, bits=chosen.bits)
+
+
+@cache
+def plan(spec, length):
+    return plan_of(spec, length, precision=precision_of(spec, length))
+
+
+# What it costs.
+
+
+@pytest.mark.parametrize(("length", "sent", "linear"), [(64, 5_755_855, 2_437_056), (128, 13_406_742, 4_863_936)])
+def test_an_expert_made_for_encryption_costs_half_of_the_exact_one(length, sent, linear):
+    exact, narrow = plan(EXACT, length), plan(FRIENDLY, length)
+    assert (narrow.payload_bytes, narrow.by_gate["Linear"].sent, narrow.rounds) == (sent, linear, 112)
+    assert narrow.payload_bytes <= 0.5 * exact.payload_bytes
+    assert linear <= 0.55 * exact.by_gate["Linear"].sent
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids="-".join)
+@pytest.mark.parametrize("length", [16, 64, 128, 512])
+def test_linear_layers_fit_4_bytes(variant, length):
+    hidden_act, softmax = variant
+    spec = replace(EXACT, hidden_act="gelu" if hidden_act == "exact" else hidden_act, softmax=softmax)
+    narrow = plan(replace(spec, precision="w8a8"), length)
+    widths = [gate.width for gate in narrow.gates if isinstance(gate, Linear)]
+    assert max(widths) <= 32 and len(widths) == 4 * 6 + 3
+    assert narrow.by_gate["Linear"].sent <= 0.55 * plan(EXACT, length).by_gate["Linear"].sent
+    assert narrow.rounds <= plan(EXACT, length).rounds
+
+
+# What it computes.
+
+
+def narrow_classifier(family, hidden_act="quadratic", softmax="2quad"):
+    """A classifier whose values keep to the bounds."""
+    model = classifier(family)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.dim() == 2 and "embeddings." not in name:
+                parameter *= 0.5
+    use_functions(model, hidden_act, softmax, "w8a8")
+    return model
+
+
+def encrypted(model, batch):
+    spec, embedded, weights = parts(model, batch, **model.expert_mpc)
+    assert spec.precision == "w8a8"
+    live = batch["attention_mask"].to(torch.uint8)
+    encoder = MaskedEncoder(spec, precision_of(spec, embedded.shape[1]))
+    bits = encoder.precision.bits
+    x = Input.real(copy_into_padding(embedded, live), encoder.input_width, bits.hidden)
+    mask = Bits(live)
+    words = encode_weights(spec, weights, encoder.precision)
+    return run(lambda party: encoder.run(party, x(party), mask(party)), words).values
+
+
+@pytest.mark.parametrize("family", ["bert", "distilbert", "roberta"])
+@pytest.mark.parametrize("variant", VARIANTS, ids="-".join)
+def test_the_clear_model_predicts_the_encrypted_logits(family, variant):
+    model = narrow_classifier(family, *variant)
+    batch = inputs(model)
+    with torch.no_grad():
+        expected = model(**batch).logits
+    found = torch.stack([encrypted(model, batch) for _ in range(4)])  # fresh masks
+    assert (found - expected).abs().max() < 0.02
+    assert (found.mean(0) - expected).abs().max() < 0.008  # as truncation is right in the mean
+    assert not torch.equal(found[0], found[1])
+
+
+@pytest.mark.parametrize("family", ["bert", "distilbert", "roberta"])
+def test_layers_multiply_by_the_words_that_are_shared(family):
+    model = narrow_classifier(family)
+    spec, _, weights = parts(model, inputs(model), **model.expert_mpc)
+    precision = precision_of(spec, 9)
+    words = encode_weights(spec, weights, precision)
+    seen = 0
+    layers = {name: module for name, module in model.named_modules() if hasattr(module, "format")}
+    by_shape = [module for module in layers.values() if isinstance(module, torch.nn.Linear)]
+    expected = ["query", "key", "value", "attention_output", "intermediate", "output"]
+    names = [f"{before}.{layer}.{part}" for before, layer in (("in", 0), ("0", 1)) for part in expected]
+    for name, module in zip([*names, "head.dense", "head.classifier"], by_shape, strict=True):
+        matrix = module.weight + module._rounding()
+        if module.format.norm:
+            matrix = matrix * module.format.norm[0].shared_weight()
+        if module.format.centred:
+            matrix = matrix - module.weight.mean(0)
+        shared = decode(words[name], 64, module.format.weights).T
+        torch.testing.assert_close((matrix * module.format.scale).double(), shared, atol=1e-5, rtol=0)
+        seen += 1
+    assert seen == 14
+
+
+def test_a_later_input_out_of_bounds_is_garbage():
+    model = narrow_classifier("bert")
+    with torch.no_grad():
+        model.bert.encoder.layer[0].output.dense.bias[0] += 40.0  # the bound is 16
+        batch = inputs(model)
+        expected = model(**batch).logits
+    assert (encrypted(model, batch) - expected).abs().max() > 0.05
+
+
+# Pools of both precisions.
+
+
+NARROW = {"hidden_act": "quadratic", "softmax": "2quad", "precision": "w8a8"}
+
+
+def pool_of(*chosen, widths=(16, 8)):
+    """The shared-encoder pool of `test_shared_encoder`, in which experts compute as chosen."""
+    model = copy.deepcopy(pool(widths=widths))
+    model.config.expert_mpc = [
+        {"hidden_act": "exact", "softmax": "exact", "precision": "full"} | own for own in chosen
+    ]
+    model._use_functions()
+    return model
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("chosen", [({}, NARROW), (NARROW, {}), (NARROW, NARROW)], ids=["router", "other", "both"])
+def test_every_mode_serves_experts_of_both_precisions(mode, chosen):
+    """The router reads the encoder of the second expert."""
+    model = pool_of(*chosen)
+    ids, mask = mixed(model)
+    logits, _ = clear(model, ids, mask, QUOTAS if mode == "quota" else None)
+    done = Conversation(converted(model, mode))(ids, mask)
+    assert (done.logits - logits).abs().max() < 0.02
+
+
+def test_experts_of_one_precision_are_selected_and_those_of_two_run_side_by_side():
+    for chosen, selects in (((NARROW, NARROW), True), (({**NARROW, "precision": "full"}, NARROW), False)):
+        model = pool_of(*chosen, widths=(8, 8))
+        ids, mask = mixed(model)
+        logits, _ = clear(model, ids, mask)
+        secure = converted(model, "oblivious")
+        assert secure.manifest.selects == selects
+        assert (Conversation(secure)(ids, mask).logits - logits).abs().max() < 0.02
+
+
+def test_calibration_narrows_the_narrow_bounds():
+    model = pool_of(NARROW, NARROW)
+    ids, mask = mixed(model)
+    secure = converted(model, "revealed", calibration={"input_ids": ids, "attention_mask": mask})
+    wide, narrow = (
+        sum(plan.payload_bytes for plan in Conversation(one)(ids, mask).plans)
+        for one in (converted(model, "revealed"), secure)
+    )
+    assert narrow < wide
+
+
+def test_crypten_refuses_it():
+    model = pool_model(("bert",), expert_mpc=[{"precision": "w8a8"}])
+    (problem,) = validate(model, None, protocol="crypten", max_length=8, provider="tfp", routing_privacy="revealed")
+    assert problem.path == "experts.0.precision" and "'w8a8'" in problem.reason
+
+
+def test_a_manifest_without_precision_is_full():
+    described = replace(EXACT, precision="full").to_dict()
+    del described["precision"]
+    assert EncoderSpec.from_dict(described) == EXACT
+    assert EncoderSpec.from_dict(FRIENDLY.to_dict()) == FRIENDLY

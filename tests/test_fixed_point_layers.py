@@ -1,0 +1,186 @@
+# Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
+"""Experts of a narrow precision in clear: rounding, its gradient, ranges, and weights that stay what they were."""
+
+import pytest
+import torch
+from tiny import FAMILIES, family_config, pool_model
+from transformers import AutoModelForSequenceClassification
+
+from hf_securerouter import SecureRouterValueError
+from hf_securerouter.fixed_point_layers import range_penalty, rounded, truncated
+from hf_securerouter.functions import use_functions
+from hf_securerouter.precision import MARGIN, number_format
+
+
+NARROW = {"hidden_act": "quadratic", "softmax": "2quad", "precision": "w8a8"}
+SUPPORTED = ("bert", "distilbert", "roberta")
+
+
+def expert_of(family="bert", **fields):
+    torch.manual_seed(0)
+    expert = AutoModelForSequenceClassification.from_config(family_config(family, layers=2, **fields)).eval()
+    for parameter in expert.parameters():
+        parameter.data += 0.3 * torch.randn(parameter.shape) / parameter.shape[-1] ** 0.5
+    return expert
+
+
+def inputs_of(family, batch):
+    return {name: part for name, part in batch.items() if family == "bert" or name != "token_type_ids"}
+
+
+def test_gradients_pass_straight_through():
+    for function in (lambda x: rounded(x, 3), lambda x: truncated(x, 3, training=True)):
+        x = torch.randn(100, requires_grad=True)
+        y = function(x)
+        assert torch.equal(y * 8, (y * 8).round()) and not torch.equal(x, y)
+        (y * torch.arange(100)).sum().backward()
+        assert torch.equal(x.grad, torch.arange(100.0))
+
+
+def test_truncation_goes_to_one_of_two_neighbours_and_is_right_in_the_mean():
+    torch.manual_seed(0)
+    x = torch.linspace(-1, 1, 41)
+    samples = torch.stack([truncated(x, 4, training=True) for _ in range(4000)])
+    assert (samples - x).abs().max() < 2**-4
+    assert (samples.mean(0) - x).abs().max() < 5 * 2**-5 / 4000**0.5
+    assert (rounded(x, 4) - x).abs().max() <= 2**-5
+    assert truncated(x, 4, training=False) is x
+
+
+@pytest.mark.parametrize("family", SUPPORTED)
+def test_an_expert_computes_with_rounded_weights_and_trains_those_below(family, batch):
+    expert, exact = expert_of(family), expert_of(family)
+    use_functions(exact, "quadratic", "2quad")
+    use_functions(expert, **NARROW)
+    assert expert.expert_mpc == NARROW
+    batch = inputs_of(family, batch)
+    change = (expert(**batch).logits - exact(**batch).logits).abs().max()
+    assert 1e-5 < change < 0.1
+    assert torch.equal(expert(**batch).logits, expert(**batch).logits)
+    names, others = (dict(model.named_parameters()) for model in (expert, exact))
+    assert names.keys() == others.keys() and expert.state_dict().keys() == exact.state_dict().keys()
+    assert all(torch.equal(names[name], others[name]) for name in names)
+    expert.train()
+    assert not torch.equal(expert(**batch).logits, expert(**batch).logits)  # no two roundings are the same
+    expert(**batch).logits.square().sum().backward()
+    learning = [name for name, parameter in names.items() if parameter.grad is None or not parameter.grad.any()]
+    assert not [name for name in learning if "weight" in name and "embeddings" not in name]
+
+
+def test_a_pool_keeps_precision_and_plain_weights(tmp_path, batch):
+    model = pool_model(expert_mpc=[{}, NARROW, {"precision": "w8a8"}])
+    found = [expert(**batch).logits for expert in model.experts]
+    plain = [expert(**batch).logits for expert in pool_model().experts]
+    assert torch.equal(found[0], plain[0]) and not torch.equal(found[2], plain[2])
+    model.save_pretrained(tmp_path)
+    loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    assert loaded.config.expert_mpc == model.config.expert_mpc
+    loaded.set_attn_implementation("eager")
+    for expert, expected in zip(loaded.experts, found, strict=True):
+        torch.testing.assert_close(expert(**batch).logits, expected, atol=1e-6, rtol=1e-6)
+    state, other = model.state_dict(), pool_model().state_dict()
+    assert state.keys() == other.keys() and all(torch.equal(state[name], other[name]) for name in state)
+
+
+def test_a_config_without_precision_is_full():
+    config = pool_model().config.to_dict()
+    for chosen in config["expert_mpc"]:
+        del chosen["precision"]
+    assert type(pool_model().config)(**config).expert_mpc[0]["precision"] == "full"
+
+
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family not in SUPPORTED])
+def test_families_without_it_are_refused(family):
+    with pytest.raises(SecureRouterValueError, match=f"`precision` 'w8a8' .* got '{family}': leave it at 'full'"):
+        use_functions(expert_of(family), precision="w8a8")
+
+
+def test_another_precision_is_refused():
+    with pytest.raises(SecureRouterValueError, match="`precision` should be one of full, w8a8, got 'w4a4'"):
+        use_functions(expert_of(), precision="w4a4")
+
+
+def test_it_runs_in_other_dtypes(batch):
+    """In bfloat16 throughout, and trained in float32 with products in bfloat16."""
+    expert = expert_of()
+    use_functions(expert, **NARROW)
+    expected = expert(**batch).logits
+    with torch.autocast("cpu", torch.bfloat16):
+        expert.train()(**batch).logits.float().sum().backward()
+    found = expert.to(torch.bfloat16).eval()(**batch).logits
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.float(), expected, atol=0.05, rtol=0.05)
+
+
+# Ranges.
+
+
+@pytest.mark.parametrize("softmax", ["2quad", "exact", "2relu"])
+def test_only_what_exceeds_its_margin_is_penalised_and_learns(softmax, batch):
+    expert = expert_of()
+    use_functions(expert, **NARROW | {"softmax": softmax})
+    with torch.no_grad():
+        for name, parameter in expert.named_parameters():
+            if name.endswith("weight") and "LayerNorm" not in name and "embeddings" not in name:
+                parameter *= 0.1
+    with range_penalty(batch["attention_mask"]) as penalty:
+        expert(**batch)
+    assert penalty() == 0
+    limit = 2.0 ** number_format("w8a8", softmax).bounds.inner / MARGIN
+    inner = expert.bert.encoder.layer[0].intermediate.dense
+    with torch.no_grad():
+        inner.bias[3] = 1.5 * limit
+    with range_penalty(batch["attention_mask"]) as penalty:
+        expert(**batch)
+    assert 0.3 < penalty() < 0.5  # one of the values of each token, half beyond its limit, less a tenth
+    penalty().backward()
+    assert inner.bias.grad[3] > 0 and not inner.bias.grad[4:].any()
+
+
+def test_every_bounded_value_is_watched(batch):
+    expert = expert_of()
+    use_functions(expert, **NARROW)
+    layer = expert.bert.encoder.layer[0]
+    own = layer.attention.self
+    places = {
+        "scores": [(own.query.bias, 20.0), (own.key.bias, 20.0)],
+        "value": [(own.value.bias, 9.0)],
+        "residual": [(layer.output.dense.bias, 50.0)],
+        "inner": [(layer.intermediate.dense.bias, 9.0)],
+        "head": [(expert.bert.pooler.dense.bias, 90.0)],
+        "logits": [(expert.classifier.bias, 90.0)],
+    }
+    with torch.no_grad():  # so that scores move nothing else
+        own.value.weight.zero_()
+        own.value.bias.zero_()
+    state = {name: part.clone() for name, part in expert.state_dict().items()}
+    for changes in places.values():
+        expert.load_state_dict(state)
+        with range_penalty(batch["attention_mask"]) as before:
+            expert(**batch)
+        with torch.no_grad():
+            for bias, size in changes:
+                bias[0] += size
+        with range_penalty(batch["attention_mask"]) as after:
+            expert(**batch)
+        assert after() > before() + 0.01
+
+
+def test_padding_does_not_count_and_nothing_stays_behind(batch):
+    expert = expert_of()
+    use_functions(expert, **NARROW)
+    with torch.no_grad():
+        expert.bert.encoder.layer[0].attention.self.value.bias[0] = 20.0
+    row = {name: part[3:4] for name, part in batch.items()}
+    length = int(row["attention_mask"].sum())
+    padded, short = row, {name: part[:, :length] for name, part in row.items()}
+    assert length < row["input_ids"].shape[1]
+    found = []
+    for given in (short, padded):
+        with range_penalty(given["attention_mask"]) as penalty:
+            expert(**given)
+        found.append(penalty())
+        expert(**given)  # outside, where nobody watches
+        assert penalty() == found[-1]
+    assert found[0] > 0
+    torch.testing.assert_close(*found, atol=1e-4, rtol=1e-4)
