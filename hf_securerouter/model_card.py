@@ -15,7 +15,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import TrainerCallback
 from transformers.utils import logging
 
-from hf_securerouter.configuration_securerouter import is_hub_id
+from hf_securerouter.configuration_securerouter import EXPERT_MPC_CHOICES, is_hub_id
 from hf_securerouter.errors import SecureRouterValueError
 
 
@@ -141,6 +141,7 @@ def generate_model_card(
         report=data.securerouter.get("report"),
         report_tables=_report_tables(data.securerouter.get("report")),
         measured_table=_measured_table(data.securerouter.get("report")),
+        variant_table=_variant_table(data.securerouter.get("report")),
         figure=data.securerouter.get("figure"),
         routing_cost=data.securerouter.get("routing_cost"),
         router_parameters=_count(model.router),
@@ -321,6 +322,19 @@ def _measured_table(report: dict[str, Any] | None) -> str:
         for unit, name, scale in (("online seconds", "seconds", 1), ("online MB", "bytes", 1e-6))
     ]
     return _table(["", "routed", "largest expert alone", "ratio"], rows)
+
+
+def _variant_table(report: dict[str, Any] | None) -> str:
+    """Experts as they were and with cheaper functions and numbers, where the report says so."""
+    rows = []
+    for variant in (report or {}).get("variants", []):
+        special = [variant[name] for name in EXPERT_MPC_CHOICES if variant[name] not in ("exact", "full")]
+        rows.append([variant["expert"], ", ".join(special) or "exact", f"{variant['score']:.4f}"])
+        if "bytes" in variant:
+            rows[-1] += [f"{1e-6 * variant['bytes']:.3g}", variant["rounds"], f"{variant['seconds']:.3g}"]
+        else:
+            rows[-1] += [""] * 3
+    return _table(["expert", "computes", "score", "MB of a query", "rounds of a batch", "seconds of a query"], rows)
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

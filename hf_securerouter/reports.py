@@ -216,6 +216,7 @@ def make_report(
         "inputs": count,
         "costs": list(answers.costs),
         "routed_costs": list(answers.routed_costs),
+        "largest_cost": answers.largest_cost,
         "largest_score": largest_score,
         "largest_score_interval": bootstrap(alone, count, resamples),
         "experts": [{"relative_cost": cost, "score": score} for cost, score in experts],
@@ -230,7 +231,8 @@ def make_report(
 def draw_report(
     report: Mapping[str, Any], path: str | os.PathLike, title: str = "", score_name: str = "score"
 ) -> None:
-    """Draw the curves, the single experts and the chosen policies of a report as one figure, a PNG file.
+    """Draw the curves, the single experts and the chosen policies of a report as one figure, a PNG file; and the
+    `variants` of experts that were tried, if it names any with `seconds` and a `score`.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -251,6 +253,10 @@ def draw_report(
     for index, expert in enumerate(report["experts"]):
         axes.plot(expert["relative_cost"], expert["score"], "o", color="grey")
         axes.annotate(f" expert {index}", (expert["relative_cost"], expert["score"]), fontsize=8, va="top")
+    tried = [variant for variant in report.get("variants", []) if "seconds" in variant]
+    for number, variant in enumerate(tried):
+        place = variant["seconds"] / report["largest_cost"], variant["score"]
+        axes.plot(*place, "x", color="tab:red", label=None if number else "variants of experts, on held-out rows")
     for name, policy in report["policies"].items():
         axes.plot(policy["relative_cost"], policy["score"], "*", markersize=13, label=f"chosen: {name}")
     axes.set(xlabel="cost, relative to the largest expert", ylabel=score_name, title=title)

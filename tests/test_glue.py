@@ -472,7 +472,8 @@ def cotrained(made, exact_dir, out, *more):
 
 
 def test_functions_are_taken_step_by_step_while_little_is_lost(made, exact_dir, tmp_path, monkeypatch):
-    scores, starts, follow = {"0-quadratic-exact": 0.795, "0-quadratic-2quad": 0.7}, {}, cotrain.CotrainedRun.follow
+    scores = {"0-quadratic-exact-full": 0.795, "0-quadratic-2quad-full": 0.7}
+    starts, follow = {}, cotrain.CotrainedRun.follow
 
     def recording_follow(self, folder, start, *rest):
         starts[folder.name] = start.name
@@ -485,21 +486,24 @@ def test_functions_are_taken_step_by_step_while_little_is_lost(made, exact_dir, 
     report = cotrained(made, exact_dir, tmp_path / "out")
 
     model = SecureRouterForSequenceClassification.from_pretrained(tmp_path / "out")
-    assert model.config.expert_mpc == list(cotrain.STEPS)
+    assert model.config.expert_mpc == [cotrain.STEPS[0], cotrain.STEPS[2]]
     tried = json.loads((tmp_path / "out" / "variants.json").read_text())
-    assert [(one["expert"], one["hidden_act"], one["softmax"], one["score"]) for one in tried] == [
-        (0, "exact", "exact", 0.8),
-        (0, "quadratic", "exact", 0.795),
-        (0, "quadratic", "2quad", 0.7),
-        (1, "exact", "exact", 0.8),
-        (1, "quadratic", "exact", 0.8),
-        (1, "quadratic", "2quad", 0.8),
+    assert report["variants"] == tried
+    assert [tuple(one.values()) for one in tried] == [
+        (0, "exact", "exact", "full", 0.8),
+        (0, "quadratic", "exact", "full", 0.795),
+        (0, "quadratic", "2quad", "full", 0.7),
+        (1, "exact", "exact", "full", 0.8),
+        (1, "quadratic", "exact", "full", 0.8),
+        (1, "quadratic", "2quad", "full", 0.8),
+        (1, "quadratic", "2quad", "w8a8", 0.8),
     ]
     assert starts == {
-        "0-quadratic-exact": "0",
-        "0-quadratic-2quad": "0-quadratic-exact",
-        "1-quadratic-exact": "1",
-        "1-quadratic-2quad": "1-quadratic-exact",
+        "0-quadratic-exact-full": "0",
+        "0-quadratic-2quad-full": "0-quadratic-exact-full",
+        "1-quadratic-exact-full": "1",
+        "1-quadratic-2quad-full": "1-quadratic-exact-full",
+        "1-quadratic-2quad-w8a8": "1-quadratic-2quad-full",
     }
     rows = glue_data.encode(
         glue_data.TASKS["mrpc"], made_up_rows(40, 1), AutoTokenizer.from_pretrained(made / "checkpoint"), 16

@@ -6,17 +6,21 @@ Experts made for encryption: those of a finished run, taught to do with cheaper 
     python training/cotrain.py --exact_dir mrpc-exact --task_name mrpc ... --output_dir mrpc-router
 
 Takes the arguments of `run_glue.py` and does what it does, but for the experts. Each of them goes step by step from
-exact to cheaper functions: a copy learns attention, hidden states and outputs from the exact expert, layer by layer,
-starting from the step before, and the steps end with the first that loses more than `--most_lost` points on the rows
-which no expert has seen. `variants.json` lists what was tried.
+exact to cheaper functions and then to a narrower precision: a copy learns attention, hidden states and outputs from
+the exact expert, layer by layer, starting from the step before, and the steps end with the first that loses more than
+`--most_lost` points on the rows which no expert has seen. A copy of a narrow precision computes with the weights that
+are shared, rounds at random as shares do, and is fined for values beyond its bounds. The last copy that is good enough
+is taken. `variants.json` lists what was tried, with scores and measured costs.
 """
 
+import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from glue_arguments import GlueArguments, _option, command_line
+from glue_costs import measure_expert
 from glue_data import shortened
 from glue_experts import EXACT, device, load_expert, predict, save_once, taught
 from glue_run import GlueRun, once
@@ -25,14 +29,17 @@ from torch import nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from hf_securerouter import SecureRouterValueError
+from hf_securerouter.fixed_point_layers import range_penalty
 from hf_securerouter.losses import layer_loss
 from hf_securerouter.metrics import glue_score
 
 
 STEPS = (
-    {"hidden_act": "quadratic", "softmax": "exact"},
-    {"hidden_act": "quadratic", "softmax": "2quad"},
+    {"hidden_act": "quadratic", "softmax": "exact", "precision": "full"},
+    {"hidden_act": "quadratic", "softmax": "2quad", "precision": "full"},
+    {"hidden_act": "quadratic", "softmax": "2quad", "precision": "w8a8"},
 )
+RANGE_WEIGHT = 0.1  # of the range penalty
 
 
 @dataclass
@@ -52,7 +59,7 @@ class Follower(nn.Module):
     def __init__(self, expert, exact):
         super().__init__()
         exact.set_attn_implementation("eager")  # the others give no attention
-        if expert.expert_mpc["softmax"] == "exact":
+        if expert.expert_mpc["softmax"] == "exact" and expert.expert_mpc["precision"] == "full":
             expert.set_attn_implementation("eager")
         self.expert, self.exact = expert, exact.requires_grad_(False)
         self.config = expert.config
@@ -64,10 +71,13 @@ class Follower(nn.Module):
 
     def forward(self, attention_mask, **inputs):
         inputs |= {"attention_mask": attention_mask, "output_hidden_states": True, "output_attentions": True}
-        own = self.expert(**inputs)
+        with range_penalty(attention_mask) as penalty:
+            own = self.expert(**inputs)
         with torch.no_grad():
             target = self.exact(**inputs)
         loss = layer_loss(own.hidden_states, target.hidden_states, own.attentions, target.attentions, attention_mask)
+        if self.expert.expert_mpc["precision"] != "full":
+            loss = loss + RANGE_WEIGHT * penalty()
         return SequenceClassifierOutput(loss=loss, logits=own.logits)
 
 
@@ -92,20 +102,22 @@ class CotrainedRun(GlueRun):
                 raise SecureRouterValueError(
                     f"`exact_dir` {self.args.exact_dir!r} holds no expert {index}: let its run end first."
                 )
-            score = self.score(exact, EXACT, unseen)
-            variants.append({"expert": index, **EXACT, "score": score})
-            folder, least = exact, score - self.args.most_lost / 100
+            variants.append(self.tried(index, exact, EXACT, unseen))
+            folder, least = exact, variants[-1]["score"] - self.args.most_lost / 100
             for step in STEPS:
-                candidate = self.folder / "experts" / f"{index}-{step['hidden_act']}-{step['softmax']}"
+                candidate = self.folder / "experts" / "-".join([str(index), *step.values()])
                 self.follow(candidate, folder, exact, step, seen)
-                score = self.score(candidate, step, unseen)
-                variants.append({"expert": index, **step, "score": score})
-                if score < least:
+                variants.append(self.tried(index, candidate, step, unseen))
+                if variants[-1]["score"] < least:
                     break
                 folder, self.functions[candidate] = candidate, step
             folders.append(folder)
         once(self.folder / "variants.json", lambda: variants)
         return folders
+
+    def report(self, models, folders, costs, tuning):
+        variants = json.loads((self.folder / "variants.json").read_text())
+        return super().report(models, folders, costs, tuning) | {"variants": variants}
 
     def largest(self, folders):
         return load_expert(Path(self.args.exact_dir, "experts", "final", str(len(self.members) - 1)))
@@ -123,6 +135,14 @@ class CotrainedRun(GlueRun):
             self.train(folder.name, follower, data, args.distillation_epochs, args.learning_rate)
 
         save_once(folder, expert, self.tokenizer, train)
+
+    def tried(self, index, folder, functions, unseen):
+        """What `variants.json` says of one copy: its score on rows that no expert has seen and, if costs are measured,
+        what a query takes it."""
+        found = {"expert": index, **functions, "score": self.score(folder, functions, unseen)}
+        if self.args.expert_costs:
+            return found
+        return found | measure_expert(self.args, load_expert(folder, functions), self.lengths[index])
 
     def score(self, folder, functions, rows):
         """The score of one expert."""

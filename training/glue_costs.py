@@ -97,6 +97,14 @@ def measure_routed(args, largest, pool, quotas):
     }
 
 
+def measure_expert(args, expert, length):
+    """What a query takes one expert that reads `length` tokens of it, None for all: `seconds`, `bytes`, and the
+    `rounds` of its batch."""
+    batch, longest = args.quota_batch_size, _length(args, [expert])
+    found = _alone(args, expert, min(length or longest, longest), batch)
+    return {unit: found[unit] / batch for unit in UNITS} | {"rounds": found["rounds"]}
+
+
 def _alone(args, expert, length, batch):
     """A batch for one expert."""
     from hf_securerouter.mpc.convert import to_mpc
@@ -105,8 +113,8 @@ def _alone(args, expert, length, batch):
 
 
 def _measured(args, secure, batch):
-    """Online seconds and bytes of one batch. They are kept in a file, for measuring takes long: nothing but the public
-    manifest and the batch decides on them, so that runs of other tasks can use them too."""
+    """Online seconds, bytes and rounds of one batch. They are kept in a file, for measuring takes long: nothing but
+    the public manifest and the batch decides on them, so that runs of other tasks can use them too."""
     shape = _shape(secure.manifest) | {"batch": batch}
     digest = hashlib.sha256(json.dumps(shape, sort_keys=True).encode()).hexdigest()[:16]
     folder = Path(args.costs_dir or args.output_dir)
@@ -115,8 +123,7 @@ def _measured(args, secure, batch):
     if not path.exists():
         logger.info("Measuring a batch of %d under encryption.", batch)
         write_json(_run(secure, batch) | {"shape": shape}, path)
-    found = json.loads(path.read_text())
-    return {unit: found[unit] for unit in UNITS}
+    return json.loads(path.read_text())
 
 
 def _shape(manifest):
@@ -136,6 +143,7 @@ def _run(secure, batch):
     return {
         "seconds": statistics.median(cost.online_seconds for cost in costs),
         "bytes": costs[0].online_bytes,
+        "rounds": costs[0].rounds,
     }
 
 

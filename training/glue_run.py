@@ -371,7 +371,7 @@ def describe(model, index):
     """An expert in a few words, such as "bert 2x128, 64 tokens, quadratic"."""
     config, functions = model.experts[index].config, model.config.expert_mpc[index]
     length = [f"{model.config.length_of(index)} tokens"] if model.config.expert_max_lengths else []
-    special = [choice for choice in functions.values() if choice != "exact"]
+    special = [choice for choice in functions.values() if choice not in ("exact", "full")]
     return ", ".join([f"{config.model_type} {config.num_hidden_layers}x{config.hidden_size}", *length, *special])
 
 
@@ -395,6 +395,7 @@ def card_data(task, args, report, policy, measured, command):
         for name, own in report["policies"].items()
     }
     more = {name: value for name, value in (("measured", measured), ("encrypted", report.get("encrypted"))) if value}
+    told = {name: report[name] for name in _REPORTED if name in report}
     return SecureRouterModelCardData(
         model_name=f"{task.name}-router",
         language="en",
@@ -403,7 +404,7 @@ def card_data(task, args, report, policy, measured, command):
         securerouter={
             "routing_shares": [round(share, 4) for share in policy["shares"]],
             "training": training,
-            "report": rounded({name: report[name] for name in _REPORTED} | {"policies": policies} | more),
+            "report": rounded(told | {"policies": policies} | more),
             "figure": "curve.png",
         },
     )
@@ -427,4 +428,5 @@ _REPORTED = (
     "audc",
     "audc_interval",
     "qnc",
+    "variants",
 )
