@@ -30,8 +30,8 @@ from hf_securerouter.metrics import glue_score
 
 
 STEPS = (
-    {"hidden_act": "quadratic", "softmax": "exact"},
-    {"hidden_act": "quadratic", "softmax": "2quad"},
+    {"hidden_act": "quadratic", "softmax": "exact", "precision": "full"},
+    {"hidden_act": "quadratic", "softmax": "2quad", "precision": "full"},
 )
 
 

@@ -18,7 +18,7 @@ from hf_securerouter.losses import distillation_loss
 from hf_securerouter.pool import cut_layers
 
 
-EXACT = {"hidden_act": "exact", "softmax": "exact"}
+EXACT = {"hidden_act": "exact", "softmax": "exact", "precision": "full"}
 NARROW_LAYERS, NARROW_WIDTH = 2, 128
 
 

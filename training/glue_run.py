@@ -367,7 +367,7 @@ def describe(model, index):
     """An expert in a few words, such as "bert 2x128, 64 tokens, quadratic"."""
     config, functions = model.experts[index].config, model.config.expert_mpc[index]
     length = [f"{model.config.length_of(index)} tokens"] if model.config.expert_max_lengths else []
-    special = [choice for choice in functions.values() if choice != "exact"]
+    special = [choice for choice in functions.values() if choice not in ("exact", "full")]
     return ", ".join([f"{config.model_type} {config.num_hidden_layers}x{config.hidden_size}", *length, *special])
 
 
