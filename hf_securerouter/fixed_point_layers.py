@@ -188,7 +188,10 @@ class FixedPointLayerNorm(nn.LayerNorm):
         x = x - x.mean(-1, keepdim=True)
         watch(x, 2.0**bounds.residual)
         x = truncated(x, bits.normal, self.training)
-        x = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.eps)
+        variance = x.square().mean(-1, keepdim=True) + self.eps
+        watch(variance, 15 / 16 * 2.0**bounds.variance_high)
+        watch(1 / variance, 2.0**-bounds.variance_low)
+        x = x * torch.rsqrt(variance)
         ratio = self._ratio
         x = truncated(x / ratio, bits.hidden, self.training) * ratio
         return (x * self.shared_weight() + self.bias).to(dtype)

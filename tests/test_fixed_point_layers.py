@@ -154,6 +154,12 @@ def test_every_bounded_value_is_watched(batch):
         own.value.weight.zero_()
         own.value.bias.zero_()
     state = {name: part.clone() for name, part in expert.state_dict().items()}
+    with torch.no_grad():
+        for parameter in (layer.output.dense.weight, layer.attention.output.LayerNorm.weight):
+            parameter.mul_(0.01)
+    with range_penalty(batch["attention_mask"]) as small_variance:
+        expert(**batch)
+    assert small_variance() > 0.01
     for changes in places.values():
         expert.load_state_dict(state)
         with range_penalty(batch["attention_mask"]) as before:
