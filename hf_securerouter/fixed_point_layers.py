@@ -50,11 +50,15 @@ class RangePenalty:
 
     Args:
         attention_mask (`torch.Tensor` of shape (B, T)): 0 where a token is padding, whose values do not count.
+
+    Attributes:
+        widest (`float`): The largest absolute value over its bound, so far: above 1 the encrypted answer is garbage.
     """
 
     def __init__(self, attention_mask: torch.Tensor) -> None:
         self._live = attention_mask.bool()
         self._terms: list[torch.Tensor] = []
+        self.widest = 0.0
 
     def __call__(self) -> torch.Tensor:
         """
@@ -66,14 +70,17 @@ class RangePenalty:
 
     def add(self, values: torch.Tensor, limit: float, pairs: bool) -> None:
         """Notes values that should stay within `limit`; see [`watch`]."""
-        over = functional.relu(values.abs() / limit - 1)
+        relative = values.abs() / limit
+        over = functional.relu(relative - 1)
         penalty = functional.smooth_l1_loss(over, torch.zeros_like(over), reduction="none", beta=0.2)
-        live = self._live
+        live, largest = self._live, relative.detach()
         if pairs:
-            penalty = penalty.sum(1) * live[:, None, :] * live[:, :, None]
+            both = live[:, None, :] * live[:, :, None]
+            penalty, largest = penalty.sum(1) * both, largest.amax(1) * both
         elif values.dim() > 2:
-            penalty = penalty.flatten(2).sum(2) * live
+            penalty, largest = penalty.flatten(2).sum(2) * live, largest.flatten(2).amax(2) * live
         self._terms.append(penalty.sum() / live.sum())
+        self.widest = max(self.widest, largest.max().item() / MARGIN)
 
 
 _watched: ContextVar[RangePenalty | None] = ContextVar("range_penalty", default=None)

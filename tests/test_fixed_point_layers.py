@@ -172,6 +172,17 @@ def test_every_bounded_value_is_watched(batch):
         assert after() > before() + 0.01
 
 
+def test_the_widest_value_is_told_in_parts_of_its_bound(batch):
+    expert, bounds = expert_of(), number_format("w8a8", "2quad").bounds
+    use_functions(expert, **NARROW)
+    live = batch["attention_mask"]
+    for factor in (0.5, 3.0):
+        with torch.no_grad(), range_penalty(live) as penalty:
+            expert.classifier.bias.copy_(torch.tensor([factor * 2.0**bounds.logits, 0]))
+            logits = expert(**batch).logits
+        assert penalty.widest == pytest.approx(logits.abs().max().item() / 2.0**bounds.logits, rel=1e-3)
+
+
 def test_padding_does_not_count_and_nothing_stays_behind(batch):
     expert = expert_of()
     use_functions(expert, **NARROW)

@@ -489,7 +489,7 @@ def test_functions_are_taken_step_by_step_while_little_is_lost(made, exact_dir, 
     assert model.config.expert_mpc == [cotrain.STEPS[0], cotrain.STEPS[2]]
     tried = json.loads((tmp_path / "out" / "variants.json").read_text())
     assert report["variants"] == tried
-    assert [tuple(one.values()) for one in tried] == [
+    assert [tuple(one.values())[:5] for one in tried] == [
         (0, "exact", "exact", "full", 0.8),
         (0, "quadratic", "exact", "full", 0.795),
         (0, "quadratic", "2quad", "full", 0.7),
@@ -523,6 +523,16 @@ def test_functions_are_taken_step_by_step_while_little_is_lost(made, exact_dir, 
     (exact,) = glue_experts.predict(two_experts(made, tmp_path)[1], rows, collate)
     labels = torch.tensor([row["labels"] for row in rows])
     assert report["largest_metrics"] == {"accuracy": (exact.argmax(dim=1) == labels).float().mean().item()}
+
+
+def test_a_narrow_expert_with_values_out_of_bounds_is_not_taken(made, exact_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(cotrain.CotrainedRun, "score", lambda *arguments: 0.8)
+    monkeypatch.setattr(cotrain.CotrainedRun, "widest", lambda *arguments: 1.01)
+    cotrained(made, exact_dir, tmp_path / "out")
+    model = SecureRouterForSequenceClassification.from_pretrained(tmp_path / "out")
+    assert model.config.expert_mpc == [cotrain.STEPS[1]] * 2
+    tried = json.loads((tmp_path / "out" / "variants.json").read_text())
+    assert [one.get("widest") for one in tried] == [None, None, None, 1.01] * 2
 
 
 def test_an_expert_stays_exact_where_all_else_loses(made, exact_dir, tmp_path, monkeypatch):

@@ -9,8 +9,9 @@ Takes the arguments of `run_glue.py` and does what it does, but for the experts.
 exact to cheaper functions and then to a narrower precision: a copy learns attention, hidden states and outputs from
 the exact expert, layer by layer, starting from the step before, and the steps end with the first that loses more than
 `--most_lost` points on the rows which no expert has seen. A copy of a narrow precision computes with the weights that
-are shared, rounds at random as shares do, and is fined for values beyond its bounds. The last copy that is good enough
-is taken. `variants.json` lists what was tried, with scores and measured costs.
+are shared, rounds at random as shares do, and is fined for values beyond its bounds; one that still has such values
+is not taken. The last copy that is good enough is. `variants.json` lists what was tried, with scores and measured
+costs.
 """
 
 import json
@@ -29,7 +30,7 @@ from torch import nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from hf_securerouter import SecureRouterValueError
-from hf_securerouter.fixed_point_layers import range_penalty
+from hf_securerouter.fixed_point_layers import FixedPointLinear, range_penalty
 from hf_securerouter.losses import layer_loss
 from hf_securerouter.metrics import glue_score
 
@@ -40,6 +41,8 @@ STEPS = (
     {"hidden_act": "quadratic", "softmax": "2quad", "precision": "w8a8"},
 )
 RANGE_WEIGHT = 0.1  # of the range penalty
+OUTLIER = 0.5  # weights beyond it make values beyond their bounds, and an optimizer would take long to bring them down
+BATCH = 64
 
 
 @dataclass
@@ -108,7 +111,7 @@ class CotrainedRun(GlueRun):
                 candidate = self.folder / "experts" / "-".join([str(index), *step.values()])
                 self.follow(candidate, folder, exact, step, seen)
                 variants.append(self.tried(index, candidate, step, unseen))
-                if variants[-1]["score"] < least:
+                if variants[-1]["score"] < least or variants[-1].get("widest", 0) > 1:
                     break
                 folder, self.functions[candidate] = candidate, step
             folders.append(folder)
@@ -131,6 +134,9 @@ class CotrainedRun(GlueRun):
 
         def train():
             data = taught(rows, teacher, self.collate, self.task, args, set(self.tokenizer.all_special_ids))
+            for layer in expert.modules():
+                if isinstance(layer, FixedPointLinear) and layer.format.centred:
+                    layer.weight.data.clamp_(-OUTLIER, OUTLIER)
             follower = Follower(expert, teacher.cpu()).train()
             self.train(folder.name, follower, data, args.distillation_epochs, args.learning_rate)
 
@@ -138,11 +144,25 @@ class CotrainedRun(GlueRun):
 
     def tried(self, index, folder, functions, unseen):
         """What `variants.json` says of one copy: its score on rows that no expert has seen and, if costs are measured,
-        what a query takes it."""
+        what a query takes it; of a narrow precision, how much of their bounds its values need: no more than 1, or its
+        encrypted answers would be garbage."""
         found = {"expert": index, **functions, "score": self.score(folder, functions, unseen)}
+        if functions["precision"] != "full":
+            found["widest"] = self.widest(load_expert(folder, functions), unseen)
         if self.args.expert_costs:
             return found
         return found | measure_expert(self.args, load_expert(folder, functions), self.lengths[index])
+
+    @torch.no_grad()
+    def widest(self, expert, rows):
+        """The largest value of an expert over its bound, on some rows."""
+        expert, found = expert.to(device()), 0.0
+        for start in range(0, len(rows), BATCH):
+            batch = self.collate(rows[start : start + BATCH]).to(device())
+            with range_penalty(batch["attention_mask"]) as penalty:
+                expert(**{name: value for name, value in batch.items() if name != "labels"})
+            found = max(found, penalty.widest)
+        return found
 
     def score(self, folder, functions, rows):
         """The score of one expert."""
