@@ -514,7 +514,7 @@ def test_functions_are_taken_step_by_step_while_little_is_lost(made, exact_dir, 
     for index, own in enumerate(model.experts):
         (kept,) = glue_experts.predict(own, rows, collate)
         chosen = model.config.expert_mpc[index]
-        folder = tmp_path / "out" / "experts" / f"{index}-{'-'.join(model.config.expert_mpc[index].values())}"
+        folder = tmp_path / "out" / "experts" / f"{index}-{'-'.join(chosen.values())}"
         (made_with,) = glue_experts.predict(
             glue_experts.load_expert(folder, model.config.expert_mpc[index]), rows, collate
         )
