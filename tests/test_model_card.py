@@ -373,3 +373,12 @@ def test_report_stands_in_the_card(model):
     report["encrypted"] |= {"labels_equal": None, "served_elsewhere": 2}
     card = generate_model_card(model, SecureRouterModelCardData(securerouter={"report": report}))
     assert "as well: logits differ by at most 0.0041, but for 2 that another expert answered" in card
+    assert "Experts that were tried" not in card
+    report["variants"] = [
+        {"expert": 0, "hidden_act": "exact", "softmax": "exact", "precision": "full", "score": 0.8},
+        {"expert": 0, "hidden_act": "quadratic", "softmax": "2quad", "precision": "w8a8", "score": 0.795}
+        | {"seconds": 0.25, "bytes": 2.5e7, "rounds": 112, "widest": 0.7},
+    ]
+    card = generate_model_card(model, SecureRouterModelCardData(securerouter={"report": report}))
+    assert "Experts that were tried" in card and "| 0 | exact | 0.8000 |  |  |  |" in card
+    assert "| 0 | quadratic, 2quad, w8a8 | 0.7950 | 25 | 112 | 0.25 |" in card

@@ -156,6 +156,22 @@ def test_report_is_written_as_json_and_drawn_as_png(report, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"report.json", "curve.png"}
 
 
+def test_the_figure_has_the_variants_that_were_measured(report, tmp_path):
+    pytest.importorskip("matplotlib")
+    from matplotlib.axes import Axes
+
+    drawn = []
+    measured = {"expert": 0, "score": 0.71, "seconds": 2.0}
+    told = report[2] | {"variants": [measured, {"expert": 1, "score": 0.6}]}
+    with pytest.MonkeyPatch.context() as patch:
+        plot = Axes.plot
+        patch.setattr(Axes, "plot", lambda self, *a, **k: drawn.append((a, k.get("label"))) or plot(self, *a, **k))
+        reports.draw_report(told, tmp_path / "curve.png")
+    assert [line for line in drawn if line[0][2:] == ("x",)] == [
+        ((0.2, 0.71, "x"), "variants of experts, on held-out rows")
+    ]
+
+
 def test_a_figure_without_matplotlib_names_the_install_line(report, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ImportError, match=r"pip install 'hf_securerouter\[train\]'"):
