@@ -160,6 +160,14 @@ def test_every_bounded_value_is_watched(batch):
     with range_penalty(batch["attention_mask"]) as small_variance:
         expert(**batch)
     assert small_variance() > 0.01
+    expert.load_state_dict(state)
+    with range_penalty(batch["attention_mask"]) as before:
+        expert(**batch)
+    with torch.no_grad():  # every value within its bound, but their mean square is not
+        layer.output.dense.bias.copy_(torch.tensor([5.0, -5.0]).repeat(8))
+    with range_penalty(batch["attention_mask"]) as large_variance:
+        expert(**batch)
+    assert large_variance() > before() + 0.01
     for changes in places.values():
         expert.load_state_dict(state)
         with range_penalty(batch["attention_mask"]) as before:

@@ -8,6 +8,7 @@ import random
 import re
 import shlex
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -285,6 +286,19 @@ def measured(monkeypatch, *seconds):
 
     monkeypatch.setattr(glue_costs, "_run", run)
     return asked
+
+
+def test_a_measurement_is_the_median_of_three_after_a_warm_up():
+    seconds = iter([50.0, 3.0, 9.0, 4.0])
+
+    class Session:
+        def __call__(self, inputs):
+            assert inputs["input_ids"].shape == (2, 8)
+            cost = {"online_seconds": next(seconds), "online_bytes": 800, "rounds": 7}
+            return SimpleNamespace(cost=SimpleNamespace(**cost))
+
+    secure = SimpleNamespace(manifest=SimpleNamespace(max_length=8), local_session=lambda: nullcontext(Session()))
+    assert glue_costs._run(secure, 2) == {"seconds": 4.0, "bytes": 800, "rounds": 7}
 
 
 def pool_of(shares):
