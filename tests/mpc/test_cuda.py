@@ -190,7 +190,7 @@ def test_a_whole_encoder(within, softmax):
     x, live = batch_of(spec, [4, 2], 4)
     encoder = MaskedEncoder(spec, Precision(Bounds(), 4, softmax))
     words = encode_weights(spec, weights_of(spec), encoder.precision)
-    given, mask = Input.real(x, encoder.input_width, encoder.precision.activations), Bits(live)
+    given, mask = Input.real(x, encoder.input_width, encoder.precision.bits.hidden), Bits(live)
     done = on_card(within, lambda party: encoder.run(party, given(party), mask(party)), weights=words)
     assert (done.values - ClearEncoder(spec, weights_of(spec))(x, live)).abs().max() < 0.004
 
