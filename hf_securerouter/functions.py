@@ -22,10 +22,10 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from .configuration_securerouter import EXPERT_MPC_CHOICES
 from .errors import SecureRouterValueError
 from .fixed_point_layers import truncated, use_fixed_point, watch
-from .precision import number_format
+from .precision import Bounds, number_format
 
 
-SMALLEST_ROW_SUM = 2.0**-3  # of numerators; on shares the inverse of less is not defined
+SMALLEST_ROW_SUM = 2.0**Bounds.row_sum  # of numerators; on shares the inverse of less is not defined
 _PREFIX = "securerouter_"
 
 
@@ -66,7 +66,7 @@ def attention_weights(scores: torch.Tensor, live: torch.Tensor | None, softmax: 
 def _fixed_point_attention(softmax: str, precision: str) -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
     """An attention function of transformers' interface that truncates, in training, where shares do."""
     chosen = number_format(precision, softmax)
-    half = 2.0 ** (chosen.bounds.scores - 1)
+    half, least = 2.0 ** (chosen.bounds.scores - 1), 2.0**chosen.bounds.row_sum
 
     def attend(
         module: nn.Module,
@@ -90,7 +90,10 @@ def _fixed_point_attention(softmax: str, precision: str) -> Callable[..., tuple[
             numerators = torch.exp(-below) * live
         else:
             numerators = NUMERATORS[softmax](scores) * live
-        sums = numerators.sum(dim=-1, keepdim=True).clamp(min=SMALLEST_ROW_SUM)
+        sums = numerators.sum(dim=-1, keepdim=True)
+        if softmax == "2quad":
+            watch((1 / sums.clamp(min=least / 8)).transpose(1, 2), 1 / least)
+        sums = sums.clamp(min=least)
         bits = chosen.numerators(softmax, length)
         kept = functional.dropout(truncated(numerators, bits, module.training), dropout, module.training)
         context = kept.to(value.dtype) @ value

@@ -20,6 +20,7 @@ MARGIN = 1.5  # a bound is at least this many times what was seen, or what train
 
 # The windows of the curved activations and of the exponential have to fit into the range.
 _FLOORS = {"inner": 3, "head": 3, "scores": 4}
+_LOWEST = ("row_sum", "variance_low")  # bounds from below
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Bounds:
         context (`int`): What softmax divides, times V, in the mean over the length; never above the bounds of both.
         residual (`int`): Centred inputs of LayerNorm (seen: 218).
         inner (`int`): Inputs of the feed-forward activation (seen: 24).
+        row_sum (`int`): Smallest sum of a row's numerators under 2Quad and 2ReLU.
         variance_low (`int`): Smallest variance in LayerNorm (seen: 0.13).
         variance_high (`int`): Largest variance in LayerNorm, up to 15/16 of the power (seen: 124).
         embedding (`int`): Embedding outputs, where they are shuffled or selected; checked by the client.
@@ -46,6 +48,7 @@ class Bounds:
     context: int = 24
     residual: int = 9
     inner: int = 6
+    row_sum: int = -3
     variance_low: int = -14
     variance_high: int = 14
     embedding: int = 6
@@ -62,7 +65,7 @@ class Bounds:
         for name, value in calibrated.items():
             if name not in values:
                 raise SecureRouterValueError(f"`calibration` holds {name!r}, which is none of {', '.join(values)}.")
-            values[name] = (max if name == "variance_low" else min)(values[name], max(value, _FLOORS.get(name, value)))
+            values[name] = (max if name in _LOWEST else min)(values[name], max(value, _FLOORS.get(name, value)))
         return Bounds(**values)
 
 
@@ -174,7 +177,7 @@ _W8A8 = NumberFormat(
         gamma=8,
         mean_weights=11,
     ),
-    Bounds(scores=5, value=3, context=5, residual=4, inner=3, variance_low=-5, variance_high=4),
+    Bounds(scores=5, value=3, context=5, residual=4, inner=3, row_sum=0, variance_low=-5, variance_high=4),
 )
 
 
@@ -196,4 +199,4 @@ def number_format(precision: str, softmax: str = "exact") -> NumberFormat:
         return _W8A8
     # Numerators are small here, and small ones need bits; so do the scores that they are made of.
     bits, one = replace(_W8A8.bits, scores=7, context=14), {"exact": 1, "2relu": 2}[softmax]
-    return NumberFormat(bits, replace(_W8A8.bounds, scores=6, context=one))
+    return NumberFormat(bits, replace(_W8A8.bounds, scores=6, context=one, row_sum=_FULL.bounds.row_sum))

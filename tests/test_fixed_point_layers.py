@@ -191,6 +191,22 @@ def test_the_widest_value_is_told_in_parts_of_its_bound(batch):
         assert penalty.widest == pytest.approx(logits.abs().max().item() / 2.0**bounds.logits, rel=1e-3)
 
 
+def test_a_row_of_2quad_needs_a_sum_to_divide_by(batch):
+    expert = expert_of()
+    use_functions(expert, **NARROW)
+    own = expert.bert.encoder.layer[0].attention.self
+    head = expert.config.hidden_size // expert.config.num_attention_heads
+    with torch.no_grad():
+        for part in (own.query, own.key):
+            part.weight.zero_()
+        own.query.bias.fill_(1.0)
+        for score, within in ((0.0, True), (-4.9, False)):
+            own.key.bias.fill_(score / head**0.5)
+            with range_penalty(batch["attention_mask"]) as penalty:
+                expert(**batch)
+            assert (penalty.widest <= 1) == within
+
+
 def test_padding_does_not_count_and_nothing_stays_behind(batch):
     expert = expert_of()
     use_functions(expert, **NARROW)

@@ -189,7 +189,9 @@ def train_pool(args, task, members, rows, folder, tokenizer, collate, fit):
         if kind == "narrow":
             return narrow(largest)
         if kind == "cut":
-            return cut_layers(largest, value)
+            small = cut_layers(largest, value)
+            small.get_input_embeddings().requires_grad_(False)  # half of the weights, and good as they are
+            return small
         return load_classifier(value, task, args)
 
     kind, value, _ = members[-1]

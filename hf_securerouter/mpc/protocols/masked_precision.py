@@ -80,7 +80,7 @@ class Precision:
     @property
     def row_sum_range(self) -> tuple[int, int]:
         """log2 of the smallest and the largest sum of a row's numerators."""
-        return (-6 if self.softmax == "exact" else -3), self.numerator_bound + self.length_bits + 1
+        return (-6 if self.softmax == "exact" else self.bounds.row_sum), self.numerator_bound + self.length_bits + 1
 
     @property
     def mix_width(self) -> int:
