@@ -28,17 +28,30 @@ from .errors import SecureRouterValueError
 from .precision import MARGIN, NumberFormat, deviation_ratio, number_format
 
 
+class _StraightThrough(torch.autograd.Function):
+    """Values to multiples of 2^-`bits`: to the nearest, or at random to one of the two around, in the mean the same.
+    The gradient is that of the identity."""
+
+    @staticmethod
+    def forward(ctx: Any, values: torch.Tensor, bits: int, at_random: bool) -> torch.Tensor:
+        scale = 2.0**bits
+        if at_random:
+            return torch.rand_like(values).add_(values, alpha=scale).floor_().mul_(1 / scale)
+        return torch.mul(values, scale).round_().mul_(1 / scale)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        return grads[0], None, None
+
+
 def rounded(values: torch.Tensor, bits: int) -> torch.Tensor:
     """Values to the nearest multiple of 2^-`bits`; the gradient is that of the identity."""
-    return values + (torch.round(values.detach() * 2.0**bits) * 2.0**-bits - values.detach())
+    return _StraightThrough.apply(values, bits, False)
 
 
 def truncated(values: torch.Tensor, bits: int, training: bool) -> torch.Tensor:
     """In training, values to one of the two multiples of 2^-`bits` around, in the mean the same; else as they are."""
-    if not training:
-        return values
-    scaled = values.detach() * 2.0**bits
-    return values + (torch.floor(scaled + torch.rand_like(scaled)) * 2.0**-bits - values.detach())
+    return _StraightThrough.apply(values, bits, True) if training else values
 
 
 # Ranges.
@@ -66,21 +79,23 @@ class RangePenalty:
             `torch.Tensor`: A scalar, 0 where all values keep their margin: by how much of their limit values exceed
             it (below a fifth: squared), a sum over values and layers and a mean over tokens. It has a gradient.
         """
-        return torch.stack(self._terms).sum()
+        return sum(self._terms, torch.zeros((), device=self._live.device))
 
     def add(self, values: torch.Tensor, limit: float, pairs: bool) -> None:
         """Notes values that should stay within `limit`; see [`watch`]."""
-        relative = values.abs() / limit
-        over = functional.relu(relative - 1)
-        penalty = functional.smooth_l1_loss(over, torch.zeros_like(over), reduction="none", beta=0.2)
-        live, largest = self._live, relative.detach()
+        live = self._live
         if pairs:
-            both = live[:, None, :] * live[:, :, None]
-            penalty, largest = penalty.sum(1) * both, largest.amax(1) * both
+            live = (live[:, None, :] * live[:, :, None]).unsqueeze(1)
         elif values.dim() > 2:
-            penalty, largest = penalty.flatten(2).sum(2) * live, largest.flatten(2).amax(2) * live
-        self._terms.append(penalty.sum() / live.sum())
-        self.widest = max(self.widest, largest.max().item() / MARGIN)
+            live = live.view(*live.shape, *[1] * (values.dim() - 2))
+        else:
+            live = torch.ones_like(values, dtype=torch.bool)
+        largest = (values.detach().abs() * live).amax().item() / limit
+        self.widest = max(self.widest, largest / MARGIN)
+        if largest > 1:  # rarely, once an expert is trained, and the rest takes long
+            over = functional.relu(values.abs() / limit - 1) * live
+            penalty = functional.smooth_l1_loss(over, torch.zeros_like(over), reduction="sum", beta=0.2)
+            self._terms.append(penalty / self._live.sum())
 
 
 _watched: ContextVar[RangePenalty | None] = ContextVar("range_penalty", default=None)

@@ -485,8 +485,8 @@ def cotrained(made, exact_dir, out, *more):
     return cotrain.main(arguments(made, out, *TRAINER, "--exact_dir", str(exact_dir), *more))
 
 
-def test_the_cheapest_functions_that_lose_little_are_taken(made, exact_dir, tmp_path, monkeypatch):
-    scores = {"0-quadratic-2quad-full": 0.795, "0-quadratic-2quad-w8a8": 0.7}
+def test_functions_are_taken_step_by_step_while_little_is_lost(made, exact_dir, tmp_path, monkeypatch):
+    scores = {"0-exact-exact-w8a8": 0.795, "0-quadratic-2quad-w8a8": 0.7}
     starts, follow = {}, cotrain.CotrainedRun.follow
 
     def recording_follow(self, folder, start, *rest):
@@ -500,25 +500,22 @@ def test_the_cheapest_functions_that_lose_little_are_taken(made, exact_dir, tmp_
     report = cotrained(made, exact_dir, tmp_path / "out")
 
     model = SecureRouterForSequenceClassification.from_pretrained(tmp_path / "out")
-    (cheap, cheapest), (exact_functions,) = cotrain.CHAINS
-    assert model.config.expert_mpc == [exact_functions, cheapest]
+    assert model.config.expert_mpc == list(cotrain.STEPS)
     tried = json.loads((tmp_path / "out" / "variants.json").read_text())
     assert report["variants"] == tried
     assert [tuple(one.values())[:5] for one in tried] == [
         (0, "exact", "exact", "full", 0.8),
-        (0, "quadratic", "2quad", "full", 0.795),
+        (0, "exact", "exact", "w8a8", 0.795),
         (0, "quadratic", "2quad", "w8a8", 0.7),
-        (0, "exact", "exact", "w8a8", 0.8),
         (1, "exact", "exact", "full", 0.8),
-        (1, "quadratic", "2quad", "full", 0.8),
+        (1, "exact", "exact", "w8a8", 0.8),
         (1, "quadratic", "2quad", "w8a8", 0.8),
     ]
     assert starts == {
-        "0-quadratic-2quad-full": "0",
-        "0-quadratic-2quad-w8a8": "0-quadratic-2quad-full",
         "0-exact-exact-w8a8": "0",
-        "1-quadratic-2quad-full": "1",
-        "1-quadratic-2quad-w8a8": "1-quadratic-2quad-full",
+        "0-quadratic-2quad-w8a8": "0-exact-exact-w8a8",
+        "1-exact-exact-w8a8": "1",
+        "1-quadratic-2quad-w8a8": "1-exact-exact-w8a8",
     }
     rows = glue_data.encode(
         glue_data.TASKS["mrpc"], made_up_rows(40, 1), AutoTokenizer.from_pretrained(made / "checkpoint"), 16
@@ -542,12 +539,13 @@ def test_the_cheapest_functions_that_lose_little_are_taken(made, exact_dir, tmp_
 
 def test_a_narrow_expert_with_values_out_of_bounds_is_not_taken(made, exact_dir, tmp_path, monkeypatch):
     monkeypatch.setattr(cotrain.CotrainedRun, "score", lambda *arguments: 0.8)
-    monkeypatch.setattr(cotrain.CotrainedRun, "widest", lambda *arguments: 1.01)
+    widest = iter([1.0, 1.01, 1.01])
+    monkeypatch.setattr(cotrain.CotrainedRun, "widest", lambda *arguments: next(widest))
     cotrained(made, exact_dir, tmp_path / "out")
     model = SecureRouterForSequenceClassification.from_pretrained(tmp_path / "out")
-    assert model.config.expert_mpc == [cotrain.CHAINS[0][0]] * 2
+    assert model.config.expert_mpc == [cotrain.STEPS[0], glue_experts.EXACT]
     tried = json.loads((tmp_path / "out" / "variants.json").read_text())
-    assert [one.get("widest") for one in tried] == [None, None, 1.01, 1.01] * 2
+    assert [one.get("widest") for one in tried] == [None, 1.0, 1.01, None, 1.01]
 
 
 def test_an_expert_stays_exact_where_all_else_loses(made, exact_dir, tmp_path, monkeypatch):
@@ -567,7 +565,7 @@ def test_cotraining_wants_a_finished_run(made, exact_dir, tmp_path):
         cotrain.main(arguments(made, tmp_path / "out", *TRAINER))
 
 
-@pytest.mark.parametrize("functions", [step for chain in cotrain.CHAINS for step in chain])
+@pytest.mark.parametrize("functions", cotrain.STEPS)
 def test_a_follower_comes_nearer_to_the_exact_expert(made, tmp_path, functions):
     _, exact = two_experts(made, tmp_path)
     expert = glue_experts.load_expert(made / "checkpoint")

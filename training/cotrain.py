@@ -5,13 +5,12 @@ Experts made for encryption: those of a finished run, taught to do with cheaper 
     python training/run_glue.py --task_name mrpc ... --output_dir mrpc-exact
     python training/cotrain.py --exact_dir mrpc-exact --task_name mrpc ... --output_dir mrpc-router
 
-Takes the arguments of `run_glue.py` and does what it does, but for the experts. Each of them goes step by step from
-exact to cheaper functions and then to a narrower precision: a copy learns attention, hidden states and outputs from
-the exact expert, layer by layer, starting from the step before. A step is good if it loses no more than `--most_lost`
-points on the rows which no expert has seen. Where one is not, the exact functions are tried in the narrow precision,
-which costs a seventh more than both. A copy of a narrow precision computes with the weights that are shared, rounds at
+Takes the arguments of `run_glue.py` and does what it does, but for the experts. Each of them goes to a narrower
+precision, and from there to cheaper functions: a copy learns attention, hidden states and outputs from the exact
+expert, layer by layer, starting from the step before, and the steps end with the first that loses more than
+`--most_lost` points on the rows which no expert has seen. A copy computes with the weights that are shared, rounds at
 random as shares do, and is fined for values beyond its bounds; one that still has such values is not taken. The last
-copy that is good is. `variants.json` lists what was tried, with scores and measured costs.
+copy that is good enough is. `variants.json` lists what was tried, with scores and measured costs.
 """
 
 import json
@@ -35,12 +34,11 @@ from hf_securerouter.losses import layer_loss
 from hf_securerouter.metrics import glue_score
 
 
-CHEAP = {"hidden_act": "quadratic", "softmax": "2quad"}
-CHAINS = (  # the cheapest end first; the search is over with the first chain of which every step is good
-    ({**CHEAP, "precision": "full"}, {**CHEAP, "precision": "w8a8"}),
-    ({**EXACT, "precision": "w8a8"},),
+STEPS = (
+    {"hidden_act": "exact", "softmax": "exact", "precision": "w8a8"},
+    {"hidden_act": "quadratic", "softmax": "2quad", "precision": "w8a8"},
 )
-RANGE_WEIGHT = 0.1  # of the range penalty
+RANGE_WEIGHT = 1.0  # of the range penalty
 OUTLIER = 0.5  # weights beyond it make values beyond their bounds, and an optimizer would take long to bring them down
 BATCH = 64
 
@@ -65,6 +63,9 @@ class Follower(nn.Module):
         if expert.expert_mpc["softmax"] == "exact" and expert.expert_mpc["precision"] == "full":
             expert.set_attn_implementation("eager")
         expert.get_input_embeddings().requires_grad_(False)  # shares begin behind them
+        for module in expert.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0  # rounding is noise enough
         self.expert, self.exact = expert, exact.requires_grad_(False)
         self.config = expert.config
 
@@ -116,18 +117,13 @@ class CotrainedRun(GlueRun):
         """The folder of the copy of one expert that is taken, the exact one if none is good, and what was tried."""
         taken, tried = exact, [self.tried(index, exact, EXACT, unseen)]
         least = tried[0]["score"] - self.args.most_lost / 100
-        for chain in CHAINS:
-            start = exact
-            for step in chain:
-                candidate = self.folder / "experts" / "-".join([str(index), *step.values()])
-                self.follow(candidate, start, exact, step, seen)
-                tried.append(self.tried(index, candidate, step, unseen))
-                if tried[-1]["score"] < least or tried[-1].get("widest", 0) > 1:
-                    break
-                start = taken = candidate
-                self.functions[candidate] = step
-            else:
+        for step in STEPS:
+            candidate = self.folder / "experts" / "-".join([str(index), *step.values()])
+            self.follow(candidate, taken, exact, step, seen)
+            tried.append(self.tried(index, candidate, step, unseen))
+            if tried[-1]["score"] < least or tried[-1].get("widest", 0) > 1:
                 break
+            taken, self.functions[candidate] = candidate, step
         return taken, tried
 
     def report(self, models, folders, costs, tuning):
