@@ -37,3 +37,27 @@ def test_seeds_of_a_task_become_one_row(tmp_path):
     assert "| [rte](rte/README.md) | f1 | bert 3x16 | 25% / 0% | 1.00 | 61.00 | -60.00 | 1.000 |" in page
     assert "| never | 1, 2 |" in page
     assert page.index("[cola]") < page.index("[rte]") < page.index("```bash")
+
+
+def test_variants_stand_beside_their_exact_experts():
+    def variant(expert, score, functions, scale, **more):
+        names = dict(zip(("hidden_act", "softmax", "precision"), functions.split(), strict=True))
+        return {"expert": expert, "score": score, **names, "seconds": scale, "bytes": 10 * scale, "rounds": 7, **more}
+
+    row = dict.fromkeys(results.FIELDS, 1.0)
+    assert results.variant_lines([row]) == []
+    row |= {
+        "task": "rte",
+        "variants": [
+            variant(0, 0.6, "exact exact full", 2.0),
+            variant(0, 0.59, "quadratic 2quad w8a8", 1.0, widest=0.5),
+            variant(1, 0.7, "exact exact full", 8.0),
+            variant(1, 0.71, "exact exact w8a8", 5.0, widest=0.25),
+        ],
+    }
+    assert results.variant_lines([row])[3:-1] == [
+        "| rte | 0 | exact | 60.00 | 0.00 |  | 1.000 | 1.000 | 7 |",
+        "| rte | 0 | quadratic, 2quad, w8a8 | 59.00 | 1.00 | 0.50 | 0.500 | 0.500 | 7 |",
+        "| rte | 1 | exact | 70.00 | 0.00 |  | 1.000 | 1.000 | 7 |",
+        "| rte | 1 | w8a8 | 71.00 | -1.00 | 0.25 | 0.625 | 0.625 | 7 |",
+    ]

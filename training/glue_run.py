@@ -352,6 +352,8 @@ class GlueRun:
             "qnc": report["qnc"][objective],
             "command": self.command,
         }
+        if "variants" in report:
+            row["variants"] = report["variants"]
         write_json(row, self.folder / "row.json")
         model.cpu().model_card_data = card_data(self.task, args, report, policy, measured, self.command)
         self.tokenizer.save_pretrained(self.folder)

@@ -14,6 +14,7 @@ import shutil
 from pathlib import Path
 
 from hf_securerouter import SecureRouterValueError
+from hf_securerouter.configuration_securerouter import EXPERT_MPC_CHOICES
 from hf_securerouter.reports import write_json
 
 
@@ -36,7 +37,7 @@ COPIED = ("README.md", "curve.png", "report.json")
 
 def mean_row(rows):
     """One row of several seeds: numbers are means, None where one of them is missing."""
-    if any(set(row) != set(FIELDS) for row in rows):
+    if any(set(row) - {"variants"} != set(FIELDS) for row in rows):
         raise SecureRouterValueError(f"`rows` should have the fields {', '.join(FIELDS)}, got {sorted(rows[0])}.")
 
     def mean(values):
@@ -91,6 +92,7 @@ def table(rows):
             _INTRODUCTION,
             *(f"| {' | '.join(line)} |" for line in lines),
             "",
+            *variant_lines(rows),
             "## Commands",
             "",
             "\n\n".join(commands),
@@ -98,6 +100,43 @@ def table(rows):
         ]
     )
 
+
+def variant_lines(rows):
+    """The experts that co-training tried, beside the exact ones, if there are any."""
+    header = [
+        "task",
+        "expert",
+        "computes",
+        "score",
+        "lost",
+        "of its bounds",
+        "relative cost",
+        "relative bytes",
+        "rounds",
+    ]
+    lines = [header, ["---"] * len(header)]
+    for row in rows:
+        exact = {}
+        for variant in row.get("variants", ()):
+            first = exact.setdefault(variant["expert"], variant)
+            special = [variant[name] for name in EXPERT_MPC_CHOICES if variant[name] not in ("exact", "full")]
+            lines.append([row["task"], str(variant["expert"]), ", ".join(special) or "exact"])
+            lines[-1] += [f"{100 * score:.2f}" for score in (variant["score"], first["score"] - variant["score"])]
+            lines[-1] += [f"{variant['widest']:.2f}" if "widest" in variant else ""]
+            if "bytes" in variant:
+                lines[-1] += [f"{variant[unit] / first[unit]:.3f}" for unit in ("seconds", "bytes")]
+                lines[-1] += [str(variant["rounds"])]
+    if len(lines) == 2:
+        return []
+    return [_VARIANTS, *(f"| {' | '.join(line)} |" for line in lines), ""]
+
+
+_VARIANTS = """## Variants
+
+What co-training tried for each expert, on training rows that no expert has seen: `lost`, cost and bytes are \
+against the exact expert in the line above, `of its bounds` is the largest value over its bound, which has to be 1 or \
+less. The last one that lost no more than half a point was taken.
+"""
 
 _INTRODUCTION = """# Routed pools on GLUE
 
