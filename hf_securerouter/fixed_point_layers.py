@@ -28,6 +28,22 @@ from .errors import SecureRouterValueError
 from .precision import MARGIN, NumberFormat, deviation_ratio, number_format
 
 
+_NOISE = 1 << 23  # numbers of a table, 32 MB
+_noise: list[torch.Tensor] = []
+
+
+def _uniform(values: torch.Tensor) -> torch.Tensor:
+    """Between 0 and 1, of the shape of the values, float32. On a CPU, where drawing takes longer than all of the
+    rounding, a window of a table that is drawn once."""
+    count = values.numel()
+    if values.device.type != "cpu" or count > _NOISE // 2:
+        return torch.rand(values.shape, device=values.device)
+    if not _noise:
+        _noise.append(torch.rand(_NOISE))
+    start = int(torch.randint(_NOISE - count, ()))
+    return _noise[0][start : start + count].view(values.shape)
+
+
 class _StraightThrough(torch.autograd.Function):
     """Values to multiples of 2^-`bits`: to the nearest, or at random to one of the two around, in the mean the same.
     The gradient is that of the identity."""
@@ -35,8 +51,8 @@ class _StraightThrough(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: torch.Tensor, bits: int, at_random: bool) -> torch.Tensor:
         scale = 2.0**bits
-        if at_random:
-            return torch.rand_like(values).add_(values, alpha=scale).floor_().mul_(1 / scale)
+        if at_random:  # in float32: bfloat16 has too few bits to tell the two apart
+            return torch.add(_uniform(values), values, alpha=scale).floor_().mul_(1 / scale).to(values.dtype)
         return torch.mul(values, scale).round_().mul_(1 / scale)
 
     @staticmethod
@@ -83,7 +99,9 @@ class RangePenalty:
 
     def add(self, values: torch.Tensor, limit: float, pairs: bool) -> None:
         """Notes values that should stay within `limit`; see [`watch`]."""
-        live = self._live
+        live, (low, high) = self._live, values.detach().aminmax()
+        if max(-low.item(), high.item()) <= min(limit, MARGIN * self.widest * limit):
+            return
         if pairs:
             live = (live[:, None, :] * live[:, :, None]).unsqueeze(1)
         elif values.dim() > 2:

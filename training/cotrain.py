@@ -38,7 +38,7 @@ STEPS = (
     {"hidden_act": "exact", "softmax": "exact", "precision": "w8a8"},
     {"hidden_act": "quadratic", "softmax": "2quad", "precision": "w8a8"},
 )
-RANGE_WEIGHT = 1.0  # of the range penalty
+RANGE_WEIGHT = 3.0  # of the range penalty
 OUTLIER = 0.5  # weights beyond it make values beyond their bounds, and an optimizer would take long to bring them down
 BATCH = 64
 
