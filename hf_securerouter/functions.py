@@ -91,7 +91,7 @@ def _fixed_point_attention(softmax: str, precision: str) -> Callable[..., tuple[
         else:
             numerators = NUMERATORS[softmax](scores) * live
         sums = numerators.sum(dim=-1, keepdim=True)
-        if softmax == "2quad":
+        if softmax != "exact":
             watch((1 / sums.clamp(min=least / 8)).transpose(1, 2), 1 / least)
         sums = sums.clamp(min=least)
         bits = chosen.numerators(softmax, length)

@@ -123,6 +123,8 @@ def test_only_what_exceeds_its_margin_is_penalised_and_learns(softmax, batch):
         for name, parameter in expert.named_parameters():
             if name.endswith("weight") and "LayerNorm" not in name and "embeddings" not in name:
                 parameter *= 0.1
+            if softmax == "2relu" and name.endswith(("query.bias", "key.bias")):
+                parameter += 1  # a row of nothing above 0 has no sum to divide by
     with range_penalty(batch["attention_mask"]) as penalty:
         expert(**batch)
     assert penalty() == 0

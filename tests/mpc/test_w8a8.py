@@ -74,6 +74,8 @@ def narrow_classifier(family, hidden_act="quadratic", softmax="2quad"):
         for name, parameter in model.named_parameters():
             if parameter.dim() == 2 and "embeddings." not in name:
                 parameter *= 0.5
+            if softmax == "2relu" and name.endswith(("query.bias", "key.bias", "q_lin.bias", "k_lin.bias")):
+                parameter += 1  # so that every row has scores above 0 to divide by
     use_functions(model, hidden_act, softmax, "w8a8")
     return model
 
