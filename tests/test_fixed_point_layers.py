@@ -227,3 +227,11 @@ def test_padding_does_not_count_and_nothing_stays_behind(batch):
         assert penalty() == found[-1]
     assert found[0] > 0
     torch.testing.assert_close(*found, atol=1e-4, rtol=1e-4)
+
+
+def test_rounding_at_random_leaves_what_needs_none_in_any_dtype():
+    for dtype in (torch.float32, torch.bfloat16):
+        values = torch.full((1000,), 1.5, dtype=dtype)
+        assert torch.equal(truncated(values, 7, training=True), values)
+    found = truncated(torch.full((100_000,), 0.3), 1, training=True)
+    assert set(found.tolist()) == {0.0, 0.5} and abs(found.mean() - 0.3) < 0.01

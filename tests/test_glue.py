@@ -20,7 +20,6 @@ from tiny import family_config
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertForSequenceClassification
 
 from hf_securerouter import SecureRouterConfig, SecureRouterForSequenceClassification, SecureRouterValueError
-from hf_securerouter.functions import use_functions
 from hf_securerouter.metrics import glue_score
 from hf_securerouter.pool import cut_layers
 
@@ -468,124 +467,6 @@ def test_a_pool_of_one_is_refused(made):
     args, _ = run_glue.parse_args(["--task_name", "mrpc", "--model_name_or_path", "x", "--output_dir", "y", *TRAINER])
     with pytest.raises(SecureRouterValueError, match="two experts or more"):
         glue_experts.plan_pool(args)
-
-
-@pytest.fixture
-def exact_dir(made, tmp_path):
-    """What a run leaves of its experts."""
-    folder = tmp_path / "exact" / "experts" / "final"
-    for index, expert in enumerate(two_experts(made, tmp_path)):
-        expert.config.problem_type = "single_label_classification"
-        expert.save_pretrained(folder / str(index))
-        AutoTokenizer.from_pretrained(made / "checkpoint").save_pretrained(folder / str(index))
-    return tmp_path / "exact"
-
-
-def cotrained(made, exact_dir, out, *more):
-    return cotrain.main(arguments(made, out, *TRAINER, "--exact_dir", str(exact_dir), *more))
-
-
-def test_functions_are_taken_step_by_step_while_little_is_lost(made, exact_dir, tmp_path, monkeypatch):
-    scores = {"0-exact-exact-w8a8": 0.795, "0-quadratic-2quad-w8a8": 0.7}
-    starts, follow = {}, cotrain.CotrainedRun.follow
-
-    def recording_follow(self, folder, start, *rest):
-        starts[folder.name] = start.name
-        follow(self, folder, start, *rest)
-
-    monkeypatch.setattr(cotrain.CotrainedRun, "follow", recording_follow)
-    monkeypatch.setattr(
-        cotrain.CotrainedRun, "score", lambda self, folder, functions, rows: scores.get(folder.name, 0.8)
-    )
-    report = cotrained(made, exact_dir, tmp_path / "out")
-
-    model = SecureRouterForSequenceClassification.from_pretrained(tmp_path / "out")
-    assert model.config.expert_mpc == list(cotrain.STEPS)
-    tried = json.loads((tmp_path / "out" / "variants.json").read_text())
-    assert report["variants"] == tried
-    assert [tuple(one.values())[:5] for one in tried] == [
-        (0, "exact", "exact", "full", 0.8),
-        (0, "exact", "exact", "w8a8", 0.795),
-        (0, "quadratic", "2quad", "w8a8", 0.7),
-        (1, "exact", "exact", "full", 0.8),
-        (1, "exact", "exact", "w8a8", 0.8),
-        (1, "quadratic", "2quad", "w8a8", 0.8),
-    ]
-    assert starts == {
-        "0-exact-exact-w8a8": "0",
-        "0-quadratic-2quad-w8a8": "0-exact-exact-w8a8",
-        "1-exact-exact-w8a8": "1",
-        "1-quadratic-2quad-w8a8": "1-exact-exact-w8a8",
-    }
-    rows = glue_data.encode(
-        glue_data.TASKS["mrpc"], made_up_rows(40, 1), AutoTokenizer.from_pretrained(made / "checkpoint"), 16
-    )
-    collate = run_glue.GlueRun.__init__.__globals__["DataCollatorWithPadding"](
-        AutoTokenizer.from_pretrained(made / "checkpoint")
-    )
-    for index, own in enumerate(model.experts):
-        (kept,) = glue_experts.predict(own, rows, collate)
-        chosen = model.config.expert_mpc[index]
-        folder = tmp_path / "out" / "experts" / f"{index}-{'-'.join(chosen.values())}"
-        (made_with,) = glue_experts.predict(
-            glue_experts.load_expert(folder, model.config.expert_mpc[index]), rows, collate
-        )
-        torch.testing.assert_close(kept, made_with)
-    # The exact expert is what quality is compared with.
-    (exact,) = glue_experts.predict(two_experts(made, tmp_path)[1], rows, collate)
-    labels = torch.tensor([row["labels"] for row in rows])
-    assert report["largest_metrics"] == {"accuracy": (exact.argmax(dim=1) == labels).float().mean().item()}
-
-
-def test_a_narrow_expert_with_values_out_of_bounds_is_not_taken(made, exact_dir, tmp_path, monkeypatch):
-    monkeypatch.setattr(cotrain.CotrainedRun, "score", lambda *arguments: 0.8)
-    widest = iter([1.0, 1.01, 1.01])
-    monkeypatch.setattr(cotrain.CotrainedRun, "widest", lambda *arguments: next(widest))
-    cotrained(made, exact_dir, tmp_path / "out")
-    model = SecureRouterForSequenceClassification.from_pretrained(tmp_path / "out")
-    assert model.config.expert_mpc == [cotrain.STEPS[0], glue_experts.EXACT]
-    tried = json.loads((tmp_path / "out" / "variants.json").read_text())
-    assert [one.get("widest") for one in tried] == [None, 1.0, 1.01, None, 1.01]
-
-
-def test_an_expert_stays_exact_where_all_else_loses(made, exact_dir, tmp_path, monkeypatch):
-    scores = {"0": 0.8, "1": 0.8}  # and what is less for all others
-    monkeypatch.setattr(
-        cotrain.CotrainedRun, "score", lambda self, folder, functions, rows: scores.get(folder.name, 0.7)
-    )
-    cotrained(made, exact_dir, tmp_path / "out", "--most_lost", "9.9")
-    model = SecureRouterForSequenceClassification.from_pretrained(tmp_path / "out")
-    assert model.config.expert_mpc == [glue_experts.EXACT] * 2
-
-
-def test_cotraining_wants_a_finished_run(made, exact_dir, tmp_path):
-    with pytest.raises(SecureRouterValueError, match="`exact_dir` '.*' holds no expert 0"):
-        cotrained(made, tmp_path / "nowhere", tmp_path / "out")
-    with pytest.raises(SecureRouterValueError, match="`exact_dir` should name"):
-        cotrain.main(arguments(made, tmp_path / "out", *TRAINER))
-
-
-@pytest.mark.parametrize("functions", cotrain.STEPS)
-def test_a_follower_comes_nearer_to_the_exact_expert(made, tmp_path, functions):
-    _, exact = two_experts(made, tmp_path)
-    expert = glue_experts.load_expert(made / "checkpoint")
-    use_functions(expert, **functions)
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for weight in expert.base_model.encoder.parameters():
-            weight.add_(0.05 * torch.randn_like(weight))
-    follower = cotrain.Follower(expert, exact).train()
-    assert expert.training and not exact.training
-    batch = {"input_ids": torch.randint(3, 20, (8, 12)), "attention_mask": torch.ones(8, 12, dtype=torch.int64)}
-    batch["attention_mask"][:4, 9:] = 0
-    before = follower.eval()(**batch).loss.item()
-    optimizer = torch.optim.Adam([weight for weight in follower.parameters() if weight.requires_grad], lr=1e-3)
-    for _ in range(30):
-        optimizer.zero_grad()
-        follower(**batch).loss.backward()
-        optimizer.step()
-    assert follower(**batch).loss.item() < 0.7 * before
-    assert all(weight.grad is None for weight in exact.parameters())
 
 
 def test_the_documented_commands_are_understood():
