@@ -271,7 +271,7 @@ def _distilbert_layer(layer: Any) -> tuple[Any, ...]:
     return (own.q_lin, own.k_lin, own.v_lin, *inner, layer.ffn.lin2, layer.output_layer_norm)
 
 
-def _parts(expert: Any) -> tuple[list[tuple[Any, ...]], nn.Module, tuple[nn.Module, nn.Module]]:
+def layer_parts(expert: Any) -> tuple[list[tuple[Any, ...]], nn.Module, tuple[nn.Module, nn.Module]]:
     base = expert.base_model
     if expert.config.model_type == "distilbert":
         head = expert.pre_classifier, expert.classifier
@@ -305,7 +305,7 @@ def use_fixed_point(expert: PreTrainedModel, precision: str, softmax: str, hidde
         )
     chosen = number_format(precision, softmax)
     bits, bounds = chosen.bits, chosen.bounds
-    layers, embedding_norm, (dense, classifier) = _parts(expert)
+    layers, embedding_norm, (dense, classifier) = layer_parts(expert)
     heads = cast(Any, expert.config).num_attention_heads
 
     def linear(module: nn.Module, layout: LinearFormat) -> None:

@@ -326,15 +326,23 @@ def _measured_table(report: dict[str, Any] | None) -> str:
 
 def _variant_table(report: dict[str, Any] | None) -> str:
     """Experts as they were and with cheaper functions and numbers, where the report says so."""
-    rows = []
+    rows: list[list[Any]] = []
+    exact: dict[int, dict[str, Any]] = {}
     for variant in (report or {}).get("variants", []):
-        special = [variant[name] for name in EXPERT_MPC_CHOICES if variant[name] not in ("exact", "full")]
-        rows.append([variant["expert"], ", ".join(special) or "exact", f"{variant['score']:.4f}"])
+        first = exact.setdefault(variant["expert"], variant)
+        rows.append([variant["expert"], describe_variant(variant, first), f"{variant['score']:.4f}"])
         if "bytes" in variant:
             rows[-1] += [f"{1e-6 * variant['bytes']:.3g}", variant["rounds"], f"{variant['seconds']:.3g}"]
         else:
             rows[-1] += [""] * 3
     return _table(["expert", "computes", "score", "MB of a query", "rounds of a batch", "seconds of a query"], rows)
+
+
+def describe_variant(variant: dict[str, Any], exact: dict[str, Any]) -> str:
+    """What makes a variant of an expert another than the exact one, such as "w8a8, 8 heads, 1280 neurons"."""
+    special = [variant[name] for name in EXPERT_MPC_CHOICES if variant[name] not in ("exact", "full")]
+    shape = [f"{variant[name]} {name}" for name in ("heads", "neurons") if variant.get(name) != exact.get(name)]
+    return ", ".join(special + shape) or "exact"
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

@@ -337,7 +337,7 @@ class TestPredict:
         assert output.read_bytes() == whole.read_bytes()
         assert not list(tmp_path.glob("*.partial")) and not list(tmp_path.glob(".*.partial"))
 
-    def test_half_a_line_is_written_again(self, checkpoint, texts, tmp_path, monkeypatch):
+    def test_half_a_batch_is_answered_again(self, checkpoint, texts, tmp_path, monkeypatch):
         output, whole = tmp_path / "out.jsonl", tmp_path / "whole.jsonl"
         predict_file(checkpoint, texts, whole)
         with monkeypatch.context() as patched:
@@ -346,7 +346,7 @@ class TestPredict:
                 predict_file(checkpoint, texts, output)
         (partial,) = tmp_path.glob(".out.jsonl.*.partial")
         partial.write_bytes(partial.read_bytes()[:-7])
-        assert predict_file(checkpoint, texts, output)["resumed_after"] == 2 * predict_module.BATCH_SIZE - 1
+        assert predict_file(checkpoint, texts, output)["resumed_after"] == predict_module.BATCH_SIZE
         assert output.read_bytes() == whole.read_bytes()
 
     @pytest.mark.parametrize("changed", ["input", "model"])
@@ -403,7 +403,8 @@ class TestPredict:
         (partial,) = tmp_path.glob(".out.jsonl.*.partial")
         done = partial.read_bytes().count(b"\n")
         assert 0 < done < 8000
-        assert predict_file(checkpoint, source, output)["resumed_after"] == done
+        resumed_after = predict_file(checkpoint, source, output)["resumed_after"]
+        assert resumed_after == done - done % predict_module.BATCH_SIZE
         assert [line["text"] for line in read_lines(output)] == [f"good film {index}" for index in range(8000)]
 
     def test_encrypted_answers_are_those_of_clear_text(self, checkpoint, tmp_path):

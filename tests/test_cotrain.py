@@ -25,6 +25,9 @@ from hf_securerouter.functions import use_functions
 
 # ruff: noqa: F811
 
+W8A8 = {"hidden_act": "exact", "softmax": "exact", "precision": "w8a8"}
+FRIENDLY = {"hidden_act": "quadratic", "softmax": "2quad", "precision": "w8a8"}
+
 
 @pytest.fixture
 def exact_dir(made, tmp_path):
@@ -41,8 +44,8 @@ def cotrained(made, exact_dir, out, *more):
     return cotrain.main(arguments(made, out, *TRAINER, "--exact_dir", str(exact_dir), *more))
 
 
-def test_functions_are_taken_step_by_step_while_little_is_lost(made, exact_dir, tmp_path, monkeypatch):
-    scores = {"0-exact-exact-w8a8": 0.795, "0-quadratic-2quad-w8a8": 0.7}
+def test_changes_are_taken_step_by_step_while_little_is_lost(made, exact_dir, tmp_path, monkeypatch):
+    scores = {"0-w8a8": 0.795, "0-w8a8+slim": 0.7}
     starts, follow = {}, cotrain.CotrainedRun.follow
 
     def recording_follow(self, folder, start, *rest):
@@ -53,26 +56,33 @@ def test_functions_are_taken_step_by_step_while_little_is_lost(made, exact_dir, 
     monkeypatch.setattr(
         cotrain.CotrainedRun, "score", lambda self, folder, functions, rows: scores.get(folder.name, 0.8)
     )
-    report = cotrained(made, exact_dir, tmp_path / "out")
+    changes = "w8a8", "w8a8+slim", "w8a8+slim+quadratic+2quad"
+    report = cotrained(made, exact_dir, tmp_path / "out", "--variants", *changes)
 
     model = SecureRouterForSequenceClassification.from_pretrained(tmp_path / "out")
-    assert model.config.expert_mpc == list(cotrain.STEPS)
+    assert model.config.expert_mpc == [W8A8, FRIENDLY]
     tried = json.loads((tmp_path / "out" / "variants.json").read_text())
     assert report["variants"] == tried
-    assert [tuple(one.values())[:5] for one in tried] == [
-        (0, "exact", "exact", "full", 0.8),
-        (0, "exact", "exact", "w8a8", 0.795),
-        (0, "quadratic", "2quad", "w8a8", 0.7),
-        (1, "exact", "exact", "full", 0.8),
-        (1, "exact", "exact", "w8a8", 0.8),
-        (1, "quadratic", "2quad", "w8a8", 0.8),
+    assert [tuple(one.values())[:7] for one in tried] == [
+        (0, 2, 32, "exact", "exact", "full", 0.8),
+        (0, 2, 32, "exact", "exact", "w8a8", 0.795),
+        (0, 1, 26, "exact", "exact", "w8a8", 0.7),
+        (1, 2, 32, "exact", "exact", "full", 0.8),
+        (1, 2, 32, "exact", "exact", "w8a8", 0.8),
+        (1, 1, 26, "exact", "exact", "w8a8", 0.8),
+        (1, 1, 26, "quadratic", "2quad", "w8a8", 0.8),
     ]
     assert starts == {
-        "0-exact-exact-w8a8": "0",
-        "0-quadratic-2quad-w8a8": "0-exact-exact-w8a8",
-        "1-exact-exact-w8a8": "1",
-        "1-quadratic-2quad-w8a8": "1-exact-exact-w8a8",
+        "0-w8a8": "0",
+        "0-w8a8+slim": "0-w8a8",
+        "1-w8a8": "1",
+        "1-w8a8+slim": "1-w8a8",
+        "1-w8a8+slim+quadratic+2quad": "1-w8a8+slim",
     }
+    row = json.loads((tmp_path / "out" / "row.json").read_text())
+    assert row["experts"] == ["bert 1x16, w8a8", "bert 3x16, quadratic, 2quad, w8a8, 1 heads, 26 neurons"]
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert all(text in card for text in ("| 0 | w8a8, 1 heads, 26 neurons | 0.7000 |", "| 1 | exact | 0.8000 |"))
     rows = glue_data.encode(
         glue_data.TASKS["mrpc"], made_up_rows(40, 1), AutoTokenizer.from_pretrained(made / "checkpoint"), 16
     )
@@ -82,10 +92,8 @@ def test_functions_are_taken_step_by_step_while_little_is_lost(made, exact_dir, 
     for index, own in enumerate(model.experts):
         (kept,) = glue_experts.predict(own, rows, collate)
         chosen = model.config.expert_mpc[index]
-        folder = tmp_path / "out" / "experts" / f"{index}-{'-'.join(chosen.values())}"
-        (made_with,) = glue_experts.predict(
-            glue_experts.load_expert(folder, model.config.expert_mpc[index]), rows, collate
-        )
+        folder = tmp_path / "out" / "experts" / ("0-w8a8", "1-w8a8+slim+quadratic+2quad")[index]
+        (made_with,) = glue_experts.predict(glue_experts.load_expert(folder, chosen), rows, collate)
         torch.testing.assert_close(kept, made_with)
     # The exact expert is what quality is compared with.
     (exact,) = glue_experts.predict(two_experts(made, tmp_path)[1], rows, collate)
@@ -99,7 +107,7 @@ def test_a_narrow_expert_with_values_out_of_bounds_is_not_taken(made, exact_dir,
     monkeypatch.setattr(cotrain.CotrainedRun, "widest", lambda *arguments: next(widest))
     cotrained(made, exact_dir, tmp_path / "out")
     model = SecureRouterForSequenceClassification.from_pretrained(tmp_path / "out")
-    assert model.config.expert_mpc == [cotrain.STEPS[0], glue_experts.EXACT]
+    assert model.config.expert_mpc == [W8A8, glue_experts.EXACT]
     tried = json.loads((tmp_path / "out" / "variants.json").read_text())
     assert [one.get("widest") for one in tried] == [None, 1.0, 1.01, None, 1.01]
 
@@ -121,7 +129,14 @@ def test_cotraining_wants_a_finished_run(made, exact_dir, tmp_path):
         cotrain.main(arguments(made, tmp_path / "out", *TRAINER))
 
 
-@pytest.mark.parametrize("functions", cotrain.STEPS)
+def test_unknown_variants_are_refused(made, exact_dir, tmp_path):
+    with pytest.raises(
+        SecureRouterValueError, match="`variants` should join w8a8, slim, .* by \\+, got '3quad', 'w4'"
+    ):
+        cotrained(made, exact_dir, tmp_path / "out", "--variants", "w8a8", "w4+3quad")
+
+
+@pytest.mark.parametrize("functions", [W8A8, FRIENDLY])
 def test_a_follower_comes_nearer_to_the_exact_expert(made, tmp_path, functions):
     _, exact = two_experts(made, tmp_path)
     expert = glue_experts.load_expert(made / "checkpoint")

@@ -5,17 +5,18 @@ Experts made for encryption: those of a finished run, taught to do with cheaper 
     python training/run_glue.py --task_name mrpc ... --output_dir mrpc-exact
     python training/cotrain.py --exact_dir mrpc-exact --task_name mrpc ... --output_dir mrpc-router
 
-Takes the arguments of `run_glue.py` and does what it does, but for the experts. Each of them goes to a narrower
-precision, and from there to cheaper functions: a copy learns attention, hidden states and outputs from the exact
-expert, layer by layer, starting from the step before, and the steps end with the first that loses more than
-`--most_lost` points on the rows which no expert has seen. A copy computes with the weights that are shared, rounds at
-random as shares do, and is fined for values beyond its bounds; one that still has such values is not taken. The last
-copy that is good enough is. `variants.json` lists what was tried, with scores and measured costs.
+Takes the arguments of `run_glue.py` and does what it does, but for the experts. Each of them takes the steps of
+`--variants` one after the other, to a narrower precision, to fewer heads and neurons or to cheaper functions: a copy
+learns attention, hidden states and outputs from the exact expert, layer by layer, starting from the last copy that was
+taken, and the steps end with the first that loses more than `--most_lost` points on the rows which no expert has seen.
+A copy computes with the weights that are shared, rounds at random as shares do, and is fined for values beyond its
+bounds; one that still has such values is not taken. The last copy that is good enough is. `variants.json` lists what
+was tried, with scores and measured costs.
 """
 
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -25,22 +26,31 @@ from glue_data import shortened
 from glue_experts import EXACT, device, load_expert, predict, save_once, taught
 from glue_run import GlueRun, once
 from run_glue import parse_args, trainer_fit
+from slim import measure_importance, slim, slim_shape
 from torch import nn
+from transformers import set_seed
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from hf_securerouter import SecureRouterValueError
 from hf_securerouter.fixed_point_layers import FixedPointLinear, range_penalty
+from hf_securerouter.functions import use_functions
 from hf_securerouter.losses import layer_loss
 from hf_securerouter.metrics import glue_score
 
 
-STEPS = (
-    {"hidden_act": "exact", "softmax": "exact", "precision": "w8a8"},
-    {"hidden_act": "quadratic", "softmax": "2quad", "precision": "w8a8"},
-)
+CHANGES = {
+    "w8a8": {"precision": "w8a8"},
+    "slim": {},
+    "quadratic": {"hidden_act": "quadratic"},
+    "relu": {"hidden_act": "relu"},
+    "2quad": {"softmax": "2quad"},
+    "2relu": {"softmax": "2relu"},
+}
+HEADS, NEURONS = 2 / 3, 5 / 6  # that stay in a slim expert: in w8a8, half of the bytes at 12 heads of 32
 RANGE_WEIGHT = 3.0  # of the range penalty
 OUTLIER = 0.5  # weights beyond it make values beyond their bounds, and an optimizer would take long to bring them down
 BATCH = 64
+IMPORTANT_BATCHES = 16  # that tell which heads and neurons matter
 
 
 @dataclass
@@ -48,7 +58,11 @@ class CotrainArguments(GlueArguments):
     """Those of a run, and where its exact experts are."""
 
     exact_dir: str | None = _option(None, "The output folder of a finished run of run_glue.py with the same rows.")
-    most_lost: float = _option(0.5, "Points that an expert may lose by other functions.")
+    most_lost: float = _option(0.5, "Points that an expert may lose by what makes it cheaper.")
+    variants: list[str] = field(
+        default_factory=lambda: ["w8a8", "w8a8+slim"],
+        metadata={"help": f"What to try, in this order: any of {', '.join(CHANGES)}, joined by +."},
+    )
 
 
 class Follower(nn.Module):
@@ -80,7 +94,10 @@ class Follower(nn.Module):
             own = self.expert(**inputs)
         with torch.no_grad():
             target = self.exact(**inputs)
-        loss = layer_loss(own.hidden_states, target.hidden_states, own.attentions, target.attentions, attention_mask)
+        attentions = own.attentions, target.attentions
+        if self.expert.config.num_attention_heads != self.exact.config.num_attention_heads:
+            attentions = (), ()  # hidden states have to do
+        loss = layer_loss(own.hidden_states, target.hidden_states, *attentions, attention_mask)
         if self.expert.expert_mpc["precision"] != "full":
             loss = loss + RANGE_WEIGHT * penalty()
         return SequenceClassifierOutput(loss=loss, logits=own.logits)
@@ -95,6 +112,11 @@ class CotrainedRun(GlueRun):
                 "`exact_dir` should name the output folder of a finished run that held rows out, and "
                 "`cross_fit_folds` be 0."
             )
+        unknown = sorted({change for name in args.variants for change in name.split("+")} - set(CHANGES))
+        if unknown:
+            raise SecureRouterValueError(
+                f"`variants` should join {', '.join(CHANGES)} by +, got {', '.join(map(repr, unknown))}."
+            )
         super().__init__(args, fit, command)
 
     def final_experts(self, rows, own, held_out):
@@ -102,7 +124,7 @@ class CotrainedRun(GlueRun):
         folders, variants = [], []
         for index, length in enumerate(self.lengths):
             seen, unseen = (shortened([rows[row] for row in part], length) for part in (own, held_out))
-            exact = Path(self.args.exact_dir, "experts", "final", str(index))
+            exact = self.exact(index)
             if not exact.exists():
                 raise SecureRouterValueError(
                     f"`exact_dir` {self.args.exact_dir!r} holds no expert {index}: let its run end first."
@@ -117,13 +139,15 @@ class CotrainedRun(GlueRun):
         """The folder of the copy of one expert that is taken, the exact one if none is good, and what was tried."""
         taken, tried = exact, [self.tried(index, exact, EXACT, unseen)]
         least = tried[0]["score"] - self.args.most_lost / 100
-        for step in STEPS:
-            candidate = self.folder / "experts" / "-".join([str(index), *step.values()])
-            self.follow(candidate, taken, exact, step, seen)
-            tried.append(self.tried(index, candidate, step, unseen))
+        for name in self.args.variants:
+            changes = name.split("+")
+            functions = EXACT | {key: value for change in changes for key, value in CHANGES[change].items()}
+            candidate = self.folder / "experts" / f"{index}-{name}"
+            self.follow(candidate, taken, exact, functions, "slim" in changes, seen)
+            tried.append(self.tried(index, candidate, functions, unseen))
             if tried[-1]["score"] < least or tried[-1].get("widest", 0) > 1:
                 break
-            taken, self.functions[candidate] = candidate, step
+            taken, self.functions[candidate] = candidate, functions
         return taken, tried
 
     def report(self, models, folders, costs, tuning):
@@ -131,14 +155,27 @@ class CotrainedRun(GlueRun):
         return super().report(models, folders, costs, tuning) | {"variants": variants}
 
     def largest(self, folders):
-        return load_expert(Path(self.args.exact_dir, "experts", "final", str(len(self.members) - 1)))
+        return load_expert(self.exact(len(self.members) - 1))
 
     def largest_answers(self, logits, rows):
         return predict(self.largest(None).to(device()), rows, self.collate)[0]
 
-    def follow(self, folder, start, exact, functions, rows):
+    def describe(self, model, index):
+        heads, neurons = shape = _shape(model.experts[index])
+        is_slim = shape != _shape(load_expert(self.exact(index)))
+        return super().describe(model, index) + (f", {heads} heads, {neurons} neurons" if is_slim else "")
+
+    def exact(self, index):
+        """The folder of an exact expert."""
+        return Path(self.args.exact_dir, "experts", "final", str(index))
+
+    def follow(self, folder, start, exact, functions, is_slim, rows):
         """Trains one copy into `folder`, if it does not stand there already."""
-        args, expert, teacher = self.args, load_expert(start, functions), load_expert(exact).to(device())
+        args, teacher = self.args, load_expert(exact).to(device())
+        expert = load_expert(start)
+        if is_slim and _shape(expert) == _shape(teacher):
+            expert = self.slimmed(expert, teacher, rows)
+        use_functions(expert, **functions)
 
         def train():
             data = taught(rows, teacher, self.collate, self.task, args, set(self.tokenizer.all_special_ids))
@@ -150,16 +187,27 @@ class CotrainedRun(GlueRun):
 
         save_once(folder, expert, self.tokenizer, train)
 
+    def slimmed(self, expert, exact, rows):
+        """A copy of an expert without the heads and neurons that matter least to the exact one."""
+        exact.set_attn_implementation("eager")  # the others give no attention
+        some = [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)][:IMPORTANT_BATCHES]
+        importance = measure_importance(exact, [self.collate(batch).to(exact.device) for batch in some])
+        set_seed(self.args.seed)
+        return slim(expert, *slim_shape(exact.config, HEADS, NEURONS), importance)
+
     def tried(self, index, folder, functions, unseen):
         """What `variants.json` says of one copy: its score on rows that no expert has seen and, if costs are measured,
         what a query takes it; of a narrow precision, how much of their bounds its values need: no more than 1, or its
         encrypted answers would be garbage."""
-        found = {"expert": index, **functions, "score": self.score(folder, functions, unseen)}
+        expert = load_expert(folder, functions)
+        heads, neurons = _shape(expert)
+        found = {"expert": index, "heads": heads, "neurons": neurons, **functions}
+        found["score"] = self.score(folder, functions, unseen)
         if functions["precision"] != "full":
-            found["widest"] = self.widest(load_expert(folder, functions), unseen)
+            found["widest"] = self.widest(expert, unseen)
         if self.args.expert_costs:
             return found
-        return found | measure_expert(self.args, load_expert(folder, functions), self.lengths[index])
+        return found | measure_expert(self.args, expert.cpu(), self.lengths[index])
 
     @torch.no_grad()
     def widest(self, expert, rows):
@@ -177,6 +225,11 @@ class CotrainedRun(GlueRun):
         (logits,) = predict(load_expert(folder, functions).to(device()), rows, self.collate)
         predicted = logits[:, 0] if self.task.regression else logits.argmax(dim=1)
         return glue_score(self.task.name)(predicted.numpy(), torch.tensor([row["labels"] for row in rows]).numpy())
+
+
+def _shape(expert):
+    """Heads and neurons of a layer."""
+    return slim_shape(expert.config, 1, 1)
 
 
 def main(argv=None):

@@ -342,7 +342,7 @@ class GlueRun:
             "task": self.task.name,
             "metric": report["metric"],
             "seeds": [args.seed],
-            "experts": [describe(model, index) for index in range(len(model.experts))],
+            "experts": [self.describe(model, index) for index in range(len(model.experts))],
             "cut": report["cut"],
             "largest_score": 100 * report["largest_score"],
             "routed_score": 100 * policy["score"],
@@ -362,19 +362,18 @@ class GlueRun:
             publish(args.results_file, [self.folder])
         shutil.rmtree(self.folder / "steps", ignore_errors=True)  # the training checkpoints, of no use any more
 
+    def describe(self, model, index):
+        """An expert in a few words, such as "bert 2x128, 64 tokens, quadratic"."""
+        config, functions = model.experts[index].config, model.config.expert_mpc[index]
+        length = [f"{model.config.length_of(index)} tokens"] if model.config.expert_max_lengths else []
+        special = [choice for choice in functions.values() if choice not in ("exact", "full")]
+        return ", ".join([f"{config.model_type} {config.num_hidden_layers}x{config.hidden_size}", *length, *special])
+
     def push(self, repo_id, token=None, private=None):
         """Upload the checkpoint, its card, the figure and the report; nothing else of the folder."""
         api = HfApi(token=token)
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
         api.upload_folder(repo_id=repo_id, folder_path=self.folder, allow_patterns=UPLOADED)
-
-
-def describe(model, index):
-    """An expert in a few words, such as "bert 2x128, 64 tokens, quadratic"."""
-    config, functions = model.experts[index].config, model.config.expert_mpc[index]
-    length = [f"{model.config.length_of(index)} tokens"] if model.config.expert_max_lengths else []
-    special = [choice for choice in functions.values() if choice not in ("exact", "full")]
-    return ", ".join([f"{config.model_type} {config.num_hidden_layers}x{config.hidden_size}", *length, *special])
 
 
 def card_data(task, args, report, policy, measured, command):

@@ -14,7 +14,7 @@ import shutil
 from pathlib import Path
 
 from hf_securerouter import SecureRouterValueError
-from hf_securerouter.configuration_securerouter import EXPERT_MPC_CHOICES
+from hf_securerouter.model_card import describe_variant
 from hf_securerouter.reports import write_json
 
 
@@ -119,8 +119,7 @@ def variant_lines(rows):
         exact = {}
         for variant in row.get("variants", ()):
             first = exact.setdefault(variant["expert"], variant)
-            special = [variant[name] for name in EXPERT_MPC_CHOICES if variant[name] not in ("exact", "full")]
-            lines.append([row["task"], str(variant["expert"]), ", ".join(special) or "exact"])
+            lines.append([row["task"], str(variant["expert"]), describe_variant(variant, first)])
             lines[-1] += [f"{100 * score:.2f}" for score in (variant["score"], first["score"] - variant["score"])]
             lines[-1] += [f"{variant['widest']:.2f}" if "widest" in variant else ""]
             if "bytes" in variant:

@@ -112,7 +112,7 @@ def label_file(
         _open_partial(partial) as file,
         tqdm(total=len(records), unit="text") as bar,
     ):
-        done = _drop_incomplete_line(file)
+        done = _drop_incomplete_batch(file, answering.batch_size, len(records))
         if done:
             say(f"Going on after {done} of {len(records)} lines.")
             bar.update(done)
@@ -270,9 +270,16 @@ def _open_partial(path: Path) -> BinaryIO:
     return file
 
 
-def _drop_incomplete_line(file: BinaryIO) -> int:
-    """Cut off what a stopped run left after its last complete line; return the number of complete lines."""
-    content = file.read()
-    file.truncate(content.rfind(b"\n") + 1)
+def _drop_incomplete_batch(file: BinaryIO, batch_size: int, total: int) -> int:
+    """Cut off what a stopped run left after its last complete batch; return the number of lines that stay.
+
+    What answers a text may depend on the others of its batch (quotas, rounding): a run that goes on makes the batches
+    of one that was never stopped.
+    """
+    lines = file.read().splitlines(keepends=True)
+    done = sum(line.endswith(b"\n") for line in lines)
+    if done < total:
+        done -= done % batch_size
+    file.truncate(sum(map(len, lines[:done])))
     file.seek(0, os.SEEK_END)
-    return content.count(b"\n")
+    return done
