@@ -146,6 +146,10 @@ def test_experts_read_as_much_as_the_run_says(made, tmp_path, monkeypatch):
     (row,) = json.loads(table.read_text())["tasks"]
     assert row["experts"] == ["bert 1x16, 10 tokens", "bert 3x16, 16 tokens"] and row["cut"] == report["cut"] == [1, 0]
     assert 0 < abs(report["experts"][0]["score"]) < 1
+    # The largest expert learned its embeddings, and the one that was cut from it has kept them.
+    small, large = (expert.get_input_embeddings().weight for expert in model.experts)
+    start = AutoModelForSequenceClassification.from_pretrained(made / "checkpoint").get_input_embeddings().weight
+    assert torch.equal(small, large) and not torch.equal(large, start)
     # What the report says of the smaller expert is what the model computes.
     rows = glue_data.encode(
         glue_data.TASKS["stsb"], made_up_rows(40, 1, True), AutoTokenizer.from_pretrained(made / "checkpoint"), 16
