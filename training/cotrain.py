@@ -47,7 +47,7 @@ CHANGES = {
     "2relu": {"softmax": "2relu"},
 }
 HEADS, NEURONS = 2 / 3, 5 / 6  # that stay in a slim expert: in w8a8, half of the bytes at 12 heads of 32
-RANGE_WEIGHT = 3.0  # of the range penalty
+RANGE_WEIGHT = 10.0  # of the range penalty
 OUTLIER = 0.5  # weights beyond it make values beyond their bounds, and an optimizer would take long to bring them down
 BATCH = 64
 IMPORTANT_BATCHES = 16  # that tell which heads and neurons matter
