@@ -282,7 +282,7 @@ def layer_parts(expert: Any) -> tuple[list[tuple[Any, ...]], nn.Module, tuple[nn
     return layers, base.embeddings.LayerNorm, (expert.classifier.dense, expert.classifier.out_proj)
 
 
-_FAMILIES = ("bert", "distilbert", "roberta")
+FAMILIES = ("bert", "distilbert", "roberta")
 
 
 def use_fixed_point(expert: PreTrainedModel, precision: str, softmax: str, hidden_act: str) -> None:
@@ -298,9 +298,9 @@ def use_fixed_point(expert: PreTrainedModel, precision: str, softmax: str, hidde
         `SecureRouterValueError`: Of another family, whose weights are folded in a way that no layer of its own shows.
     """
     family = expert.config.model_type
-    if family not in _FAMILIES:
+    if family not in FAMILIES:
         raise SecureRouterValueError(
-            f"`precision` {precision!r} is there for experts of {', '.join(_FAMILIES)}, got {family!r}: leave it at "
+            f"`precision` {precision!r} is there for experts of {', '.join(FAMILIES)}, got {family!r}: leave it at "
             "'full'."
         )
     chosen = number_format(precision, softmax)

@@ -101,6 +101,13 @@ def test_changes_are_taken_step_by_step_while_little_is_lost(made, exact_dir, tm
     assert report["largest_metrics"] == {"accuracy": (exact.argmax(dim=1) == labels).float().mean().item()}
 
 
+def test_a_variant_with_all_heads_does_not_start_from_a_slim_one(made, exact_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(cotrain.CotrainedRun, "score", lambda *arguments: 0.8)
+    cotrained(made, exact_dir, tmp_path / "out", "--variants", "w8a8+slim", "w8a8", "w8a8+quadratic")
+    tried = json.loads((tmp_path / "out" / "variants.json").read_text())
+    assert [one["heads"] for one in tried] == [2, 1, 2, 2] * 2
+
+
 def test_a_narrow_expert_with_values_out_of_bounds_is_not_taken(made, exact_dir, tmp_path, monkeypatch):
     monkeypatch.setattr(cotrain.CotrainedRun, "score", lambda *arguments: 0.8)
     widest = iter([1.0, 1.01, 1.01])

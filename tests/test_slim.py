@@ -92,3 +92,9 @@ def test_heads_that_do_not_divide_the_width_are_refused(model, batch):
     for heads in (0, 5, 8):
         with pytest.raises(SecureRouterValueError, match=f"`heads` should be a divisor of 24 up to 6, got {heads}"):
             slim.slim(model, heads, 48, importance)
+
+
+def test_other_families_are_refused(batch):
+    model = AutoModelForSequenceClassification.from_config(family_config("albert"))
+    with pytest.raises(SecureRouterValueError, match="`slim` is there for experts of bert, distilbert, roberta, got"):
+        slim.measure_importance(model, [batch])

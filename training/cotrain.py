@@ -143,12 +143,17 @@ class CotrainedRun(GlueRun):
             changes = name.split("+")
             functions = EXACT | {key: value for change in changes for key, value in CHANGES[change].items()}
             candidate = self.folder / "experts" / f"{index}-{name}"
-            self.follow(candidate, taken, exact, functions, "slim" in changes, seen)
+            start = taken if "slim" in changes else self.whole(taken, exact)
+            self.follow(candidate, start, exact, functions, "slim" in changes, seen)
             tried.append(self.tried(index, candidate, functions, unseen))
             if tried[-1]["score"] < least or tried[-1].get("widest", 0) > 1:
                 break
             taken, self.functions[candidate] = candidate, functions
         return taken, tried
+
+    def whole(self, taken, exact):
+        """The copy that was taken, or the exact expert if that copy is slim."""
+        return taken if _shape(load_expert(taken)) == _shape(load_expert(exact)) else exact
 
     def report(self, models, folders, costs, tuning):
         variants = json.loads((self.folder / "variants.json").read_text())

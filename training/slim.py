@@ -18,7 +18,7 @@ import math
 import torch
 
 from hf_securerouter import SecureRouterValueError
-from hf_securerouter.fixed_point_layers import layer_parts
+from hf_securerouter.fixed_point_layers import FAMILIES, layer_parts
 
 
 FRESH = 0.02  # standard deviation of new weights, as in BERT
@@ -41,7 +41,14 @@ def measure_importance(model, batches):
     Returns:
         `list` of one dict a layer: `heads` (heads,) and `neurons` (inner,), means over tokens of |activation times
         gradient|, and `likeness` (heads, heads): minus the mean distance of two heads' attention.
+
+    Raises:
+        `SecureRouterValueError`: Of another family.
     """
+    if model.config.model_type not in FAMILIES:
+        raise SecureRouterValueError(
+            f"`slim` is there for experts of {', '.join(FAMILIES)}, got {model.config.model_type!r}: leave it out."
+        )
     layers, heads = layer_parts(model)[0], model.config.num_attention_heads
     found = [{"heads": 0.0, "neurons": 0.0, "likeness": 0.0} for _ in layers]
     kept = {}
