@@ -34,6 +34,7 @@ import glue_experts  # noqa: E402
 import results  # noqa: E402
 import run_glue  # noqa: E402
 import run_glue_no_trainer  # noqa: E402
+import slim  # noqa: E402, F401
 
 
 def made_up_rows(count, seed, regression=False):
