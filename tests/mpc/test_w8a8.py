@@ -76,13 +76,21 @@ def test_linear_layers_fit_4_bytes(variant, length):
 # What it computes.
 
 
+@torch.no_grad()
+def tamed(model):
+    """Halves a classifier's matrices in the place: values keep to the bounds, and rounding moves logits by a
+    standard deviation below 0.002."""
+    for name, parameter in model.named_parameters():
+        if parameter.dim() == 2 and "embeddings." not in name:
+            parameter *= 0.5
+
+
 def narrow_classifier(family, hidden_act="quadratic", softmax="2quad"):
     """A classifier whose values keep to the bounds."""
     model = classifier(family)
+    tamed(model)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if parameter.dim() == 2 and "embeddings." not in name:
-                parameter *= 0.5
             if softmax == "2relu" and name.endswith(("query.bias", "key.bias", "q_lin.bias", "k_lin.bias")):
                 parameter += 1  # so that every row has scores above 0 to divide by
     use_functions(model, hidden_act, softmax, "w8a8")
@@ -158,6 +166,9 @@ def pool_of(*chosen, widths=(16, 8)):
     model.config.expert_mpc = [
         {"hidden_act": "exact", "softmax": "exact", "precision": "full"} | own for own in chosen
     ]
+    for expert, own in zip(model.experts, chosen, strict=True):
+        if own.get("precision") == "w8a8":
+            tamed(expert)
     model._use_functions()
     return model
 
@@ -170,7 +181,7 @@ def test_every_mode_serves_experts_of_both_precisions(mode, chosen):
     ids, mask = mixed(model)
     logits, _ = clear(model, ids, mask, QUOTAS if mode == "quota" else None)
     done = Conversation(converted(model, mode))(ids, mask)
-    assert (done.logits - logits).abs().max() < 0.02
+    assert (done.logits - logits).abs().max() < 0.01
 
 
 def test_experts_of_one_precision_are_selected_and_those_of_two_run_side_by_side():
@@ -180,7 +191,7 @@ def test_experts_of_one_precision_are_selected_and_those_of_two_run_side_by_side
         logits, _ = clear(model, ids, mask)
         secure = converted(model, "oblivious")
         assert secure.manifest.selects == selects
-        assert (Conversation(secure)(ids, mask).logits - logits).abs().max() < 0.02
+        assert (Conversation(secure)(ids, mask).logits - logits).abs().max() < 0.01
 
 
 def test_calibration_narrows_the_narrow_bounds():
