@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, cast
 
 import torch
@@ -29,7 +30,12 @@ from .precision import MARGIN, NumberFormat, deviation_ratio, number_format
 
 
 _NOISE = 1 << 23  # numbers of a table, 32 MB
-_noise: list[torch.Tensor] = []
+
+
+@cache
+def _noise() -> torch.Tensor:
+    """The same in every process, of a generator of its own: what a seed gives does not hang on what ran before."""
+    return torch.rand(_NOISE, generator=torch.Generator().manual_seed(0))
 
 
 def _uniform(values: torch.Tensor) -> torch.Tensor:
@@ -38,10 +44,8 @@ def _uniform(values: torch.Tensor) -> torch.Tensor:
     count = values.numel()
     if values.device.type != "cpu" or count > _NOISE // 2:
         return torch.rand(values.shape, device=values.device)
-    if not _noise:
-        _noise.append(torch.rand(_NOISE))
     start = int(torch.randint(_NOISE - count, ()))
-    return _noise[0][start : start + count].view(values.shape)
+    return _noise()[start : start + count].view(values.shape)
 
 
 class _StraightThrough(torch.autograd.Function):

@@ -2,9 +2,9 @@
 """The script that trains the embedded checkpoint: its parts, and a run on a few hundred made-up lines."""
 
 import gzip
-import importlib.util
 import json
 import random
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,11 +17,9 @@ from transformers import AutoTokenizer, BertForSequenceClassification
 from hf_securerouter import SecureRouterForSequenceClassification
 
 
-_spec = importlib.util.spec_from_file_location(
-    "train_demo", Path(__file__).parent.parent / "training" / "train_demo.py"
-)
-train_demo = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(train_demo)
+sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
+import train_demo
+
 
 ADJECTIVES = [["bad", "dull", "awful", "slow"], ["good", "bright", "great", "fast"]]
 
@@ -61,6 +59,7 @@ def test_a_run_with_a_teacher_leaves_a_pool_that_learned(files, tmp_path, tokeni
     model = run(files, folder, "--teacher", str(teacher), "--teacher-epochs", "8", "--epochs", "6")
 
     assert [expert.config.hidden_size for expert in model.experts] == [64, 128, 192]
+    assert model.config.expert_mpc == 3 * [{"hidden_act": "exact", "softmax": "exact", "precision": "w8a8"}]
     assert model.config.quotas == [3, 2, 1] and model.config.routing_lambda >= 0
     assert model.config.id2label == {0: "negative", 1: "positive"}
     tok = AutoTokenizer.from_pretrained(folder)

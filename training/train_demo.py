@@ -7,11 +7,13 @@ Trains the embedded demo checkpoint: three small BERT experts and a router on SS
 1. A lowercase WordPiece vocabulary from the training text.
 2. The experts, from scratch. With `--teacher`, an encoder is fine-tuned first; the experts learn its answers to the
    training text and to perturbed copies of it (distillation as in Tang et al. 2019, arXiv 1903.12136).
-3. The router, on a tenth of the training data that the experts have not seen, for what it learns is where they fail.
-4. Lambda, on another tenth. The validation split is evaluated once, at the end.
+3. Copies of them in `w8a8`, which cost less on shares: each learns from its expert layer by layer, as in `cotrain.py`.
+4. The router, on a tenth of the training data that the experts have not seen, for what it learns is where they fail.
+5. Lambda, on another tenth. The validation split is evaluated once, at the end.
 """
 
 import argparse
+import copy
 import random
 import shlex
 import shutil
@@ -20,6 +22,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from cotrain import Follower
 from datasets import load_dataset
 from huggingface_hub import EvalResult
 from tokenizers import BertWordPieceTokenizer
@@ -35,6 +38,8 @@ from transformers import (
 )
 
 from hf_securerouter import SecureRouterForSequenceClassification
+from hf_securerouter.fixed_point_layers import range_penalty
+from hf_securerouter.functions import use_functions
 from hf_securerouter.model_card import SecureRouterModelCardData
 from hf_securerouter.routing import lambda_for_budget
 
@@ -44,8 +49,7 @@ EXPERTS = [(1, 64, 1e-3), (2, 128, 1e-3), (3, 192, 5e-4)]  # layers, hidden size
 HEAD_SIZE = 32
 QUOTAS = [3, 2, 1]  # texts of a batch of six that each expert serves; lambda is chosen for their mean cost
 MAX_LENGTH = 64
-# A CPU without AVX-512 emulates bfloat16 and takes many times as long as in float32.
-BFLOAT16 = "AVX512" in torch.backends.cpu.get_cpu_capability()
+FUNCTIONS = {"hidden_act": "exact", "softmax": "exact", "precision": "w8a8"}
 SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 ID2LABEL = {0: "negative", 1: "positive"}
 
@@ -59,6 +63,7 @@ def parse_args(argv=None):
     parser.add_argument("--perturbed-copies", type=int, default=5, help="of the training text, for the teacher")
     parser.add_argument("--vocab-size", type=int, default=6000)
     parser.add_argument("--epochs", type=float, default=3)
+    parser.add_argument("--cotrain-epochs", type=float, default=1, help="in which copies in w8a8 learn")
     parser.add_argument("--output-dir", type=Path, default=ROOT / "hf_securerouter" / "assets" / "demo")
     parser.add_argument("--card", type=Path, default=ROOT / "model_cards" / "demo-sst2.md")
     parser.add_argument("--seed", type=int, default=42)
@@ -171,10 +176,13 @@ def routing_loss(model, inputs, targets):
     return model(**inputs, labels=targets).loss
 
 
+def following_loss(model, inputs, targets):
+    """What the layers of a copy differ by from those of its expert."""
+    return model(**inputs).loss
+
+
 def train(name, model, encoded, targets, epochs, learning_rate, seed, loss_of=classification_loss, batch_size=64):
-    """AdamW, linear warm-up and decay; a classifier in bfloat16 where the CPU has it and autocast allows."""
-    # Utilities of two experts differ by less than bfloat16 can tell.
-    bfloat16 = BFLOAT16 and loss_of is classification_loss
+    """AdamW, linear warm-up and decay."""
     steps = max(1, int(epochs * len(encoded) / batch_size))
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, learning_rate, weight_decay=0.05, fused=True)
@@ -182,8 +190,7 @@ def train(name, model, encoded, targets, epochs, learning_rate, seed, loss_of=cl
     rng, done = random.Random(seed), 0
     while done < steps:
         for batch in batches(encoded, batch_size, rng):
-            with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
-                loss = loss_of(model, collate(encoded, batch), targets[batch])
+            loss = loss_of(model, collate(encoded, batch), targets[batch])
             loss.backward()
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
@@ -206,8 +213,7 @@ def train_teacher(args, texts, labels):
         train("teacher", teacher, encoded, labels, args.teacher_epochs, 8e-5, args.seed, batch_size=32)
 
     def ask(texts):
-        with torch.autocast("cpu", torch.bfloat16, enabled=BFLOAT16):
-            return predict(teacher, encode(tokenizer, texts)).float()
+        return predict(teacher, encode(tokenizer, texts))
 
     return ask, [word for word in sorted(tokenizer.get_vocab()) if word.isascii() and word.isalpha() and len(word) > 2]
 
@@ -228,6 +234,28 @@ def train_expert(args, tokenizer, shape, encoded, targets):
     return expert
 
 
+def cotrain_expert(args, expert, encoded, targets):
+    """A copy of an expert that computes with narrow numbers."""
+    own = copy.deepcopy(expert)
+    use_functions(own, **FUNCTIONS)
+    name = f"{expert.config.num_hidden_layers} x {expert.config.hidden_size} in {FUNCTIONS['precision']}"
+    follower = Follower(own, copy.deepcopy(expert)).train()
+    train(name, follower, encoded, targets, args.cotrain_epochs, 1e-3, args.seed, following_loss)
+    return own
+
+
+@torch.no_grad()
+def widest(expert, encoded):
+    """The largest value of a narrow expert over its bound, which has to be below 1."""
+    found = 0.0
+    for batch in batches(encoded, 64):
+        inputs = collate(encoded, batch)
+        with range_penalty(inputs["attention_mask"]) as penalty:
+            expert(**inputs)
+        found = max(found, penalty.widest)
+    return found
+
+
 def build_pool(experts, tokenizer):
     """The experts and a router whose summary encoder starts as the smallest of them."""
     with tempfile.TemporaryDirectory() as folder:
@@ -236,7 +264,12 @@ def build_pool(experts, tokenizer):
             expert.save_pretrained(name)
             tokenizer.save_pretrained(name)
         return SecureRouterForSequenceClassification.from_expert_pretrained(
-            router=names[0], experts=names, router_objective="utility", router_hidden_size=64, quotas=QUOTAS
+            router=names[0],
+            experts=names,
+            expert_mpc=[FUNCTIONS] * len(names),
+            router_objective="utility",
+            router_hidden_size=64,
+            quotas=QUOTAS,
         )
 
 
@@ -249,12 +282,15 @@ def train_router(args, model, encoded, labels):
     model.experts.requires_grad_(True)
 
 
-def report(model, encoded, labels):
-    """Accuracy of the routed pool and of each expert, and the share of the texts that each expert served."""
+def report(model, exact, encoded, labels):
+    """Accuracy of the routed pool and of each expert, exact and as it is; what each needs of its bounds; and the share
+    of the texts that each served."""
     chosen = predict(model, encoded, "expert_indices")
     figures = {"accuracy": accuracy(predict(model, encoded), labels)}
-    for index, expert in enumerate(model.experts):
+    for index, (expert, before) in enumerate(zip(model.experts, exact, strict=True)):
         figures[f"accuracy of expert {index} alone"] = accuracy(predict(expert, encoded), labels)
+        figures[f"the same before it was co-trained, {index}"] = accuracy(predict(before, encoded), labels)
+        figures[f"widest value of expert {index} over its bound"] = widest(expert, encoded)
     return figures, [round((chosen == index).float().mean().item(), 4) for index in range(len(model.experts))]
 
 
@@ -291,7 +327,7 @@ def command_line(args):
         if getattr(args, option):
             name = getattr(args, option)
             parts += ["--" + option.replace("_", "-"), Path(name).name if Path(name).exists() else name]
-    for option in ("teacher_epochs", "perturbed_copies", "vocab_size", "epochs", "seed"):
+    for option in ("teacher_epochs", "perturbed_copies", "vocab_size", "epochs", "cotrain_epochs", "seed"):
         parts += ["--" + option.replace("_", "-"), f"{getattr(args, option):g}"]
     return shlex.join(parts)
 
@@ -322,16 +358,18 @@ def main(argv=None):
         router_texts += new_texts
 
     encoded = encode(tokenizer, texts)
-    model = build_pool([train_expert(args, tokenizer, shape, encoded, targets) for shape in EXPERTS], tokenizer)
+    exact = [train_expert(args, tokenizer, shape, encoded, targets) for shape in EXPERTS]
+    narrow = [cotrain_expert(args, expert, encoded, targets) for expert in exact]
+    model = build_pool(narrow, tokenizer)
     train_router(args, model, encode(tokenizer, router_texts), router_labels)
 
     encoded, costs = encode(tokenizer, tenth), model.config.expert_costs
     budget = sum(quota * cost for quota, cost in zip(QUOTAS, costs, strict=True)) / sum(QUOTAS)
     model.config.routing_lambda = lambda_for_budget(predict(model, encoded, "router_logits"), costs, budget)
-    print("held-out tenth:", *report(model, encoded, tenth_labels), flush=True)
+    print("held-out tenth:", *report(model, exact, encoded, tenth_labels), flush=True)
 
     validation, validation_labels = load_split("validation", args.validation_file)
-    figures, shares = report(model, encode(tokenizer, validation), validation_labels)
+    figures, shares = report(model, exact, encode(tokenizer, validation), validation_labels)
     print("validation:", figures, shares, flush=True)
     details |= {name: f"{figure:.4f}" for name, figure in figures.items()}
     save(args, model, tokenizer, figures, shares, details)
