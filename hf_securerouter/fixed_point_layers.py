@@ -196,15 +196,18 @@ class FixedPointLinear(nn.Linear):
         chosen = self.format
         if chosen.inputs is not None:
             x = truncated(x, chosen.inputs, self.training)
-        change = self._rounding()
-        # What the LayerNorm adds goes into the bias on shares, before anything is rounded.
-        bias = self.bias - change @ chosen.norm[0].bias if chosen.norm else self.bias
-        y = functional.linear(x, self.weight + change, bias)
+        y = functional.linear(x, *self.shared())
         if chosen.bound is not None:
             watch(y, 2.0**chosen.bound)
         if chosen.outputs is None:
             return y
         return truncated(y * chosen.scale, chosen.outputs, self.training) / chosen.scale
+
+    def shared(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Weight and bias as shares have them; rounded once more, they stay the same."""
+        change, norm = self._rounding(), self.format.norm
+        # What the LayerNorm adds goes into the bias on shares, before anything is rounded.
+        return self.weight + change, self.bias - change @ norm[0].bias if norm else self.bias
 
     @torch.no_grad()
     def _rounding(self) -> torch.Tensor:
@@ -213,7 +216,7 @@ class FixedPointLinear(nn.Linear):
         weight = self.weight.float()
         factor = weight.new_tensor(chosen.scale)
         if chosen.norm:
-            factor = factor * chosen.norm[0].shared_weight()
+            factor = factor * chosen.norm[0].shared()[0]
         folded = weight * factor
         if chosen.centred:
             folded = folded - folded.mean(0)
@@ -238,15 +241,16 @@ class FixedPointLayerNorm(nn.LayerNorm):
         x = x * torch.rsqrt(variance)
         ratio = self._ratio
         x = truncated(x / ratio, bits.hidden, self.training) * ratio
-        return (x * self.shared_weight() + self.bias).to(dtype)
+        weight, bias = self.shared()
+        return (x * weight + bias).to(dtype)
 
     @property
     def _ratio(self) -> float:
         return deviation_ratio(self.normalized_shape[0])
 
-    def shared_weight(self) -> torch.Tensor:
-        """The weight as it is shared."""
-        return rounded(self.weight.float() * self._ratio, self.format.bits.gamma) / self._ratio
+    def shared(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Weight and bias as shares have them."""
+        return rounded(self.weight.float() * self._ratio, self.format.bits.gamma) / self._ratio, self.bias
 
 
 class FixedPointEmbeddingNorm(nn.LayerNorm):

@@ -177,8 +177,9 @@ def routing_loss(model, inputs, targets):
 
 
 def following_loss(model, inputs, targets):
-    """What the layers of a copy differ by from those of its expert."""
-    return model(**inputs).loss
+    """Cross-entropy, and what the layers of a copy differ by from those of its expert."""
+    output = model(**inputs)
+    return output.loss + F.cross_entropy(output.logits, targets)
 
 
 def train(name, model, encoded, targets, epochs, learning_rate, seed, loss_of=classification_loss, batch_size=64):
@@ -234,11 +235,12 @@ def train_expert(args, tokenizer, shape, encoded, targets):
     return expert
 
 
-def cotrain_expert(args, expert, encoded, targets):
-    """A copy of an expert that computes with narrow numbers."""
+def cotrain_expert(args, expert, encoded):
+    """A copy of an expert that computes with narrow numbers, and learns its answers."""
     own = copy.deepcopy(expert)
     use_functions(own, **FUNCTIONS)
     name = f"{expert.config.num_hidden_layers} x {expert.config.hidden_size} in {FUNCTIONS['precision']}"
+    targets = predict(expert, encoded).softmax(-1)
     follower = Follower(own, copy.deepcopy(expert)).train()
     train(name, follower, encoded, targets, args.cotrain_epochs, 1e-3, args.seed, following_loss)
     return own
@@ -359,7 +361,7 @@ def main(argv=None):
 
     encoded = encode(tokenizer, texts)
     exact = [train_expert(args, tokenizer, shape, encoded, targets) for shape in EXPERTS]
-    narrow = [cotrain_expert(args, expert, encoded, targets) for expert in exact]
+    narrow = [cotrain_expert(args, expert, encoded) for expert in exact]
     model = build_pool(narrow, tokenizer)
     train_router(args, model, encode(tokenizer, router_texts), router_labels)
 

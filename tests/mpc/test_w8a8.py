@@ -12,14 +12,14 @@ from harness import Bits, Input, run
 from test_masked_encoder import bert, plan_of
 from test_models import classifier, inputs, parts
 from test_shared_encoder import MODES, QUOTAS, clear, converted, mixed, pool
-from tiny import pool_model
 
 from hf_securerouter.functions import use_functions
+from hf_securerouter.mpc.calibration import ClearEncoder
 from hf_securerouter.mpc.client import copy_into_padding
-from hf_securerouter.mpc.convert import validate
 from hf_securerouter.mpc.fixed_point import decode
 from hf_securerouter.mpc.gates.linear import Linear
 from hf_securerouter.mpc.models import EncoderSpec
+from hf_securerouter.mpc.protocols import load_protocol
 from hf_securerouter.mpc.protocols.masked_encoder import MaskedEncoder
 from hf_securerouter.mpc.protocols.masked_precision import Precision
 from hf_securerouter.mpc.protocols.masked_weights import encode_weights
@@ -134,9 +134,9 @@ def test_layers_multiply_by_the_words_that_are_shared(family):
     expected = ["query", "key", "value", "attention_output", "intermediate", "output"]
     names = [f"{before}.{layer}.{part}" for before, layer in (("in", 0), ("0", 1)) for part in expected]
     for name, module in zip([*names, "head.dense", "head.classifier"], by_shape, strict=True):
-        matrix = module.weight + module._rounding()
+        matrix = module.shared()[0]
         if module.format.norm:
-            matrix = matrix * module.format.norm[0].shared_weight()
+            matrix = matrix * module.format.norm[0].shared()[0]
         if module.format.centred:
             matrix = matrix - module.weight.mean(0)
         shared = decode(words[name], 64, module.format.weights).T
@@ -205,10 +205,16 @@ def test_calibration_narrows_the_narrow_bounds():
     assert narrow < wide
 
 
-def test_crypten_refuses_it():
-    model = pool_model(("bert",), expert_mpc=[{"precision": "w8a8"}])
-    (problem,) = validate(model, None, protocol="crypten", max_length=8, provider="tfp", routing_privacy="revealed")
-    assert problem.path == "experts.0.precision" and "'w8a8'" in problem.reason
+@pytest.mark.parametrize("family", ["bert", "distilbert", "roberta"])
+def test_an_exact_expert_of_the_weights_that_are_shared_gives_its_logits(family):
+    """As the reference computes it, whose numbers are as wide for every expert."""
+    model = narrow_classifier(family, "exact", "exact")
+    batch = inputs(model)
+    spec, embedded, weights = parts(model, batch, **model.expert_mpc)
+    assert load_protocol("crypten").problems({"experts.0": spec}, "cpu", "ttp") == []
+    found = ClearEncoder(spec, weights)(embedded, batch["attention_mask"])
+    with torch.no_grad():
+        torch.testing.assert_close(found.float(), model(**batch).logits, atol=1e-4, rtol=0)
 
 
 def test_a_manifest_without_precision_is_full():

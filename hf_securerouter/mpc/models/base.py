@@ -207,7 +207,8 @@ def activation_problems(activation: str, field: str) -> list[Problem]:
 
 
 def copy_linear(weights: dict[str, Tensor], name: str, module: nn.Module) -> None:
-    """Copy the weight and the bias of a linear or LayerNorm module to `weights`, as contiguous float32."""
-    for part in ("weight", "bias"):
-        tensor = getattr(module, part)
+    """Copy the weight and the bias of a linear or LayerNorm module to `weights`, as contiguous float32: of a module of
+    a narrow precision, those that it computes with."""
+    shared = getattr(module, "shared", lambda: (module.weight, module.bias))
+    for part, tensor in zip(("weight", "bias"), shared(), strict=True):
         weights[f"{name}.{part}"] = tensor.detach().to("cpu", torch.float32).clone().contiguous()

@@ -95,11 +95,8 @@ def problems(members: Mapping[str, EncoderSpec], device: str, provider: str) -> 
             )
         )
     for name, spec in members.items():
-        for field, known in (
-            ("hidden_act", ("gelu", "relu")),
-            ("softmax", ("exact",)),
-            ("precision", ("full",)),
-        ):
+        # An expert of a narrow precision is computed like any other, from the weights that it computes with in clear.
+        for field, known in (("hidden_act", ("gelu", "relu")), ("softmax", ("exact",))):
             value = getattr(spec, field)
             if value not in known:
                 found.append(
