@@ -291,7 +291,7 @@ def report(model, exact, encoded, labels):
     figures = {"accuracy": accuracy(predict(model, encoded), labels)}
     for index, (expert, before) in enumerate(zip(model.experts, exact, strict=True)):
         figures[f"accuracy of expert {index} alone"] = accuracy(predict(expert, encoded), labels)
-        figures[f"the same before it was co-trained, {index}"] = accuracy(predict(before, encoded), labels)
+        figures[f"accuracy of expert {index} before it was co-trained"] = accuracy(predict(before, encoded), labels)
         figures[f"widest value of expert {index} over its bound"] = widest(expert, encoded)
     return figures, [round((chosen == index).float().mean().item(), 4) for index in range(len(model.experts))]
 
