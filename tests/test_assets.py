@@ -9,6 +9,7 @@ from huggingface_hub import ModelCard
 from transformers import AutoTokenizer, pipeline
 
 from hf_securerouter import SecureRouterForSequenceClassification
+from hf_securerouter.fixed_point_layers import range_penalty
 from hf_securerouter.routing import assign_by_quota
 
 
@@ -130,6 +131,15 @@ def test_values_stay_small_enough_for_fixed_point(demo, tok):
     assert sum("intermediate" in name for name in largest) == 1 + 1 + 2 + 3
     assert max(value for name, value in largest.items() if "intermediate" in name) < 30
     assert max(largest.values()) < 50
+
+
+def test_values_keep_to_the_bounds_of_the_narrow_precision(demo, tok):
+    batch = tok([*POSITIVE, *NEGATIVE, *MIXED], padding=True, return_tensors="pt")
+    for expert in demo.experts:
+        assert expert.expert_mpc["precision"] == "w8a8"
+        with range_penalty(batch["attention_mask"]) as penalty, torch.no_grad():
+            expert(**batch)
+        assert 0.1 < penalty.widest < 1
 
 
 def test_the_card_gives_figures_that_meet_the_promise():
