@@ -115,8 +115,7 @@ def generate_model_card(
     """
     config: Any = model.config  # fields that are optional until a model is built are set here
     data = card_data or getattr(model, "model_card_data", None) or SecureRouterModelCardData()
-    data = SecureRouterModelCardData(**data.to_dict())
-    data.library_name = "transformers"
+    data = SecureRouterModelCardData(**data.to_dict() | {"library_name": "transformers"})
     data.pipeline_tag = "text-classification"
     data.tags = list(dict.fromkeys([*(data.tags or []), "securerouter", "routing", "private-inference"]))
     data.base_model = _base_models(config, data.base_model) or None

@@ -111,7 +111,7 @@ def test_a_variant_with_all_heads_does_not_start_from_a_slim_one(made, exact_dir
 def test_a_narrow_expert_with_values_out_of_bounds_is_not_taken(made, exact_dir, tmp_path, monkeypatch):
     monkeypatch.setattr(cotrain.CotrainedRun, "score", lambda *arguments: 0.8)
     widest = iter([1.0, 1.01, 1.01])
-    monkeypatch.setattr(cotrain.CotrainedRun, "widest", lambda *arguments: next(widest))
+    monkeypatch.setattr(cotrain, "widest", lambda *arguments: next(widest))
     cotrained(made, exact_dir, tmp_path / "out")
     model = SecureRouterForSequenceClassification.from_pretrained(tmp_path / "out")
     assert model.config.expert_mpc == [W8A8, glue_experts.EXACT]

@@ -70,7 +70,7 @@ def table_row(text: str, start: str) -> list[str]:
 def test_metadata_name_the_pool_as_a_list_of_base_models(model):
     metadata = ModelCard(generate_model_card(model)).data
     assert metadata.base_model == ["prajjwal1/bert-tiny", "google-bert/bert-base-uncased"]
-    assert metadata.library_name == "transformers"
+    assert metadata.to_dict()["library_name"] == "transformers"
     assert metadata.pipeline_tag == "text-classification"
     assert "securerouter" in metadata.tags
 

@@ -209,27 +209,29 @@ class CotrainedRun(GlueRun):
         found = {"expert": index, "heads": heads, "neurons": neurons, **functions}
         found["score"] = self.score(folder, functions, unseen)
         if functions["precision"] != "full":
-            found["widest"] = self.widest(expert, unseen)
+            parts = (self.collate(unseen[start : start + BATCH]) for start in range(0, len(unseen), BATCH))
+            found["widest"] = widest(expert.to(device()), parts)
         if self.args.expert_costs:
             return found
         return found | measure_expert(self.args, expert.cpu(), self.lengths[index])
-
-    @torch.no_grad()
-    def widest(self, expert, rows):
-        """The largest value of an expert over its bound, on some rows."""
-        expert, found = expert.to(device()), 0.0
-        for start in range(0, len(rows), BATCH):
-            batch = self.collate(rows[start : start + BATCH]).to(device())
-            with range_penalty(batch["attention_mask"]) as penalty:
-                expert(**{name: value for name, value in batch.items() if name != "labels"})
-            found = max(found, penalty.widest)
-        return found
 
     def score(self, folder, functions, rows):
         """The score of one expert."""
         (logits,) = predict(load_expert(folder, functions).to(device()), rows, self.collate)
         predicted = logits[:, 0] if self.task.regression else logits.argmax(dim=1)
         return glue_score(self.task.name)(predicted.numpy(), torch.tensor([row["labels"] for row in rows]).numpy())
+
+
+@torch.no_grad()
+def widest(expert, batches):
+    """The largest value of an expert over its bound, on some batches; above 1 its encrypted answers are garbage."""
+    found = 0.0
+    for batch in batches:
+        inputs = {name: value.to(expert.device) for name, value in batch.items() if name != "labels"}
+        with range_penalty(inputs["attention_mask"]) as penalty:
+            expert(**inputs)
+        found = max(found, penalty.widest)
+    return found
 
 
 def _shape(expert):

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from cotrain import Follower
+from cotrain import Follower, widest
 from datasets import load_dataset
 from huggingface_hub import EvalResult
 from tokenizers import BertWordPieceTokenizer
@@ -38,7 +38,6 @@ from transformers import (
 )
 
 from hf_securerouter import SecureRouterForSequenceClassification
-from hf_securerouter.fixed_point_layers import range_penalty
 from hf_securerouter.functions import use_functions
 from hf_securerouter.model_card import SecureRouterModelCardData
 from hf_securerouter.routing import lambda_for_budget
@@ -246,18 +245,6 @@ def cotrain_expert(args, expert, encoded):
     return own
 
 
-@torch.no_grad()
-def widest(expert, encoded):
-    """The largest value of a narrow expert over its bound, which has to be below 1."""
-    found = 0.0
-    for batch in batches(encoded, 64):
-        inputs = collate(encoded, batch)
-        with range_penalty(inputs["attention_mask"]) as penalty:
-            expert(**inputs)
-        found = max(found, penalty.widest)
-    return found
-
-
 def build_pool(experts, tokenizer):
     """The experts and a router whose summary encoder starts as the smallest of them."""
     with tempfile.TemporaryDirectory() as folder:
@@ -292,7 +279,9 @@ def report(model, exact, encoded, labels):
     for index, (expert, before) in enumerate(zip(model.experts, exact, strict=True)):
         figures[f"accuracy of expert {index} alone"] = accuracy(predict(expert, encoded), labels)
         figures[f"accuracy of expert {index} before it was co-trained"] = accuracy(predict(before, encoded), labels)
-        figures[f"widest value of expert {index} over its bound"] = widest(expert, encoded)
+        figures[f"widest value of expert {index} over its bound"] = widest(
+            expert, (collate(encoded, batch) for batch in batches(encoded, 64))
+        )
     return figures, [round((chosen == index).float().mean().item(), 4) for index in range(len(model.experts))]
 
 
