@@ -273,6 +273,21 @@ def test_cross_fitted_answers_come_from_experts_that_have_not_seen_the_row(made,
     assert answered["fold-0"].isdisjoint(answered["fold-1"])
 
 
+@pytest.mark.parametrize("most, held_out", [(2000, 24 + 12), (6, 6 + 12)])
+def test_a_router_takes_no_more_rows_from_the_experts_than_it_can_use(made, tmp_path, monkeypatch, most, held_out):
+    sizes = []
+    final_experts = run_glue_no_trainer.GlueRun.final_experts
+
+    def recording(self, rows, own, unseen):
+        sizes.append((len(own), len(unseen)))
+        return final_experts(self, rows, own, unseen)
+
+    monkeypatch.setattr(run_glue_no_trainer.GlueRun, "final_experts", recording)
+    monkeypatch.setattr("glue_run.ROUTER_ROWS", most)
+    run_glue_no_trainer.main(arguments(made, tmp_path / "out"))
+    assert sizes == [(120 - held_out, held_out)]
+
+
 def measured_arguments(made, tmp_path, *more):
     args, training_args = run_glue.parse_args(arguments(made, tmp_path, *TRAINER, *more))
     args.expert_costs = []

@@ -50,7 +50,7 @@ class GlueArguments:
     cross_fit_folds: int = _option(
         0,
         "With 2 or more, the router learns from experts trained without the fold that they answer, and the final "
-        "experts are trained on everything; with 0, three tenths of the training data are kept from the experts.",
+        "experts are trained on everything; with 0, up to three tenths of the training data are kept from experts.",
     )
     distillation_epochs: float = _option(3.0, "Epochs of the experts that learn from the largest.")
     perturbed_copies: int = _option(1, "Perturbed copies of the training data for them.")

@@ -44,7 +44,8 @@ from hf_securerouter.routing import choose_expert, lambda_for_budget, quotas_for
 
 logger = logging.get_logger(__name__)
 
-ROUTER_SHARE, TUNING_SHARE = 0.2, 0.1
+ROUTER_SHARE, TUNING_SHARE = 0.2, 0.1  # of the training data, which the experts do not see
+ROUTER_ROWS = 2000  # more teach a router little, and the experts miss them
 OBJECTIVES = ("gumbel", "utility")
 UPLOADED = ["config.json", "*.safetensors.index.json", "model*.safetensors", "tokenizer*", "README.md"]
 UPLOADED += ["curve.png", "report.json"]
@@ -158,7 +159,8 @@ class GlueRun:
             router_part, tuning_part = split_rows(self.task, raw, [TUNING_SHARE], args.seed + 1)
             folders = self.trained("final", rows, range(len(rows)))
         else:
-            own, router_part, tuning_part = split_rows(self.task, raw, [ROUTER_SHARE, TUNING_SHARE], args.seed)
+            shares = [min(ROUTER_SHARE, ROUTER_ROWS / len(raw)), TUNING_SHARE]
+            own, router_part, tuning_part = split_rows(self.task, raw, shares, args.seed)
             folders = self.final_experts(rows, own, router_part + tuning_part)
             part = router_part + tuning_part
             logits = torch.zeros(len(rows), len(self.members), len(self.task.id2label))
