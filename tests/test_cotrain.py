@@ -110,13 +110,30 @@ def test_a_variant_with_all_heads_does_not_start_from_a_slim_one(made, exact_dir
 
 def test_a_narrow_expert_with_values_out_of_bounds_is_not_taken(made, exact_dir, tmp_path, monkeypatch):
     monkeypatch.setattr(cotrain.CotrainedRun, "score", lambda *arguments: 0.8)
-    widest = iter([1.0, 1.01, 1.01])
+    widest = iter([1.0, 1.01, 1.01, 1.01])
     monkeypatch.setattr(cotrain, "widest", lambda *arguments: next(widest))
     cotrained(made, exact_dir, tmp_path / "out")
     model = SecureRouterForSequenceClassification.from_pretrained(tmp_path / "out")
     assert model.config.expert_mpc == [W8A8, glue_experts.EXACT]
     tried = json.loads((tmp_path / "out" / "variants.json").read_text())
-    assert [one.get("widest") for one in tried] == [None, 1.0, 1.01, None, 1.01]
+    assert [one.get("widest") for one in tried] == [None, 1.0, 1.01, None, 1.01, 1.01]
+
+
+def test_the_next_step_may_bring_values_into_bounds(made, exact_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(cotrain.CotrainedRun, "score", lambda *arguments: 0.8)
+    widest, starts = iter([1.01, 0.9, 1.01, 0.9]), []
+    monkeypatch.setattr(cotrain, "widest", lambda *arguments: next(widest))
+    follow = cotrain.CotrainedRun.follow
+
+    def recording_follow(self, folder, start, *rest):
+        starts.append(start.name)
+        follow(self, folder, start, *rest)
+
+    monkeypatch.setattr(cotrain.CotrainedRun, "follow", recording_follow)
+    cotrained(made, exact_dir, tmp_path / "out")
+    model = SecureRouterForSequenceClassification.from_pretrained(tmp_path / "out")
+    assert [expert.config.num_attention_heads for expert in model.experts] == [1, 1]
+    assert starts == ["0", "0-w8a8", "1", "1-w8a8"]
 
 
 def test_an_expert_stays_exact_where_all_else_loses(made, exact_dir, tmp_path, monkeypatch):

@@ -7,11 +7,11 @@ Experts made for encryption: those of a finished run, taught to do with cheaper 
 
 Takes the arguments of `run_glue.py` and does what it does, but for the experts. Each of them takes the steps of
 `--variants` one after the other, to a narrower precision, to fewer heads and neurons or to cheaper functions: a copy
-learns attention, hidden states and outputs from the exact expert, layer by layer, starting from the last copy that was
-taken, and the steps end with the first that loses more than `--most_lost` points on the rows which no expert has seen.
-A copy computes with the weights that are shared, rounds at random as shares do, and is fined for values beyond its
-bounds; one that still has such values is not taken. The last copy that is good enough is. `variants.json` lists what
-was tried, with scores and measured costs.
+learns attention, hidden states and outputs from the exact expert, layer by layer, starting from the last copy, and
+the steps end with the first that loses more than `--most_lost` points on the rows which no expert has seen. A copy
+computes with the weights that are shared, rounds at random as shares do, and is fined for values beyond its bounds;
+one that still has such values is not taken, but the next step may bring them down. The last copy that is good enough
+is taken. `variants.json` lists what was tried, with scores and measured costs.
 """
 
 import json
@@ -137,23 +137,26 @@ class CotrainedRun(GlueRun):
 
     def search(self, index, exact, seen, unseen):
         """The folder of the copy of one expert that is taken, the exact one if none is good, and what was tried."""
-        taken, tried = exact, [self.tried(index, exact, EXACT, unseen)]
+        taken = last = exact
+        tried = [self.tried(index, exact, EXACT, unseen)]
         least = tried[0]["score"] - self.args.most_lost / 100
         for name in self.args.variants:
             changes = name.split("+")
             functions = EXACT | {key: value for change in changes for key, value in CHANGES[change].items()}
             candidate = self.folder / "experts" / f"{index}-{name}"
-            start = taken if "slim" in changes else self.whole(taken, exact)
+            start = last if "slim" in changes else self.whole(last, exact)
             self.follow(candidate, start, exact, functions, "slim" in changes, seen)
             tried.append(self.tried(index, candidate, functions, unseen))
-            if tried[-1]["score"] < least or tried[-1].get("widest", 0) > 1:
+            if tried[-1]["score"] < least:
                 break
-            taken, self.functions[candidate] = candidate, functions
+            last = candidate
+            if tried[-1].get("widest", 0) <= 1:
+                taken, self.functions[candidate] = candidate, functions
         return taken, tried
 
-    def whole(self, taken, exact):
-        """The copy that was taken, or the exact expert if that copy is slim."""
-        return taken if _shape(load_expert(taken)) == _shape(load_expert(exact)) else exact
+    def whole(self, last, exact):
+        """The last copy, or the exact expert if that copy is slim."""
+        return last if _shape(load_expert(last)) == _shape(load_expert(exact)) else exact
 
     def report(self, models, folders, costs, tuning):
         variants = json.loads((self.folder / "variants.json").read_text())

@@ -134,7 +134,7 @@ _VARIANTS = """## Variants
 
 What co-training tried for each expert, on training rows that no expert has seen: `lost`, cost and bytes are \
 against the exact expert in the line above, `of its bounds` is the largest value over its bound, which has to be 1 or \
-less. The last one that lost no more than `--most_lost` points was taken.
+less. The last one within its bounds that lost no more than `--most_lost` points was taken.
 """
 
 _INTRODUCTION = """# Routed pools on GLUE
