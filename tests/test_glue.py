@@ -273,6 +273,22 @@ def test_cross_fitted_answers_come_from_experts_that_have_not_seen_the_row(made,
     assert answered["fold-0"].isdisjoint(answered["fold-1"])
 
 
+def test_two_tasks_of_one_seed_begin_with_different_heads(tokenizer, tmp_path, monkeypatch):
+    BertForSequenceClassification(family_config("bert", layers=2, width=16, num_labels=5)).save_pretrained(tmp_path)
+    monkeypatch.setattr("glue_experts.taught", lambda *args: [])
+    args = SimpleNamespace(experts=[], model_name_or_path=str(tmp_path), cache_dir=None, seed=42, learning_rate=1e-3)
+    args.num_train_epochs = args.distillation_epochs = 0
+
+    def head(name, folder):
+        task, members = glue_data.TASKS[name], [("cut", 1, None), ("cut", 2, None)]
+        folders = glue_experts.train_pool(args, task, members, [], tmp_path / folder, tokenizer, None, None)
+        return AutoModelForSequenceClassification.from_pretrained(folders[-1]).classifier.weight
+
+    first, again, other = head("mrpc", "first"), head("mrpc", "again"), head("qqp", "other")
+    assert torch.equal(first, again)
+    assert torch.corrcoef(torch.stack([first.flatten(), other.flatten()]))[0, 1].abs() < 0.5
+
+
 @pytest.mark.parametrize("most, held_out", [(2000, 24 + 12), (6, 6 + 12)])
 def test_a_router_takes_no_more_rows_from_the_experts_than_it_can_use(made, tmp_path, monkeypatch, most, held_out):
     sizes = []
