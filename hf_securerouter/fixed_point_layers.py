@@ -214,14 +214,14 @@ class FixedPointLinear(nn.Linear):
         """What rounding changes in `weight`."""
         chosen = self.format
         weight = self.weight.float()
-        factor = weight.new_tensor(chosen.scale * 2.0**chosen.weights)
+        factor = weight.new_tensor(chosen.scale)
         if chosen.norm:
             factor = factor * chosen.norm[0].shared()[0]
         folded = weight * factor
         if chosen.centred:
-            folded -= folded.mean(0)
-        change = folded.round().sub_(folded).mul_(torch.where(factor == 0, 0.0, 1 / factor))
-        return change.to(self.weight.dtype)
+            folded = folded - folded.mean(0)
+        change = rounded(folded, chosen.weights) - folded
+        return torch.where(factor == 0, 0.0, change / factor).to(self.weight.dtype)
 
 
 class FixedPointLayerNorm(nn.LayerNorm):

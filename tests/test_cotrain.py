@@ -40,19 +40,25 @@ def exact_dir(made, tmp_path):
     return tmp_path / "exact"
 
 
+@pytest.fixture
+def starts(monkeypatch):
+    """What each copy started from, by their names."""
+    names, follow = {}, cotrain.CotrainedRun.follow
+
+    def recording_follow(self, folder, start, *rest):
+        names[folder.name] = start.name
+        follow(self, folder, start, *rest)
+
+    monkeypatch.setattr(cotrain.CotrainedRun, "follow", recording_follow)
+    return names
+
+
 def cotrained(made, exact_dir, out, *more):
     return cotrain.main(arguments(made, out, *TRAINER, "--exact_dir", str(exact_dir), *more))
 
 
-def test_changes_are_taken_step_by_step_while_little_is_lost(made, exact_dir, tmp_path, monkeypatch):
+def test_changes_are_taken_step_by_step_while_little_is_lost(made, exact_dir, tmp_path, monkeypatch, starts):
     scores = {"0-w8a8": 0.795, "0-w8a8+slim": 0.7}
-    starts, follow = {}, cotrain.CotrainedRun.follow
-
-    def recording_follow(self, folder, start, *rest):
-        starts[folder.name] = start.name
-        follow(self, folder, start, *rest)
-
-    monkeypatch.setattr(cotrain.CotrainedRun, "follow", recording_follow)
     monkeypatch.setattr(
         cotrain.CotrainedRun, "score", lambda self, folder, functions, rows: scores.get(folder.name, 0.8)
     )
@@ -119,21 +125,14 @@ def test_a_narrow_expert_with_values_out_of_bounds_is_not_taken(made, exact_dir,
     assert [one.get("widest") for one in tried] == [None, 1.0, 1.01, None, 1.01, 1.01]
 
 
-def test_the_next_step_may_bring_values_into_bounds(made, exact_dir, tmp_path, monkeypatch):
+def test_the_next_step_may_bring_values_into_bounds(made, exact_dir, tmp_path, monkeypatch, starts):
     monkeypatch.setattr(cotrain.CotrainedRun, "score", lambda *arguments: 0.8)
-    widest, starts = iter([1.01, 0.9, 1.01, 0.9]), []
+    widest = iter([1.01, 0.9, 1.01, 0.9])
     monkeypatch.setattr(cotrain, "widest", lambda *arguments: next(widest))
-    follow = cotrain.CotrainedRun.follow
-
-    def recording_follow(self, folder, start, *rest):
-        starts.append(start.name)
-        follow(self, folder, start, *rest)
-
-    monkeypatch.setattr(cotrain.CotrainedRun, "follow", recording_follow)
     cotrained(made, exact_dir, tmp_path / "out")
     model = SecureRouterForSequenceClassification.from_pretrained(tmp_path / "out")
     assert [expert.config.num_attention_heads for expert in model.experts] == [1, 1]
-    assert starts == ["0", "0-w8a8", "1", "1-w8a8"]
+    assert starts == {"0-w8a8": "0", "0-w8a8+slim": "0-w8a8", "1-w8a8": "1", "1-w8a8+slim": "1-w8a8"}
 
 
 def test_an_expert_stays_exact_where_all_else_loses(made, exact_dir, tmp_path, monkeypatch):

@@ -29,7 +29,10 @@ def device():
 
 
 def load_classifier(name, task, args):
-    """A checkpoint with a head for the task: its own, if it was fine-tuned for as many labels, or a new one."""
+    """A checkpoint with a head for the task: its own, if it was fine-tuned for as many labels, or a new one, which is
+    drawn for this task. A checkpoint of another task that was trained with the same seed has features along the very
+    numbers which that seed draws: for this task too, they would be a head of that one."""
+    set_seed((args.seed + zlib.crc32(task.name.encode())) % 2**32)
     return AutoModelForSequenceClassification.from_pretrained(
         name,
         id2label=task.id2label,
@@ -38,12 +41,6 @@ def load_classifier(name, task, args):
         ignore_mismatched_sizes=True,
         cache_dir=args.cache_dir,
     )
-
-
-def head_seed(task, seed):
-    """What a new head is drawn with. A checkpoint of another task that was trained with the same seed has features
-    along the very numbers which that seed draws: for this task too, they would be a head of that one."""
-    return (seed + zlib.crc32(task.name.encode())) % 2**32
 
 
 def load_expert(folder, functions=EXACT):
@@ -192,7 +189,7 @@ def train_pool(args, task, members, rows, folder, tokenizer, collate, fit):
         save_once(folders[index], model, tokenizer, train)
 
     def start(kind, value, largest):
-        set_seed(head_seed(task, args.seed))
+        set_seed(args.seed)
         if kind == "narrow":
             return narrow(largest)
         if kind == "cut":
@@ -202,7 +199,6 @@ def train_pool(args, task, members, rows, folder, tokenizer, collate, fit):
         return load_classifier(value, task, args)
 
     kind, value, _ = members[-1]
-    set_seed(head_seed(task, args.seed))
     largest = load_classifier(largest_name(args), task, args)
     if kind == "cut":
         largest = cut_layers(largest, value)

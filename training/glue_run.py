@@ -45,7 +45,7 @@ from hf_securerouter.routing import choose_expert, lambda_for_budget, quotas_for
 logger = logging.get_logger(__name__)
 
 ROUTER_SHARE, TUNING_SHARE = 0.2, 0.1  # of the training data, which the experts do not see
-ROUTER_ROWS = 2000  # more teach a router little, and the experts miss them
+ROUTER_ROWS = 2000  # at most, of a large task: experts learn from the rest
 OBJECTIVES = ("gumbel", "utility")
 UPLOADED = ["config.json", "*.safetensors.index.json", "model*.safetensors", "tokenizer*", "README.md"]
 UPLOADED += ["curve.png", "report.json"]
