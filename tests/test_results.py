@@ -32,9 +32,12 @@ def test_seeds_of_a_task_become_one_row(tmp_path):
     assert (cola["task"], cola["routed_score"], cola["qnc"]) == ("cola", 50.0, 0.3)
     assert rte["seeds"] == [1, 2] and rte["routed_score"] == 61.0 and rte["qnc"] is None
     assert rte["audc"]["utility"] == pytest.approx(0.61)
+    assert "spread" not in cola
+    assert rte["spread"] == pytest.approx({"largest_score": 0.0, "routed_score": 2**0.5, "lost": 2**0.5})
     assert (table.parent / "rte" / "README.md").read_text() == "b/README.md"
     page = (table.parent / "results.md").read_text()
-    assert "| [rte](rte/README.md) | f1 | bert 3x16 | 25% / 0% | 1.00 | 61.00 | -60.00 | 1.000 |" in page
+    assert "| 1.00 | 50.00 | -49.00 | 1.000 |" in page
+    assert "| [rte](rte/README.md) | f1 | bert 3x16 | 25% / 0% | 1.00 ± 0.00 | 61.00 ± 1.41 | -60.00 ± 1.41 |" in page
     assert "| never | 1, 2 |" in page
     assert page.index("[cola]") < page.index("[rte]") < page.index("```bash")
 

@@ -11,6 +11,7 @@ and report.
 import argparse
 import json
 import shutil
+import statistics
 from pathlib import Path
 
 from hf_securerouter import SecureRouterValueError
@@ -36,7 +37,8 @@ COPIED = ("README.md", "curve.png", "report.json")
 
 
 def mean_row(rows):
-    """One row of several seeds: numbers are means, None where one of them is missing."""
+    """One row of several seeds: numbers are means, None where one of them is missing; `spread` has the standard
+    deviations of the scores and of what is lost."""
     if any(set(row) - {"variants"} != set(FIELDS) for row in rows):
         raise SecureRouterValueError(f"`rows` should have the fields {', '.join(FIELDS)}, got {sorted(rows[0])}.")
 
@@ -47,6 +49,10 @@ def mean_row(rows):
     for name in ("largest_score", "routed_score", "relative_cost", "relative_bytes", "qnc"):
         merged[name] = mean([row[name] for row in rows])
     merged["audc"] = {name: mean([row["audc"][name] for row in rows]) for name in rows[0]["audc"]}
+    if len(rows) > 1:
+        spread = {name: [row[name] for row in rows] for name in ("largest_score", "routed_score")}
+        spread["lost"] = [row["largest_score"] - row["routed_score"] for row in rows]
+        merged["spread"] = {name: statistics.stdev(values) for name, values in spread.items()}
     return merged
 
 
@@ -73,6 +79,9 @@ def table(rows):
     def number(value, digits):
         return "–" if value is None else f"{value:.{digits}f}"
 
+    def score(row, name, value):
+        return number(value, 2) + (f" ± {row['spread'][name]:.2f}" if "spread" in row else "")
+
     header = ["task", "metric", "experts", "cut", "largest", "routed", "lost", "relative cost", "relative bytes"]
     header += ["AUDC utility", "gumbel", "zero router", "oracle", "QNC", "seeds"]
     lines = [header, ["---"] * len(header)]
@@ -81,7 +90,8 @@ def table(rows):
         lines.append(
             [f"[{row['task']}]({row['task']}/README.md)", row["metric"].replace("+", " + "), "; ".join(row["experts"])]
             + [" / ".join(f"{share:.0%}" for share in row["cut"])]
-            + [number(value, 2) for value in (row["largest_score"], row["routed_score"], lost)]
+            + [score(row, name, row[name]) for name in ("largest_score", "routed_score")]
+            + [score(row, "lost", lost)]
             + [number(row[name], 3) for name in ("relative_cost", "relative_bytes")]
             + [number(row["audc"][name], 4) for name in ("utility", "gumbel", "zero", "oracle")]
             + ["never" if row["qnc"] is None else number(row["qnc"], 3), ", ".join(map(str, row["seeds"]))]
@@ -144,7 +154,8 @@ mean. `cut` is the share of its inputs that are longer than what each expert rea
 of 32 inputs of 128 tokens takes the routed pool under encryption, router included and with its public quotas, over \
 what it takes the largest expert alone, in measured online seconds; `relative bytes` is the same in bytes between the \
 servers. AUDC is the area under score over cost; QNC is the cost at which the score of the largest expert is \
-reached. The page of each task has 95 % intervals and the figure.
+reached. Of several seeds there are means, with the standard deviation behind ±. The page of each task has 95 % \
+intervals and the figure, of its first seed.
 """
 
 

@@ -39,8 +39,8 @@ def measure_importance(model, batches):
         batches (iterable of `dict`): Of inputs and labels.
 
     Returns:
-        `list` of one dict a layer: `heads` (heads,) and `neurons` (inner,), means over tokens of |activation times
-        gradient|, and `likeness` (heads, heads): minus the mean distance of two heads' attention.
+        `list` of one dict a layer, on the CPU: `heads` (heads,) and `neurons` (inner,), means over tokens of
+        |activation times gradient|, and `likeness` (heads, heads): minus the mean distance of two heads' attention.
 
     Raises:
         `SecureRouterValueError`: Of another family.
@@ -73,10 +73,10 @@ def measure_importance(model, batches):
                 effect = values.detach() * values.grad
                 if name == "heads":
                     effect = effect.unflatten(-1, (heads, -1)).sum(-1)
-                found[index][name] = found[index][name] + effect[live].abs().mean(0)
+                found[index][name] = found[index][name] + effect[live].abs().mean(0).cpu()
             for index, attention in enumerate(output.attentions):
                 rows = attention.detach().transpose(1, 2)[live]  # tokens, heads, keys
-                found[index]["likeness"] = found[index]["likeness"] - torch.cdist(rows, rows, p=1).mean(0)
+                found[index]["likeness"] = found[index]["likeness"] - torch.cdist(rows, rows, p=1).mean(0).cpu()
             model.zero_grad(set_to_none=True)
     finally:
         for hook in hooks:

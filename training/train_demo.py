@@ -23,7 +23,6 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from cotrain import Follower, widest
-from datasets import load_dataset
 from huggingface_hub import EvalResult
 from tokenizers import BertWordPieceTokenizer
 from torch.nn.utils.rnn import pad_sequence
@@ -71,6 +70,8 @@ def parse_args(argv=None):
 
 def load_split(split, path):
     """Texts and labels of a split, from a file of the user's or from the Hub."""
+    from datasets import load_dataset
+
     if path:
         rows = load_dataset("json", data_files=path, split="train")
     else:
