@@ -263,7 +263,7 @@ class GlueRun:
         model.experts.requires_grad_(False)
         rows, objective = self.summarized(model, rows), model.config.router_objective
         if objective == "utility" and model.config.router_shares_expert is not None:
-            fit_router(model.cpu(), rows)
+            fit_router(model.cpu(), rows)  # it read the rows where inference runs
         else:
             if objective == "utility":
                 # A linear output starts where it would have to go first: at the experts' mean utility.
