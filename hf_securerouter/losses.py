@@ -108,53 +108,62 @@ def expert_utilities(expert_logits: torch.Tensor, labels: torch.Tensor, problem_
     return ((logits > 0) == (labels > 0.5)).float().mean(dim=-1)
 
 
-def believed_utilities(expert_logits: torch.Tensor, judge: int, problem_type: ProblemType) -> torch.Tensor:
+def joint_belief(expert_logits: torch.Tensor) -> torch.Tensor:
     """
-    How good one expert, the judge, believes each expert's answer to be: what [`expert_utilities`] would be on average
-    if labels were drawn as the judge predicts them. In regression, where the judge's own answer counts as the mean,
-    up to a variance that all experts share.
-
-    One label says right or wrong; a calibrated judge says how likely, and which examples the smaller experts answer
-    otherwise than the larger one. A router that learns from both needs fewer examples.
+    What the experts believe together: the mean of their outputs, which for classes is the geometric mean of their
+    probabilities. Of calibrated experts, it counts one that is not sure for little.
 
     Args:
         expert_logits (`torch.Tensor` of shape (B, K, C)): Output of every expert.
-        judge (`int`): Index of the expert that is believed, the largest one.
+
+    Returns:
+        `torch.Tensor` of shape (B, C), float32, without gradient.
+
+    Reference:
+        Hinton et al., Distilling the Knowledge in a Neural Network, arXiv 1503.02531, section 1: the soft targets of
+        an ensemble.
+    """
+    return expert_logits.detach().float().mean(dim=1)
+
+
+def believed_utilities(expert_logits: torch.Tensor, problem_type: ProblemType) -> torch.Tensor:
+    """
+    How good the experts together believe each expert's answer to be: what [`expert_utilities`] would be on average if
+    labels were drawn as their [`joint_belief`] predicts them. In regression, where that is the mean of the labels, up
+    to a variance that all experts share.
+
+    One label says right or wrong; calibrated experts say how likely, and on which examples they differ. A router that
+    learns from both needs fewer examples.
+
+    Args:
+        expert_logits (`torch.Tensor` of shape (B, K, C)): Output of every expert.
         problem_type (`str`): As for [`task_loss`].
 
     Returns:
         `torch.Tensor` of shape (B, K), without gradient.
-
-    Reference:
-        Hinton et al., Distilling the Knowledge in a Neural Network, arXiv 1503.02531: soft targets.
     """
-    logits = expert_logits.detach().float()
+    logits, belief = expert_logits.detach().float(), joint_belief(expert_logits)
     if problem_type == "single_label_classification":
-        return logits[:, judge].softmax(dim=-1).gather(1, logits.argmax(dim=-1))
+        return belief.softmax(dim=-1).gather(1, logits.argmax(dim=-1))
     if problem_type == "regression":
-        return -(logits - logits[:, judge : judge + 1]).square().mean(dim=-1)
-    likely = logits[:, judge : judge + 1].sigmoid()
+        return -(logits - belief.unsqueeze(1)).square().mean(dim=-1)
+    likely = belief.sigmoid().unsqueeze(1)
     return torch.where(logits > 0, likely, 1 - likely).mean(dim=-1)
 
 
-def target_utilities(
-    expert_logits: torch.Tensor, labels: torch.Tensor, costs: Sequence[float], problem_type: ProblemType
-) -> torch.Tensor:
+def target_utilities(expert_logits: torch.Tensor, labels: torch.Tensor, problem_type: ProblemType) -> torch.Tensor:
     """
-    What a utility router learns: the mean of [`expert_utilities`] and of what the costliest expert believes of them,
-    [`believed_utilities`].
+    What a utility router learns: the mean of [`expert_utilities`] and [`believed_utilities`].
 
     Args:
         expert_logits (`torch.Tensor` of shape (B, K, C)): Output of every expert.
         labels (`torch.Tensor`): As for [`task_loss`].
-        costs (K numbers): What each expert costs.
         problem_type (`str`): As for [`task_loss`].
 
     Returns:
         `torch.Tensor` of shape (B, K), without gradient.
     """
-    judge = max(range(len(costs)), key=lambda index: costs[index])
-    believed = believed_utilities(expert_logits, judge, problem_type)
+    believed = believed_utilities(expert_logits, problem_type)
     return (expert_utilities(expert_logits, labels, problem_type) + believed) / 2
 
 

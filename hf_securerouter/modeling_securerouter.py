@@ -319,7 +319,7 @@ class SecureRouterForSequenceClassification(SecureRouterPreTrainedModel):
             # Each expert learns the task by itself, and the router to say how well each of them does. Balance and
             # cost keep their place in the loss's value, but their gradient would bend the predicted utilities.
             own_losses = [task_loss(own, labels, problem_type) for own in expert_logits.unbind(dim=1)]
-            utilities = target_utilities(expert_logits, labels, costs.tolist(), problem_type)
+            utilities = target_utilities(expert_logits, labels, problem_type)
             task = torch.stack(own_losses).mean() + utility_loss(router_logits, utilities)
             router_probs = router_probs.detach()
         balance, cost = balance_loss(router_probs), cost_loss(router_probs, costs)

@@ -4,13 +4,21 @@
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from tiny import pool_model
 
+from hf_securerouter.losses import target_utilities
+from hf_securerouter.metrics import glue_score
+
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
-from glue_router import fit_router, margins, ridge
+from glue_router import fit_router, margins, ridge, score_gains, score_utilities
+
+
+def closeness(predictions, references):
+    return -np.square(predictions - references).mean()
 
 
 def rows_of(count, labels, seed=0):
@@ -62,7 +70,7 @@ def pool():
 
 def test_a_few_rows_tell_when_the_small_expert_is_right(pool):
     rows, _ = rows_of(600, 2)
-    fit_router(pool, rows)
+    fit_router(pool, rows, glue_score("sst2"))
     unseen, likely = rows_of(2000, 2, seed=1)
     found = pool.router(torch.tensor([row["router_summary"] for row in unseen]))
     correlation = torch.corrcoef(torch.stack([found[:, 0], likely]))[0, 1]
@@ -73,7 +81,48 @@ def test_a_few_rows_tell_when_the_small_expert_is_right(pool):
 def test_a_regression_is_fitted_too(pool):
     pool.config.problem_type = "regression"
     rows, _ = rows_of(400, 1)
-    fit_router(pool, rows)
+    fit_router(pool, rows, closeness)
     unseen, likely = rows_of(2000, 1, seed=1)
     found = pool.router(torch.tensor([row["router_summary"] for row in unseen]))
     assert torch.corrcoef(torch.stack([found[:, 0], likely]))[0, 1] > 0.85
+
+
+@pytest.mark.parametrize(
+    ("score", "labels", "problem_type"),
+    [
+        (glue_score("mnli"), torch.randint(3, (40,), generator=torch.Generator().manual_seed(1)), None),
+        (closeness, torch.randn(40, generator=torch.Generator().manual_seed(1)), "regression"),
+    ],
+)
+def test_of_a_mean_the_utilities_are_those_of_single_answers(score, labels, problem_type):
+    problem_type = problem_type or "single_label_classification"
+    outputs = 1 if problem_type == "regression" else 3
+    logits = torch.randn(40, 3, outputs, generator=torch.Generator().manual_seed(0))
+    found = score_utilities(logits, labels, problem_type, score)
+    expected = target_utilities(logits, labels, problem_type).double()
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+def test_under_f1_a_positive_answer_pays_from_half_of_f1_on():
+    score = glue_score("mrpc")
+    references = np.random.default_rng(0).integers(0, 2, 2000)
+    own = np.where(np.random.default_rng(1).random(2000) < 0.8, references, 1 - references)
+    own[0] = 0
+    answers = np.stack([own, own], axis=1)
+    answers[0, 0] = 1
+    worth = score(own, references) / 2  # about 0.4: where accuracy asks for 0.5
+    for likely, pays in ((worth - 0.02, False), (worth + 0.02, True)):
+        weights = np.tile([1 - likely, likely], (2000, 1))
+        gain = score_gains(answers, own, references, np.tile([0, 1], (2000, 1)), weights, score)[0]
+        assert (gain[0] > 0) == pays and gain[1] == 0
+
+
+def test_the_score_decides_who_is_better(pool):
+    rows, _ = rows_of(300, 2)
+    unseen = torch.tensor([row["router_summary"] for row in rows_of(50, 2, seed=1)[0]])
+    leads = []
+    for sign in (1, -1):
+        fit_router(pool, rows, lambda predictions, references, sign=sign: sign * (predictions == references).mean())
+        leads.append(pool.router(unseen).diff(dim=1))
+    torch.testing.assert_close(leads[0], -leads[1], atol=1e-4, rtol=0)
+    assert leads[0].mean() > 0.05

@@ -162,17 +162,17 @@ def test_labels_that_do_not_fit_are_refused(labels, problem_type, message):
 
 
 @pytest.mark.parametrize("problem_type", ["single_label_classification", "regression", "multi_label_classification"])
-def test_believed_utilities_are_the_mean_over_labels_that_the_judge_predicts(problem_type):
+def test_believed_utilities_are_the_mean_over_labels_that_the_experts_predict(problem_type):
     torch.manual_seed(0)
     logits, draws = torch.randn(1, 2, 3), 40_000
-    judge = logits[:, 1].expand(draws, -1)
+    belief = (logits[:, 0] + logits[:, 1]).expand(draws, -1) / 2
     labels = {
-        "single_label_classification": torch.multinomial(judge[0].softmax(dim=0), draws, replacement=True),
-        "regression": judge + torch.randn(draws, 3),
-        "multi_label_classification": torch.bernoulli(judge.sigmoid()),
+        "single_label_classification": torch.multinomial(belief[0].softmax(dim=0), draws, replacement=True),
+        "regression": belief + torch.randn(draws, 3),
+        "multi_label_classification": torch.bernoulli(belief.sigmoid()),
     }[problem_type]
     drawn = expert_utilities(logits.expand(draws, -1, -1), labels, problem_type).mean(dim=0)
-    believed = believed_utilities(logits, 1, problem_type)[0]
+    believed = believed_utilities(logits, problem_type)[0]
     shared = 1.0 if problem_type == "regression" else 0.0  # the variance
     torch.testing.assert_close(drawn, believed - shared, atol=0.02, rtol=0)
 

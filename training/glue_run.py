@@ -167,7 +167,7 @@ class GlueRun:
             logits[part] = once_tensors(
                 self.folder / "answers.safetensors", lambda: self.answers(folders, [rows[index] for index in part])
             )["logits"]
-        for expert in range(len(self.members)):  # the router learns from what the largest believes, too
+        for expert in range(len(self.members)):  # the router learns from what they believe, too
             own, labels = logits[router_part, expert], torch.tensor([rows[index]["labels"] for index in router_part])
             logits[:, expert] /= fit_temperature(own, labels, self.kind)
         answered = [row | {"expert_logits": own.tolist()} for row, own in zip(rows, logits, strict=True)]
@@ -263,7 +263,7 @@ class GlueRun:
         model.experts.requires_grad_(False)
         rows, objective = self.summarized(model, rows), model.config.router_objective
         if objective == "utility" and model.config.router_shares_expert is not None:
-            fit_router(model.cpu(), rows)  # it read the rows where inference runs
+            fit_router(model.cpu(), rows, glue_score(self.task.name))  # it read the rows where inference runs
         else:
             if objective == "utility":
                 # A linear output starts where it would have to go first: at the experts' mean utility.
