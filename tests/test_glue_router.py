@@ -43,7 +43,7 @@ def rows_of(count, labels, seed=0):
 
 def test_ridge_finds_a_line():
     inputs = torch.randn(4000, 3) + 2  # the intercept is not the mean of the targets
-    weights, bias = ridge(inputs, inputs @ torch.tensor([[1.0], [-2.0], [0.5]]) + 3)
+    weights, bias = ridge(inputs, inputs @ torch.tensor([[1.0], [-2.0], [0.5]]) + 3, 0.1)
     torch.testing.assert_close(weights.squeeze(1), torch.tensor([1.0, -2.0, 0.5]).double() / 1.1, atol=0.05, rtol=0)
     expected = torch.tensor([3 + 2 * (1 - 2 + 0.5) * (1 - 1 / 1.1)])  # what the penalty leaves out, at the mean
     torch.testing.assert_close(bias, expected.double(), atol=0.15, rtol=0)

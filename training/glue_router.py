@@ -18,16 +18,17 @@ from hf_securerouter.losses import joint_belief, target_utilities
 
 
 KNOTS = (-1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5)  # where ramps begin, in deviations of a margin
-PENALTY = 0.1
+PROBE_PENALTY, RAMP_PENALTY = 0.1, 0.01  # a probe reads hundreds of numbers, and there are few ramps
 
 
-def ridge(inputs, targets):
-    """The linear map from inputs (N, F) to targets (N, M) and its intercept: `(F, M)` and `(M,)`, float64."""
+def ridge(inputs, targets, penalty):
+    """The linear map from inputs (N, F) to targets (N, M) and its intercept, which costs `penalty` times its squares
+    beside the mean squared error: `(F, M)` and `(M,)`, float64."""
     inputs, targets = inputs.double(), targets.double()
     centre, mean = inputs.mean(dim=0), targets.mean(dim=0)
     inputs = inputs - centre
-    penalty = PENALTY * len(inputs) * torch.eye(inputs.shape[1], dtype=torch.float64)
-    weights = torch.linalg.solve(inputs.T @ inputs + penalty, inputs.T @ (targets - mean))
+    diagonal = penalty * len(inputs) * torch.eye(inputs.shape[1], dtype=torch.float64)
+    weights = torch.linalg.solve(inputs.T @ inputs + diagonal, inputs.T @ (targets - mean))
     return weights, mean - centre @ weights
 
 
@@ -108,7 +109,7 @@ def fit_router(model, rows, score):
     labels = torch.tensor([row["labels"] for row in rows])
     utilities = score_utilities(logits, labels, config.problem_type, score)
     scale = summaries.std(correction=0)
-    probe, offset = ridge(summaries / scale, margins(logits[:, config.router_shares_expert]))
+    probe, offset = ridge(summaries / scale, margins(logits[:, config.router_shares_expert]), PROBE_PENALTY)
     probe = probe / scale
     unit = (summaries.double() @ probe).std(dim=0, correction=0).clamp(min=1e-6)  # some experts always say the same
     ramps = [(sign, knot) for knot in KNOTS for sign in (1.0, -1.0)]
@@ -117,6 +118,6 @@ def fit_router(model, rows, score):
     router.dense.bias[:count] = torch.cat([sign * (offset / unit - knot) for sign, knot in ramps]).to(
         router.dense.bias
     )
-    weights, bias = ridge(torch.relu(router.dense(summaries))[:, :count], utilities)
+    weights, bias = ridge(torch.relu(router.dense(summaries))[:, :count], utilities, RAMP_PENALTY)
     router.out_proj.weight.zero_()[:, :count] = weights.T.to(router.out_proj.weight)
     router.out_proj.bias.copy_(bias)
