@@ -141,7 +141,7 @@ def test_experts_read_as_much_as_the_run_says(made, tmp_path, monkeypatch):
     table = tmp_path / "results.json"
     more = ("--expert_max_lengths", "10", "128", "--results_file", str(table))
     report = run_glue_no_trainer.main(arguments(made, tmp_path / "out", *more, task="stsb"))
-    assert longest == {"final-expert--1": 11, "final-expert-0": 10}
+    assert longest == {"final-expert-1": 11, "final-expert-0": 10}
     model = SecureRouterForSequenceClassification.from_pretrained(tmp_path / "out")
     assert model.config.expert_max_lengths == [10, 128]
     (row,) = json.loads(table.read_text())["tasks"]
@@ -277,7 +277,7 @@ def test_two_tasks_of_one_seed_begin_with_different_heads(tokenizer, tmp_path, m
     BertForSequenceClassification(family_config("bert", layers=2, width=16, num_labels=5)).save_pretrained(tmp_path)
     monkeypatch.setattr("glue_experts.taught", lambda *args: [])
     args = SimpleNamespace(experts=[], model_name_or_path=str(tmp_path), cache_dir=None, seed=42, learning_rate=1e-3)
-    args.num_train_epochs = args.distillation_epochs = 0
+    args.num_train_epochs = args.distillation_epochs = args.self_distillation = 0
 
     def heads(name, folder):
         task, members = glue_data.TASKS[name], [("checkpoint", str(tmp_path), None), ("cut", 2, None)]
@@ -289,6 +289,30 @@ def test_two_tasks_of_one_seed_begin_with_different_heads(tokenizer, tmp_path, m
     assert torch.equal(first, again)
     for own, others in zip(first, other, strict=True):
         assert torch.corrcoef(torch.stack([own, others]))[0, 1].abs() < 0.5
+
+
+def test_the_largest_expert_learns_from_its_own_answers(made, tmp_path, monkeypatch):
+    taught, train_pool = {}, run_glue.GlueRun.__init__.__globals__["train_pool"]
+
+    def recording_pool(*args):
+        *others, fit = args
+
+        def recording_fit(name, model, data, *rest):
+            taught[name] = sum("teacher_logits" in row for row in data), len(data)
+            fit(name, model, data, *rest)
+
+        return train_pool(*others, recording_fit)
+
+    monkeypatch.setattr("glue_run.train_pool", recording_pool)
+    run_glue_no_trainer.main(arguments(made, tmp_path / "out", "--self_distillation"))
+    own = taught["final-expert-teacher"][1]
+    copies = taught["final-expert-1"]
+    assert taught == {"final-expert-teacher": (0, own), "final-expert-0": copies, "final-expert-1": copies}
+    assert copies[0] == copies[1] > own
+    experts = tmp_path / "out" / "experts" / "final"
+    teacher, largest = (AutoModelForSequenceClassification.from_pretrained(experts / own) for own in ("teacher", "1"))
+    assert torch.equal(teacher.get_input_embeddings().weight, largest.get_input_embeddings().weight)
+    assert not torch.equal(teacher.classifier.weight, largest.classifier.weight)
 
 
 @pytest.mark.parametrize("most, held_out", [(2000, 24 + 12), (6, 6 + 12)])

@@ -80,3 +80,12 @@ def test_files_and_modules_named_exist():
     root = Path(__file__).parent.parent
     for name in re.findall(r"`((?:training|model_cards)/[\w./-]+)`", README):
         assert (root / name).exists(), name
+
+
+@pytest.mark.parametrize("page", ["README.md", "model_cards/README.md"])
+def test_links_lead_to_files(page):
+    path = Path(__file__).parent.parent / page
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", path.read_text(encoding="utf-8")) if "://" not in link]
+    assert links
+    for link in links:
+        assert (path.parent / link).exists(), link

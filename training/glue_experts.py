@@ -174,41 +174,48 @@ def save_once(folder, model, tokenizer, train):
 
 
 def train_pool(args, task, members, rows, folder, tokenizer, collate, fit):
-    """Trains the experts on `rows` into `folder`/0, 1, ...; those that stand there already are left.
+    """Trains the experts on `rows` into `folder`/0, 1, ...; those that stand there already are left. With
+    `args.self_distillation` the largest, once fine-tuned, is `folder`/teacher and one of its own students as well.
 
     Returns:
         The folders.
+
+    Reference:
+        Furlanello et al., Born-Again Neural Networks, arXiv 1805.04770.
     """
     folders = [folder / str(index) for index in range(len(members))]
+    teacher = folder / "teacher" if args.self_distillation else folders[-1]
 
-    def make(index, model, data, epochs, learning_rate):
+    def make(path, length, model, data, epochs, learning_rate):
         def train():
             if epochs > 0:
-                fit(f"{folder.name}-expert-{index}", model, shortened(data, members[index][2]), epochs, learning_rate)
+                fit(f"{folder.name}-expert-{path.name}", model, shortened(data, length), epochs, learning_rate)
 
-        save_once(folders[index], model, tokenizer, train)
+        save_once(path, model, tokenizer, train)
 
-    def start(kind, value, largest):
+    def student(path, kind, value, largest):
         set_seed(args.seed)
         if kind == "narrow":
             return narrow(largest)
-        if kind == "cut":
-            small = cut_layers(largest, value)
-            small.get_input_embeddings().requires_grad_(False)  # half of the weights, and good as they are
-            return small
-        return load_classifier(value, task, args)
+        if kind == "checkpoint" and path != folders[-1]:
+            return load_classifier(value, task, args)
+        small = cut_layers(largest, value) if kind == "cut" else copy.deepcopy(largest)
+        small.get_input_embeddings().requires_grad_(False)  # half of the weights, and good as they are
+        return small
 
-    kind, value, _ = members[-1]
+    kind, value, length = members[-1]
     largest = load_classifier(largest_name(args), task, args)
     if kind == "cut":
         largest = cut_layers(largest, value)
-    make(-1, largest.train(), rows, args.num_train_epochs, args.learning_rate)
+    make(teacher, length, largest.train(), rows, args.num_train_epochs, args.learning_rate)
     if all(path.exists() for path in folders):
         return folders
-    largest = load_classifier(folders[-1], task, args).to(device())
+    largest = load_classifier(teacher, task, args).to(device())
     data = taught(rows, largest, collate, task, args, set(tokenizer.all_special_ids))
     largest.cpu()
-    for index, (kind, value, _) in enumerate(members[:-1]):
-        rate = args.narrow_learning_rate if kind == "narrow" else args.learning_rate
-        make(index, start(kind, value, largest).train(), data, args.distillation_epochs, rate)
+    for path, (kind, value, length) in zip(folders, members, strict=True):
+        if path != teacher:
+            rate = args.narrow_learning_rate if kind == "narrow" else args.learning_rate
+            model = student(path, kind, value, largest).train()
+            make(path, length, model, data, args.distillation_epochs, rate)
     return folders
