@@ -27,6 +27,7 @@ import psutil
 import torch
 from tiny import pool_model
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what runs in the background
 secure = pool_model().to_mpc(max_length=16, protocol="crypten")
 with secure.local_session(timeout=120) as session:
     ids = torch.full((2, 16), 7)
