@@ -175,7 +175,8 @@ def save_once(folder, model, tokenizer, train):
 
 def train_pool(args, task, members, rows, folder, tokenizer, collate, fit):
     """Trains the experts on `rows` into `folder`/0, 1, ...; those that stand there already are left. With
-    `args.self_distillation` the largest, once fine-tuned, is `folder`/teacher and one of its own students as well.
+    `args.self_distillation` the largest, once fine-tuned, is `folder`/teacher and learns again from its own answers,
+    before the others learn from it.
 
     Returns:
         The folders.
@@ -203,19 +204,23 @@ def train_pool(args, task, members, rows, folder, tokenizer, collate, fit):
         small.get_input_embeddings().requires_grad_(False)  # half of the weights, and good as they are
         return small
 
+    def teach(paths, teacher):
+        if all(path.exists() for path in paths):
+            return
+        largest = load_classifier(teacher, task, args).to(device())
+        data = taught(rows, largest, collate, task, args, set(tokenizer.all_special_ids))
+        largest.cpu()
+        for path in paths:
+            kind, value, length = members[folders.index(path)]
+            rate = args.narrow_learning_rate if kind == "narrow" else args.learning_rate
+            make(path, length, student(path, kind, value, largest).train(), data, args.distillation_epochs, rate)
+
     kind, value, length = members[-1]
     largest = load_classifier(largest_name(args), task, args)
     if kind == "cut":
         largest = cut_layers(largest, value)
     make(teacher, length, largest.train(), rows, args.num_train_epochs, args.learning_rate)
-    if all(path.exists() for path in folders):
-        return folders
-    largest = load_classifier(teacher, task, args).to(device())
-    data = taught(rows, largest, collate, task, args, set(tokenizer.all_special_ids))
-    largest.cpu()
-    for path, (kind, value, length) in zip(folders, members, strict=True):
-        if path != teacher:
-            rate = args.narrow_learning_rate if kind == "narrow" else args.learning_rate
-            model = student(path, kind, value, largest).train()
-            make(path, length, model, data, args.distillation_epochs, rate)
+    if args.self_distillation:
+        teach(folders[-1:], teacher)
+    teach(folders[:-1], folders[-1])
     return folders
