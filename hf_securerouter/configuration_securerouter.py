@@ -191,7 +191,7 @@ class SecureRouterConfig(PreTrainedConfig):
             `"gumbel"` trains the router through the Gumbel-softmax mixture of the experts; `"utility"` trains its
             outputs to predict each expert's utility: the probability that the expert's answer is right, or, in
             regression, minus its expected squared error. It learns from the labels and, by half, from what the
-            costliest expert believes.
+            experts together believe.
         routing_lambda (`float`, *optional*, defaults to 0.0):
             What one unit of cost weighs in the decision `argmax(router_logits - routing_lambda * expert_costs)`.
         routing_privacy (`str`, *optional*, defaults to `"quota"`):

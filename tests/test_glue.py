@@ -292,13 +292,14 @@ def test_two_tasks_of_one_seed_begin_with_different_heads(tokenizer, tmp_path, m
 
 
 def test_the_largest_expert_learns_from_its_own_answers(made, tmp_path, monkeypatch):
-    taught, train_pool = {}, run_glue.GlueRun.__init__.__globals__["train_pool"]
+    taught, lessons, train_pool = {}, {}, run_glue.GlueRun.__init__.__globals__["train_pool"]
 
     def recording_pool(*args):
         *others, fit = args
 
         def recording_fit(name, model, data, *rest):
             taught[name] = sum("teacher_logits" in row for row in data), len(data)
+            lessons[name] = [row.get("teacher_logits") for row in data]
             fit(name, model, data, *rest)
 
         return train_pool(*others, recording_fit)
@@ -310,6 +311,7 @@ def test_the_largest_expert_learns_from_its_own_answers(made, tmp_path, monkeypa
     expected = {"final-expert-teacher": (0, own), "final-expert-1": copies, "final-expert-0": copies}
     assert taught == expected and [*taught] == [*expected]
     assert copies[0] == copies[1] > own
+    assert lessons["final-expert-0"] != lessons["final-expert-1"]  # the small one's teacher has learned again
     experts = tmp_path / "out" / "experts" / "final"
     teacher, largest = (AutoModelForSequenceClassification.from_pretrained(experts / own) for own in ("teacher", "1"))
     assert torch.equal(teacher.get_input_embeddings().weight, largest.get_input_embeddings().weight)

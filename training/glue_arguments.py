@@ -54,7 +54,7 @@ class GlueArguments:
     )
     distillation_epochs: float = _option(3.0, "Epochs of the experts that learn from the largest.")
     perturbed_copies: int = _option(1, "Perturbed copies of the training data for them.")
-    self_distillation: bool = _option(False, "Let the largest expert learn from its own answers, too.")
+    self_distillation: bool = _option(False, "Let the largest learn once more, from its own answers, before they do.")
     narrow_learning_rate: float = _option(1e-3, "Learning rate of the narrow expert.")
     expert_costs: list[float] = field(
         default_factory=list, metadata={"help": "Seconds of each expert; default: measured under encryption."}

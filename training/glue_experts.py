@@ -185,7 +185,8 @@ def train_pool(args, task, members, rows, folder, tokenizer, collate, fit):
         Furlanello et al., Born-Again Neural Networks, arXiv 1805.04770.
     """
     folders = [folder / str(index) for index in range(len(members))]
-    teacher = folder / "teacher" if args.self_distillation else folders[-1]
+    last = len(members) - 1
+    teacher = folder / "teacher" if args.self_distillation else folders[last]
 
     def make(path, length, model, data, epochs, learning_rate):
         def train():
@@ -194,33 +195,34 @@ def train_pool(args, task, members, rows, folder, tokenizer, collate, fit):
 
         save_once(path, model, tokenizer, train)
 
-    def student(path, kind, value, largest):
+    def student(index, largest):
         set_seed(args.seed)
+        kind, value, _ = members[index]
         if kind == "narrow":
             return narrow(largest)
-        if kind == "checkpoint" and path != folders[-1]:
+        if kind == "checkpoint" and index != last:
             return load_classifier(value, task, args)
         small = cut_layers(largest, value) if kind == "cut" else copy.deepcopy(largest)
         small.get_input_embeddings().requires_grad_(False)  # half of the weights, and good as they are
         return small
 
-    def teach(paths, teacher):
-        if all(path.exists() for path in paths):
+    def teach(indices, teacher):
+        if all(folders[index].exists() for index in indices):
             return
         largest = load_classifier(teacher, task, args).to(device())
         data = taught(rows, largest, collate, task, args, set(tokenizer.all_special_ids))
         largest.cpu()
-        for path in paths:
-            kind, value, length = members[folders.index(path)]
+        for index in indices:
+            kind, _, length = members[index]
             rate = args.narrow_learning_rate if kind == "narrow" else args.learning_rate
-            make(path, length, student(path, kind, value, largest).train(), data, args.distillation_epochs, rate)
+            make(folders[index], length, student(index, largest).train(), data, args.distillation_epochs, rate)
 
-    kind, value, length = members[-1]
+    kind, value, length = members[last]
     largest = load_classifier(largest_name(args), task, args)
     if kind == "cut":
         largest = cut_layers(largest, value)
     make(teacher, length, largest.train(), rows, args.num_train_epochs, args.learning_rate)
     if args.self_distillation:
-        teach(folders[-1:], teacher)
-    teach(folders[:-1], folders[-1])
+        teach([last], teacher)
+    teach(range(last), folders[last])
     return folders
