@@ -41,19 +41,32 @@ TEXTS = [
 ]
 QUOTAS = [3, 1]
 MAX_LENGTH = 16
-PRIVACY = {"revealed": None, "quota": QUOTAS}
+# Of each sharing: the checkpoint, the mode and its quotas.
+SHARINGS = {
+    "revealed": ("own", "revealed", None),
+    "quota": ("own", "quota", QUOTAS),
+    "trained": ("shared", "quota", QUOTAS),
+}
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory, tokenizer):
-    """A folder with a checkpoint and a sharing of it in each of two modes."""
+    """A folder with two checkpoints, one of them with a router that reads its small expert's encoder, as training
+    makes it, and with their sharings."""
     folder = tmp_path_factory.mktemp("deployment")
-    pool_model(("bert", "electra")).save_pretrained(folder / "model")
-    tokenizer.save_pretrained(folder / "model")
-    for privacy, quotas in PRIVACY.items():
+    models = {
+        "own": pool_model(("bert", "electra")),
+        "shared": pool_model(
+            ("bert", "bert"), router_config=None, router_shares_expert=0, expert_max_lengths=[8, MAX_LENGTH]
+        ),
+    }
+    for name, model in models.items():
+        model.save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / name)
+    for sharing, (name, privacy, quotas) in SHARINGS.items():
         options = ["--routing-privacy", privacy, "--max-length", str(MAX_LENGTH), "--json"]
         options += ["--quotas", ",".join(map(str, quotas))] if quotas else []
-        done = CliRunner().invoke(cli.app, ["share", str(folder / "model"), str(folder / privacy), *options])
+        done = CliRunner().invoke(cli.app, ["share", str(folder / name), str(folder / sharing), *options])
         assert done.exit_code == 0, done.stderr
         report = json.loads(done.stdout)
         assert report["routing_privacy"] == privacy and report["quotas"] == quotas
@@ -76,7 +89,7 @@ def write_lines(path, texts):
 
 def ask(place, deployment, folder):
     """Run the client command from a copy of its folder alone, and compare with the model in clear text."""
-    privacy = deployment.shares.name
+    name, privacy, quotas = SHARINGS[deployment.shares.name]
     client = shutil.copytree(deployment.shares / "client", folder / "client")
     write_lines(folder / "in.jsonl", TEXTS)
     arguments = ["client", str(client), *deployment.options, "--timeout", "60", "--json"]
@@ -85,8 +98,8 @@ def ask(place, deployment, folder):
     assert done.exit_code == 0, (done.stderr, done.exception)
     report = json.loads(done.stdout)
     assert report["lines"] == len(TEXTS) and report["routing_privacy"] == privacy
-    model, tokenizer = load_checkpoint(place / "model")
-    expected = classify(model, tokenizer, TEXTS, PRIVACY[privacy])
+    model, tokenizer = load_checkpoint(place / name)
+    expected = classify(model, tokenizer, TEXTS, quotas)
     answers = [json.loads(line) for line in (folder / "out.jsonl").read_text().splitlines()]
     for found, own in zip(answers, expected, strict=True):
         assert found["label"] == own.label
@@ -112,10 +125,11 @@ def test_answers_are_those_of_the_model_and_a_second_client_is_served(place, ser
     assert all(role.said.count("meet again") == 0 for role in served.roles.values())
 
 
-def test_answers_under_quota_and_a_clean_end(place, tmp_path):
+@pytest.mark.parametrize("sharing", ["quota", "trained"])
+def test_answers_under_quota_and_a_clean_end(place, tmp_path, sharing):
     logs = tmp_path / "logs"
     logs.mkdir()
-    with Deployment(place / "quota", logs) as deployment:
+    with Deployment(place / sharing, logs) as deployment:
         ask(place, deployment, tmp_path)
         for role in reversed(ROLES):
             number = signal.SIGTERM if role == "party0" else signal.SIGINT
@@ -314,8 +328,8 @@ def test_missing_servers_end_the_clients_wait(place, tmp_path):
 def test_every_folder_holds_what_its_role_may_know_and_no_more(place):
     keys = {"ca.pem", "certificate.pem", "key.pem"}
     tables = {"tokenizer.json", "tokenizer_config.json", "client.json"}
-    for privacy in PRIVACY:
-        folder = place / privacy
+    for sharing in SHARINGS:
+        folder = place / sharing
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
         private = {}
         for role in (*ROLES, "client"):
