@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -209,3 +210,49 @@ def test_trainer_in_two_processes(tmp_path):
     (line,) = [line for line in output.splitlines() if line.startswith("processes")]
     assert line.startswith("processes 2 loss ") and float(line.split()[-1]) > 0
     AutoModelForSequenceClassification.from_pretrained(tmp_path / "out" / "checkpoint-2")
+
+
+TEACHER_SCRIPT = """
+import sys
+sys.path[:0] = sys.argv[2:]
+import json
+import torch
+torch.set_num_threads(1)
+import glue_experts
+from accelerate import PartialState
+from test_distributed import teachers_answers
+
+read, predict = [], glue_experts.predict
+glue_experts.predict = lambda model, rows, collate: read.append(len(rows)) or predict(model, rows, collate)
+rank = PartialState(cpu=True).process_index
+with open(f"{sys.argv[1]}/{rank}.json", "w") as file:
+    json.dump({"answers": teachers_answers(), "read": read}, file)
+"""
+
+
+def teachers_answers():
+    """What a teacher answers to five rows and two perturbed copies of each."""
+    import glue_experts
+    from glue_data import TASKS
+
+    def collate(rows):
+        return {"input_ids": torch.tensor([row["input_ids"] for row in rows])}
+
+    teacher = pool_model(("bert",) * 2).experts[0]
+    rows = [{"input_ids": ids.tolist(), "labels": 0} for ids in Examples(5).ids]
+    options = types.SimpleNamespace(perturbed_copies=2, seed=0)
+    return [
+        row["teacher_logits"] for row in glue_experts.taught(rows, teacher, collate, TASKS["mrpc"], options, set())
+    ]
+
+
+def test_two_processes_share_what_a_teacher_is_asked(tmp_path, monkeypatch):
+    tests = Path(__file__).parent
+    training = str(tests.parent / "training")
+    launch(tmp_path / "teach.py", TEACHER_SCRIPT, str(tmp_path), str(tests), training)
+    monkeypatch.syspath_prepend(training)
+    alone = torch.tensor(teachers_answers())
+    for rank, count in ((0, 8), (1, 7)):
+        found = json.loads((tmp_path / f"{rank}.json").read_text())
+        assert found["read"] == [count]
+        torch.testing.assert_close(torch.tensor(found["answers"]), alone)

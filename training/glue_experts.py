@@ -9,6 +9,7 @@ import zlib
 
 import torch
 from accelerate import PartialState
+from accelerate.utils import gather_object
 from glue_data import perturb, shortened
 from torch import nn
 from transformers import AutoModelForSequenceClassification, set_seed
@@ -150,11 +151,22 @@ def expert_loss(model, batch):
 def taught(rows, teacher, collate, task, args, special_ids):
     """Rows with the teacher's answers, and perturbed copies that only the teacher has labelled."""
     copies = perturb(rows, args.perturbed_copies, special_ids, args.seed)
-    (logits,) = predict(teacher, rows + copies, collate)
+    logits = _answered_together(teacher, rows + copies, collate)
     for index in range(len(rows), len(logits)):
         answer = logits[index]
         copies[index - len(rows)]["labels"] = answer.item() if task.regression else answer.argmax().item()
     return [row | {"teacher_logits": own.tolist()} for row, own in zip(rows + copies, logits, strict=True)]
+
+
+def _answered_together(model, rows, collate):
+    """Logits for all rows in every process, each of which computes its part of them."""
+    state = PartialState()
+    first, step = state.process_index, state.num_processes
+    parts = gather_object(predict(model, rows[first::step], collate))
+    logits = torch.empty(len(rows), parts[0].shape[1])
+    for index, part in enumerate(parts):
+        logits[index::step] = part
+    return logits
 
 
 def save_once(folder, model, tokenizer, train):
