@@ -135,6 +135,18 @@ def test_the_next_step_may_bring_values_into_bounds(made, exact_dir, tmp_path, m
     assert starts == {"0-w8a8": "0", "0-w8a8+slim": "0-w8a8", "1-w8a8": "1", "1-w8a8+slim": "1-w8a8"}
 
 
+def test_a_step_that_is_named_again_goes_on_where_bounds_are_exceeded(made, exact_dir, tmp_path, monkeypatch, starts):
+    monkeypatch.setattr(cotrain.CotrainedRun, "score", lambda *arguments: 0.8)
+    widest = iter([1.01, 0.9, 0.9])
+    monkeypatch.setattr(cotrain, "widest", lambda *arguments: next(widest))
+    report = cotrained(made, exact_dir, tmp_path / "out", "--variants", "w8a8+slim", "w8a8+slim")
+    model = SecureRouterForSequenceClassification.from_pretrained(tmp_path / "out")
+    assert model.config.expert_mpc == [W8A8] * 2
+    assert [expert.config.num_attention_heads for expert in model.experts] == [1, 1]
+    assert starts == {"0-w8a8+slim": "0", "0-w8a8+slim-2": "0-w8a8+slim", "1-w8a8+slim": "1"}
+    assert [one.get("widest") for one in report["variants"]] == [None, 1.01, 0.9, None, 0.9]
+
+
 def test_an_expert_stays_exact_where_all_else_loses(made, exact_dir, tmp_path, monkeypatch):
     scores = {"0": 0.8, "1": 0.8}  # and what is less for all others
     monkeypatch.setattr(

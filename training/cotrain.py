@@ -10,8 +10,10 @@ Takes the arguments of `run_glue.py` and does what it does, but for the experts.
 learns attention, hidden states and outputs from the exact expert, layer by layer, starting from the last copy, and
 the steps end with the first that loses more than `--most_lost` points on the rows which no expert has seen. A copy
 computes with the weights that are shared, rounds at random as shares do, and is fined for values beyond its bounds;
-one that still has such values is not taken, but the next step may bring them down. The last copy that is good enough
-is taken. `variants.json` lists what was tried, with scores and measured costs.
+one that still has such values is not taken, but the next step may bring them down: a step that is named again, such
+as in `--variants w8a8+slim w8a8+slim`, lets the copy learn on, and is left out where its values are within their
+bounds. The last copy that is good enough is taken. `variants.json` lists what was tried, with scores and measured
+costs.
 """
 
 import json
@@ -61,7 +63,10 @@ class CotrainArguments(GlueArguments):
     most_lost: float = _option(0.5, "Points that an expert may lose by what makes it cheaper.")
     variants: list[str] = field(
         default_factory=lambda: ["w8a8", "w8a8+slim"],
-        metadata={"help": f"What to try, in this order: any of {', '.join(CHANGES)}, joined by +."},
+        metadata={
+            "help": f"What to try, in this order: any of {', '.join(CHANGES)}, joined by +. Named again, a step lets "
+            "a copy learn on that has values beyond their bounds."
+        },
     )
 
 
@@ -140,10 +145,14 @@ class CotrainedRun(GlueRun):
         taken = last = exact
         tried = [self.tried(index, exact, EXACT, unseen)]
         least = tried[0]["score"] - self.args.most_lost / 100
-        for name in self.args.variants:
+        for step, name in enumerate(self.args.variants):
+            earlier = self.args.variants[:step].count(name)
+            if earlier and tried[-1].get("widest", 0) <= 1:
+                continue
             changes = name.split("+")
             functions = EXACT | {key: value for change in changes for key, value in CHANGES[change].items()}
-            candidate = self.folder / "experts" / f"{index}-{name}"
+            folder = f"{index}-{name}" + (f"-{earlier + 1}" if earlier else "")
+            candidate = self.folder / "experts" / folder
             start = last if "slim" in changes else self.whole(last, exact)
             self.follow(candidate, start, exact, functions, "slim" in changes, seen)
             tried.append(self.tried(index, candidate, functions, unseen))
