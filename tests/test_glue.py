@@ -499,6 +499,13 @@ def test_a_distilled_expert_learns_from_perturbed_copies_too(made, tokenizer):
     assert sum(a["input_ids"] != b["input_ids"] for a, b in zip(rows * 2, copies, strict=True)) > 20
 
 
+@pytest.mark.parametrize(("processes", "launcher"), [("1", "python"), ("2", "torchrun --nproc_per_node 2")])
+def test_a_command_says_how_many_processes_ran_and_no_place(monkeypatch, processes, launcher):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
+    command = run_glue.command_line("training/run_glue.py", ["--data_dir", "/somewhere/glue", "--task_name", "rte"])
+    assert command == f"{launcher} training/run_glue.py --data_dir glue --task_name rte"
+
+
 def test_parts_are_disjoint_and_seeded():
     rows = made_up_rows(100, 0)
     parts = glue_data.split_rows(glue_data.TASKS["mrpc"], rows, [0.2, 0.1], 0)

@@ -1,6 +1,7 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
 """The arguments that both GLUE scripts share, named as in transformers' examples."""
 
+import os
 import shlex
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -105,4 +106,6 @@ class GlueArguments:
 
 def command_line(script, argv):
     """The command for cards: files and folders outside of the working directory by their name only."""
-    return shlex.join(["python", script] + [Path(part).name if Path(part).is_absolute() else part for part in argv])
+    processes = os.environ.get("LOCAL_WORLD_SIZE", "1")  # torchrun's, and Accelerate's
+    launcher = ["python"] if processes == "1" else ["torchrun", "--nproc_per_node", processes]
+    return shlex.join([*launcher, script, *(Path(part).name if Path(part).is_absolute() else part for part in argv)])
