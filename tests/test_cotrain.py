@@ -137,28 +137,14 @@ def test_the_next_step_may_bring_values_into_bounds(made, exact_dir, tmp_path, m
 
 def test_a_step_that_is_named_again_goes_on_where_bounds_are_exceeded(made, exact_dir, tmp_path, monkeypatch, starts):
     monkeypatch.setattr(cotrain.CotrainedRun, "score", lambda *arguments: 0.8)
-    widest, asked = iter([1.01, 0.9, 0.9]), []
+    widest = iter([1.01, 0.9, 0.9])
     monkeypatch.setattr(cotrain, "widest", lambda *arguments: next(widest))
-    monkeypatch.setattr(cotrain, "nearest_rows", lambda expert, rows, collate: asked.append(rows) or rows[:8])
     report = cotrained(made, exact_dir, tmp_path / "out", "--variants", "w8a8+slim", "w8a8+slim")
     model = SecureRouterForSequenceClassification.from_pretrained(tmp_path / "out")
     assert model.config.expert_mpc == [W8A8] * 2
     assert [expert.config.num_attention_heads for expert in model.experts] == [1, 1]
     assert starts == {"0-w8a8+slim": "0", "0-w8a8+slim-2": "0-w8a8+slim", "1-w8a8+slim": "1"}
     assert [one.get("widest") for one in report["variants"]] == [None, 1.01, 0.9, None, 0.9]
-    assert len(asked) == 1
-
-
-def test_rows_that_come_nearest_to_the_bounds_are_found(made, tmp_path):
-    expert = glue_experts.load_expert(made / "checkpoint", W8A8)
-    tokenizer = AutoTokenizer.from_pretrained(made / "checkpoint")
-    collate = run_glue.GlueRun.__init__.__globals__["DataCollatorWithPadding"](tokenizer)
-    rows = glue_data.encode(glue_data.TASKS["mrpc"], made_up_rows(160, 1), tokenizer, 16)
-    rows = [row | {"teacher_logits": [0.0, 0.0]} for row in rows]
-    found = cotrain.nearest_rows(expert, rows, collate)
-    assert len(found) == 16 and {id(row) for row in found} <= {id(row) for row in rows}
-    most, kept = (max(cotrain.widest(expert, [collate([row])]) for row in some) for some in (rows, found))
-    assert kept == most > cotrain.widest(expert, [collate([row]) for row in rows[:8]])
 
 
 def test_an_expert_stays_exact_where_all_else_loses(made, exact_dir, tmp_path, monkeypatch):

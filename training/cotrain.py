@@ -10,21 +10,18 @@ Takes the arguments of `run_glue.py` and does what it does, but for the experts.
 learns attention, hidden states and outputs from the exact expert, layer by layer, starting from the last copy, and
 the steps end with the first that loses more than `--most_lost` points on the rows which no expert has seen. A copy
 computes with the weights that are shared, rounds at random as shares do, and is fined for values beyond its bounds;
-one that still has such values is not taken, but the next step may bring them down. A step that is named again, as in
-`--variants w8a8+slim w8a8+slim`, lets the copy learn on from the rows that come nearest to its bounds, and is left out
-where it keeps them. The last copy that is good enough is taken. `variants.json` lists what was tried, with scores and
-measured costs.
+one that still has such values is not taken, but the next step may bring them down: a step that is named again, such
+as in `--variants w8a8+slim w8a8+slim`, lets the copy learn on, and is left out where its values are within their
+bounds. The last copy that is good enough is taken. `variants.json` lists what was tried, with scores and measured
+costs.
 """
 
 import json
-import math
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from accelerate import PartialState
-from accelerate.utils import gather_object
 from glue_arguments import GlueArguments, _option, command_line
 from glue_costs import measure_expert
 from glue_data import shortened
@@ -54,10 +51,7 @@ CHANGES = {
 HEADS, NEURONS = 2 / 3, 5 / 6  # that stay in a slim expert: in w8a8, half of the bytes at 12 heads of 32
 RANGE_WEIGHT = 10.0  # of the range penalty
 OUTLIER = 0.5  # weights beyond it make values beyond their bounds, and an optimizer would take long to bring them down
-BATCH, SMALL_BATCH = 64, 8
-NEAREST = 0.1  # of the rows bring a copy back within its bounds, ...
-NEAREST_EPOCHS = 2  # ... in so many times the epochs that it took to learn from all
-_LEARNED = ("labels", "teacher_logits")
+BATCH = 64
 IMPORTANT_BATCHES = 16  # that tell which heads and neurons matter
 
 
@@ -71,7 +65,7 @@ class CotrainArguments(GlueArguments):
         default_factory=lambda: ["w8a8", "w8a8+slim"],
         metadata={
             "help": f"What to try, in this order: any of {', '.join(CHANGES)}, joined by +. Named again, a step lets "
-            "a copy that has values beyond their bounds learn on, from the rows that come nearest to them."
+            "a copy learn on that has values beyond their bounds."
         },
     )
 
@@ -160,7 +154,7 @@ class CotrainedRun(GlueRun):
             folder = f"{index}-{name}" + (f"-{earlier + 1}" if earlier else "")
             candidate = self.folder / "experts" / folder
             start = last if "slim" in changes else self.whole(last, exact)
-            self.follow(candidate, start, exact, functions, "slim" in changes, seen, bool(earlier))
+            self.follow(candidate, start, exact, functions, "slim" in changes, seen)
             tried.append(self.tried(index, candidate, functions, unseen))
             if tried[-1]["score"] < least:
                 break
@@ -192,8 +186,8 @@ class CotrainedRun(GlueRun):
         """The folder of an exact expert."""
         return Path(self.args.exact_dir, "experts", "final", str(index))
 
-    def follow(self, folder, start, exact, functions, is_slim, rows, again=False):
-        """Trains one copy into `folder`, if it does not stand there already; `again`, from few rows."""
+    def follow(self, folder, start, exact, functions, is_slim, rows):
+        """Trains one copy into `folder`, if it does not stand there already."""
         args, teacher = self.args, load_expert(exact).to(device())
         expert = load_expert(start)
         if is_slim and _shape(expert) == _shape(teacher):
@@ -202,14 +196,11 @@ class CotrainedRun(GlueRun):
 
         def train():
             data = taught(rows, teacher, self.collate, self.task, args, set(self.tokenizer.all_special_ids))
-            epochs = args.distillation_epochs
-            if again:
-                data, epochs = nearest_rows(expert.to(device()), data, self.collate), NEAREST_EPOCHS * epochs
             for layer in expert.modules():
                 if isinstance(layer, FixedPointLinear) and layer.format.centred:
                     layer.weight.data.clamp_(-OUTLIER, OUTLIER)
-            follower = Follower(expert.cpu(), teacher.cpu()).train()
-            self.train(folder.name, follower, data, epochs, args.learning_rate)
+            follower = Follower(expert, teacher.cpu()).train()
+            self.train(folder.name, follower, data, args.distillation_epochs, args.learning_rate)
 
         save_once(folder, expert, self.tokenizer, train)
 
@@ -248,25 +239,11 @@ def widest(expert, batches):
     """The largest value of an expert over its bound, on some batches; above 1 its encrypted answers are garbage."""
     found = 0.0
     for batch in batches:
-        inputs = {name: value.to(expert.device) for name, value in batch.items() if name not in _LEARNED}
+        inputs = {name: value.to(expert.device) for name, value in batch.items() if name != "labels"}
         with range_penalty(inputs["attention_mask"]) as penalty:
             expert(**inputs)
         found = max(found, penalty.widest)
     return found
-
-
-def nearest_rows(expert, rows, collate):
-    """Those, in batches of one length, whose values come nearest to an expert's bounds. Each process looks at a part
-    of them."""
-    state = PartialState()
-    order = sorted(range(len(rows)), key=lambda index: len(rows[index]["input_ids"]))
-    batches = [order[start : start + SMALL_BATCH] for start in range(0, len(order), SMALL_BATCH)]
-    own = batches[state.process_index :: state.num_processes]
-    found = gather_object(
-        [(widest(expert.eval(), [collate([rows[index] for index in batch])]), batch) for batch in own]
-    )
-    found.sort(reverse=True)
-    return [rows[index] for _, batch in found[: math.ceil(NEAREST * len(found))] for index in batch]
 
 
 def _shape(expert):
