@@ -20,6 +20,7 @@ from test_glue import (
 from transformers import AutoTokenizer
 
 from hf_securerouter import SecureRouterForSequenceClassification, SecureRouterValueError
+from hf_securerouter.fixed_point_layers import layer_parts
 from hf_securerouter.functions import use_functions
 
 
@@ -135,16 +136,20 @@ def test_the_next_step_may_bring_values_into_bounds(made, exact_dir, tmp_path, m
     assert starts == {"0-w8a8": "0", "0-w8a8+slim": "0-w8a8", "1-w8a8": "1", "1-w8a8+slim": "1-w8a8"}
 
 
-def test_a_step_that_is_named_again_goes_on_where_bounds_are_exceeded(made, exact_dir, tmp_path, monkeypatch, starts):
+def test_heads_of_a_copy_are_scaled_down_before_it_is_kept(made, exact_dir, tmp_path, monkeypatch):
+    def temper(expert, batches):
+        seen.append((expert.expert_mpc["softmax"], sum(len(batch["labels"]) for batch in batches)))
+        layer_parts(expert)[0][0][0].bias.data.fill_(0.5)
+
+    seen = []
+    monkeypatch.setattr(cotrain, "temper", temper)
     monkeypatch.setattr(cotrain.CotrainedRun, "score", lambda *arguments: 0.8)
-    widest = iter([1.01, 0.9, 0.9])
-    monkeypatch.setattr(cotrain, "widest", lambda *arguments: next(widest))
-    report = cotrained(made, exact_dir, tmp_path / "out", "--variants", "w8a8+slim", "w8a8+slim")
-    model = SecureRouterForSequenceClassification.from_pretrained(tmp_path / "out")
-    assert model.config.expert_mpc == [W8A8] * 2
-    assert [expert.config.num_attention_heads for expert in model.experts] == [1, 1]
-    assert starts == {"0-w8a8+slim": "0", "0-w8a8+slim-2": "0-w8a8+slim", "1-w8a8+slim": "1"}
-    assert [one.get("widest") for one in report["variants"]] == [None, 1.01, 0.9, None, 0.9]
+    cotrained(made, exact_dir, tmp_path / "out", "--variants", "w8a8", "w8a8+2quad", "quadratic")
+    assert [softmax for softmax, _ in seen] == ["exact", "exact"]
+    assert seen[0][1] == seen[1][1] > 0
+    for name, tempered in (("0-w8a8", True), ("0-w8a8+2quad", False), ("0-quadratic", False)):
+        expert = glue_experts.load_expert(tmp_path / "out" / "experts" / name)
+        assert layer_parts(expert)[0][0][0].bias.eq(0.5).all() == tempered
 
 
 def test_an_expert_stays_exact_where_all_else_loses(made, exact_dir, tmp_path, monkeypatch):

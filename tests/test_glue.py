@@ -35,6 +35,7 @@ import results  # noqa: E402
 import run_glue  # noqa: E402
 import run_glue_no_trainer  # noqa: E402
 import slim  # noqa: E402, F401
+import temper  # noqa: E402, F401
 
 
 def made_up_rows(count, seed, regression=False):

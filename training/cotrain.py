@@ -10,10 +10,9 @@ Takes the arguments of `run_glue.py` and does what it does, but for the experts.
 learns attention, hidden states and outputs from the exact expert, layer by layer, starting from the last copy, and
 the steps end with the first that loses more than `--most_lost` points on the rows which no expert has seen. A copy
 computes with the weights that are shared, rounds at random as shares do, and is fined for values beyond its bounds;
-one that still has such values is not taken, but the next step may bring them down: a step that is named again, such
-as in `--variants w8a8+slim w8a8+slim`, lets the copy learn on, and is left out where its values are within their
-bounds. The last copy that is good enough is taken. `variants.json` lists what was tried, with scores and measured
-costs.
+at the end heads whose scores come too near to theirs are scaled down. One that still has such values is not taken, but the
+next step may bring them down. The last copy that is good enough is taken. `variants.json` lists what was tried, with
+scores and measured costs.
 """
 
 import json
@@ -29,6 +28,7 @@ from glue_experts import EXACT, device, load_expert, predict, save_once, taught
 from glue_run import GlueRun, once
 from run_glue import parse_args, trainer_fit
 from slim import measure_importance, slim, slim_shape
+from temper import temper
 from torch import nn
 from transformers import set_seed
 from transformers.modeling_outputs import SequenceClassifierOutput
@@ -52,7 +52,7 @@ HEADS, NEURONS = 2 / 3, 5 / 6  # that stay in a slim expert: in w8a8, half of th
 RANGE_WEIGHT = 10.0  # of the range penalty
 OUTLIER = 0.5  # weights beyond it make values beyond their bounds, and an optimizer would take long to bring them down
 BATCH = 64
-IMPORTANT_BATCHES = 16  # that tell which heads and neurons matter
+SOME = 16  # batches that tell which heads and neurons matter, and how far scores lie apart
 
 
 @dataclass
@@ -63,10 +63,7 @@ class CotrainArguments(GlueArguments):
     most_lost: float = _option(0.5, "Points that an expert may lose by what makes it cheaper.")
     variants: list[str] = field(
         default_factory=lambda: ["w8a8", "w8a8+slim"],
-        metadata={
-            "help": f"What to try, in this order: any of {', '.join(CHANGES)}, joined by +. Named again, a step lets "
-            "a copy learn on that has values beyond their bounds."
-        },
+        metadata={"help": f"What to try, in this order: any of {', '.join(CHANGES)}, joined by +."},
     )
 
 
@@ -145,14 +142,10 @@ class CotrainedRun(GlueRun):
         taken = last = exact
         tried = [self.tried(index, exact, EXACT, unseen)]
         least = tried[0]["score"] - self.args.most_lost / 100
-        for step, name in enumerate(self.args.variants):
-            earlier = self.args.variants[:step].count(name)
-            if earlier and tried[-1].get("widest", 0) <= 1:
-                continue
+        for name in self.args.variants:
             changes = name.split("+")
             functions = EXACT | {key: value for change in changes for key, value in CHANGES[change].items()}
-            folder = f"{index}-{name}" + (f"-{earlier + 1}" if earlier else "")
-            candidate = self.folder / "experts" / folder
+            candidate = self.folder / "experts" / f"{index}-{name}"
             start = last if "slim" in changes else self.whole(last, exact)
             self.follow(candidate, start, exact, functions, "slim" in changes, seen)
             tried.append(self.tried(index, candidate, functions, unseen))
@@ -201,16 +194,22 @@ class CotrainedRun(GlueRun):
                     layer.weight.data.clamp_(-OUTLIER, OUTLIER)
             follower = Follower(expert, teacher.cpu()).train()
             self.train(folder.name, follower, data, args.distillation_epochs, args.learning_rate)
+            if functions["precision"] != "full" and functions["softmax"] == "exact":
+                temper(expert, self.some(rows, expert.device))
 
         save_once(folder, expert, self.tokenizer, train)
 
     def slimmed(self, expert, exact, rows):
         """A copy of an expert without the heads and neurons that matter least to the exact one."""
         exact.set_attn_implementation("eager")  # the others give no attention
-        some = [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)][:IMPORTANT_BATCHES]
-        importance = measure_importance(exact, [self.collate(batch).to(exact.device) for batch in some])
+        importance = measure_importance(exact, self.some(rows, exact.device))
         set_seed(self.args.seed)
         return slim(expert, *slim_shape(exact.config, HEADS, NEURONS), importance)
+
+    def some(self, rows, where):
+        """The first batches of the rows."""
+        rows = rows[: SOME * BATCH]
+        return [self.collate(rows[start : start + BATCH]).to(where) for start in range(0, len(rows), BATCH)]
 
     def tried(self, index, folder, functions, unseen):
         """What `variants.json` says of one copy: its score on rows that no expert has seen and, if costs are measured,
