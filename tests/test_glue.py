@@ -32,6 +32,7 @@ import glue_data  # noqa: E402
 import glue_encrypted  # noqa: E402
 import glue_experts  # noqa: E402
 import results  # noqa: E402
+import rounding  # noqa: E402, F401
 import run_glue  # noqa: E402
 import run_glue_no_trainer  # noqa: E402
 import slim  # noqa: E402, F401

@@ -10,9 +10,9 @@ Takes the arguments of `run_glue.py` and does what it does, but for the experts.
 learns attention, hidden states and outputs from the exact expert, layer by layer, starting from the last copy, and
 the steps end with the first that loses more than `--most_lost` points on the rows which no expert has seen. A copy
 computes with the weights that are shared, rounds at random as shares do, and is fined for values beyond its bounds;
-at the end heads whose scores come too near to theirs are scaled down. One that still has such values is not taken, but the
-next step may bring them down. The last copy that is good enough is taken. `variants.json` lists what was tried, with
-scores and measured costs.
+at the end heads whose scores come too near to theirs are scaled down. One that still has such values is not taken,
+but the next step may bring them down. The last copy that is good enough is taken. `variants.json` lists what was
+tried, with scores and measured costs.
 """
 
 import json
