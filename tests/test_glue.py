@@ -453,6 +453,11 @@ def test_encrypted_answers_are_compared_with_the_clear_policy():
     swapped = torch.stack([logits[0, 0], logits[1, 1], logits[2, 1]])
     found = glue_encrypted.compare_with_clear(task, swapped, scores, logits, [1, 1], [1.0, 2.0], labels)
     assert found["served_elsewhere"] == 2 and found["largest_error"] == 0
+    # Rounded answers of an expert lie further from its clear ones, and may be nearer to those of another.
+    near = torch.stack([clear, clear + 0.3], dim=1)
+    rounded = task, clear + 0.2, scores, near, [1, 1], [2.0, 1.0], labels
+    assert glue_encrypted.compare_with_clear(*rounded)["served_elsewhere"] > 0
+    assert glue_encrypted.compare_with_clear(*rounded, narrow=True)["served_elsewhere"] == 0
     other = clear.flip(1)
     found = glue_encrypted.compare_with_clear(task, other, scores, logits, [1, 1], [1.0, 2.0], labels)
     assert found["labels_equal"] == 0 and found["metrics"] != found["clear_metrics"]

@@ -7,7 +7,7 @@ from hf_securerouter.metrics import glue_metric
 from hf_securerouter.routing import serve_by_quota
 
 
-NOISE = 0.02  # what encrypted logits may be from the clear ones
+NOISE, NARROW_NOISE = 0.02, 0.5  # what encrypted logits may be from the clear ones, in full precision and in w8a8
 
 
 def encrypted_answers(pool, quotas, rows, collate, max_length):
@@ -19,7 +19,7 @@ def encrypted_answers(pool, quotas, rows, collate, max_length):
         return session({name: batch[name] for name in names if name in batch}).logits
 
 
-def compare_with_clear(task, found, scores, logits, quotas, costs, labels):
+def compare_with_clear(task, found, scores, logits, quotas, costs, labels, narrow=False):
     """How the encrypted answers differ from those of the clear model under the same policy.
 
     Args:
@@ -29,6 +29,7 @@ def compare_with_clear(task, found, scores, logits, quotas, costs, labels):
         logits (`torch.Tensor` of shape (N, K, C)): The experts' in clear.
         quotas (list of K integers), costs (list of K numbers): The policy.
         labels (`torch.Tensor` of shape (N,)): The right ones.
+        narrow (`bool`): Whether one of the experts has a narrow precision.
 
     Returns:
         `dict`: `inputs`, `labels_equal` (None for a score), `served_elsewhere`: how many inputs another expert
@@ -44,7 +45,7 @@ def compare_with_clear(task, found, scores, logits, quotas, costs, labels):
     return {
         "inputs": len(found),
         "labels_equal": None if task.regression else int((answers[0] == answers[1]).sum()),
-        "served_elsewhere": int((own > nearest + NOISE).sum()),
+        "served_elsewhere": int((own > nearest + (NARROW_NOISE if narrow else NOISE)).sum()),
         "largest_error": float(nearest.max()),
         "metrics": metric(answers[0].numpy(), labels.numpy()),
         "clear_metrics": metric(answers[1].numpy(), labels.numpy()),

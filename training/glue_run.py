@@ -326,9 +326,9 @@ class GlueRun:
             encrypted = encrypted_answers(
                 models[objective].cpu(), quotas, rows[some], self.collate, self.args.max_seq_length
             )
-            found["encrypted"] = compare_with_clear(
-                self.task, encrypted, scores[objective][some], logits[some], quotas, seconds, labels[some]
-            )
+            policy = scores[objective][some], logits[some], quotas, seconds
+            narrow = any(own["precision"] != "full" for own in models[objective].config.expert_mpc)
+            found["encrypted"] = compare_with_clear(self.task, encrypted, *policy, labels[some], narrow)
         longest = [own or self.args.max_seq_length for own in self.lengths]
         found["cut"] = [np.mean([len(row["input_ids"]) > own for row in rows]) for own in longest]
         return found | {"task": self.task.name, "metric": "+".join(SCORES[self.task.name]), "tuning": tuning}

@@ -38,7 +38,7 @@ def parse_args(argv=None):
 
 
 def places(expert):
-    """The modules that truncate in training, by their kind."""
+    """All modules that truncate in training, by their kind."""
     layers, _, head = layer_parts(expert)
     found = {"head": [*head], "softmax": []}
     for layer in layers:
