@@ -4,7 +4,7 @@
 import pytest
 import torch
 from test_glue import slim
-from tiny import family_config
+from tiny import family_config, noisy_classifier
 from transformers import AutoModelForSequenceClassification
 
 from hf_securerouter import SecureRouterValueError
@@ -17,14 +17,7 @@ FAMILIES = ("bert", "distilbert", "roberta")
 @pytest.fixture(params=FAMILIES)
 def model(request):
     """Two layers of width 24, with 6 heads and 48 neurons."""
-    torch.manual_seed(0)
-    config = family_config(request.param, layers=2, width=24)
-    config.num_attention_heads = 6
-    model = AutoModelForSequenceClassification.from_config(config, attn_implementation="eager").eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.2 * torch.randn_like(parameter))
-    return model
+    return noisy_classifier(request.param, width=24, heads=6)
 
 
 @pytest.fixture

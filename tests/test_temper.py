@@ -4,8 +4,7 @@
 import pytest
 import torch
 from test_glue import temper
-from tiny import family_config
-from transformers import AutoModelForSequenceClassification
+from tiny import noisy_classifier
 
 from hf_securerouter.fixed_point_layers import layer_parts, range_penalty
 from hf_securerouter.functions import use_functions
@@ -19,14 +18,9 @@ BOUND = 2.0**5 - 4  # of how far scores of a row lie apart
 @pytest.fixture(params=("bert", "distilbert", "roberta"))
 def expert(request):
     """Two layers of width 16 in w8a8, of which the first has a head with large queries."""
-    torch.manual_seed(0)
-    config = family_config(request.param, layers=2, width=16)
-    config.num_attention_heads = HEADS
-    model = AutoModelForSequenceClassification.from_config(config).eval()
+    model = noisy_classifier(request.param, width=16, heads=HEADS)
+    query = layer_parts(model)[0][0][0]
     with torch.no_grad():
-        for weight in model.base_model.parameters():
-            weight.add_(0.2 * torch.randn_like(weight))
-        query = layer_parts(model)[0][0][0]
         query.weight.unflatten(0, (HEADS, -1))[WIDE].mul_(30)
         query.bias.unflatten(0, (HEADS, -1))[WIDE].mul_(30)
     use_functions(model, precision="w8a8")

@@ -4,6 +4,7 @@
 import torch
 from transformers import (
     AlbertConfig,
+    AutoModelForSequenceClassification,
     BertConfig,
     DistilBertConfig,
     ElectraConfig,
@@ -57,6 +58,18 @@ def family_config(family: str, layers: int = 1, width: int = 16, **fields) -> Pr
     if family == "albert":
         return AlbertConfig(**bert_like | {"embedding_size": 8, "classifier_dropout_prob": 0.0} | fields)
     raise ValueError(family)
+
+
+def noisy_classifier(family: str, width: int, heads: int):
+    """Two layers of random weights, biases too, which give their attention."""
+    torch.manual_seed(0)
+    config = family_config(family, layers=2, width=width)
+    config.num_attention_heads = heads
+    model = AutoModelForSequenceClassification.from_config(config, attn_implementation="eager").eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    return model
 
 
 def pool_config(families=("bert", "bert", "bert"), **fields) -> SecureRouterConfig:

@@ -28,7 +28,7 @@ def measure_scores(expert, batches):
     """
     half = 2.0 ** (number_format(expert.expert_mpc["precision"]).bounds.scores - 1)
     layers, heads = layer_parts(expert)[0], expert.config.num_attention_heads
-    rows, found, training = {}, [], expert.training
+    found, rows, training = torch.zeros(len(layers), heads, device=expert.device), {}, expert.training
 
     def keep(name):
         def hook(module, inputs, output):
@@ -48,12 +48,12 @@ def measure_scores(expert, batches):
                 scores = (query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5).float().masked_fill(~pairs, 0)
                 below = (scores.masked_fill(~pairs, -torch.inf).amax(-1, keepdim=True) - scores).masked_fill(~pairs, 0)
                 needs = torch.maximum(scores.abs() / half, below / (half - 4)).amax((0, 2, 3))
-                found.append(needs)
+                found[index] = torch.maximum(found[index], needs)
     finally:
         for hook in hooks:
             hook.remove()
         expert.train(training)
-    return torch.stack(found).view(-1, len(layers), heads).amax(0)
+    return found
 
 
 def temper(expert, batches):
