@@ -151,7 +151,9 @@ def test_a_later_input_out_of_bounds_is_garbage():
         model.bert.encoder.layer[0].output.dense.bias[0] += 40.0  # the bound is 16
         batch = inputs(model)
         expected = model(**batch).logits
-    assert (encrypted(model, batch) - expected).abs().max() > 0.05
+    # What wraps depends on the masks: one draw in some forty leaves 0.02, where values within bounds leave 0.004.
+    draws = torch.stack([encrypted(model, batch) for _ in range(4)])
+    assert (draws - expected).abs().max() > 0.05
 
 
 # Pools of both precisions.
