@@ -26,7 +26,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from .errors import SecureRouterValueError
-from .precision import MARGIN, NumberFormat, deviation_ratio, number_format
+from .number_format import MARGIN, NumberFormat, deviation_ratio, number_format
 
 
 _NOISE = 1 << 23  # numbers of a table, 32 MB

@@ -25,7 +25,6 @@ from transformers.utils.generic import can_return_tuple
 from .checkpoint import SecureRouterPreTrainedModel
 from .configuration_securerouter import ProblemType, SecureRouterConfig
 from .errors import SecureRouterValueError, SecureRouterWarning
-from .functions import use_functions
 from .lengths import cut
 from .losses import (
     balance_loss,
@@ -38,6 +37,7 @@ from .losses import (
     task_loss,
     utility_loss,
 )
+from .mpc_friendly import use_functions
 from .pool import build_pool
 from .routing import choose_expert
 

@@ -18,13 +18,13 @@ from tiny import MAX_POSITIONS
 from typer.testing import CliRunner
 
 from hf_securerouter import SecureRouterForSequenceClassification, cli
-from hf_securerouter.cli import classify as classify_module
+from hf_securerouter import classification as classify_module
+from hf_securerouter.classification import Classified, classify, from_logits
 from hf_securerouter.cli import demo as demo_module
 from hf_securerouter.cli import predict as predict_module
-from hf_securerouter.cli.classify import Classified, classify, from_logits
 from hf_securerouter.cli.predict import predict_file, read_records
 from hf_securerouter.errors import SecureRouterValueError
-from hf_securerouter.mpc.ledger import Cost
+from hf_securerouter.mpc.net.ledger import Cost
 
 
 COST_FIELDS = {
@@ -99,7 +99,7 @@ class TestEnv:
         def absent():
             raise ImportError("`crypten` is not installed.")
 
-        monkeypatch.setattr("hf_securerouter.mpc.crypten_compat.import_crypten", absent)
+        monkeypatch.setattr("hf_securerouter.mpc.protocols.crypten.compat.import_crypten", absent)
         report = json.loads(run("env", "--json").stdout)
         assert report["crypten"]["state"] == "missing"
         assert report["missing"] == [
@@ -115,7 +115,7 @@ class TestEnv:
         def broken():
             raise ImportError("`onnx` is missing")
 
-        monkeypatch.setattr("hf_securerouter.mpc.crypten_compat.import_crypten", broken)
+        monkeypatch.setattr("hf_securerouter.mpc.protocols.crypten.compat.import_crypten", broken)
         crypten = json.loads(run("env", "--json").stdout)["crypten"]
         assert crypten["state"] == "broken" and crypten["error"] == "`onnx` is missing"
 

@@ -22,7 +22,7 @@ from transformers import AutoTokenizer
 
 from hf_securerouter import SecureRouterForSequenceClassification, SecureRouterValueError
 from hf_securerouter.fixed_point_layers import layer_parts
-from hf_securerouter.functions import use_functions
+from hf_securerouter.mpc_friendly import use_functions
 
 
 # ruff: noqa: F811
@@ -65,9 +65,15 @@ def test_changes_are_taken_step_by_step_while_little_is_lost(made, exact_dir, tm
         cotrain.CotrainedRun, "score", lambda self, folder, functions, rows: scores.get(folder.name, 0.8)
     )
     # Encrypted answers that are a little off are not those of another expert, since these experts are narrow.
-    monkeypatch.setattr("glue_run.encrypted_answers", lambda pool, quotas, rows, *rest: torch.zeros(len(rows), 2))
+    monkeypatch.setattr(
+        "hf_securerouter.recipes.routed_pool.encrypted_answers",
+        lambda pool, quotas, rows, *rest: torch.zeros(len(rows), 2),
+    )
     compare, narrow = glue_encrypted.compare_with_clear, []
-    monkeypatch.setattr("glue_run.compare_with_clear", lambda *given: narrow.append(given[-1]) or compare(*given))
+    monkeypatch.setattr(
+        "hf_securerouter.recipes.routed_pool.compare_with_clear",
+        lambda *given: narrow.append(given[-1]) or compare(*given),
+    )
     changes = "w8a8", "w8a8+slim", "w8a8+slim+quadratic+2quad"
     report = cotrained(made, exact_dir, tmp_path / "out", "--encrypted_eval_samples", "4", "--variants", *changes)
     assert narrow == [True]

@@ -7,7 +7,7 @@ import textwrap
 
 import pytest
 
-from hf_securerouter.mpc import crypten_compat
+from hf_securerouter.mpc.protocols.crypten import compat as crypten_compat
 
 
 pytestmark = pytest.mark.timeout(120)
@@ -23,7 +23,7 @@ def run_python(code: str) -> subprocess.CompletedProcess:
 def test_crypten_imports_in_a_fresh_process():
     done = run_python(
         """
-        from hf_securerouter.mpc.crypten_compat import import_crypten
+        from hf_securerouter.mpc.protocols.crypten.compat import import_crypten
         crypten = import_crypten()
         import crypten as again
         assert again is crypten
@@ -42,7 +42,7 @@ def test_importing_the_compatibility_module_does_not_load_crypten():
     done = run_python(
         """
         import sys
-        import hf_securerouter.mpc.crypten_compat
+        import hf_securerouter.mpc.protocols.crypten.compat
         print("crypten" in sys.modules, "torch.onnx._internal.registration" in sys.modules)
         """
     )
@@ -55,7 +55,7 @@ def test_missing_crypten_names_the_install_line():
         import importlib.util, sys
         find_spec = importlib.util.find_spec
         importlib.util.find_spec = lambda name, *rest: None if name == "crypten" else find_spec(name, *rest)
-        from hf_securerouter.mpc.crypten_compat import import_crypten
+        from hf_securerouter.mpc.protocols.crypten.compat import import_crypten
         try:
             import_crypten()
         except ImportError as error:
@@ -71,7 +71,7 @@ def test_missing_dependency_of_crypten_is_named():
         """
         import sys
         sys.modules["onnx"] = None  # the import system answers with ModuleNotFoundError
-        from hf_securerouter.mpc.crypten_compat import import_crypten
+        from hf_securerouter.mpc.protocols.crypten.compat import import_crypten
         try:
             import_crypten()
         except ImportError as error:

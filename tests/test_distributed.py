@@ -232,8 +232,8 @@ with open(f"{sys.argv[1]}/{rank}.json", "w") as file:
 
 def teachers_answers():
     """What a teacher answers to five rows and two perturbed copies of each."""
-    import glue_experts
-    from glue_data import TASKS
+    from hf_securerouter.recipes import experts as glue_experts
+    from hf_securerouter.recipes.data import TASKS
 
     def collate(rows):
         return {"input_ids": torch.tensor([row["input_ids"] for row in rows])}

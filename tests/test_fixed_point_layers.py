@@ -8,8 +8,8 @@ from transformers import AutoModelForSequenceClassification
 
 from hf_securerouter import SecureRouterValueError
 from hf_securerouter.fixed_point_layers import range_penalty, rounded, truncated
-from hf_securerouter.functions import use_functions
-from hf_securerouter.precision import MARGIN, number_format
+from hf_securerouter.mpc_friendly import use_functions
+from hf_securerouter.number_format import MARGIN, number_format
 
 
 NARROW = {"hidden_act": "quadratic", "softmax": "2quad", "precision": "w8a8"}

@@ -7,9 +7,9 @@ from tiny import FAMILIES, family_config, pool_model
 from torch import nn
 from transformers import AutoModelForSequenceClassification
 
-from hf_securerouter.functions import Quadratic, attention_weights, use_functions
-from hf_securerouter.mpc.calibration import ClearEncoder
+from hf_securerouter.mpc.conversion.calibration import ClearEncoder
 from hf_securerouter.mpc.models import architecture_for
+from hf_securerouter.mpc_friendly import Quadratic, attention_weights, use_functions
 
 
 CHOICES = [

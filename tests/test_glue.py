@@ -27,16 +27,17 @@ from hf_securerouter.pool import cut_layers
 TRAINING = str(Path(__file__).parent.parent / "training")
 sys.path.insert(0, TRAINING)
 import cotrain  # noqa: E402
-import glue_costs  # noqa: E402
-import glue_data  # noqa: E402
-import glue_encrypted  # noqa: E402
-import glue_experts  # noqa: E402
 import results  # noqa: E402
 import rounding  # noqa: E402, F401
 import run_glue  # noqa: E402
 import run_glue_no_trainer  # noqa: E402
-import slim  # noqa: E402, F401
-import temper  # noqa: E402, F401
+
+from hf_securerouter.recipes import costs as glue_costs  # noqa: E402
+from hf_securerouter.recipes import data as glue_data  # noqa: E402
+from hf_securerouter.recipes import encrypted_check as glue_encrypted  # noqa: E402
+from hf_securerouter.recipes import experts as glue_experts  # noqa: E402
+from hf_securerouter.recipes import head_pruning as slim  # noqa: E402, F401
+from hf_securerouter.recipes import score_scaling as temper  # noqa: E402, F401
 
 
 def made_up_rows(count, seed, regression=False):
@@ -86,9 +87,14 @@ SCRIPTS = {"trainer": (run_glue, TRAINER), "loop": (run_glue_no_trainer, ())}
 def _fast(monkeypatch):
     """The figure and the intervals, which take the longest, have tests of their own."""
     monkeypatch.setattr("hf_securerouter.reports.bootstrap", lambda statistic, count, *rest: (0.0, 1.0))
-    monkeypatch.setattr("glue_run.draw_report", lambda report, path, *rest: Path(path).write_bytes(b"png"))
+    monkeypatch.setattr(
+        "hf_securerouter.recipes.routed_pool.draw_report", lambda report, path, *rest: Path(path).write_bytes(b"png")
+    )
     AcceleratorState._reset_state(reset_partial_state=True)  # a process has one precision
-    monkeypatch.setattr("glue_run.glue_metric", lambda task: lambda p, r: {"accuracy": float((p == r).mean())})
+    monkeypatch.setattr(
+        "hf_securerouter.recipes.routed_pool.glue_metric",
+        lambda task: lambda p, r: {"accuracy": float((p == r).mean())},
+    )
 
 
 @pytest.mark.parametrize("script, task", [("trainer", "mrpc"), ("loop", "mrpc"), ("loop", "stsb")])
@@ -99,8 +105,13 @@ def test_a_run_leaves_a_checkpoint_a_report_and_a_row(made, tmp_path, script, ta
     uploads = []
     if script == "trainer":
         more = (*more, "--push_to_hub", "--hub_model_id", "you/router")
-        monkeypatch.setattr("glue_run.HfApi.create_repo", lambda self, name, **kwargs: SimpleNamespace(repo_id=name))
-        monkeypatch.setattr("glue_run.HfApi.upload_folder", lambda self, **kwargs: uploads.append(kwargs))
+        monkeypatch.setattr(
+            "hf_securerouter.recipes.routed_pool.HfApi.create_repo",
+            lambda self, name, **kwargs: SimpleNamespace(repo_id=name),
+        )
+        monkeypatch.setattr(
+            "hf_securerouter.recipes.routed_pool.HfApi.upload_folder", lambda self, **kwargs: uploads.append(kwargs)
+        )
     report = module.main(arguments(made, out, *more, "--results_file", str(table), task=task))
 
     model = SecureRouterForSequenceClassification.from_pretrained(out)
@@ -139,7 +150,7 @@ def test_experts_read_as_much_as_the_run_says(made, tmp_path, monkeypatch):
 
         return train_pool(args, task, members, rows, folder, tokenizer, collate, recording_fit)
 
-    monkeypatch.setattr("glue_run.train_pool", recording_pool)
+    monkeypatch.setattr("hf_securerouter.recipes.routed_pool.train_pool", recording_pool)
     table = tmp_path / "results.json"
     more = ("--expert_max_lengths", "10", "128", "--results_file", str(table))
     report = run_glue_no_trainer.main(arguments(made, tmp_path / "out", *more, task="stsb"))
@@ -180,7 +191,7 @@ def test_the_validation_split_is_read_once_and_last(made, tmp_path, monkeypatch)
         seen.append((split, "tuning-utility.json" in done and "tuning-gumbel.json" in done))
         return load_split(args, split)
 
-    monkeypatch.setattr("glue_run.load_split", recording)
+    monkeypatch.setattr("hf_securerouter.recipes.routed_pool.load_split", recording)
     run_glue_no_trainer.main(arguments(made, tmp_path / "out"))
     run_glue_no_trainer.main(arguments(made, tmp_path / "out"))
     assert seen == [("train", False), ("validation", True), ("train", True)]
@@ -239,8 +250,8 @@ def test_experts_train_in_half_precision_and_routers_do_not(made, tmp_path, scri
     monkeypatch.setattr(SecureRouterForSequenceClassification, "forward", recording("router", router))
     module, more = SCRIPTS[script]
     more = (*more, *(("--bf16",) if script == "trainer" else ("--mixed_precision", "bf16")))
-    monkeypatch.setattr("glue_run.GlueRun.report", lambda *args: {"read": "elsewhere"})
-    monkeypatch.setattr("glue_run.GlueRun.save", lambda *args: None)
+    monkeypatch.setattr("hf_securerouter.recipes.routed_pool.GlueRun.report", lambda *args: {"read": "elsewhere"})
+    monkeypatch.setattr("hf_securerouter.recipes.routed_pool.GlueRun.save", lambda *args: None)
     module.main(arguments(made, tmp_path / "out", *more))
     assert seen == {"expert": {True}, "router": {False}}
 
@@ -266,7 +277,7 @@ def test_cross_fitted_answers_come_from_experts_that_have_not_seen_the_row(made,
         answered[folders[0].parent.name] = {id(row) for row in rows}
         return answers(self, folders, rows)
 
-    monkeypatch.setattr("glue_run.train_pool", recording_pool)
+    monkeypatch.setattr("hf_securerouter.recipes.routed_pool.train_pool", recording_pool)
     monkeypatch.setattr(run_class, "answers", recording_answers)
     run_glue_no_trainer.main(arguments(made, tmp_path / "out", "--cross_fit_folds", "2"))
     assert len(trained["final"]) == 120
@@ -306,7 +317,7 @@ def test_the_largest_expert_learns_from_its_own_answers(made, tmp_path, monkeypa
 
         return train_pool(*others, recording_fit)
 
-    monkeypatch.setattr("glue_run.train_pool", recording_pool)
+    monkeypatch.setattr("hf_securerouter.recipes.routed_pool.train_pool", recording_pool)
     run_glue_no_trainer.main(arguments(made, tmp_path / "out", "--self_distillation"))
     own = taught["final-expert-teacher"][1]
     copies = taught["final-expert-1"]
@@ -330,7 +341,7 @@ def test_a_router_takes_no_more_rows_from_the_experts_than_it_can_use(made, tmp_
         return final_experts(self, rows, own, unseen)
 
     monkeypatch.setattr(run_glue_no_trainer.GlueRun, "final_experts", recording)
-    monkeypatch.setattr("glue_run.ROUTER_ROWS", most)
+    monkeypatch.setattr("hf_securerouter.recipes.routed_pool.ROUTER_ROWS", most)
     run_glue_no_trainer.main(arguments(made, tmp_path / "out"))
     assert sizes == [(120 - held_out, held_out)]
 

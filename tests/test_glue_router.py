@@ -14,7 +14,7 @@ from hf_securerouter.metrics import glue_score
 
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
-from glue_router import fit_router, margins, ridge, score_gains, score_utilities
+from hf_securerouter.recipes.closed_form_router import fit_router, margins, ridge, score_gains, score_utilities
 
 
 def closeness(predictions, references):

@@ -11,7 +11,8 @@ from tiny import family_config
 from torch import nn
 from transformers import AutoModelForSequenceClassification
 
-from hf_securerouter import fixed_point_layers, functions
+from hf_securerouter import fixed_point_layers
+from hf_securerouter import mpc_friendly as functions
 
 
 # ruff: noqa: F811

@@ -14,10 +14,11 @@ from transformers import BertForSequenceClassification
 
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "training"))
-import glue_run
 import run_glue_no_trainer
 import sweep
-from glue_data import TASKS
+
+from hf_securerouter.recipes import routed_pool as glue_run
+from hf_securerouter.recipes.data import TASKS
 
 
 def test_profiles_are_the_papers():

@@ -7,8 +7,8 @@ from test_glue import temper
 from tiny import noisy_classifier
 
 from hf_securerouter.fixed_point_layers import layer_parts, range_penalty
-from hf_securerouter.functions import use_functions
-from hf_securerouter.precision import MARGIN
+from hf_securerouter.mpc_friendly import use_functions
+from hf_securerouter.number_format import MARGIN
 
 
 HEADS, WIDE = 4, 1  # heads of a layer, and the one whose scores lie far apart

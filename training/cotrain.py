@@ -21,23 +21,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from glue_arguments import GlueArguments, _option, command_line
-from glue_costs import measure_expert
-from glue_data import shortened
-from glue_experts import EXACT, device, load_expert, predict, save_once, taught
-from glue_run import GlueRun, once
 from run_glue import parse_args, trainer_fit
-from slim import measure_importance, slim, slim_shape
-from temper import temper
 from torch import nn
 from transformers import set_seed
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from hf_securerouter import SecureRouterValueError
 from hf_securerouter.fixed_point_layers import FixedPointLinear, range_penalty
-from hf_securerouter.functions import use_functions
 from hf_securerouter.losses import layer_loss
 from hf_securerouter.metrics import glue_score
+from hf_securerouter.mpc_friendly import use_functions
+from hf_securerouter.recipes.arguments import GlueArguments, _option, command_line
+from hf_securerouter.recipes.costs import measure_expert
+from hf_securerouter.recipes.data import shortened
+from hf_securerouter.recipes.experts import EXACT, device, load_expert, predict, save_once, taught
+from hf_securerouter.recipes.head_pruning import measure_importance, slim, slim_shape
+from hf_securerouter.recipes.routed_pool import GlueRun, once
+from hf_securerouter.recipes.score_scaling import temper
 
 
 CHANGES = {

@@ -14,7 +14,7 @@ import json
 
 import torch
 
-from hf_securerouter.cli.classify import DEMO_CHECKPOINT, load_checkpoint
+from hf_securerouter.classification import DEMO_CHECKPOINT, load_checkpoint
 from hf_securerouter.routing import assign_by_quota, choose_expert, quotas_for_shares
 
 

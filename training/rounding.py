@@ -13,12 +13,12 @@ import argparse
 import json
 
 import torch
-from glue_data import TASKS, encode, load_split, shortened
 from torch import nn
 from transformers import AutoTokenizer, DataCollatorWithPadding
 
 from hf_securerouter import SecureRouterForSequenceClassification
 from hf_securerouter.fixed_point_layers import layer_parts
+from hf_securerouter.recipes.data import TASKS, encode, load_split, shortened
 
 
 PARTS = "query", "key", "value", "attention output", "norm", "intermediate", "output", "norm"

@@ -11,13 +11,13 @@ was stopped goes on when it is started again with the same arguments.
 
 import sys
 
-from glue_arguments import GlueArguments, command_line
-from glue_experts import expert_loss
-from glue_run import GlueRun
 from transformers import HfArgumentParser, Trainer, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
 from hf_securerouter import SecureRouterForSequenceClassification
+from hf_securerouter.recipes.arguments import GlueArguments, command_line
+from hf_securerouter.recipes.experts import expert_loss
+from hf_securerouter.recipes.routed_pool import GlueRun
 from hf_securerouter.trainer import SecureRouterTrainer, SecureRouterTrainingArguments
 
 

@@ -16,14 +16,14 @@ from dataclasses import dataclass, field
 
 import torch
 from accelerate import Accelerator
-from glue_arguments import GlueArguments, command_line
-from glue_experts import expert_loss
-from glue_run import GlueRun
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import HfArgumentParser, get_scheduler, set_seed
 
 from hf_securerouter import SecureRouterForSequenceClassification, SecureRouterValueError
+from hf_securerouter.recipes.arguments import GlueArguments, command_line
+from hf_securerouter.recipes.experts import expert_loss
+from hf_securerouter.recipes.routed_pool import GlueRun
 
 
 @dataclass

@@ -15,13 +15,13 @@ import sys
 from pathlib import Path
 
 import torch
-from glue_arguments import command_line
-from glue_data import load_split
-from glue_experts import device, predict
-from glue_run import OBJECTIVES, GlueRun
 from run_glue import parse_args, trainer_fit
 
 from hf_securerouter.metrics import SCORES, glue_score
+from hf_securerouter.recipes.arguments import command_line
+from hf_securerouter.recipes.data import load_split
+from hf_securerouter.recipes.experts import device, predict
+from hf_securerouter.recipes.routed_pool import OBJECTIVES, GlueRun
 from hf_securerouter.reports import write_json
 from hf_securerouter.routing import choose_expert, lambda_for_budget
 

@@ -37,8 +37,8 @@ from transformers import (
 )
 
 from hf_securerouter import SecureRouterForSequenceClassification
-from hf_securerouter.functions import use_functions
 from hf_securerouter.model_card import SecureRouterModelCardData
+from hf_securerouter.mpc_friendly import use_functions
 from hf_securerouter.routing import lambda_for_budget
 
 

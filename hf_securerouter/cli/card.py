@@ -28,7 +28,7 @@ def card(
 
 def rewrite_card(path: Path) -> dict[str, Any]:
     """Write the card of the checkpoint in `path` again, and return what it says of costs as JSON-able values."""
-    from hf_securerouter.cli.classify import load_checkpoint
+    from hf_securerouter.classification import load_checkpoint
     from hf_securerouter.model_card import write_model_card
 
     if not (path / "config.json").is_file():

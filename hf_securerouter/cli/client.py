@@ -10,9 +10,9 @@ from typing import Annotated, Any
 
 import typer
 
-from hf_securerouter.cli.address import TimeoutOption, address
 from hf_securerouter.cli.output import JsonOption, only_results_on_stdout, print_json, say
 from hf_securerouter.cli.predict import Encrypted, label_file
+from hf_securerouter.cli.serving import TimeoutOption, address
 
 
 def client(
@@ -57,8 +57,8 @@ def ask_servers(
     """
     from transformers import PreTrainedConfig
 
-    from hf_securerouter.mpc.remote import RemoteSession
-    from hf_securerouter.mpc.role_folder import RoleFolder
+    from hf_securerouter.mpc.deployment.remote_session import RemoteSession
+    from hf_securerouter.mpc.deployment.role_folder import RoleFolder
 
     own = RoleFolder.load(folder, "client")
 

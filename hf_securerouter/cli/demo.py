@@ -63,7 +63,7 @@ def run_demo(protocol: str = "masked", routing_privacy: str | None = None) -> di
     Returns:
         The six examples, the share of them whose label is the clear model's, and what they cost.
     """
-    from hf_securerouter.cli.classify import DEMO_CHECKPOINT, classify, classify_encrypted, load_checkpoint
+    from hf_securerouter.classification import DEMO_CHECKPOINT, classify, classify_encrypted, load_checkpoint
 
     say("Loading the embedded checkpoint ...")
     model, tokenizer = load_checkpoint(DEMO_CHECKPOINT)

@@ -76,7 +76,7 @@ def _version(name: str) -> str | None:
 
 
 def _crypten_state() -> dict[str, str | None]:
-    from hf_securerouter.mpc.crypten_compat import CRYPTEN_INSTALL, import_crypten
+    from hf_securerouter.mpc.protocols.crypten.compat import CRYPTEN_INSTALL, import_crypten
 
     state: dict[str, str | None] = {
         "version": _version("crypten"),

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from hf_securerouter.cli.address import ListenOption, TimeoutOption, address, until_stopped
 from hf_securerouter.cli.output import say
+from hf_securerouter.cli.serving import ListenOption, TimeoutOption, address, until_stopped
 
 
 def party(
@@ -25,8 +25,8 @@ def party(
     Clients connect to both servers where they listen, and party1 to party0 in the same place. Everybody is told apart
     by the keys of this sharing. When a role is lost, the others wait for it as long as --timeout says, and go on.
     """
-    from hf_securerouter.mpc.role_folder import RoleFolder
-    from hf_securerouter.mpc.servers import PARTIES, PartyServer
+    from hf_securerouter.mpc.deployment.party_server import PARTIES, PartyServer
+    from hf_securerouter.mpc.deployment.role_folder import RoleFolder
 
     with until_stopped():
         PartyServer(RoleFolder.load(folder, *PARTIES), listen, dealer, peer, timeout, say).run()

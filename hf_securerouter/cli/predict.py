@@ -22,9 +22,9 @@ from hf_securerouter.errors import SecureRouterValueError
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
-    from hf_securerouter.cli.classify import Classified, Text
-    from hf_securerouter.mpc.ledger import Cost
-    from hf_securerouter.mpc.queries import Session
+    from hf_securerouter.classification import Classified, Text
+    from hf_securerouter.mpc.net.ledger import Cost
+    from hf_securerouter.mpc.sessions.session import Session
 
 
 BATCH_SIZE = 32
@@ -66,7 +66,7 @@ def predict_file(model_path: str, input_path: Path, output_path: Path, encrypted
         SecureRouterValueError: A line is not what it should be (its number is named, its text is not repeated), or
             the output cannot be written where it should.
     """
-    from hf_securerouter.cli.classify import load_checkpoint
+    from hf_securerouter.classification import load_checkpoint
 
     @contextlib.contextmanager
     def answering() -> Iterator[Answering]:
@@ -173,7 +173,7 @@ class _Clear:
         self.routing_privacy: str = model.config.routing_privacy
 
     def __call__(self, texts: list[Text]) -> list[Classified]:
-        from hf_securerouter.cli.classify import classify
+        from hf_securerouter.classification import classify
 
         return classify(self.model, self.tokenizer, texts)
 
@@ -197,7 +197,7 @@ class Encrypted:
         return type(self._costs[0]).total(self._costs).to_dict() if self._costs else None
 
     def __call__(self, texts: list[Text]) -> list[Classified]:
-        from hf_securerouter.cli.classify import classify_encrypted
+        from hf_securerouter.classification import classify_encrypted
 
         answers, cost = classify_encrypted(self.config, self.session, texts)
         self._costs.append(cost)

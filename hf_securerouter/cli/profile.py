@@ -34,7 +34,7 @@ def profile(
     A run of more than 30 seconds is not repeated. --delay-ms takes root on Linux, with TUN devices: each server gets a
     network namespace, and a relay between the two holds every packet back.
     """
-    from hf_securerouter.mpc.profile import profile as measure
+    from hf_securerouter.mpc.profiler import profile as measure
 
     with only_results_on_stdout():
         report = measure(

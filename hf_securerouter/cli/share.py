@@ -55,7 +55,7 @@ def share_model(model_path: str, out: Path, **options: Any) -> dict[str, Any]:
         out: A folder that does not exist yet.
         options: As for `to_mpc`.
     """
-    from hf_securerouter.cli.classify import load_checkpoint
+    from hf_securerouter.classification import load_checkpoint
 
     if out.exists():
         raise SecureRouterValueError(f"`out` should not exist yet, got {str(out)!r}: name a new folder.")

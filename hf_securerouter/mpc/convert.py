@@ -15,20 +15,20 @@ from torch import Tensor
 
 from ..configuration_securerouter import ROUTING_PRIVACY_MODES, usable_positions
 from ..errors import SecureRouterValueError, SecureRouterWarning
-from ..precision import Bounds
+from ..number_format import Bounds
 from ..routing import by_cost
-from .calibration import ClearEncoder
-from .client import Client, Labels, Text, copy_into_padding
-from .manifest import Manifest
+from .conversion.calibration import ClearEncoder
+from .conversion.client import Client, Labels, Text, copy_into_padding
 from .models import Architecture, EncoderSpec, HeadSpec, architecture_for, supported_model_types
-from .models.base import Problem, copy_linear
-from .network import NETWORKS
+from .models.architecture import Problem, copy_linear
+from .models.manifest import Manifest
+from .net.network_model import NETWORKS
 from .protocols import PROTOCOLS, load_protocol
-from .protocols.masked import member_weights
+from .protocols.masked.protocol import member_weights
 
 
 if TYPE_CHECKING:
-    from .session import LocalSession
+    from .sessions.local import LocalSession
 
 
 HIGHEST_PRICE = 2.0 ** (Bounds.logits - 1)
@@ -78,7 +78,7 @@ class SecureModel:
                 result = session(["first text", ("a text", "and its pair")])
             ```
         """
-        from .session import LocalSession
+        from .sessions.local import LocalSession
 
         return LocalSession(self, timeout=timeout)
 
@@ -86,9 +86,9 @@ class SecureModel:
         """Write fresh shares, one folder a role: `party0`, `party1`, `dealer` and `client`.
 
         Args:
-            folder (`str` or `os.PathLike`): A new folder; see `hf_securerouter.mpc.export`.
+            folder (`str` or `os.PathLike`): A new folder; see `hf_securerouter.mpc.deployment.save_shares`.
         """
-        from .export import save_shares
+        from .deployment.save_shares import save_shares
 
         save_shares(self, folder)
 
@@ -163,8 +163,8 @@ def to_mpc(
     if problems:
         raise ConversionError(problems)
     if protocol == "crypten":
-        from .crypten_compat import import_crypten
-        from .protocols.crypten import TFP_WARNING, WARNING
+        from .protocols.crypten.compat import import_crypten
+        from .protocols.crypten.protocol import TFP_WARNING, WARNING
 
         import_crypten()
         warnings.warn(WARNING, SecureRouterWarning)

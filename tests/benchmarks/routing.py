@@ -19,9 +19,9 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from hf_securerouter import SecureRouterConfig, SecureRouterForSequenceClassification
 from hf_securerouter.mpc.convert import to_mpc
-from hf_securerouter.mpc.protocols.masked_programs import secure_program
-from hf_securerouter.mpc.protocols.masked_routing import SERVED
-from hf_securerouter.mpc.session import LocalSession
+from hf_securerouter.mpc.protocols.masked.programs import secure_program
+from hf_securerouter.mpc.protocols.masked.schedule import SERVED
+from hf_securerouter.mpc.sessions.local import LocalSession
 
 
 SHAPES = {"bert-tiny": (2, 128, 2, 512), "bert-base": (12, 768, 12, 3072)}

@@ -27,7 +27,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging
 
 from hf_securerouter.mpc.convert import to_mpc
-from hf_securerouter.mpc.session import LocalSession
+from hf_securerouter.mpc.sessions.local import LocalSession
 
 
 MARGIN = 0.05

@@ -23,9 +23,9 @@ import numpy as np
 from scipy.stats import permutation_test
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from hf_securerouter.cli.classify import DEMO_CHECKPOINT
+from hf_securerouter.classification import DEMO_CHECKPOINT
 from hf_securerouter.mpc.convert import to_mpc
-from hf_securerouter.mpc.session import LocalSession
+from hf_securerouter.mpc.sessions.local import LocalSession
 
 
 SHORT = "Bad."

@@ -12,8 +12,9 @@ from scipy import stats
 from torch import Tensor
 
 from hf_securerouter.mpc.convert import SecureModel
-from hf_securerouter.mpc.dealer import TupleSet, deal_set
-from hf_securerouter.mpc.protocols.masked import (
+from hf_securerouter.mpc.gates.weight_share import weight_mask, weight_share
+from hf_securerouter.mpc.protocols.masked.programs import secure_program
+from hf_securerouter.mpc.protocols.masked.protocol import (
     LIVE,
     SEED,
     all_weight_shapes,
@@ -22,11 +23,10 @@ from hf_securerouter.mpc.protocols.masked import (
     input_width,
     logit_width,
 )
-from hf_securerouter.mpc.protocols.masked_programs import secure_program
-from hf_securerouter.mpc.protocols.masked_routing import answer
-from hf_securerouter.mpc.randomness import Pad, new_seed
-from hf_securerouter.mpc.ring import packed_size, seal
-from hf_securerouter.mpc.weights import weight_mask, weight_share
+from hf_securerouter.mpc.protocols.masked.schedule import answer
+from hf_securerouter.mpc.ring.randomness import Pad, new_seed
+from hf_securerouter.mpc.ring.words import packed_size, seal
+from hf_securerouter.mpc.tuples.deal import TupleSet, deal_set
 
 
 @dataclass

@@ -14,9 +14,9 @@ import link_worker
 import torch
 from safetensors.torch import load_file, save_file
 
-from hf_securerouter.mpc.ledger import Ledger
-from hf_securerouter.mpc.protocols import crypten_functions as functions
-from hf_securerouter.mpc.protocols.crypten_communicator import connect, crypten
+from hf_securerouter.mpc.net.ledger import Ledger
+from hf_securerouter.mpc.protocols.crypten import functions
+from hf_securerouter.mpc.protocols.crypten.communicator import connect, crypten
 
 
 def kernel_counters():

@@ -17,7 +17,7 @@ ROLES = ("dealer", "party0", "party1")
 
 # Forked from one process that has loaded everything, as a start from nothing takes seconds.
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["hf_securerouter.cli", "hf_securerouter.mpc.servers"])
+CONTEXT.set_forkserver_preload(["hf_securerouter.cli", "hf_securerouter.mpc.deployment.party_server"])
 
 
 def _command(arguments, log):

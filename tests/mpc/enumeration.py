@@ -23,12 +23,12 @@ import torch
 from harness import RecordingParty, drive, links
 from torch import Tensor
 
-from hf_securerouter.mpc.gate import Dealing, Tuple
-from hf_securerouter.mpc.plan import trace
-from hf_securerouter.mpc.randomness import Csprng, Pad
-from hf_securerouter.mpc.ring import reduce, unpack
-from hf_securerouter.mpc.shares import Secret
-from hf_securerouter.mpc.weights import WeightShare
+from hf_securerouter.mpc.gates.gate import Dealing, Tuple
+from hf_securerouter.mpc.gates.secret import Secret
+from hf_securerouter.mpc.gates.weight_share import WeightShare
+from hf_securerouter.mpc.ring.randomness import Csprng, Pad
+from hf_securerouter.mpc.ring.words import reduce, unpack
+from hf_securerouter.mpc.tuples.plan import trace
 
 
 SEED = bytes(range(32))  # of what is sampled: the same for every secret

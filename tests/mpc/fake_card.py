@@ -14,7 +14,9 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hf_securerouter.mpc import device, device_packing, randomness, ring_matmul
+from hf_securerouter.mpc.ring import device, randomness
+from hf_securerouter.mpc.ring import matmul as ring_matmul
+from hf_securerouter.mpc.ring import packing_cuda as device_packing
 
 
 aten = torch.ops.aten

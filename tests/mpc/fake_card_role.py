@@ -9,9 +9,9 @@ from functools import wraps
 from fake_card import faked_cuda, on_card
 from torch.utils._python_dispatch import _disable_current_modes
 
-from hf_securerouter.mpc import roles
-from hf_securerouter.mpc.evaluation import SecureProgram
-from hf_securerouter.mpc.protocols import masked_roles
+from hf_securerouter.mpc.protocols.masked import roles as masked_roles
+from hf_securerouter.mpc.protocols.masked.evaluator import SecureProgram
+from hf_securerouter.mpc.sessions import role_process as roles
 
 
 def inside(context, function):

@@ -13,14 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hf_securerouter.mpc.dealer import TupleSet, deal_set
-from hf_securerouter.mpc.fixed_point import decode, encode
-from hf_securerouter.mpc.party import Party
-from hf_securerouter.mpc.plan import Plan, trace
-from hf_securerouter.mpc.randomness import Csprng, cipher_for, new_seed
-from hf_securerouter.mpc.ring import reduce, signed, unpack
-from hf_securerouter.mpc.shares import Secret
-from hf_securerouter.mpc.weights import WeightShare, mask_weight, weight_mask, weight_share
+from hf_securerouter.mpc.gates.party import Party
+from hf_securerouter.mpc.gates.secret import Secret
+from hf_securerouter.mpc.gates.weight_share import WeightShare, mask_weight, weight_mask, weight_share
+from hf_securerouter.mpc.ring.fixed_point import decode, encode
+from hf_securerouter.mpc.ring.randomness import Csprng, cipher_for, new_seed
+from hf_securerouter.mpc.ring.words import reduce, signed, unpack
+from hf_securerouter.mpc.tuples.deal import TupleSet, deal_set
+from hf_securerouter.mpc.tuples.plan import Plan, trace
 
 
 PATIENCE = 60  # seconds that a party waits for the other

@@ -8,11 +8,11 @@ import torch
 from enumeration import Case, SeenDealing
 from harness import Message, RecordingParty
 
-from hf_securerouter.mpc.gate import Gate
 from hf_securerouter.mpc.gates.argmax import Reveal
 from hf_securerouter.mpc.gates.compare import Compare
-from hf_securerouter.mpc.randomness import Pad
-from hf_securerouter.mpc.ring import reduce
+from hf_securerouter.mpc.gates.gate import Gate
+from hf_securerouter.mpc.ring.randomness import Pad
+from hf_securerouter.mpc.ring.words import reduce
 
 
 def again(pad, bits=None):

@@ -9,9 +9,9 @@ import time
 import numpy as np
 import torch
 
-from hf_securerouter.mpc import transport
-from hf_securerouter.mpc.crypten_compat import import_crypten
-from hf_securerouter.mpc.transport import Link
+from hf_securerouter.mpc.net import link as transport
+from hf_securerouter.mpc.net.link import Link
+from hf_securerouter.mpc.protocols.crypten.compat import import_crypten
 
 
 def serve(pipe):

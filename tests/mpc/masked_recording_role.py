@@ -14,9 +14,14 @@ from pathlib import Path
 
 from link_worker import settled_counters
 
-from hf_securerouter.mpc import channel, plan, rendezvous, roles, supply, wire
-from hf_securerouter.mpc.protocols import masked_roles
-from hf_securerouter.mpc.tuples import PartySet
+from hf_securerouter.mpc.net import channel
+from hf_securerouter.mpc.net import loopback as rendezvous
+from hf_securerouter.mpc.net import socket_stream as wire
+from hf_securerouter.mpc.protocols.masked import roles as masked_roles
+from hf_securerouter.mpc.sessions import role_process as roles
+from hf_securerouter.mpc.tuples import dealer_service as supply
+from hf_securerouter.mpc.tuples import plan
+from hf_securerouter.mpc.tuples.party_set import PartySet
 
 
 ROLE = sys.argv[1]

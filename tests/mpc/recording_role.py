@@ -14,9 +14,10 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from hf_securerouter.mpc import roles
-from hf_securerouter.mpc.channel import Channel
-from hf_securerouter.mpc.protocols import crypten_communicator, crypten_roles
+from hf_securerouter.mpc.net.channel import Channel
+from hf_securerouter.mpc.protocols.crypten import communicator as crypten_communicator
+from hf_securerouter.mpc.protocols.crypten import roles as crypten_roles
+from hf_securerouter.mpc.sessions import role_process as roles
 
 
 ROLE = sys.argv[1]

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hf_securerouter.errors import SecureRouterError
-from hf_securerouter.mpc.randomness import CHACHA20, Csprng, _DeviceKeystream
+from hf_securerouter.mpc.ring.randomness import CHACHA20, Csprng, _DeviceKeystream
 
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -24,7 +24,7 @@ SEED = bytes(range(1, 33))
 @pytest.fixture(scope="module")
 def chacha():
     pytest.importorskip("triton", reason="Triton comes with CUDA builds of torch")
-    name = "hf_securerouter.mpc.chacha"
+    name = "hf_securerouter.mpc.ring.chacha_cuda"
     with pytest.MonkeyPatch.context() as patch:
         if DEVICE == "cpu":
             patch.setenv("TRITON_INTERPRET", "1")

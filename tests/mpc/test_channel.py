@@ -13,7 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_securerouter.mpc.channel import (
+from hf_securerouter.mpc.net.channel import (
     MAGIC,
     MAX_HEADER,
     MAX_PAYLOAD,

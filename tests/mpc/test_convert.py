@@ -13,9 +13,9 @@ from transformers import BertForSequenceClassification, BertTokenizer
 
 from hf_securerouter import SecureRouterForSequenceClassification, SecureRouterValueError, SecureRouterWarning
 from hf_securerouter.mpc.convert import ConversionError, to_mpc, validate
-from hf_securerouter.mpc.manifest import Manifest
+from hf_securerouter.mpc.models.manifest import Manifest
 from hf_securerouter.mpc.protocols import load_protocol
-from hf_securerouter.mpc.protocols.crypten import decode, encode
+from hf_securerouter.mpc.protocols.crypten.protocol import decode, encode
 
 
 def quiet(model, *args, **options):

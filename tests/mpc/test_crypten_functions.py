@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from hf_securerouter.mpc.randomness import Csprng, new_seed
+from hf_securerouter.mpc.ring.randomness import Csprng, new_seed
 
 
 WORKER = Path(__file__).with_name("crypten_worker.py")

@@ -23,21 +23,18 @@ from transformers import BertForSequenceClassification
 from typer.testing import CliRunner
 
 from hf_securerouter import cli
-from hf_securerouter.mpc import device as device_module
-from hf_securerouter.mpc import session as session_module
-from hf_securerouter.mpc.calibration import ClearEncoder
+from hf_securerouter.mpc.conversion.calibration import ClearEncoder
 from hf_securerouter.mpc.convert import validate
-from hf_securerouter.mpc.device import Staging, kept_on, room
-from hf_securerouter.mpc.evaluation import SecureProgram
-from hf_securerouter.mpc.gate import together
 from hf_securerouter.mpc.gates.activation import Activation
 from hf_securerouter.mpc.gates.argmax import Argmax, Reveal
 from hf_securerouter.mpc.gates.bit_to_ring import BitToRing
 from hf_securerouter.mpc.gates.compare import Compare
 from hf_securerouter.mpc.gates.exponential import Exponential
+from hf_securerouter.mpc.gates.gate import together
 from hf_securerouter.mpc.gates.linear import Linear
 from hf_securerouter.mpc.gates.matmul import Matmul
 from hf_securerouter.mpc.gates.maximum import maximum
+from hf_securerouter.mpc.gates.party import BoundError
 from hf_securerouter.mpc.gates.relu import ReLU
 from hf_securerouter.mpc.gates.row_function import RowFunction
 from hf_securerouter.mpc.gates.row_scale import RowScale
@@ -46,14 +43,17 @@ from hf_securerouter.mpc.gates.selected_linear import SelectedLinear
 from hf_securerouter.mpc.gates.shuffle import Shuffle
 from hf_securerouter.mpc.gates.square import SelectedSquare, Square
 from hf_securerouter.mpc.gates.widen import Widen
-from hf_securerouter.mpc.party import BoundError
-from hf_securerouter.mpc.protocols.masked_encoder import MaskedEncoder
-from hf_securerouter.mpc.protocols.masked_precision import Bounds, Precision
-from hf_securerouter.mpc.protocols.masked_programs import rank_in_secret_order
-from hf_securerouter.mpc.protocols.masked_weights import encode_weights
-from hf_securerouter.mpc.randomness import AES, CHACHA20, Csprng, cipher_for
-from hf_securerouter.mpc.ring import _pack, reduce, unpack
-from hf_securerouter.mpc.ring_matmul import float_matmul, int8_matmul, ring_matmul
+from hf_securerouter.mpc.protocols.masked.encoder import MaskedEncoder
+from hf_securerouter.mpc.protocols.masked.evaluator import SecureProgram
+from hf_securerouter.mpc.protocols.masked.folding import encode_weights
+from hf_securerouter.mpc.protocols.masked.programs import rank_in_secret_order
+from hf_securerouter.mpc.protocols.masked.ring_widths import Bounds, Precision
+from hf_securerouter.mpc.ring import device as device_module
+from hf_securerouter.mpc.ring.device import Staging, kept_on, room
+from hf_securerouter.mpc.ring.matmul import float_matmul, int8_matmul, ring_matmul
+from hf_securerouter.mpc.ring.randomness import AES, CHACHA20, Csprng, cipher_for
+from hf_securerouter.mpc.ring.words import _pack, reduce, unpack
+from hf_securerouter.mpc.sessions import local as session_module
 
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")

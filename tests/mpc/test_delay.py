@@ -20,13 +20,14 @@ from transformers import BertForSequenceClassification
 from typer.testing import CliRunner
 
 from hf_securerouter import SecureRouterValueError, cli
-from hf_securerouter.mpc import delay, profile
+from hf_securerouter.mpc import profiler as profile
 from hf_securerouter.mpc.convert import to_mpc
-from hf_securerouter.mpc.delay import DelayedNetwork, DelayError
-from hf_securerouter.mpc.ledger import Cost
-from hf_securerouter.mpc.network import Network
-from hf_securerouter.mpc.profile import TRIPS, estimate
-from hf_securerouter.mpc.session import LocalSession, SessionError
+from hf_securerouter.mpc.net import delay
+from hf_securerouter.mpc.net.delay import DelayedNetwork, DelayError
+from hf_securerouter.mpc.net.ledger import Cost
+from hf_securerouter.mpc.net.network_model import Network
+from hf_securerouter.mpc.profiler import TRIPS, estimate
+from hf_securerouter.mpc.sessions.local import LocalSession, SessionError
 
 
 def possible():

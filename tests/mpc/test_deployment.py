@@ -20,15 +20,15 @@ from transport_ends import tcp_pair
 from typer.testing import CliRunner
 
 from hf_securerouter import SecureRouterValueError, cli
-from hf_securerouter.cli.classify import classify, load_checkpoint
-from hf_securerouter.mpc.channel import Channel, ChannelError
+from hf_securerouter.classification import classify, load_checkpoint
 from hf_securerouter.mpc.convert import to_mpc
-from hf_securerouter.mpc.protocols.masked import SEED, as_tensor
-from hf_securerouter.mpc.queries import SessionError
-from hf_securerouter.mpc.remote import RemoteSession
-from hf_securerouter.mpc.role_folder import RoleFolder
-from hf_securerouter.mpc.tls import Identity, MeetingError, connect
-from hf_securerouter.mpc.wire import TlsWire
+from hf_securerouter.mpc.deployment.remote_session import RemoteSession
+from hf_securerouter.mpc.deployment.role_folder import RoleFolder
+from hf_securerouter.mpc.net.channel import Channel, ChannelError
+from hf_securerouter.mpc.net.socket_stream import TlsWire
+from hf_securerouter.mpc.net.tls import Identity, MeetingError, connect
+from hf_securerouter.mpc.protocols.masked.protocol import SEED, as_tensor
+from hf_securerouter.mpc.sessions.session import SessionError
 
 
 pytestmark = pytest.mark.timeout(240)

@@ -11,11 +11,11 @@ from tiny import VOCABULARY, family_config, pool_model
 from hf_securerouter.errors import SecureRouterWarning
 from hf_securerouter.lengths import cut
 from hf_securerouter.mpc.convert import to_mpc
-from hf_securerouter.mpc.manifest import Manifest
-from hf_securerouter.mpc.protocols.masked import input_bytes
-from hf_securerouter.mpc.protocols.masked_programs import secure_program
-from hf_securerouter.mpc.ring import packed_size
-from hf_securerouter.mpc.role_folder import RoleFolder
+from hf_securerouter.mpc.deployment.role_folder import RoleFolder
+from hf_securerouter.mpc.models.manifest import Manifest
+from hf_securerouter.mpc.protocols.masked.programs import secure_program
+from hf_securerouter.mpc.protocols.masked.protocol import input_bytes
+from hf_securerouter.mpc.ring.words import packed_size
 from hf_securerouter.routing import assign_by_quota
 
 

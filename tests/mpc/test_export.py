@@ -11,10 +11,10 @@ from tiny import pool_model
 
 from hf_securerouter.errors import SecureRouterValueError
 from hf_securerouter.mpc.convert import to_mpc
-from hf_securerouter.mpc.manifest import Manifest
-from hf_securerouter.mpc.protocols.masked import as_seed, encoders
-from hf_securerouter.mpc.protocols.masked_weights import encode_weights
-from hf_securerouter.mpc.weights import weight_share
+from hf_securerouter.mpc.gates.weight_share import weight_share
+from hf_securerouter.mpc.models.manifest import Manifest
+from hf_securerouter.mpc.protocols.masked.folding import encode_weights
+from hf_securerouter.mpc.protocols.masked.protocol import as_seed, encoders
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +84,7 @@ def test_a_failed_write_leaves_nothing(secure, tmp_path, monkeypatch):
     def fail(*_):
         raise OSError("the disk is full")
 
-    monkeypatch.setattr("hf_securerouter.mpc.export.save_file", fail)
+    monkeypatch.setattr("hf_securerouter.mpc.deployment.save_shares.save_file", fail)
     with pytest.raises(OSError, match="the disk is full"):
         secure.save_shares(tmp_path / "out")
     assert not list(tmp_path.iterdir())

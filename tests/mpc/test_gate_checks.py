@@ -6,9 +6,9 @@ import torch
 from harness import Input, attempt, joined, run
 
 from hf_securerouter.errors import SecureRouterError
-from hf_securerouter.mpc.gate import together
+from hf_securerouter.mpc.gates.gate import together
+from hf_securerouter.mpc.gates.party import BoundError, Party
 from hf_securerouter.mpc.gates.relu import ReLU
-from hf_securerouter.mpc.party import BoundError, Party
 
 
 def checked(values, width, scale, bound):

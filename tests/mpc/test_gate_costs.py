@@ -4,12 +4,12 @@
 import pytest
 import torch
 
-from hf_securerouter.mpc.gate import together
 from hf_securerouter.mpc.gates.activation import Activation
 from hf_securerouter.mpc.gates.argmax import Argmax, Reveal
 from hf_securerouter.mpc.gates.bit_to_ring import BitToRing
 from hf_securerouter.mpc.gates.compare import Compare
 from hf_securerouter.mpc.gates.exponential import Exponential
+from hf_securerouter.mpc.gates.gate import together
 from hf_securerouter.mpc.gates.linear import Linear
 from hf_securerouter.mpc.gates.matmul import Matmul
 from hf_securerouter.mpc.gates.maximum import groups_of, maximum
@@ -17,9 +17,9 @@ from hf_securerouter.mpc.gates.relu import ReLU
 from hf_securerouter.mpc.gates.row_function import RowFunction
 from hf_securerouter.mpc.gates.row_scale import RowScale
 from hf_securerouter.mpc.gates.square import SelectedSquare, Square
-from hf_securerouter.mpc.network import NETWORKS
-from hf_securerouter.mpc.plan import trace
-from hf_securerouter.mpc.weights import WeightShare
+from hf_securerouter.mpc.gates.weight_share import WeightShare
+from hf_securerouter.mpc.net.network_model import NETWORKS
+from hf_securerouter.mpc.tuples.plan import trace
 
 
 N = 64  # elements, so that whole bytes come out

@@ -9,17 +9,17 @@ import torch
 from harness import Input, joined, run
 
 from hf_securerouter.errors import SecureRouterError
-from hf_securerouter.mpc import dealer
-from hf_securerouter.mpc.dealer import TupleSet, deal_set
-from hf_securerouter.mpc.gate import Dealing, Gate, Tuple, drawn_bytes
 from hf_securerouter.mpc.gates.activation import Activation
 from hf_securerouter.mpc.gates.compare import Compare
+from hf_securerouter.mpc.gates.gate import Dealing, Gate, Tuple, drawn_bytes
 from hf_securerouter.mpc.gates.linear import Linear
+from hf_securerouter.mpc.gates.party import Party
 from hf_securerouter.mpc.gates.relu import ReLU
-from hf_securerouter.mpc.party import Party
-from hf_securerouter.mpc.plan import trace
-from hf_securerouter.mpc.randomness import Csprng, new_seed
-from hf_securerouter.mpc.ring import reduce
+from hf_securerouter.mpc.ring.randomness import Csprng, new_seed
+from hf_securerouter.mpc.ring.words import reduce
+from hf_securerouter.mpc.tuples import deal as dealer
+from hf_securerouter.mpc.tuples.deal import TupleSet, deal_set
+from hf_securerouter.mpc.tuples.plan import trace
 
 
 def two_gates(party, share):

@@ -16,7 +16,7 @@ from hf_securerouter.mpc.gates.exponential import Exponential
 from hf_securerouter.mpc.gates.maximum import BITS, Knockout, groups_of, maximum
 from hf_securerouter.mpc.gates.relu import ReLU
 from hf_securerouter.mpc.gates.row_function import RowFunction
-from hf_securerouter.mpc.randomness import Csprng, new_seed
+from hf_securerouter.mpc.ring.randomness import Csprng, new_seed
 
 
 def compared(x, bits, thresholds):

@@ -8,15 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_securerouter.errors import SecureRouterError
-from hf_securerouter.mpc.gate import together
 from hf_securerouter.mpc.gates.bit_to_ring import BitToRing
+from hf_securerouter.mpc.gates.gate import together
 from hf_securerouter.mpc.gates.linear import Linear
 from hf_securerouter.mpc.gates.matmul import Matmul
 from hf_securerouter.mpc.gates.relu import ReLU
 from hf_securerouter.mpc.gates.row_scale import RowScale
 from hf_securerouter.mpc.gates.square import SelectedSquare, Square
-from hf_securerouter.mpc.randomness import Csprng, new_seed
-from hf_securerouter.mpc.ring import RingWidthError, signed
+from hf_securerouter.mpc.ring.randomness import Csprng, new_seed
+from hf_securerouter.mpc.ring.words import RingWidthError, signed
 
 
 def anything(shape, width):

@@ -10,16 +10,16 @@ from harness import Bits, Input, run
 from scipy import stats
 
 from hf_securerouter.errors import SecureRouterValueError
-from hf_securerouter.mpc.calibration import ClearEncoder
-from hf_securerouter.mpc.client import copy_into_padding
+from hf_securerouter.mpc.conversion.calibration import ClearEncoder
+from hf_securerouter.mpc.conversion.client import copy_into_padding
 from hf_securerouter.mpc.gates.maximum import groups_of
-from hf_securerouter.mpc.models.base import EncoderSpec, HeadSpec
-from hf_securerouter.mpc.plan import trace
-from hf_securerouter.mpc.protocols.masked_encoder import MaskedEncoder
-from hf_securerouter.mpc.protocols.masked_precision import Bounds, Precision
-from hf_securerouter.mpc.protocols.masked_weights import encode_weights, weight_shapes
-from hf_securerouter.mpc.ring import packed_size
-from hf_securerouter.mpc.weights import WeightShare
+from hf_securerouter.mpc.gates.weight_share import WeightShare
+from hf_securerouter.mpc.models.architecture import EncoderSpec, HeadSpec
+from hf_securerouter.mpc.protocols.masked.encoder import MaskedEncoder
+from hf_securerouter.mpc.protocols.masked.folding import encode_weights, weight_shapes
+from hf_securerouter.mpc.protocols.masked.ring_widths import Bounds, Precision
+from hf_securerouter.mpc.ring.words import packed_size
+from hf_securerouter.mpc.tuples.plan import trace
 
 
 HEAD = HeadSpec("head.dense", "tanh", "head.classifier", 3)

@@ -12,9 +12,9 @@ import torch
 from tiny import family_config
 from transformers import AutoModelForSequenceClassification
 
-from hf_securerouter.mpc import session as session_module
-from hf_securerouter.mpc.channel import ChannelError
 from hf_securerouter.mpc.convert import to_mpc
+from hf_securerouter.mpc.net.channel import ChannelError
+from hf_securerouter.mpc.sessions import local as session_module
 
 
 pytestmark = pytest.mark.timeout(240)

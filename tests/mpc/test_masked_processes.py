@@ -11,14 +11,14 @@ import torch
 from children import children
 from tiny import VOCABULARY, pool_model
 
-from hf_securerouter.mpc import session as session_module
-from hf_securerouter.mpc.client import copy_into_padding
-from hf_securerouter.mpc.protocols.masked import MaskedSharing, encoders
-from hf_securerouter.mpc.protocols.masked_roles import MaskedParty
-from hf_securerouter.mpc.protocols.masked_weights import encode_weights
-from hf_securerouter.mpc.ring import signed, unpack
-from hf_securerouter.mpc.transport import HEADER
-from hf_securerouter.mpc.tuples import SetLabel
+from hf_securerouter.mpc.conversion.client import copy_into_padding
+from hf_securerouter.mpc.net.link import HEADER
+from hf_securerouter.mpc.protocols.masked.folding import encode_weights
+from hf_securerouter.mpc.protocols.masked.protocol import MaskedSharing, encoders
+from hf_securerouter.mpc.protocols.masked.roles import MaskedParty
+from hf_securerouter.mpc.ring.words import signed, unpack
+from hf_securerouter.mpc.sessions import local as session_module
+from hf_securerouter.mpc.tuples.party_set import SetLabel
 
 
 LENGTH = 8

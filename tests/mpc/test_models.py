@@ -12,15 +12,15 @@ from tiny import FAMILIES, MAX_POSITIONS, VOCABULARY, family_config, pool_model
 from transformers import AutoModelForSequenceClassification
 from transformers.activations import ACT2FN
 
-from hf_securerouter.functions import use_functions
-from hf_securerouter.mpc.calibration import ClearEncoder
+from hf_securerouter.mpc.conversion.calibration import ClearEncoder
 from hf_securerouter.mpc.convert import to_mpc, validate
 from hf_securerouter.mpc.models import EncoderSpec, architecture_for, supported_model_types
-from hf_securerouter.mpc.models.base import ACTIVATIONS
-from hf_securerouter.mpc.protocols.masked_encoder import MaskedEncoder
-from hf_securerouter.mpc.protocols.masked_precision import Bounds, Precision
-from hf_securerouter.mpc.protocols.masked_weights import encode_weights, weight_shapes
-from hf_securerouter.mpc.randomness import Csprng, new_seed
+from hf_securerouter.mpc.models.architecture import ACTIVATIONS
+from hf_securerouter.mpc.protocols.masked.encoder import MaskedEncoder
+from hf_securerouter.mpc.protocols.masked.folding import encode_weights, weight_shapes
+from hf_securerouter.mpc.protocols.masked.ring_widths import Bounds, Precision
+from hf_securerouter.mpc.ring.randomness import Csprng, new_seed
+from hf_securerouter.mpc_friendly import use_functions
 
 
 CASES = {

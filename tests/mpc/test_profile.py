@@ -12,8 +12,8 @@ from hf_securerouter import cli
 from hf_securerouter.errors import SecureRouterValueError
 from hf_securerouter.mpc.convert import to_mpc, validate
 from hf_securerouter.mpc.gates.maximum import groups_of
-from hf_securerouter.mpc.network import NETWORKS
-from hf_securerouter.mpc.profile import build
+from hf_securerouter.mpc.net.network_model import NETWORKS
+from hf_securerouter.mpc.profiler import build
 
 
 COUNTS = ["online_bytes", "rounds", "dealer_bytes", "client_bytes"]

@@ -12,8 +12,17 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from hf_securerouter.errors import SecureRouterValueError
-from hf_securerouter.mpc import randomness
-from hf_securerouter.mpc.randomness import AES, CHACHA20, SEED_BYTES, Csprng, Pad, PadReusedError, cipher_for, new_seed
+from hf_securerouter.mpc.ring import randomness
+from hf_securerouter.mpc.ring.randomness import (
+    AES,
+    CHACHA20,
+    SEED_BYTES,
+    Csprng,
+    Pad,
+    PadReusedError,
+    cipher_for,
+    new_seed,
+)
 
 
 SEED = bytes(range(32))

@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_securerouter.errors import SecureRouterError
-from hf_securerouter.mpc.device_packing import pack_words, unpack_words
-from hf_securerouter.mpc.plan import trace
-from hf_securerouter.mpc.randomness import Csprng, Pad, PadReusedError, new_seed
-from hf_securerouter.mpc.ring import (
+from hf_securerouter.mpc.gates.secret import Secret
+from hf_securerouter.mpc.ring.packing_cuda import pack_words, unpack_words
+from hf_securerouter.mpc.ring.randomness import Csprng, Pad, PadReusedError, new_seed
+from hf_securerouter.mpc.ring.words import (
     RingWidthError,
     _tabled,
     checked_width,
@@ -20,7 +20,7 @@ from hf_securerouter.mpc.ring import (
     signed,
     unpack,
 )
-from hf_securerouter.mpc.shares import Secret
+from hf_securerouter.mpc.tuples.plan import trace
 
 
 WIDTHS = range(1, 65)

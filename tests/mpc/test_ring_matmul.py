@@ -6,10 +6,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_securerouter.mpc import ring_matmul as module
-from hf_securerouter.mpc.randomness import Csprng
-from hf_securerouter.mpc.ring import reduce
-from hf_securerouter.mpc.ring_matmul import fastest, float_matmul, int8_matmul, ring_matmul, word_matmul
+from hf_securerouter.mpc.ring import matmul as module
+from hf_securerouter.mpc.ring.matmul import fastest, float_matmul, int8_matmul, ring_matmul, word_matmul
+from hf_securerouter.mpc.ring.randomness import Csprng
+from hf_securerouter.mpc.ring.words import reduce
 
 
 def device_digits(left, right, bits):

@@ -12,8 +12,8 @@ from tiny import family_config, pool_model
 from hf_securerouter.mpc.convert import ConversionError
 from hf_securerouter.mpc.gates.argmax import Reveal
 from hf_securerouter.mpc.gates.compare import Compare
-from hf_securerouter.mpc.protocols import masked_programs
-from hf_securerouter.mpc.ring import packed_size
+from hf_securerouter.mpc.protocols.masked import programs as masked_programs
+from hf_securerouter.mpc.ring.words import packed_size
 from hf_securerouter.routing import assign_by_quota
 
 
@@ -79,7 +79,7 @@ def test_logits_are_those_of_the_clear_model_under_the_same_policy(mode, pool, n
 
 
 def test_quotas_that_leave_an_expert_out_or_take_several_turns(monkeypatch):
-    monkeypatch.setattr("hf_securerouter.mpc.protocols.masked_routing.SERVED", 2)
+    monkeypatch.setattr("hf_securerouter.mpc.protocols.masked.schedule.SERVED", 2)
     model = POOLS["three experts"]()
     quotas = [3, 0, 2]
     ids, mask = batch_for(model)
@@ -228,7 +228,7 @@ def test_a_leaky_revealed_mode_is_noticed():
 
 
 def test_nothing_tells_how_a_batch_is_routed_that_is_read_in_parts(monkeypatch):
-    monkeypatch.setattr("hf_securerouter.mpc.protocols.masked_routing.SERVED", 3)
+    monkeypatch.setattr("hf_securerouter.mpc.protocols.masked.schedule.SERVED", 3)
     talk = Conversation(converted(small_pool(), "quota", quotas=[2, 2]))
     assert looks_alike(talk, one_sided_batches())
     assert talk(one_sided_batches()[0], torch.ones(4, LENGTH, dtype=torch.long)).programs[:3] == [

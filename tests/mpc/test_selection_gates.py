@@ -11,15 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from hf_securerouter.mpc.gate import Dealing
+from hf_securerouter.mpc.gates.gate import Dealing
 from hf_securerouter.mpc.gates.ranks import ranks
 from hf_securerouter.mpc.gates.select import Select
 from hf_securerouter.mpc.gates.selected_linear import SelectedLinear
 from hf_securerouter.mpc.gates.shuffle import Shuffle
 from hf_securerouter.mpc.gates.widen import Widen
-from hf_securerouter.mpc.protocols.masked_programs import rank_in_secret_order
-from hf_securerouter.mpc.randomness import Csprng, new_seed
-from hf_securerouter.mpc.ring import packed_size, signed
+from hf_securerouter.mpc.protocols.masked.programs import rank_in_secret_order
+from hf_securerouter.mpc.ring.randomness import Csprng, new_seed
+from hf_securerouter.mpc.ring.words import packed_size, signed
 
 
 def uniform(shape, bits):

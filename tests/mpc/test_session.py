@@ -16,10 +16,10 @@ from safetensors.torch import load_file
 from tiny import WORDS, pool_model
 
 from hf_securerouter import SecureRouterError, SecureRouterValueError
-from hf_securerouter.mpc import session as session_module
-from hf_securerouter.mpc.ledger import Ledger
-from hf_securerouter.mpc.protocols.crypten import encode
-from hf_securerouter.mpc.session import SessionError
+from hf_securerouter.mpc.net.ledger import Ledger
+from hf_securerouter.mpc.protocols.crypten.protocol import encode
+from hf_securerouter.mpc.sessions import local as session_module
+from hf_securerouter.mpc.sessions.local import SessionError
 
 
 MAX_LENGTH = 16
@@ -248,7 +248,7 @@ def test_dealer_seeds_are_fresh(recorded):
 
 
 def test_dealer_takes_new_randomness_for_every_query(monkeypatch):
-    from hf_securerouter.mpc.protocols import crypten_communicator
+    from hf_securerouter.mpc.protocols.crypten import communicator as crypten_communicator
 
     class Communicator:
         last_object, waited = None, 0.0
@@ -267,7 +267,7 @@ def test_dealer_takes_new_randomness_for_every_query(monkeypatch):
 
 
 def test_dealer_reports_parties_that_went_away(monkeypatch):
-    from hf_securerouter.mpc.protocols import crypten_communicator
+    from hf_securerouter.mpc.protocols.crypten import communicator as crypten_communicator
 
     class Communicator:
         last_object, waited = None, 0.0
@@ -298,7 +298,7 @@ def test_session_has_to_be_open(recorded):
 @pytest.mark.parametrize("role", [True, False])
 def test_a_role_does_without_transformers(role):
     """Its import takes longer than that of all else."""
-    code = "import sys, hf_securerouter.mpc.roles, hf_securerouter.mpc.protocols.masked_roles\n"
+    code = "import sys, hf_securerouter.mpc.sessions.role_process, hf_securerouter.mpc.protocols.masked.roles\n"
     code += "print('transformers' in sys.modules)"
     environment = {name: value for name, value in os.environ.items() if name not in session_module.ROLE_ENVIRONMENT}
     environment |= session_module.ROLE_ENVIRONMENT if role else {}

@@ -14,7 +14,7 @@ import pytest
 from children import children
 from tiny import pool_model
 
-from hf_securerouter.mpc.session import SessionError
+from hf_securerouter.mpc.sessions.local import SessionError
 
 
 LIMIT = 10.0
@@ -131,7 +131,7 @@ def test_roles_end_with_their_caller():
 
 def test_a_role_that_cannot_start_is_reported(without_dealer, monkeypatch):
     monkeypatch.setattr(
-        "hf_securerouter.mpc.session.ROLE_COMMAND", (sys.executable, "-c", "raise SystemExit('no such thing')")
+        "hf_securerouter.mpc.sessions.local.ROLE_COMMAND", (sys.executable, "-c", "raise SystemExit('no such thing')")
     )
     with pytest.raises(SessionError, match="party. exited, and the session is over: no such thing"):
         without_dealer.local_session(timeout=60).__enter__()

@@ -9,11 +9,11 @@ from conversation import Conversation, looks_alike, views
 from tiny import VOCABULARY, family_config, pool_model
 
 from hf_securerouter.errors import SecureRouterError
-from hf_securerouter.mpc.plan import trace
-from hf_securerouter.mpc.protocols.masked import encoders
-from hf_securerouter.mpc.protocols.masked_programs import secure_program
-from hf_securerouter.mpc.ring import packed_size
-from hf_securerouter.mpc.weights import WeightShare
+from hf_securerouter.mpc.gates.weight_share import WeightShare
+from hf_securerouter.mpc.protocols.masked.programs import secure_program
+from hf_securerouter.mpc.protocols.masked.protocol import encoders
+from hf_securerouter.mpc.ring.words import packed_size
+from hf_securerouter.mpc.tuples.plan import trace
 from hf_securerouter.routing import assign_by_quota
 
 
@@ -119,7 +119,7 @@ def test_experts_of_one_shape_are_selected_beside_a_shared_encoder():
 def test_a_batch_that_is_read_in_parts_costs_no_more(monkeypatch):
     model, whole = pool(), answered("quota")
     ids, mask = mixed(model)
-    monkeypatch.setattr("hf_securerouter.mpc.protocols.masked_routing.SERVED", 2)
+    monkeypatch.setattr("hf_securerouter.mpc.protocols.masked.schedule.SERVED", 2)
     done = talk("quota")(ids, mask)
     assert done.programs == ["read/2", "read/2", "rank/4", "serve/2.0", "restore/4"]
     assert (done.logits - clear(model, ids, mask, QUOTAS)[0]).abs().max() < 0.006

@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_securerouter.errors import SecureRouterError, SecureRouterValueError
-from hf_securerouter.mpc.fixed_point import decode, encode
-from hf_securerouter.mpc.randomness import Csprng, new_seed
-from hf_securerouter.mpc.ring import RingWidthError, reduce, signed
-from hf_securerouter.mpc.shares import Secret
-from hf_securerouter.mpc.weights import mask_weights, weight_mask, weight_share
+from hf_securerouter.mpc.gates.secret import Secret
+from hf_securerouter.mpc.gates.weight_share import mask_weights, weight_mask, weight_share
+from hf_securerouter.mpc.ring.fixed_point import decode, encode
+from hf_securerouter.mpc.ring.randomness import Csprng, new_seed
+from hf_securerouter.mpc.ring.words import RingWidthError, reduce, signed
 
 
 def pair(integers, width, scale=0, bound=0):

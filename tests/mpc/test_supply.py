@@ -10,12 +10,12 @@ import pytest
 import torch
 from two_parties import PROGRAM, at_both, expected, shared
 
-from hf_securerouter.mpc import supply
-from hf_securerouter.mpc.channel import Channel
-from hf_securerouter.mpc.dealer import deal_set
-from hf_securerouter.mpc.evaluation import Evaluator
-from hf_securerouter.mpc.supply import DealerService, LiveSets, SupplyError
-from hf_securerouter.mpc.transport import LinkError
+from hf_securerouter.mpc.net.channel import Channel
+from hf_securerouter.mpc.net.link import LinkError
+from hf_securerouter.mpc.protocols.masked.evaluator import Evaluator
+from hf_securerouter.mpc.tuples import dealer_service as supply
+from hf_securerouter.mpc.tuples.deal import deal_set
+from hf_securerouter.mpc.tuples.dealer_service import DealerService, LiveSets, SupplyError
 
 
 PLAN = PROGRAM.plan()

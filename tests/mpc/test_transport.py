@@ -19,8 +19,8 @@ from link_worker import pattern, tls_context
 from transport_ends import LIMIT, TOKEN, Fake, fails, listening, pair, tcp_pair
 
 from hf_securerouter.errors import SecureRouterError, SecureRouterValueError
-from hf_securerouter.mpc.ledger import Ledger
-from hf_securerouter.mpc.transport import HEADER, MAX_OBJECT, Abort, Kind, Link, LinkError
+from hf_securerouter.mpc.net.ledger import Ledger
+from hf_securerouter.mpc.net.link import HEADER, MAX_OBJECT, Abort, Kind, Link, LinkError
 
 
 pytestmark = pytest.mark.timeout(120)

@@ -10,7 +10,7 @@ import time
 import pytest
 from transport_ends import SECRET, Party1, fails, listening, pair
 
-from hf_securerouter.mpc.transport import HEADER, Abort, Kind
+from hf_securerouter.mpc.net.link import HEADER, Abort, Kind
 
 
 pytestmark = pytest.mark.timeout(120)

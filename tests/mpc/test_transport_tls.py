@@ -9,7 +9,7 @@ import pytest
 from link_worker import pattern, tls_context
 from transport_ends import LIMIT, Relay, fails, listening
 
-from hf_securerouter.mpc.transport import Link, LinkError
+from hf_securerouter.mpc.net.link import Link, LinkError
 
 
 pytestmark = pytest.mark.timeout(120)

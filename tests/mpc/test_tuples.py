@@ -17,13 +17,13 @@ import torch
 from two_parties import PROGRAM, at_both, expected, shared
 
 from hf_securerouter import SecureRouterError
-from hf_securerouter.mpc import store as store_module
-from hf_securerouter.mpc.dealer import deal_set
-from hf_securerouter.mpc.evaluation import Evaluator
-from hf_securerouter.mpc.randomness import new_seed
-from hf_securerouter.mpc.store import StoreError, TupleStore, deal_to_stores
-from hf_securerouter.mpc.transport import LinkError
-from hf_securerouter.mpc.tuples import PartySet, SetLabel, Spool, TupleReusedError
+from hf_securerouter.mpc.net.link import LinkError
+from hf_securerouter.mpc.protocols.masked.evaluator import Evaluator
+from hf_securerouter.mpc.ring.randomness import new_seed
+from hf_securerouter.mpc.tuples import store as store_module
+from hf_securerouter.mpc.tuples.deal import deal_set
+from hf_securerouter.mpc.tuples.party_set import PartySet, SetLabel, Spool, TupleReusedError
+from hf_securerouter.mpc.tuples.store import StoreError, TupleStore, deal_to_stores
 
 
 PLAN = PROGRAM.plan()

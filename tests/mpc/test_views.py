@@ -8,7 +8,6 @@ import torch
 from enumeration import Case
 from harness import joined
 
-from hf_securerouter.mpc.gate import Gate
 from hf_securerouter.mpc.gates import row_function
 from hf_securerouter.mpc.gates.activation import Activation
 from hf_securerouter.mpc.gates.argmax import Argmax, Reveal
@@ -16,6 +15,7 @@ from hf_securerouter.mpc.gates.bit_to_ring import BitToRing
 from hf_securerouter.mpc.gates.bits import Thermometer, deal_thermometer, open_bits
 from hf_securerouter.mpc.gates.compare import Compare
 from hf_securerouter.mpc.gates.exponential import Exponential
+from hf_securerouter.mpc.gates.gate import Gate
 from hf_securerouter.mpc.gates.lift import Lift, deal_lift
 from hf_securerouter.mpc.gates.linear import Linear
 from hf_securerouter.mpc.gates.matmul import Matmul

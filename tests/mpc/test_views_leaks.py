@@ -9,9 +9,9 @@ from enumeration import Case
 from harness import Input, PeerGone, attempt, run
 from leaks import LEAKS, Hidden, SharedBeta, Twice, TwoUnderOneMask, UnreducedDealing, again, gate_of
 
-from hf_securerouter.mpc.gate import Gate, together
+from hf_securerouter.mpc.gates.gate import Gate, together
 from hf_securerouter.mpc.gates.matmul import Matmul
-from hf_securerouter.mpc.randomness import PadReusedError
+from hf_securerouter.mpc.ring.randomness import PadReusedError
 
 
 @pytest.mark.parametrize("rank", [0, 1])

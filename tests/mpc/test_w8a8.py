@@ -13,17 +13,17 @@ from test_masked_encoder import bert, plan_of
 from test_models import classifier, inputs, parts
 from test_shared_encoder import MODES, QUOTAS, clear, converted, mixed, pool
 
-from hf_securerouter.functions import use_functions
-from hf_securerouter.mpc.calibration import ClearEncoder
-from hf_securerouter.mpc.client import copy_into_padding
-from hf_securerouter.mpc.fixed_point import decode
+from hf_securerouter.mpc.conversion.calibration import ClearEncoder
+from hf_securerouter.mpc.conversion.client import copy_into_padding
 from hf_securerouter.mpc.gates.linear import Linear
 from hf_securerouter.mpc.models import EncoderSpec
 from hf_securerouter.mpc.protocols import load_protocol
-from hf_securerouter.mpc.protocols.masked_encoder import MaskedEncoder
-from hf_securerouter.mpc.protocols.masked_precision import Precision
-from hf_securerouter.mpc.protocols.masked_weights import encode_weights
-from hf_securerouter.precision import number_format
+from hf_securerouter.mpc.protocols.masked.encoder import MaskedEncoder
+from hf_securerouter.mpc.protocols.masked.folding import encode_weights
+from hf_securerouter.mpc.protocols.masked.ring_widths import Precision
+from hf_securerouter.mpc.ring.fixed_point import decode
+from hf_securerouter.mpc_friendly import use_functions
+from hf_securerouter.number_format import number_format
 
 
 EXACT = bert(6, 384, 12, 1536)

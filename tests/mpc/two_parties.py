@@ -6,12 +6,12 @@ import threading
 
 import torch
 
-from hf_securerouter.mpc.evaluation import SecureProgram
-from hf_securerouter.mpc.fixed_point import decode, encode
 from hf_securerouter.mpc.gates.activation import Activation
 from hf_securerouter.mpc.gates.relu import ReLU
-from hf_securerouter.mpc.randomness import Csprng, new_seed
-from hf_securerouter.mpc.transport import Link
+from hf_securerouter.mpc.net.link import Link
+from hf_securerouter.mpc.protocols.masked.evaluator import SecureProgram
+from hf_securerouter.mpc.ring.fixed_point import decode, encode
+from hf_securerouter.mpc.ring.randomness import Csprng, new_seed
 
 
 PATIENCE = 20

@@ -30,11 +30,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..gate import Dealing, Gate, SecretProtocol
-from ..party import Party
-from ..shares import Secret
 from .bits import Thermometer, choose, deal_thermometer, open_bits, spread
+from .gate import Dealing, Gate, SecretProtocol
 from .lift import Lift, deal_lift
+from .party import Party
+from .secret import Secret
 
 
 _PERIOD_BITS = 4

@@ -18,11 +18,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..gate import Dealing, Gate, SecretProtocol
-from ..party import Party
-from ..randomness import Pad
-from ..shares import Secret
+from ..ring.randomness import Pad
 from .compare import Comparison, and_round, deal_and
+from .gate import Dealing, Gate, SecretProtocol
+from .party import Party
+from .secret import Secret
 
 
 _FAN_IN = 4

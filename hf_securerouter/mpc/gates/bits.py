@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..gate import Dealing, SecretProtocol, Tuple
-from ..party import Party
+from .gate import Dealing, SecretProtocol, Tuple
+from .party import Party
 
 
 @lru_cache(maxsize=32)

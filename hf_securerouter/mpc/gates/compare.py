@@ -26,11 +26,11 @@ from functools import reduce as reduce_by
 import torch
 from torch import Tensor
 
-from ..gate import Dealing, Gate, SecretProtocol, Tuple
-from ..party import Party
-from ..ring import reduce
-from ..shares import Secret
+from ..ring.words import reduce
 from .bits import Thermometer, deal_thermometer
+from .gate import Dealing, Gate, SecretProtocol, Tuple
+from .party import Party
+from .secret import Secret
 
 
 _BLOCK, _GROUP = 4, 4

@@ -27,10 +27,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..gate import Dealing, Gate, SecretProtocol
-from ..party import Party
-from ..shares import Secret
 from .bits import Thermometer, choose, deal_thermometer, open_bits, spread
+from .gate import Dealing, Gate, SecretProtocol
+from .party import Party
+from .secret import Secret
 
 
 _PERIOD_BITS, _UNIT_BITS, _STEP_BITS = 4, 2, 1

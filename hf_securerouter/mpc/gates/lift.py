@@ -20,8 +20,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..gate import Dealing, Opening, Tuple
-from ..shares import Secret
+from .gate import Dealing, Opening, Tuple
+from .secret import Secret
 
 
 @dataclass

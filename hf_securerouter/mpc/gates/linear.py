@@ -23,11 +23,11 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ...errors import SecureRouterError
-from ..gate import Dealing, Gate, SecretProtocol, Tuple
-from ..party import Party
-from ..randomness import Pad
-from ..ring_matmul import ring_matmul
-from ..shares import Secret
+from ..ring.matmul import ring_matmul
+from ..ring.randomness import Pad
+from .gate import Dealing, Gate, SecretProtocol, Tuple
+from .party import Party
+from .secret import Secret
 
 
 @dataclass(frozen=True)

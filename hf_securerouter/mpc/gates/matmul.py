@@ -17,10 +17,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..gate import Dealing, Gate, SecretProtocol, Tuple, together
-from ..party import Party
-from ..ring_matmul import ring_matmul
-from ..shares import Secret
+from ..ring.matmul import ring_matmul
+from .gate import Dealing, Gate, SecretProtocol, Tuple, together
+from .party import Party
+from .secret import Secret
 
 
 @dataclass(frozen=True)

@@ -24,11 +24,11 @@ from functools import cached_property, lru_cache
 import torch
 from torch import Tensor
 
-from ..gate import Dealing, Gate, SecretProtocol
-from ..network import NETWORKS, Network
-from ..party import Party
-from ..shares import Secret
+from ..net.network_model import NETWORKS, Network
 from .bits import Thermometer, deal_thermometer
+from .gate import Dealing, Gate, SecretProtocol
+from .party import Party
+from .secret import Secret
 
 
 BITS = 8

@@ -13,11 +13,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..gate import SecretProtocol
-from ..party import Party
-from ..shares import Secret
 from .argmax import Reveal
 from .compare import Compare
+from .gate import SecretProtocol
+from .party import Party
+from .secret import Secret
 
 
 def ranks(party: Party, keys: Secret, bits: int) -> SecretProtocol[Tensor]:

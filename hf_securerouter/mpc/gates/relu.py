@@ -18,12 +18,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..gate import Dealing, Gate, SecretProtocol, Tuple
-from ..party import Party
-from ..shares import Secret
 from .bits import open_bits
 from .compare import Comparison
+from .gate import Dealing, Gate, SecretProtocol, Tuple
 from .lift import Lift, LiftMask, deal_lift
+from .party import Party
+from .secret import Secret
 
 
 def deal_select(dealing: Dealing, lift: LiftMask, bits: int, width: int) -> None:

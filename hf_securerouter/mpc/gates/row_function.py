@@ -28,11 +28,11 @@ import torch
 from torch import Tensor
 
 from ...errors import SecureRouterValueError
-from ..gate import Dealing, Gate, SecretProtocol, Tuple
-from ..party import Party
-from ..ring import checked_width, reduce
-from ..shares import Secret
+from ..ring.words import checked_width, reduce
 from .bits import Thermometer, deal_thermometer
+from .gate import Dealing, Gate, SecretProtocol, Tuple
+from .party import Party
+from .secret import Secret
 
 
 _BIN_BITS, _RATIO_BITS, _REST_BITS, _DEGREE = 7, 3, 11, 2

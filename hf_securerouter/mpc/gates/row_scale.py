@@ -18,10 +18,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..gate import Dealing, Gate, SecretProtocol, Tuple
-from ..party import Party
-from ..shares import Secret
+from .gate import Dealing, Gate, SecretProtocol, Tuple
 from .lift import Lift, deal_lift, squared
+from .party import Party
+from .secret import Secret
 
 
 _PARTS = ("mask", "top")

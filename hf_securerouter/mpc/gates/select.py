@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..gate import Dealing, Gate, SecretProtocol
-from ..party import Party
-from ..shares import Secret
+from .gate import Dealing, Gate, SecretProtocol
+from .party import Party
+from .secret import Secret
 
 
 @dataclass(frozen=True)

@@ -22,11 +22,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..gate import Dealing, Gate, SecretProtocol, Tuple
-from ..party import Party
-from ..randomness import Pad
-from ..ring_matmul import ring_matmul
-from ..shares import Secret
+from ..ring.matmul import ring_matmul
+from ..ring.randomness import Pad
+from .gate import Dealing, Gate, SecretProtocol, Tuple
+from .party import Party
+from .secret import Secret
 
 
 class _Weight(NamedTuple):

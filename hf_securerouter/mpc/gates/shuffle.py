@@ -20,11 +20,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..gate import Dealing, Gate, SecretProtocol, Tuple
-from ..party import Party
-from ..ring import reduce
-from ..ring_matmul import ring_matmul
-from ..shares import Secret
+from ..ring.matmul import ring_matmul
+from ..ring.words import reduce
+from .gate import Dealing, Gate, SecretProtocol, Tuple
+from .party import Party
+from .secret import Secret
 
 
 @dataclass(frozen=True)

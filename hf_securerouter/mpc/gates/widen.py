@@ -12,10 +12,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..gate import Dealing, Gate, SecretProtocol
-from ..party import Party
-from ..shares import Secret
+from .gate import Dealing, Gate, SecretProtocol
 from .lift import Lift, deal_lift
+from .party import Party
+from .secret import Secret
 
 
 @dataclass(frozen=True)

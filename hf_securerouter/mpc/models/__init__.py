@@ -2,7 +2,7 @@
 """Encrypted counterparts of Hugging Face architectures: one file each, found by `model_type`."""
 
 from . import albert, bert, distilbert, electra, roberta  # noqa: F401  (they register themselves)
-from .base import Architecture, EncoderSpec, HeadSpec, architecture_for, register, supported_model_types
+from .architecture import Architecture, EncoderSpec, HeadSpec, architecture_for, register, supported_model_types
 
 
 __all__ = ["Architecture", "EncoderSpec", "HeadSpec", "architecture_for", "register", "supported_model_types"]

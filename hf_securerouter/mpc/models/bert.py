@@ -11,7 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .base import ACTIVATIONS, Architecture, EncoderSpec, HeadSpec, Problem, activation_problems, copy_linear, register
+from .architecture import (
+    ACTIVATIONS,
+    Architecture,
+    EncoderSpec,
+    HeadSpec,
+    Problem,
+    activation_problems,
+    copy_linear,
+    register,
+)
 
 
 @register

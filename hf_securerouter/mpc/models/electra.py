@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .base import EncoderSpec, copy_linear, register
+from .architecture import EncoderSpec, copy_linear, register
 from .bert import BertArchitecture
 
 

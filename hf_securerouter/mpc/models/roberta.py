@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .base import copy_linear, register
+from .architecture import copy_linear, register
 from .bert import BertArchitecture
 
 

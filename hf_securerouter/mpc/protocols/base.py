@@ -17,8 +17,8 @@ from typing import Any
 from torch import Tensor
 
 from ...errors import SecureRouterValueError
-from ..ledger import Ledger
-from ..manifest import Manifest
+from ..models.manifest import Manifest
+from ..net.ledger import Ledger
 
 
 PROTOCOLS = ("crypten", "masked")
@@ -89,7 +89,7 @@ def load_protocol(name: str) -> ModuleType:
     """
     if name not in PROTOCOLS:
         raise SecureRouterValueError(f"`protocol` should be one of {', '.join(PROTOCOLS)}, got {name!r}.")
-    return importlib.import_module(f"{__package__}.{name}")
+    return importlib.import_module(f"{__package__}.{name}.protocol")
 
 
 def make_program(role: str, setup: dict[str, Any], ledger: Ledger) -> Program:

@@ -1,0 +1,148 @@
+# Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
+"""Text in, labelled text out: what `demo` and `predict` share, whichever way the logits were computed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import torch
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
+
+from hf_securerouter.cli.output import say
+from hf_securerouter.errors import SecureRouterValueError
+from hf_securerouter.modeling_securerouter import SecureRouterForSequenceClassification
+from hf_securerouter.routing import assign_by_quota
+
+
+if TYPE_CHECKING:
+    from hf_securerouter.mpc.net.ledger import Cost
+    from hf_securerouter.mpc.sessions.session import Session
+
+
+DEMO_CHECKPOINT = Path(__file__).parent / "assets" / "demo"
+
+Text = str | tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Classified:
+    """What the model says about one text.
+
+    Attributes:
+        label: The name of the most probable class, or the predicted score of a regression.
+        score: The probability of the label, None for a regression.
+        logits: The C logits.
+        expert: The expert that answered, None where the routing mode keeps it secret.
+    """
+
+    label: str | float
+    score: float | None
+    logits: list[float]
+    expert: int | None
+
+
+def load_checkpoint(path: str | Path) -> tuple[SecureRouterForSequenceClassification, PreTrainedTokenizerBase]:
+    """Load a model in float32, in evaluation mode, and its tokenizer."""
+    path = str(path)
+    if not Path(path).exists() and path.count("/") != 1:
+        raise SecureRouterValueError(f"`model` {path!r} is neither a folder nor a name on the Hub (`owner/name`).")
+    model = SecureRouterForSequenceClassification.from_pretrained(path, dtype=torch.float32)
+    return model.eval(), AutoTokenizer.from_pretrained(path)
+
+
+def classify(
+    model: SecureRouterForSequenceClassification,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[Text],
+    quotas: Sequence[int] | None = None,
+) -> list[Classified]:
+    """Route and classify texts in clear text, on the device of the model.
+
+    Args:
+        model: The model, in evaluation mode.
+        tokenizer: The tokenizer of its experts.
+        texts: Texts and (text, pair) tuples, in one batch.
+        quotas: How many texts each expert serves, as under `routing_privacy="quota"`; a batch that is smaller is
+            filled up with copies. Without them every text gets the expert that the router prefers.
+    """
+    if quotas is not None:
+        size = sum(quotas)
+        parts = [texts[start : start + size] for start in range(0, len(texts), size)]
+        return [
+            answer
+            for part in parts
+            for answer in _classify(model, tokenizer, [part[row % len(part)] for row in range(size)], quotas)[
+                : len(part)
+            ]
+        ]
+    return _classify(model, tokenizer, texts, None)
+
+
+def _classify(
+    model: SecureRouterForSequenceClassification,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[Text],
+    quotas: Sequence[int] | None,
+) -> list[Classified]:
+    limit = model.config.max_length
+    encoded = [tokenizer(*(text if isinstance(text, tuple) else (text,)), verbose=False) for text in texts]
+    too_long = [index for index, one in enumerate(encoded) if limit is not None and len(one["input_ids"]) > limit]
+    for index in too_long:
+        text = texts[index]
+        encoded[index] = tokenizer(*(text if isinstance(text, tuple) else (text,)), truncation=True, max_length=limit)
+    if too_long:
+        say(f"{len(too_long)} of {len(texts)} texts are longer than {limit} tokens and were truncated.")
+    batch = tokenizer.pad(encoded, return_tensors="pt").to(model.device)
+    with torch.inference_mode():
+        output = model(**batch)
+        logits, experts = output.logits, output.expert_indices
+        if quotas is not None:
+            experts = assign_by_quota(output.router_logits, quotas, cast(list[float], model.config.expert_costs))
+            logits = model.run_experts(dict(batch), experts)
+    return from_logits(model.config, logits, experts.tolist())
+
+
+def classify_encrypted(
+    config: PreTrainedConfig, session: Session, texts: Sequence[Text]
+) -> tuple[list[Classified], Cost]:
+    """Route and classify texts on secret shares.
+
+    Args:
+        config: The config of the model that was shared, or one with its labels and problem type.
+        session: An open session.
+        texts: Texts and (text, pair) tuples.
+
+    Returns:
+        The answers, and what they cost.
+    """
+    result = session(texts)
+    return from_logits(config, result.logits, result.expert_indices), result.cost
+
+
+def from_logits(
+    config: PreTrainedConfig, logits: torch.Tensor, expert_indices: Sequence[int] | None
+) -> list[Classified]:
+    """Put labels and scores to logits.
+
+    Args:
+        config: Names the labels and the problem type.
+        logits: (B, C) logits, on any device.
+        expert_indices: (B,) the experts that answered, or None where they are secret.
+    """
+    logits = logits.detach().float().cpu()
+    experts = [None] * len(logits) if expert_indices is None else list(expert_indices)
+    if config.problem_type == "regression" or config.num_labels == 1:
+        return [
+            Classified(label=row[0].item(), score=None, logits=row.tolist(), expert=expert)
+            for row, expert in zip(logits, experts, strict=True)
+        ]
+    several = config.problem_type == "multi_label_classification"
+    names = cast(dict[int, str], config.id2label)
+    scores, classes = (logits.sigmoid() if several else logits.softmax(dim=-1)).max(dim=-1)
+    return [
+        Classified(label=names[index], score=score, logits=row.tolist(), expert=expert)
+        for index, score, row, expert in zip(classes.tolist(), scores.tolist(), logits, experts, strict=True)
+    ]

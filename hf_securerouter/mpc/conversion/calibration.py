@@ -1,0 +1,111 @@
+# Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
+"""Tighter bounds from sample inputs, and the encoder in clear that they are read off.
+
+The default bounds of the masked protocol hold for real encoders. Samples can only tighten them: narrower rings,
+shorter messages. The bounds become part of the public manifest and so tell a little of the weights and the samples. A
+later input outside of them gives a wrong answer, which nobody notices; the margin below is what guards against it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ...mpc_friendly import Quadratic, attention_weights
+from ...number_format import MARGIN
+from ..models import EncoderSpec
+
+
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": functional.gelu,
+    "relu": functional.relu,
+    "tanh": torch.tanh,
+    "quadratic": Quadratic(),
+}
+
+
+class ClearEncoder:
+    """What an encoder computes on shares, in float64 and from the same weights, with the range of every bounded value.
+
+    Args:
+        spec (`EncoderSpec`): Its public shape.
+        weights (`Mapping[str, torch.Tensor]`): By canonical name, matrices as (out, in).
+    """
+
+    def __init__(self, spec: EncoderSpec, weights: Mapping[str, Tensor]) -> None:
+        self.spec = spec
+        self._weights = {name: values.double() for name, values in weights.items()}
+        self.seen: dict[str, tuple[float, float]] = {}
+
+    def __call__(self, x: Tensor, live: Tensor) -> Tensor:
+        """Classify.
+
+        Args:
+            x (`torch.Tensor`): Embedding output, (B, T, H) float; padding rows copy a live one.
+            live (`torch.Tensor`): Attention mask, (B, T).
+
+        Returns:
+            `torch.Tensor`: Logits, (B, C) float64.
+        """
+        x = x.double()
+        if "embedding_projection.weight" in self._weights:
+            x = self._linear(x, "embedding_projection")
+        for layer in self.spec.layer_map:
+            x = self._layer(x, live[:, None, None, :].double(), f"layers.{layer}")
+        head = self.spec.head
+        row = self._note("head", self._linear(x[:, 0], head.dense))
+        return self._note("logits", self._linear(_ACTIVATIONS[head.activation](row), head.classifier))
+
+    def bounds(self) -> dict[str, int]:
+        """log2 of bounds for all that was seen so far, with the margin; named as in `Bounds`."""
+        largest = {name: max(abs(low), abs(high)) for name, (low, high) in self.seen.items()}
+        found = {
+            name: math.ceil(math.log2(max(largest[name] * MARGIN, 2.0)))
+            for name in ("value", "residual", "inner", "head", "logits")
+        }
+        # Scores lie within half of 2^scores, and a row's span within that half, less four.
+        widest = max(largest["scores"] * MARGIN, largest["span"] * MARGIN + 4, 8.0)
+        found["scores"] = math.ceil(math.log2(widest)) + 1
+        low, high = self.seen["variance"]
+        found["variance_low"] = math.floor(math.log2(max(low / MARGIN**2, 1e-9)))
+        found["variance_high"] = math.ceil(math.log2(high * MARGIN**2))
+        return found
+
+    def _note(self, name: str, values: Tensor) -> Tensor:
+        low, high = self.seen.get(name, (math.inf, -math.inf))
+        self.seen[name] = min(low, float(values.min())), max(high, float(values.max()))
+        return values
+
+    def _linear(self, x: Tensor, name: str) -> Tensor:
+        return functional.linear(x, self._weights[f"{name}.weight"], self._weights[f"{name}.bias"])
+
+    def _norm(self, z: Tensor, name: str) -> Tensor:
+        centred = self._note("residual", z - z.mean(-1, keepdim=True))
+        variance = self._note("variance", centred.square().mean(-1, keepdim=True))
+        normal = centred / (variance + self.spec.layer_norm_eps).sqrt()
+        return normal * self._weights[f"{name}.weight"] + self._weights[f"{name}.bias"]
+
+    def _layer(self, x: Tensor, live: Tensor, name: str) -> Tensor:
+        batch, length, width = x.shape
+        spec = self.spec
+
+        def heads(part: str) -> Tensor:
+            return self._linear(x, f"{name}.{part}").view(batch, length, spec.num_heads, -1).transpose(1, 2)
+
+        query, key, value = heads("query"), heads("key"), self._note("value", heads("value"))
+        scores = self._note("scores", query @ key.transpose(-1, -2) / math.sqrt(spec.head_size))
+        self._note("span", scores.amax(-1) - scores.amin(-1))
+        if spec.softmax == "exact":
+            weights = torch.exp(scores - scores.amax(-1, keepdim=True)) * live
+            weights = weights / weights.sum(-1, keepdim=True)
+        else:
+            weights = attention_weights(scores, live.bool(), spec.softmax)
+        mixed = (weights @ value).transpose(1, 2).reshape(batch, length, width)
+        x = self._norm(x + self._linear(mixed, f"{name}.attention_output"), f"{name}.attention_norm")
+        inner = self._note("inner", self._linear(x, f"{name}.intermediate"))
+        outer = self._linear(_ACTIVATIONS[spec.hidden_act](inner), f"{name}.output")
+        return self._norm(x + outer, f"{name}.output_norm")

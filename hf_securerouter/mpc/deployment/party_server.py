@@ -1,0 +1,292 @@
+# Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
+"""A computing party and the dealer as servers on machines of their own, from their folders of shares.
+
+The three roles meet: party 1 connects to party 0, both to the dealer. Then party 0 takes the queries up one after
+another, and both parties make sure that they hold a valid share of the same query before either computes. A client
+that leaves or sends nonsense costs them nothing. Whenever anything fails between the roles, each drops all its links,
+with every set of tuples that came over them, and they meet again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from torch import Tensor
+
+from ...errors import SecureRouterError
+from ..models.manifest import Manifest
+from ..net.channel import Channel, ChannelError, ChannelTimeout
+from ..net.ledger import Ledger
+from ..net.link import Link, LinkError
+from ..net.socket_stream import TlsWire
+from ..net.tls import HANDSHAKE, Address, Arrivals, Door, MeetingError, connect
+from ..protocols.masked.protocol import SEED, input_bytes
+from ..protocols.masked.roles import MaskedDealer, MaskedParty
+from ..tuples.dealer_service import SILENCE
+from .query_queue import Board, Query
+from .role_folder import RoleFolder
+
+
+PARTIES = ("party0", "party1")
+BEAT = 1.0  # seconds between two signs of life on the parties' link
+MAX_CLIENTS = 64  # connected at once
+ARRIVAL = 5.0  # seconds that party 1's share of a query, which is a seed, may come after party 0's
+_NO_QUERY = bytes(16)
+_PAUSE = 0.5
+_OTHER_BYTES = 1 << 16  # of a frame besides the shares
+
+Say = Callable[[str], None]
+
+
+class DealerServer:
+    """Deals to both parties until it is stopped.
+
+    Args:
+        folder (`RoleFolder`): The dealer's.
+        listen (`tuple[str, int]`): Where the parties connect.
+        timeout (`float`): Seconds to wait for them, and in which they have to take a message.
+        say (callable): Takes a line about what happens; never a secret.
+
+    Example:
+        ```python
+        DealerServer(RoleFolder.load(path, "dealer"), ("0.0.0.0", 9000), 600.0, print).run()
+        ```
+    """
+
+    def __init__(self, folder: RoleFolder, listen: Address, timeout: float, say: Say) -> None:
+        self._folder, self._listen, self._timeout, self._say = folder, listen, timeout, say
+        self._arrivals = Arrivals()
+        self._dealer = MaskedDealer(folder.manifest, Ledger(), timeout)
+        self._dealer.receive_weights(dict(folder.tensors()))
+
+    def run(self) -> NoReturn:
+        """Serve.
+
+        Raises:
+            `MeetingError`: A party did not come in time.
+        """
+        with Door(self._folder.identity, self._listen, PARTIES, self._enter, self._say) as door:
+            self._say(f"The dealer listens at {_written(door.address)}.")
+            while True:
+                first, second = self._arrivals.take(PARTIES, time.monotonic() + self._timeout)
+                self._dealer.meet((Channel(first, "party0"), Channel(second, "party1")))
+                self._say("Both parties are here.")
+                try:
+                    self._dealer.serve()
+                except SecureRouterError as error:
+                    self._say(f"The parties have to come again: {error}")
+                finally:
+                    self._dealer.leave()
+
+    def _enter(self, role: str, wire: TlsWire) -> None:
+        header, _ = Channel(wire, role, max_payload=0).receive(timeout=HANDSHAKE)
+        self._arrivals.put(role, str(header.get("meeting")), wire)
+
+
+class PartyServer:
+    """Computes for clients together with the other party until it is stopped.
+
+    Args:
+        folder (`RoleFolder`): A party's.
+        listen (`tuple[str, int]`): Where clients connect, and at party 0 party 1.
+        dealer (`tuple[str, int]`): Where the dealer listens.
+        peer (`tuple[str, int]`, *optional*): Of party 1: where party 0 listens.
+        timeout (`float`): Seconds to wait for another role, to hear of it during a query, and that each input of a
+            query may wait for its turn.
+        say (callable): Takes a line about what happens; never a secret.
+    """
+
+    def __init__(
+        self, folder: RoleFolder, listen: Address, dealer: Address, peer: Address | None, timeout: float, say: Say
+    ) -> None:
+        self._identity, self._manifest = folder.identity, folder.manifest
+        self.rank = PARTIES.index(folder.identity.role)
+        if (self.rank == 1) != (peer is not None):
+            raise MeetingError("Party 1 connects to party 0, and not the other way round: only party 1 takes `peer`.")
+        self._listen, self._dealer, self._peer = listen, dealer, peer
+        self._timeout, self._say = timeout, say
+        self._arrivals, self._board, self._ledger = Arrivals(), Board(), Ledger()
+        self._clients = threading.BoundedSemaphore(MAX_CLIENTS)
+        self._party = MaskedParty(self.rank, folder.manifest, self._ledger)
+        self._party.receive_weights({SEED: next(value for name, value in folder.tensors() if name == SEED)})
+        for name, value in folder.tensors():
+            if name != SEED:
+                self._party.receive_weights({name: value})
+
+    def run(self) -> NoReturn:
+        """Serve.
+
+        Raises:
+            `MeetingError`: Another role did not come in time, or is not who it should be.
+        """
+        callers = ("party1", "client") if self.rank == 0 else ("client",)
+        with Door(self._identity, self._listen, callers, self._enter, self._say) as door:
+            self._say(f"{self._identity.role} listens at {_written(door.address)}.")
+            while True:
+                link = self._meet()
+                try:
+                    self._say("All roles are here.")
+                    self._serve(link)
+                except SecureRouterError as error:
+                    self._say(f"The roles have to meet again: {error}")
+                finally:
+                    self._party.leave()
+
+    # How the roles meet.
+
+    def _enter(self, role: str, wire: TlsWire) -> None:
+        if role == "client":
+            self._serve_client(wire)
+        else:
+            self._arrivals.put(role, "", wire)
+
+    def _meet(self) -> Link:
+        deadline = time.monotonic() + self._timeout
+        while True:
+            wire = self._peer_wire(deadline)
+            try:
+                left = max(deadline - time.monotonic(), _PAUSE)
+                hello = {"manifest": _digest(self._manifest)}
+                link = Link(wire, self.rank, ledger=self._ledger, timeout=left, hello=hello)
+                self._meet_dealer(link, deadline)
+                return link
+            except BaseException as error:
+                wire.sock.close()
+                if not isinstance(error, (LinkError, ChannelError)):
+                    raise
+                if time.monotonic() + _PAUSE > deadline:
+                    raise MeetingError(f"The roles did not meet within {self._timeout:g} seconds: {error}") from error
+                self._say(f"Trying again to meet the other roles: {error}")
+                time.sleep(_PAUSE)
+
+    def _peer_wire(self, deadline: float) -> TlsWire:
+        if self._peer is not None:
+            return connect(self._peer, "party0", self._identity, deadline)
+        return self._arrivals.take(("party1",), deadline)[0]
+
+    def _meet_dealer(self, link: Link, deadline: float) -> None:
+        """Both parties come to the dealer under one name, so that it never joins two that are not linked."""
+        own = secrets.token_bytes(16)
+        theirs = bytes(link.exchange([own])[0])
+        wire = connect(self._dealer, "dealer", self._identity, deadline)
+        channel = Channel(wire, "the dealer")
+        try:
+            channel.send({"kind": "hello", "meeting": (own if self.rank == 0 else theirs).hex()}, timeout=HANDSHAKE)
+            self._party.meet(channel, link, self._timeout)  # the other one has come as far
+        except BaseException:
+            channel.close()
+            raise
+
+    # What they do.
+
+    def _serve(self, link: Link) -> NoReturn:
+        while True:
+            # Idle, both speak all the time; in a query, one may wait long for what the other computes.
+            link.timeout = SILENCE
+            self._party.check_dealer()
+            query = self._next(link)
+            link.timeout = self._timeout
+            if query is not None:
+                self._answer(query)
+
+    def _next(self, link: Link) -> Query | None:
+        """The query that both parties take up now, which party 0 chooses; None if there is none."""
+        query = self._board.first(BEAT) if self.rank == 0 else None
+        try:
+            own = _NO_QUERY if query is None else bytes.fromhex(query.identity)
+            theirs = bytes(link.exchange([own])[0])
+            chosen = own if self.rank == 0 else theirs
+            if chosen == _NO_QUERY:
+                return None
+            if self.rank == 1:
+                query = self._board.take(chosen.hex(), ARRIVAL)
+            batch = 0 if query is None else query.batch
+            other = int.from_bytes(link.exchange([batch.to_bytes(4, "big")])[0], "big")
+        except BaseException:
+            if query is not None:
+                query.fail("The servers lost each other; try again.")
+            raise
+        if query is None or batch == other:
+            return query
+        query.fail("The other server did not get its share of this query.")
+        return None
+
+    def _answer(self, query: Query) -> None:
+        self._ledger.reset()
+        try:
+            header, tensors = self._party.answer(query.inputs)
+            query.answer({"ledger": self._ledger.to_dict(), **header}, tensors)
+        except SecureRouterError as error:
+            query.fail(f"The servers could not answer: {error}")
+            raise
+        except BaseException as error:
+            query.fail(f"The servers could not answer ({type(error).__name__}).")
+            if isinstance(error, Exception):
+                raise SecureRouterError(f"A query failed ({type(error).__name__}).") from error
+            raise
+
+    # Clients, each in a thread of its own.
+
+    def _serve_client(self, wire: TlsWire) -> None:
+        most = input_bytes(self._manifest, self._manifest.largest_batch) if self.rank == 0 else 0
+        channel = Channel(wire, "the client", max_payload=most + _OTHER_BYTES)
+        if not self._clients.acquire(blocking=False):
+            channel.close()
+            raise SecureRouterError(f"{MAX_CLIENTS} clients are connected already.")
+        try:
+            while True:
+                header, tensors = channel.receive(timeout=self._timeout)
+                try:
+                    query = self._read(header, tensors)
+                    self._board.add(query)
+                except SecureRouterError as error:
+                    channel.send({"kind": "error", "error": str(error)}, timeout=self._timeout)
+                    continue
+                self._await(query, channel)
+                channel.send(*query.reply, timeout=self._timeout)
+        except ChannelError:
+            pass  # it left, or said what no client says
+        finally:
+            self._clients.release()
+            channel.close()
+
+    def _read(self, header: dict[str, Any], tensors: dict[str, Tensor]) -> Query:
+        identity, batch = header.get("id"), header.get("batch")
+        if header.get("kind") != "query" or not isinstance(identity, str) or not isinstance(batch, int):
+            raise SecureRouterError("This is no query.")
+        if len(identity) != 32 or set(identity) - set("0123456789abcdef") or not int(identity, 16):
+            raise SecureRouterError("A query's name has 32 hex digits, not all 0.")
+        size = self._manifest.batch
+        if not 0 < batch <= self._manifest.largest_batch or batch != (size or batch):
+            raise SecureRouterError(f"A query has {size or f'1 to {self._manifest.largest_batch}'} rows, not {batch}.")
+        return Query(identity, self._party.inputs(batch, tensors), batch)
+
+    def _await(self, query: Query, channel: Channel) -> None:
+        """Wait until a query is done, as long as its client does."""
+        deadline = time.monotonic() + self._timeout * query.batch
+        while not query.done.wait(BEAT):
+            try:
+                channel.receive(timeout=0.0)
+                raise ChannelError("The client sent something before it had its answer.")
+            except ChannelTimeout:
+                pass
+            except ChannelError:
+                self._board.withdraw(query)
+                raise
+            if time.monotonic() > deadline and self._board.withdraw(query):
+                query.fail(f"The query did not begin within {self._timeout * query.batch:g} seconds.")
+
+
+def _digest(manifest: Manifest) -> str:
+    return hashlib.sha256(json.dumps(manifest.to_dict(), sort_keys=True).encode()).hexdigest()
+
+
+def _written(address: Address) -> str:
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,0 +1,79 @@
+# Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
+"""Queries that one party has received and not yet begun, until both parties take up the same one."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from ...errors import SecureRouterError
+
+
+MAX_WAITING = 16
+
+
+class Query:
+    """One batch of a client at one party.
+
+    Args:
+        identity (`str`): 32 hex digits that the client drew for it.
+        inputs (`Mapping[str, torch.Tensor]`): This party's shares.
+        batch (`int`): Number of rows.
+    """
+
+    def __init__(self, identity: str, inputs: Mapping[str, Tensor], batch: int) -> None:
+        self.identity, self.inputs, self.batch = identity, inputs, batch
+        self.done = threading.Event()
+        self.reply: tuple[dict[str, Any], dict[str, Tensor]] = {}, {}
+
+    def answer(self, header: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        """Give the client its result."""
+        self.reply = {"kind": "result", **header}, tensors
+        self.done.set()
+
+    def fail(self, text: str) -> None:
+        """Tell the client that there will be no result."""
+        self.reply = {"kind": "error", "error": text}, {}
+        self.done.set()
+
+
+class Board:
+    """Waiting queries, in the order in which they came. Threads of clients add, the party's own thread takes."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._waiting: dict[str, Query] = {}
+
+    def add(self, query: Query) -> None:
+        """Let a query wait.
+
+        Raises:
+            `SecureRouterError`: Too many do, or one of this name.
+        """
+        with self._changed:
+            if len(self._waiting) >= MAX_WAITING:
+                raise SecureRouterError(f"{MAX_WAITING} queries wait already; try again later.")
+            if query.identity in self._waiting:
+                raise SecureRouterError("A query of this name waits already.")
+            self._waiting[query.identity] = query
+            self._changed.notify_all()
+
+    def first(self, timeout: float) -> Query | None:
+        """Take the oldest query; None if none came within `timeout` seconds."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting, timeout)
+            return self._waiting.pop(next(iter(self._waiting))) if self._waiting else None
+
+    def take(self, identity: str, timeout: float) -> Query | None:
+        """Take the query of this name; None if it did not come within `timeout` seconds."""
+        with self._changed:
+            self._changed.wait_for(lambda: identity in self._waiting, timeout)
+            return self._waiting.pop(identity, None)
+
+    def withdraw(self, query: Query) -> bool:
+        """Remove a query; False if it is not waiting any more."""
+        with self._changed:
+            return self._waiting.pop(query.identity, None) is not None

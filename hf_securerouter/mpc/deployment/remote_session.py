@@ -1,0 +1,61 @@
+# Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
+"""A client of servers on other machines, from its own folder. It talks to the two parties, and to them alone."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from typing import Any
+
+from ..net.channel import Channel, ChannelError
+from ..net.tls import Address, connect
+from ..protocols import load_protocol
+from ..sessions.session import Session, SessionError
+from .role_folder import RoleFolder
+
+
+class RemoteSession(Session):
+    """Shares texts between the two parties and puts the logits together; a context manager.
+
+    Args:
+        folder (`RoleFolder`): The client's.
+        party0 (`tuple[str, int]`), party1 (`tuple[str, int]`): Where the parties listen.
+        timeout (`float`): Seconds to wait for the parties, and that each input of a query may take.
+
+    Example:
+        ```python
+        folder = RoleFolder.load(Path("client"), "client")
+        with RemoteSession(folder, ("a.example", 9000), ("b.example", 9000)) as session:
+            print(session(["first text", ("a text", "and its pair")]).labels)
+        ```
+
+    Raises:
+        `MeetingError`: A party was not reached, or is not of this sharing.
+        `SessionError`: A party did not answer in time, left, or reported an error; the session is over.
+    """
+
+    def __init__(self, folder: RoleFolder, party0: Address, party1: Address, timeout: float = 600.0) -> None:
+        manifest = folder.manifest
+        sharing = load_protocol(manifest.protocol).sharing(manifest)
+        super().__init__(manifest, folder.client(), sharing, timeout, manifest.largest_batch)
+        self._identity = folder.identity
+        # Party 1 is asked first: its share is a seed, and so waits there when party 0 takes the query up.
+        self._addresses = {"party1": party1, "party0": party0}
+
+    def _open(self) -> None:
+        deadline = time.monotonic() + self.timeout
+        for role, address in self._addresses.items():
+            self._add(role, Channel(connect(address, role, self._identity, deadline), role))
+
+    def close(self) -> None:
+        channels, self._channels = list(self._channels.values()), {}
+        for channel in channels:
+            channel.close()
+
+    def _header(self, size: int) -> dict[str, Any]:
+        return super()._header(size) | {"id": secrets.token_hex(16)}
+
+    def _failure(self, role: str, event: Any) -> SessionError:
+        if isinstance(event, ChannelError):
+            return SessionError(f"{event} The session is over.")
+        return SessionError(f"{role} gave no answer, and the session is over: {event[0].get('error', 'no reason')}")

@@ -1,0 +1,92 @@
+# Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
+"""A role's folder, as `save_shares` wrote it, in the hands of whoever plays the role."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import accelerate
+from safetensors import safe_open
+from torch import Tensor
+from transformers import AutoConfig, AutoModel, AutoTokenizer
+
+from ...errors import SecureRouterValueError
+from ..conversion.client import Client, Labels
+from ..models import architecture_for
+from ..models.manifest import Manifest
+from ..net.tls import Identity
+from .save_shares import CLIENT, MANIFEST, TENSORS
+
+
+@dataclass(frozen=True)
+class RoleFolder:
+    """What every role's folder has.
+
+    Args:
+        path (`Path`): Where it is.
+        identity (`Identity`): The role, and its key.
+        manifest (`Manifest`): What is public of the model.
+    """
+
+    path: Path
+    identity: Identity
+    manifest: Manifest
+
+    @classmethod
+    def load(cls, path: Path, *roles: str) -> RoleFolder:
+        """The folder of one of `roles`.
+
+        Raises:
+            `SecureRouterValueError`: It is another role's, cannot be read, or others can read it.
+        """
+        if not (path / MANIFEST).is_file():
+            raise SecureRouterValueError(
+                f"`folder` should be a role's folder that `securerouter share` made, got {str(path)!r}."
+            )
+        if path.stat().st_mode & 0o077:
+            raise SecureRouterValueError(
+                f"`folder` {str(path)!r} holds secrets and is open to other users: `chmod -R go= {path}`."
+            )
+        identity = Identity.load(path)
+        if identity.role not in roles:
+            raise SecureRouterValueError(
+                f"`folder` {str(path)!r} is that of {identity.role}, and {' or '.join(roles)} is asked for."
+            )
+        manifest = Manifest.from_dict(json.loads((path / MANIFEST).read_text()))
+        if manifest.protocol != "masked":
+            raise SecureRouterValueError(
+                f"`folder` {str(path)!r} was shared for protocol {manifest.protocol!r}; only 'masked' runs on "
+                "machines of different owners."
+            )
+        return cls(path, identity, manifest)
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """The tensors by name, one at a time."""
+        with safe_open(self.path / TENSORS, "pt") as file:
+            for name in file.keys():
+                yield name, file.get_tensor(name)
+
+    def client(self) -> Client:
+        """The client, from its own folder: embedding tables, tokenizer if there is one, and labels."""
+        described = json.loads((self.path / CLIENT).read_text())
+        tensors = dict(self.tensors())
+        members = {}
+        for name, values in described["members"].items():
+            config = AutoConfig.for_model(**values)
+            architecture = architecture_for(config.model_type)
+            if architecture is None:
+                raise SecureRouterValueError(f"This version does not know the architecture {config.model_type!r}.")
+            with accelerate.init_empty_weights():  # only the embeddings get any
+                encoder = AutoModel.from_config(config)
+            prefix = f"{name}."
+            own = {key.removeprefix(prefix): words for key, words in tensors.items() if key.startswith(prefix)}
+            architecture.embeddings(encoder).load_state_dict(own, assign=True)
+            members[name] = architecture, encoder
+        labels = Labels({int(index): label for index, label in described["labels"].items()}, described["regression"])
+        has_tokenizer = (self.path / "tokenizer_config.json").exists()
+        tokenizer = AutoTokenizer.from_pretrained(self.path) if has_tokenizer else None
+        lengths = {name: self.manifest.length_of(name) for name in members}
+        return Client(members, tokenizer, self.manifest.max_length, labels, described["pad_token_id"], lengths)

@@ -1,0 +1,95 @@
+# Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
+"""A converted model as one folder a role, to be handed to whoever plays it.
+
+`party0` and `party1` get the masked weights and one seed each, `dealer` the two seeds, `client` the embedding tables,
+the tokenizer, the labels and the configs of its embeddings. The manifest, which is public, goes to all, and so do a
+key and a certificate for TLS. The dealer's folder and a party's together are the weights: give each folder to its
+role alone, and keep none.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ...errors import SecureRouterValueError
+from ..net.certificates import make_certificates
+
+
+if TYPE_CHECKING:
+    from ..conversion.client import Client
+    from ..convert import SecureModel
+
+
+MANIFEST, TENSORS, CLIENT = "manifest.json", "tensors.safetensors", "client.json"
+
+
+def save_shares(model: SecureModel, folder: str | os.PathLike) -> None:
+    """Share the weights afresh and write a folder for every role.
+
+    Args:
+        model (`SecureModel`): The converted model, in the hands of its owner.
+        folder (`str` or `os.PathLike`): Must not exist yet, so that no two sharings are ever mixed. It appears only
+            when all of it is written; only its owner can open it.
+
+    Raises:
+        `SecureRouterValueError`: `folder` exists.
+    """
+    target = Path(folder)
+    if target.exists():
+        raise SecureRouterValueError(f"`folder` should not exist yet, got {str(folder)!r}: name a new one.")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # mkdtemp makes a folder of mode 0700; the files in it are made with the mode 0600.
+    part = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    mask = os.umask(0o077)
+    try:
+        roles: dict[str, dict[str, Tensor]] = {role: {} for role in model.manifest.roles}
+        for shares in model.sharing.weights(model.weights):
+            for role, tensors in shares.items():
+                roles[role] |= {name: values.contiguous() for name, values in tensors.items()}
+        roles["client"] = {
+            f"{member}.{name}": values.clone().contiguous()
+            for member, module in model.client.embeddings.items()
+            for name, values in module.state_dict().items()
+        }
+        for role, tensors in roles.items():
+            (part / role).mkdir()
+            save_file(tensors, part / role / TENSORS)
+            _write_json(part / role / MANIFEST, model.manifest.to_dict())
+        for role, files in make_certificates(tuple(roles)).items():
+            for name, content in files.items():
+                (part / role / name).write_bytes(content)
+        _write_json(part / "client" / CLIENT, _described(model.client))
+        if model.client.tokenizer is not None:
+            model.client.tokenizer.save_pretrained(part / "client")
+        part.rename(target)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+    finally:
+        os.umask(mask)
+
+
+def _described(client: Client) -> dict[str, Any]:
+    """What the client has to know besides its tensors."""
+    unwanted = ("_name_or_path", "architectures", "transformers_version", "dtype")  # the owner's files, or its version
+    return {
+        "labels": {str(index): name for index, name in client.labels.names.items()},
+        "regression": client.labels.regression,
+        "pad_token_id": client.pad_token_id,
+        "members": {
+            name: {key: value for key, value in config.to_dict().items() if key not in unwanted}
+            for name, config in client.configs.items()
+        },
+    }
+
+
+def _write_json(path: Path, values: dict[str, Any]) -> None:
+    path.write_text(json.dumps(values, indent=2))

@@ -1,0 +1,129 @@
+# Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
+"""A computing party: takes tuples, runs protocols, exchanges openings."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from ...errors import SecureRouterError
+from ..net.ledger import Ledger
+from ..ring.device import Staging, kept_on
+from ..ring.words import MAX_BITS, reduce, seal, signed, unpack
+from .gate import Gate, Opening, SecretProtocol, Tuple
+from .secret import Secret
+
+
+T = TypeVar("T")
+
+
+class Exchange(Protocol):
+    """The part of the parties' link that openings need: one round, equal lengths both ways."""
+
+    def exchange(self, parts: Sequence[Any]) -> list[Any]: ...
+
+
+class BoundError(SecureRouterError):
+    """Debugging only: a value was outside the bound that its ring was planned for."""
+
+
+class Party:
+    """Runs protocols for one of the two parties.
+
+    Args:
+        rank (`int`): 0 or 1.
+        link (`Exchange`): The link to the other party.
+        tuples (callable): From a gate to its tuple; a `TupleSet` checks that the plan has that gate next.
+        weights (`Mapping[str, WeightShare]`): This party's shares of the fixed weights.
+        ledger (`Ledger`, *optional*): Counts seconds by gate; the link counts bytes and rounds in the same ledger.
+        debug (`bool`): Open every checked value in the clear and raise `BoundError` where its bound does not hold.
+            For tests on made-up data only: it reveals everything that it checks.
+        device (`str`): Where the shares are.
+    """
+
+    def __init__(
+        self,
+        rank: int,
+        link: Exchange,
+        tuples: Callable[[Gate], Tuple],
+        weights: Mapping[str, Any] | None = None,
+        ledger: Ledger | None = None,
+        debug: bool = False,
+        device: str = "cpu",
+    ):
+        self.rank, self.link, self.weights, self.debug = rank, link, weights or {}, debug
+        self.device = device
+        self._staging = Staging(device)
+        self.ledger = ledger or Ledger()
+        self._tuples = tuples
+        self._since = time.perf_counter()
+
+    def take(self, gate: Gate) -> Tuple:
+        """The tuple for `gate`, which must be next in the plan; prepared, if the gate prepares anything."""
+        found = self._tuples(gate)
+        if found.prepared is None:
+            found.prepared = gate.prepare(found, self)
+        return found
+
+    def secret(self, words: Tensor, width: int, scale: int, bound: int) -> Secret:
+        """This party's share as a `Secret`."""
+        return Secret(words, width, scale, bound, self.rank)
+
+    def constant(self, values: Tensor) -> Tensor:
+        """A public tensor on the device of the shares."""
+        return kept_on(self.device, values)
+
+    def run(self, protocol: SecretProtocol[T]) -> T:
+        """Drive a protocol to its end, one exchange a round.
+
+        Returns:
+            What the protocol returns.
+        """
+        opened: list[Tensor] | None = None
+        self._since = time.perf_counter()
+        while True:
+            try:
+                openings = protocol.send(opened)  # type: ignore[arg-type]
+            except StopIteration as stop:
+                return stop.value
+            opened = self._open(openings)
+
+    def _open(self, openings: list[Opening]) -> list[Tensor]:
+        own, parts = zip(*(seal(opening.words, opening.mask) for opening in openings), strict=True)
+        gate = openings[0].gate
+        # A round's time is that of what led to it: from the last round on, under the name of its first opening.
+        self.ledger.spent(gate, time.perf_counter() - self._since)
+        with self.ledger.gate(gate):
+            received = self._swap(parts)
+        opened = []
+        for opening, mine, message in zip(openings, own, received, strict=True):
+            bits = opening.mask.bits
+            opened.append(reduce(mine + unpack(message, mine.shape, bits), bits))
+        self._since = time.perf_counter()
+        return opened
+
+    def _swap(self, parts: Sequence[Tensor]) -> list[Tensor]:
+        """Send bytes, uint8, and receive as many."""
+        return self._staging.to_device(self.link.exchange(self._staging.to_host(parts)))
+
+    def checked(self, secret: Secret, what: str) -> SecretProtocol[Secret]:
+        """In debugging, reveal `secret` and raise unless its bound holds; otherwise nothing at all.
+
+        Raises:
+            `BoundError`: At both parties, naming `what`; the value itself is not in the message.
+        """
+        if self.debug and secret.words.numel():
+            yield from ()
+            bits = secret.width
+            mine = reduce(secret.words, bits).to(torch.int64).contiguous()
+            (message,) = self._swap([mine.view(torch.uint8).reshape(-1)])
+            values = signed(mine + unpack(message, mine.shape, MAX_BITS), bits)
+            if max(int(values.max()), -int(values.min())) >= 2 ** (secret.scale + secret.bound):
+                raise BoundError(
+                    f"`{what}` exceeds its bound of 2^{secret.bound}; raise the bound or calibrate again."
+                )
+        return secret

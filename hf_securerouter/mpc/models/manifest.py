@@ -1,0 +1,142 @@
+# Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
+"""What is public of a converted model: every role reads it, and nothing in it depends on a weight or an input."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..ring.randomness import cipher_for
+from . import EncoderSpec
+
+
+BATCH_SIZE = 8  # inputs that run together where the manifest does not fix it
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The public description of a converted model.
+
+    Args:
+        protocol (`str`): Name of the two-party protocol.
+        provider (`str`): Where correlated randomness comes from: `"ttp"`, a dealer process, or `"tfp"`, party 0.
+        routing_privacy (`str`): What the servers learn of the routing.
+        device (`str`): Where the parties and the dealer compute: `"cpu"` or `"cuda"`.
+        max_length (`int`): Tokens that every input is padded to.
+        router (`EncoderSpec`, *optional*): The router; its outputs are one score for each expert. None in a pool that
+            is one plain classifier.
+        experts (`tuple[EncoderSpec, ...]`): The pool.
+        bounds (`Mapping[str, Mapping[str, int]]`): Bounds that calibration tightened, by member; see `Bounds`. Those
+            of an encoder that two members read stand with the expert.
+        network (`str`): What the plan is made for, a name in `NETWORKS`.
+        quotas (`tuple[int, ...]`): Under `quota`: how many queries of a batch each expert serves.
+        hardest_first (`tuple[int, ...]`): Under `quota`: the experts in the order in which they serve, from the one
+            that gets the queries with the highest scores.
+        router_shares_expert (`int`, *optional*): The expert whose encoder the router reads: what it computes for a
+            query, its weights and its embeddings are there once. None for a router with an encoder of its own.
+        expert_lengths (`tuple[int, ...]`): How many tokens of an input each expert reads; empty if all read all.
+    """
+
+    protocol: str
+    provider: str
+    routing_privacy: str
+    device: str
+    max_length: int
+    router: EncoderSpec | None
+    experts: tuple[EncoderSpec, ...]
+    bounds: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    network: str = "lan"
+    quotas: tuple[int, ...] = ()
+    hardest_first: tuple[int, ...] = ()
+    router_shares_expert: int | None = None
+    expert_lengths: tuple[int, ...] = ()
+
+    @property
+    def routes(self) -> bool:
+        """Whether there is anything to choose."""
+        return self.router is not None and len(self.experts) > 1
+
+    @property
+    def batch(self) -> int | None:
+        """Queries of every batch, where that is fixed: under `quota`."""
+        return sum(self.quotas) if self.routes and self.routing_privacy == "quota" else None
+
+    @property
+    def largest_batch(self) -> int:
+        """Queries that a server takes at once."""
+        return self.batch or BATCH_SIZE
+
+    @property
+    def selects(self) -> bool:
+        """Whether one expert is made of all under encryption: under `oblivious`, where they have one shape."""
+        names = [f"experts.{index}" for index in range(len(self.experts))]
+        shapes = [(self.members[name], self.bounds.get(name, {}), self.length_of(name)) for name in names]
+        same = all(shape == shapes[0] for shape in shapes)
+        return self.routes and self.routing_privacy == "oblivious" and same
+
+    @property
+    def members(self) -> dict[str, EncoderSpec]:
+        """Every encoder with its head by the prefix of its weights: `router`, `experts.0`, `experts.1`, ..."""
+        found = {} if self.router is None else {"router": self.router}
+        return found | {f"experts.{index}": spec for index, spec in enumerate(self.experts)}
+
+    def encoder_of(self, member: str) -> str:
+        """The member whose encoder a member reads: itself, or an expert for a router that shares its encoder."""
+        shares = member == "router" and self.router_shares_expert is not None
+        return f"experts.{self.router_shares_expert}" if shares else member
+
+    def length_of(self, member: str) -> int:
+        """Tokens of an input that a member reads."""
+        owner = self.encoder_of(member)
+        if owner == "router" or not self.expert_lengths:
+            return self.max_length
+        return self.expert_lengths[int(owner.removeprefix("experts."))]
+
+    @property
+    def inputs(self) -> dict[str, EncoderSpec]:
+        """The members whose embeddings the client shares: those with an encoder of their own."""
+        return {name: spec for name, spec in self.members.items() if self.encoder_of(name) == name}
+
+    @property
+    def cipher(self) -> str:
+        """What all roles expand seeds with."""
+        return cipher_for(self.device)
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The processes that a query needs besides the client."""
+        return ("party0", "party1", "dealer") if self.provider == "ttp" else ("party0", "party1")
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-able description, from which `from_dict` makes an equal manifest."""
+        return {
+            "protocol": self.protocol,
+            "provider": self.provider,
+            "routing_privacy": self.routing_privacy,
+            "device": self.device,
+            "max_length": self.max_length,
+            "router": None if self.router is None else self.router.to_dict(),
+            "experts": [spec.to_dict() for spec in self.experts],
+            "bounds": {name: dict(bounds) for name, bounds in self.bounds.items()},
+            "network": self.network,
+            "quotas": list(self.quotas),
+            "hardest_first": list(self.hardest_first),
+            "router_shares_expert": self.router_shares_expert,
+            "expert_lengths": list(self.expert_lengths),
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Manifest:
+        """The manifest that `to_dict` described."""
+        return cls(
+            **{name: values[name] for name in ("protocol", "provider", "routing_privacy", "device", "max_length")},
+            router=None if values["router"] is None else EncoderSpec.from_dict(values["router"]),
+            experts=tuple(EncoderSpec.from_dict(spec) for spec in values["experts"]),
+            bounds=values["bounds"],
+            network=values["network"],
+            quotas=tuple(values["quotas"]),
+            hardest_first=tuple(values["hardest_first"]),
+            router_shares_expert=values["router_shares_expert"],
+            expert_lengths=tuple(values["expert_lengths"]),
+        )

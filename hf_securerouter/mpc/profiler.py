@@ -1,0 +1,197 @@
+# Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
+"""What one encoder costs under encryption on this machine: measured, by gate."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
+
+from ..errors import SecureRouterValueError, SecureRouterWarning
+from ..mpc_friendly import use_functions
+from .convert import SecureModel, to_mpc
+from .gates.maximum import groups_of
+from .net.ledger import Cost
+from .net.network_model import NETWORKS, Network
+from .sessions.local import LocalSession
+
+
+# Layers, width, heads and feed-forward width (Devlin et al. 2019; Turc et al. 2019).
+ARCHITECTURES = {
+    "bert-tiny": (2, 128, 2, 512),
+    "bert-base": (12, 768, 12, 3072),
+    "bert-large": (24, 1024, 16, 4096),
+}
+RUNS = 3
+# A run that takes longer is not repeated: starting up is nothing against it.
+LONG_SECONDS = 30.0
+# Trips one way that a round takes. Ours sends both ways at once; gloo's all-reduce of two parties is a reduce-scatter
+# and an all-gather, each after a handshake.
+TRIPS = {"masked": 1, "crypten": 4}
+_SECONDS = ("preprocess_seconds", "online_seconds", "dealer_seconds")
+
+
+def build(architecture: str, seq_length: int) -> Any:
+    """A two-label classifier: random weights for a name, since cost does not depend on values, or a checkpoint.
+
+    Raises:
+        `SecureRouterValueError`: Neither a known name nor a folder.
+    """
+    if architecture in ARCHITECTURES:
+        layers, width, heads, inner = ARCHITECTURES[architecture]
+        config = BertConfig(
+            num_hidden_layers=layers,
+            hidden_size=width,
+            num_attention_heads=heads,
+            intermediate_size=inner,
+            max_position_embeddings=max(512, seq_length),
+        )
+        return BertForSequenceClassification(config).eval()
+    if not Path(architecture).exists():
+        raise SecureRouterValueError(
+            f"`architecture` should be one of {', '.join(ARCHITECTURES)} or the folder of a sequence classifier, "
+            f"got {architecture!r}."
+        )
+    return AutoModelForSequenceClassification.from_pretrained(architecture).eval()
+
+
+def profile(
+    architecture: str,
+    seq_length: int = 128,
+    batch_size: int = 1,
+    protocol: str = "masked",
+    provider: str | None = None,
+    device: str = "cpu",
+    network: str = "lan",
+    delay_ms: float | None = None,
+    hidden_act: str = "exact",
+    softmax: str = "exact",
+    precision: str = "full",
+    progress: Callable[[str], None] | None = None,
+) -> dict[str, Any]:
+    """Run one encoder, its pooler and its head on shared embeddings, without a router.
+
+    Args:
+        architecture (`str`): `"bert-tiny"`, `"bert-base"`, `"bert-large"`, or the folder of a sequence classifier.
+        seq_length (`int`): Tokens of every input.
+        batch_size (`int`): Inputs of the one batch.
+        protocol (`str`): `"masked"` or `"crypten"`.
+        provider (`str`, *optional*): Of `"crypten"`: `"tfp"` by default, in which no dealer sends anything.
+        device (`str`): Where the parties and the dealer compute: `"cpu"`, or `"cuda"` of `"masked"`.
+        network (`str`): Of `"masked"`: what the plan is made for.
+        delay_ms (`float`, *optional*): Measure once more on a link between the parties that takes so many
+            milliseconds one way.
+        hidden_act (`str`), softmax (`str`), precision (`str`): What the encoder computes, as in `expert_mpc`.
+        progress (callable, *optional*): Told what happens.
+
+    Returns:
+        `dict`: The arguments, the cost fields of `Cost` (times: median of three runs after a warm-up, or one run where
+        that takes more than 30 seconds; counts are the same in every run), `runs`, `max_abs_logit_error` against the
+        clear model, `by_gate`, and what the planner chose. `compute_seconds` are the online seconds on a link without
+        delay, `estimated_seconds` what follows from them for the networks `lan`, `wan` and, where `delay_ms` is
+        given, for `delay` (a round is one trip for `"masked"`, four for `"crypten"`); the cost's own times are then
+        those measured under the delay.
+    """
+    say = progress or (lambda message: None)
+    say(f"Building {architecture} ...")
+    torch.manual_seed(0)  # of the weights and tokens that are measured on; shares never come from here
+    model = build(architecture, seq_length)
+    use_functions(model, hidden_act, softmax, precision)
+    if provider is None:
+        provider = "tfp" if protocol == "crypten" else "ttp"
+    inputs = {
+        "input_ids": torch.randint(5, model.config.vocab_size, (batch_size, seq_length)),
+        "attention_mask": torch.ones(batch_size, seq_length, dtype=torch.long),
+    }
+    with torch.no_grad():
+        expected = model(**inputs).logits.float()
+    with warnings.catch_warnings():
+        # Both warnings of the reference protocol are answered by what is done here: measuring.
+        warnings.simplefilter("ignore", SecureRouterWarning)
+        secure = to_mpc(
+            model, protocol=protocol, device=device, max_length=seq_length, provider=provider, network=network
+        )
+    del model
+    cost, runs, error = _measure(secure, inputs, expected, None, say)
+    compute = cost.online_seconds
+    networks = dict(NETWORKS)
+    if delay_ms is not None:
+        cost, runs, delayed_error = _measure(secure, inputs, expected, delay_ms, say)
+        error = max(error, delayed_error)
+        networks["delay"] = Network(round_seconds=delay_ms / 1000, bytes_per_second=math.inf)
+    return {
+        "architecture": architecture,
+        "seq_length": seq_length,
+        "batch_size": batch_size,
+        "protocol": protocol,
+        "provider": provider,
+        "device": device,
+        "network": network,
+        "hidden_act": hidden_act,
+        "softmax": softmax,
+        "precision": precision,
+        "delay_ms": delay_ms,
+        "choices": _choices(protocol, seq_length, batch_size * secure.manifest.experts[0].num_heads, network),
+        "runs": runs,
+        **cost.to_dict(by_gate=True),
+        "compute_seconds": compute,
+        "estimated_seconds": {
+            name: estimate(compute, cost.rounds * TRIPS[protocol], cost.online_bytes, link)
+            for name, link in networks.items()
+        },
+        "max_abs_logit_error": error,
+    }
+
+
+def estimate(compute: float, trips: int, online_bytes: int, network: Network) -> float:
+    """Online seconds on another network: the computation, the trips one after the other, and the bytes.
+
+    Args:
+        compute (`float`): Seconds on a link without delay.
+        trips (`int`): Sequential messages, each one way.
+        online_bytes (`int`): Of both directions, which flow at the same time and carry half each.
+        network (`Network`): What a trip and a byte cost.
+    """
+    return compute + network.seconds(trips, online_bytes / 2, 0)
+
+
+def _measure(
+    secure: SecureModel,
+    inputs: Mapping[str, Tensor],
+    expected: Tensor,
+    delay_ms: float | None,
+    say: Callable[[str], None],
+) -> tuple[Cost, int, float]:
+    """The typical cost of a query in a session of its own, the runs that it is the median of, the largest error."""
+    where = "" if delay_ms is None else f" with {delay_ms:g} ms between the parties"
+    say(f"Starting the roles{where} and sharing the weights ...")
+    costs: list[Cost] = []
+    error = 0.0
+    with LocalSession(secure, batch_size=len(expected), delay_ms=delay_ms) as session:
+        for run in range(RUNS + 1):
+            say(f"Run {run} of {RUNS} ..." if run else "Warming up ...")
+            result = session(inputs)
+            error = max(error, float((result.logits - expected).abs().max()))
+            costs.append(result.cost)
+            if costs[0].online_seconds > LONG_SECONDS:
+                break
+    counted = costs[1:] or costs
+    typical = replace(costs[-1])
+    for name in _SECONDS:
+        setattr(typical, name, statistics.median(getattr(cost, name) for cost in counted))
+    return typical, len(counted), error
+
+
+def _choices(protocol: str, seq_length: int, heads: int, network: str) -> dict[str, Any]:
+    """What the planner chose for a layer's attention: the groups of the tournament for the row maxima."""
+    if protocol != "masked":
+        return {}
+    return {"maximum_groups": list(groups_of(seq_length, heads * seq_length, NETWORKS[network]))}

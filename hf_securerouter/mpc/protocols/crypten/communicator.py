@@ -1,0 +1,167 @@
+# Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
+"""CrypTen's communicator with a ledger and deadlines.
+
+CrypTen looks its communicator up in `DistributedCommunicator.instance`; `connect` puts an instance of a subclass
+there, before `crypten.init` would make a plain one. Its own `comm_bytes` is not used: it counts an all-reduce twice,
+and a pickled object by `sys.getsizeof`.
+"""
+
+from __future__ import annotations
+
+import pickle
+import secrets
+import time
+import warnings
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from ...net.ledger import Ledger
+from .compat import import_crypten
+
+
+crypten = import_crypten()
+
+from crypten.communicator import DistributedCommunicator  # noqa: E402
+from crypten.config import cfg  # noqa: E402
+from crypten.mpc.provider import TTPServer  # noqa: E402
+from crypten.mpc.provider.ttp_provider import TTPClient  # noqa: E402
+
+
+WORD = 8
+SEED_BYTES = 8
+
+
+class LedgerCommunicator(DistributedCommunicator):
+    """Counts each message as the payload that it puts on the wire, and gives every wait a deadline.
+
+    An all-reduce between two parties sends every word once in each direction; a batch of them is one round.
+
+    Args:
+        rank (`int`): 0 and 1 for the parties, 2 for the dealer.
+        rendezvous (`str`): A `file://` address that all roles share.
+        with_dealer (`bool`): Whether there is a third process.
+        timeout (`float`): Seconds after which a wait for another role fails.
+        ledger (`Ledger`): Where to count.
+    """
+
+    def __init__(self, rank: int, rendezvous: str, with_dealer: bool, timeout: float, ledger: Ledger) -> None:
+        self.world_size = 2
+        self.rank = rank
+        self.distributed_backend = "gloo"
+        self.rendezvous = rendezvous
+        self.ttp_initialized = with_dealer
+        self._name = f"rank{rank}"
+        self._ledger = ledger
+        self.last_object: Any = None
+        self.waited = 0.0
+        self.reset_communication_stats()
+
+        wait = timedelta(seconds=timeout)
+        processes = 3 if with_dealer else 2
+        dist.init_process_group("gloo", init_method=rendezvous, world_size=processes, rank=rank, timeout=wait)
+        self.ttp_group = dist.new_group(list(range(processes)), timeout=wait)
+        self.ttp_comm_group = dist.new_group([0, processes - 1], timeout=wait)
+        self.main_group = dist.new_group([0, 1], timeout=wait)
+
+    def _exchanged(self, nbytes: int) -> None:
+        self._ledger.sent(nbytes)
+        self._ledger.received(nbytes)
+        self._ledger.round()
+
+    def all_reduce(self, input: Any, op: Any = dist.ReduceOp.SUM, batched: bool = False) -> Any:
+        self._exchanged(WORD * sum(tensor.nelement() for tensor in (input if batched else [input])))
+        return super().all_reduce(input, op=op, batched=batched)
+
+    def isend(self, tensor: Tensor, dst: int) -> Any:
+        self._ledger.sent(WORD * tensor.nelement())
+        return super().isend(tensor, dst)
+
+    def irecv(self, tensor: Tensor, src: int | None = None) -> Any:
+        self._ledger.received(WORD * tensor.nelement())
+        self._ledger.round()
+        return super().irecv(tensor, src)
+
+    def broadcast(self, input: Any, src: int, group: Any = None, batched: bool = False) -> Any:
+        nbytes = WORD * sum(tensor.nelement() for tensor in (input if batched else [input]))
+        if src == self.get_ttp_rank():
+            self._ledger.dealer(nbytes)
+        else:
+            (self._ledger.sent if src == self.rank else self._ledger.received)(nbytes)
+            self._ledger.round()
+        return super().broadcast(input, src, group=group, batched=batched)
+
+    def send_obj(self, obj: Any, dst: int, group: Any = None) -> None:
+        if self.rank == self.get_ttp_rank():
+            self._ledger.dealer(_pickled(obj))
+        super().send_obj(obj, dst, group)
+
+    def recv_obj(self, src: int, group: Any = None) -> Any:
+        start = time.perf_counter()
+        self.last_object = super().recv_obj(src, group)
+        self.waited += time.perf_counter() - start
+        if src == self.get_ttp_rank():
+            self._ledger.dealer(_pickled(self.last_object))
+        return self.last_object
+
+
+def _pickled(obj: Any) -> int:
+    """Bytes that CrypTen sends for an object: its pickle and a 4-byte length."""
+    return len(pickle.dumps(obj)) + 4
+
+
+def connect(rank: int, rendezvous: str, *, provider: str, timeout: float, ledger: Ledger) -> LedgerCommunicator:
+    """Join the other roles and make the communicator CrypTen's.
+
+    Args:
+        rank (`int`): 0 and 1 for the parties, 2 for the dealer.
+        rendezvous (`str`): A `file://` address that all roles share.
+        provider (`str`): `"ttp"` or `"tfp"`.
+        timeout (`float`): Seconds after which a wait for another role fails.
+        ledger (`Ledger`): Where to count.
+    """
+    cfg.mpc.provider = provider.upper()
+    communicator = LedgerCommunicator(rank, rendezvous, provider == "ttp", timeout, ledger)
+    DistributedCommunicator.instance = communicator
+    if rank < 2:
+        crypten._setup_prng()
+    return communicator
+
+
+def start_dealing(ledger: Ledger) -> None:
+    """In a party, before a query: take a fresh seed from the dealer, if there is one."""
+    if cfg.mpc.provider == "TTP":
+        TTPClient._init()
+        ledger.dealer(SEED_BYTES)
+
+
+def stop_dealing(communicator: LedgerCommunicator) -> None:
+    """In a party, after a query: let the dealer go back to waiting."""
+    if cfg.mpc.provider == "TTP":
+        TTPClient.uninit()
+        if communicator.rank == 0:
+            communicator.send_obj("terminate", communicator.get_ttp_rank(), communicator.ttp_group)
+
+
+def deal(communicator: LedgerCommunicator, ledger: Ledger) -> None:
+    """In the dealer: serve one query.
+
+    CrypTen's dealer draws the parties' seeds from torch's global generator, whose state a party could work out from
+    its own seeds of many queries; so it is seeded from the system before every query.
+
+    Raises:
+        RuntimeError: The parties went away before the query's end.
+    """
+    torch.manual_seed(secrets.randbits(63))
+    ledger.dealer(2 * SEED_BYTES)
+    communicator.last_object, communicator.waited = None, 0.0
+    with ledger.phase("dealer"), warnings.catch_warnings():
+        # The server calls `crypten.init`, which warns that `connect` has been there first.
+        warnings.simplefilter("ignore", RuntimeWarning)
+        TTPServer()
+    ledger.phases["dealer"] -= communicator.waited
+    if communicator.last_object != "terminate":
+        raise RuntimeError("A party went away before the query's end.")

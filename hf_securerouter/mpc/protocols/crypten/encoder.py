@@ -1,0 +1,93 @@
+# Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
+"""A post-LayerNorm encoder and its head over CrypTen's tensors."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from ...models import EncoderSpec
+from ...net.ledger import Ledger
+from . import functions
+
+
+class CryptenEncoder:
+    """The layers of one encoder and its head.
+
+    Args:
+        spec (`EncoderSpec`): Its public shape.
+        weights (`dict[str, MPCTensor]`): By canonical name; linear weights as (in, out).
+        ledger (`Ledger`): Attributes messages to gates.
+    """
+
+    def __init__(self, spec: EncoderSpec, weights: dict[str, Any], ledger: Ledger) -> None:
+        self.spec = spec
+        self._weights = weights
+        self._ledger = ledger
+
+    def __call__(self, x: Any, attention_bias: Any) -> Any:
+        """Classify: `encode`, then `head`.
+
+        Returns:
+            `MPCTensor`: Logits, (B, C).
+        """
+        return self.head(self.encode(x, attention_bias))
+
+    def encode(self, x: Any, attention_bias: Any) -> Any:
+        """The first token's row of the last layer.
+
+        Args:
+            x (`MPCTensor`): Embedding output, (B, T, E).
+            attention_bias (`MPCTensor`): Added to the scores, (B, T).
+
+        Returns:
+            `MPCTensor`: (B, H).
+        """
+        bias = attention_bias.unsqueeze(1).unsqueeze(1)
+        if self.spec.embedding_size is not None:
+            x = self._linear(x, "embedding_projection")
+        for index in self.spec.layer_map:
+            x = self._layer(x, bias, f"layers.{index}")
+        return x[:, 0]
+
+    def head(self, row: Any) -> Any:
+        """Logits, (B, C), from what `encode` gave; several heads may read one row."""
+        head = self.spec.head
+        row = self._activation(head.activation, self._linear(row, head.dense))
+        return self._linear(row, head.classifier)
+
+    def _layer(self, x: Any, bias: Any, name: str) -> Any:
+        attended = self._linear(self._attention(x, bias, name), f"{name}.attention_output")
+        x = self._norm(x + attended, f"{name}.attention_norm")
+        inner = self._activation(self.spec.hidden_act, self._linear(x, f"{name}.intermediate"))
+        return self._norm(x + self._linear(inner, f"{name}.output"), f"{name}.output_norm")
+
+    def _attention(self, x: Any, bias: Any, name: str) -> Any:
+        query, key, value = (self._heads(self._linear(x, f"{name}.{part}")) for part in ("query", "key", "value"))
+        with self._ledger.gate("attention"):
+            scores = (query * (1 / math.sqrt(self.spec.head_size))).matmul(key.transpose(2, 3)) + bias
+        with self._ledger.gate("softmax"):
+            probabilities = functions.softmax(scores)
+        with self._ledger.gate("attention"):
+            context = probabilities.matmul(value).transpose(1, 2)
+        return context.reshape(*x.size())
+
+    def _heads(self, x: Any) -> Any:
+        """(B, T, H) to (B, heads, T, H / heads)."""
+        batch, length, _ = x.size()
+        return x.reshape(batch, length, self.spec.num_heads, self.spec.head_size).transpose(1, 2)
+
+    def _linear(self, x: Any, name: str) -> Any:
+        weight, bias = self._weights[f"{name}.weight"], self._weights[f"{name}.bias"]
+        shape = x.size()
+        with self._ledger.gate("linear"):
+            return functions.linear(x.reshape(-1, shape[-1]), weight, bias).reshape(*shape[:-1], bias.size(0))
+
+    def _norm(self, x: Any, name: str) -> Any:
+        weight, bias = self._weights[f"{name}.weight"], self._weights[f"{name}.bias"]
+        with self._ledger.gate("layernorm"):
+            return functions.layer_norm(x, weight, bias, self.spec.layer_norm_eps)
+
+    def _activation(self, name: str, x: Any) -> Any:
+        with self._ledger.gate(name):
+            return {"gelu": functions.gelu, "relu": functions.relu, "tanh": functions.tanh}[name](x)

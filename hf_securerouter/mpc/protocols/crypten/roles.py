@@ -1,0 +1,110 @@
+# Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
+"""What the parties and the dealer do under the reference protocol. Imports CrypTen."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...models.manifest import Manifest
+from ...net.ledger import Ledger
+from ..base import Program
+from .communicator import connect, crypten, deal, start_dealing, stop_dealing
+from .encoder import CryptenEncoder
+from .functions import argmax_one_hot
+
+
+RANKS = {"party0": 0, "party1": 1, "dealer": 2}
+
+
+class _CryptenRole(Program):
+    def __init__(self, role: str, manifest: Manifest, setup: dict[str, Any], ledger: Ledger) -> None:
+        self.manifest = manifest
+        self.ledger = ledger
+        # All roles of a local session are on this machine: gloo listens on loopback only.
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+        self.communicator = connect(
+            RANKS[role],
+            f"file://{setup['folder']}/rendezvous",
+            provider=manifest.provider,
+            timeout=setup["timeout"],
+            ledger=ledger,
+        )
+
+
+class CryptenDealer(_CryptenRole):
+    """CrypTen's trusted third party: answers party 0's requests for tuples, whose shapes are all that it learns."""
+
+    def receive_weights(self, tensors: dict[str, Tensor]) -> None:
+        raise RuntimeError("The dealer was sent weights.")
+
+    def query(self, header: dict[str, Any], tensors: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        deal(self.communicator, self.ledger)
+        return {}, {}
+
+
+class CryptenParty(_CryptenRole):
+    """A computing party: holds one share of the weights and of every input."""
+
+    def __init__(self, role: str, manifest: Manifest, setup: dict[str, Any], ledger: Ledger) -> None:
+        super().__init__(role, manifest, setup, ledger)
+        self._weights: dict[str, dict[str, Any]] = {name: {} for name in manifest.members}
+        # Canonical names tell heads apart, so a router that shares an expert's encoder looks up both in one place.
+        if manifest.router is not None:
+            self._weights["router"] = self._weights[manifest.encoder_of("router")]
+        self._encoders = {
+            name: CryptenEncoder(spec, self._weights[name], ledger) for name, spec in manifest.members.items()
+        }
+
+    def receive_weights(self, tensors: dict[str, Tensor]) -> None:
+        for name, share in tensors.items():
+            member = next(member for member in self._weights if name.startswith(f"{member}."))
+            self._weights[member][name.removeprefix(f"{member}.")] = _secret(share)
+
+    def query(self, header: dict[str, Any], tensors: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        with self.ledger.phase("online"), crypten.no_grad(), self._dealing():
+            inputs = {name: _secret(share) for name, share in tensors.items()}
+            bias = inputs.pop("attention_bias")
+            chosen, summary = self._choose(inputs, bias, header["batch"])
+            # Each expert runs once, on the rows that chose it; where the router read its encoder, only its head.
+            rows: list[Any] = [None] * header["batch"]
+            for index in sorted(set(chosen)):
+                members = [row for row, expert in enumerate(chosen) if expert == index]
+                name = f"experts.{index}"
+                encoder = self._encoders[name]
+                if summary is not None and name == self.manifest.encoder_of("router"):
+                    logits = encoder.head(summary[members])
+                else:
+                    logits = encoder(inputs[name][members], bias[members][:, : self.manifest.length_of(name)])
+                for position, row in enumerate(members):
+                    rows[row] = logits.share[position]
+        return {"experts": chosen}, {"logits": torch.stack(rows).contiguous()}
+
+    def _choose(self, inputs: dict[str, Any], bias: Any, batch: int) -> tuple[list[int], Any]:
+        """The expert of each row, and what the router's encoder gave.
+
+        The one-hot of the best score is opened to both parties, and nothing else.
+        """
+        if not self.manifest.routes:
+            return [0] * batch, None
+        router = self._encoders["router"]
+        length = self.manifest.length_of("router")
+        summary = router.encode(inputs[self.manifest.encoder_of("router")], bias[:, :length])
+        scores = router.head(summary)
+        with self.ledger.gate("argmax"):
+            return argmax_one_hot(scores).reveal().argmax(-1).tolist(), summary
+
+    @contextmanager
+    def _dealing(self) -> Iterator[None]:
+        start_dealing(self.ledger)
+        yield
+        stop_dealing(self.communicator)
+
+
+def _secret(share: Tensor) -> Any:
+    return crypten.mpc.MPCTensor.from_shares(share)

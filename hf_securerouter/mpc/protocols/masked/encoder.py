@@ -1,0 +1,337 @@
+# Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
+"""A post-LayerNorm encoder and its head under the masked protocol.
+
+Rounds of a layer at length 128: hidden state; Q, K, V; six for the row maxima; y and its bit; exponentials with the
+row sums; their inverses; context; W_o; LayerNorm (4); hidden state; GeLU (2); W_2; LayerNorm (4).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ....number_format import deviation_bits
+from ...gates.activation import Activation
+from ...gates.bit_to_ring import BitToRing
+from ...gates.exponential import Exponential
+from ...gates.gate import SecretProtocol, together
+from ...gates.linear import Linear
+from ...gates.matmul import Matmul
+from ...gates.maximum import maximum
+from ...gates.party import Party
+from ...gates.relu import ReLU
+from ...gates.row_function import RowFunction
+from ...gates.row_scale import RowScale
+from ...gates.secret import Secret
+from ...gates.square import SelectedSquare, Square
+from ...models import EncoderSpec
+from ...net.network_model import NETWORKS
+from .folding import layer_names
+from .ring_widths import Precision
+
+
+NORMAL_BOUND = 5  # log2 of what normalised values stay below
+
+
+@dataclass(frozen=True)
+class MaskedEncoder:
+    """One encoder with its head, for batches of one shape.
+
+    Args:
+        spec (`EncoderSpec`): Its public shape.
+        precision (`Precision`): Scales and rings, for inputs of `precision.length` tokens.
+        prefix (`str`): In front of the names of its weights, such as `"experts.0."`.
+    """
+
+    spec: EncoderSpec
+    precision: Precision
+    prefix: str = ""
+
+    @property
+    def input_width(self) -> int:
+        """Ring of the client's shares of the embedding output."""
+        return self.precision.attention_width
+
+    @property
+    def logit_width(self) -> int:
+        """Ring of the logits' shares."""
+        return self.precision.logits + self.precision.bounds.logits + 2
+
+    def run(self, party: Party, x: Secret, live: Tensor) -> SecretProtocol[Secret]:
+        """Classify a batch: `encode`, then `head`.
+
+        Returns:
+            `Secret`: Logits, (B, C) at 12 fraction bits in Z_2^`logit_width`.
+        """
+        row = yield from self.encode(party, x, live)
+        return (yield from self.head(party, row))
+
+    def encode(self, party: Party, x: Secret, live: Tensor) -> SecretProtocol[Secret]:
+        """The first token's row of the last layer.
+
+        Args:
+            party (`Party`): With the encoder's weights.
+            x (`Secret`): Embedding output, (B, T, E) at `bits.hidden` in Z_2^`input_width`. Padding rows are exact
+                copies of a live row, so that their values stay in the live range in every layer.
+            live (`torch.Tensor`): XOR share of the attention mask, uint8 (B, T): 1 for tokens, 0 for padding.
+
+        Returns:
+            `Secret`: (B, H) at `bits.hidden` in Z_2^`input_width`, before the last LayerNorm's gamma and beta.
+        """
+        names = layer_names(self.spec)
+        for name in names[:-1]:
+            x = yield from self._layer(party, name, x, live, last=False)
+        row = yield from self._layer(party, names[-1], x, live, last=True)
+        return row.map(lambda words: words[:, 0])
+
+    def row(self, party: Party, words: Tensor) -> Secret:
+        """What `encode` gave, from its words, (B, H)."""
+        return party.secret(words, self.input_width, self.precision.bits.hidden, NORMAL_BOUND)
+
+    def head(self, party: Party, row: Secret) -> SecretProtocol[Secret]:
+        """Logits, (B, C), from what `encode` gave; several heads may read one row."""
+        precision, bits, name = self.precision, self.precision.bits, self.spec.head.activation
+        bound = precision.bounds.head
+        (dense,) = yield from self._linear(
+            party, row, precision.attention_width, bound, {"head.dense": bits.head_weights}
+        )
+        width = precision.classifier_width
+        active = yield from self._activation(party, name, dense, bound, bits.head_inner, bits.head_active, width)
+        (logits,) = yield from self._linear(
+            party, active, width, precision.bounds.logits, {"head.classifier": bits.head_weights}
+        )
+        return logits.truncate(precision.logits)
+
+    # Linear steps.
+
+    def _linear(
+        self,
+        party: Party,
+        x: Secret,
+        width: int,
+        bound: int,
+        matrices: Mapping[str, int],
+        residual: str | None = None,
+    ) -> SecretProtocol[list[Secret]]:
+        """x W + b for some matrices (name to scale) and, last, the centred residual gamma x + beta - its mean."""
+        if residual is not None and self._has(party, residual):
+            # The residual of projected embeddings is one more matrix, with centred outputs.
+            matrices, residual = {**matrices, residual: self.precision.bits.gamma}, None
+        rows = x.map(lambda words: words.reshape(-1, words.shape[-1])).narrow(width)
+        diagonals: dict[str, int] = {}
+        if residual is not None:
+            matrices = {**matrices, f"{residual}.mean": self.precision.bits.mean_weights}
+            diagonals = {f"{residual}.gamma": self.precision.bits.gamma}
+        results = yield from self._products(party, rows, matrices, diagonals, bound)
+        if residual is not None:
+            scaled, mean = results.pop(), results.pop()
+            results.append((scaled - mean.truncate(scaled.scale)).with_bound(self.precision.bounds.residual))
+        shape = x.shape[:-1]
+        return [result.map(lambda words: words.view(*shape, words.shape[-1])) for result in results]
+
+    def _has(self, party: Party, name: str) -> bool:
+        """Whether there is a weight of this name."""
+        return f"{self.prefix}{name}" in party.weights
+
+    def _products(
+        self,
+        party: Party,
+        rows: Secret,
+        matrices: Mapping[str, int],
+        diagonals: Mapping[str, int],
+        bound: int,
+    ) -> SecretProtocol[list[Secret]]:
+        """Rows times each weight plus its bias; matrices and diagonals are names to scales."""
+        weights = {name: party.weights[f"{self.prefix}{name}"] for name in (*matrices, *diagonals)}
+        gate = Linear(
+            rows=rows.shape[0],
+            features=rows.shape[1],
+            width=rows.width,
+            matrices=tuple((f"{self.prefix}{name}", weights[name].masked.shape[1]) for name in matrices),
+            diagonals=tuple(f"{self.prefix}{name}" for name in diagonals),
+        )
+        results = yield from gate.run(party, rows, (*matrices.values(), *diagonals.values()), bound)
+        biases = [party.weights[f"{self.prefix}{name}.bias"].share for name in weights]
+        return [
+            result.map(lambda words, bias=bias: words + bias) for result, bias in zip(results, biases, strict=True)
+        ]
+
+    # Layers.
+
+    def _layer(self, party: Party, name: str, x: Secret, live: Tensor, last: bool) -> SecretProtocol[Secret]:
+        """One layer; the last one computes only the row of the first token, from the keys and values of all."""
+        precision, bits, bound = self.precision, self.precision.bits, self.precision.bounds.residual
+        widest = precision.attention_width
+        keys = {f"{name}.key": bits.key_weights, f"{name}.value": bits.value_weights}
+        queries = {f"{name}.query": bits.query_weights}
+        first = x.map(lambda words: words[:, :1]) if last else x
+        own = self._linear(party, first, widest, bound, queries, f"{name}.input")
+        if last:
+            (key, value), (query, residual) = yield from together(self._linear(party, x, widest, bound, keys), own)
+        else:
+            own.close()
+            query, key, value, residual = yield from self._linear(
+                party, x, widest, bound, queries | keys, f"{name}.input"
+            )
+        context = yield from self._attention(party, query, key, value, live)
+        (attended,) = yield from self._linear(
+            party,
+            context,
+            precision.attended_width,
+            bound,
+            {f"{name}.attention_output": bits.attention_output_weights},
+        )
+        z = attended + residual.truncate(attended.scale)
+        x = yield from self._norm(party, z, precision.feed_forward_width)
+        inner, residual = yield from self._linear(
+            party,
+            x,
+            precision.feed_forward_width,
+            precision.bounds.inner,
+            {f"{name}.intermediate": bits.intermediate_weights},
+            f"{name}.middle",
+        )
+        width = precision.outer_width
+        active = yield from self._activation(
+            party, self.spec.hidden_act, inner, precision.bounds.inner, bits.inner, bits.active, width
+        )
+        (outer,) = yield from self._linear(party, active, width, bound, {f"{name}.output": bits.output_weights})
+        return (yield from self._norm(party, outer + residual.truncate(outer.scale), precision.attention_width))
+
+    def _heads(self, x: Secret) -> Secret:
+        """(B, T, H) to (B, heads, T, H / heads)."""
+        spec = self.spec
+        return x.map(
+            lambda words: words.view(*words.shape[:2], spec.num_heads, spec.head_size).transpose(1, 2).contiguous()
+        )
+
+    def _attention(
+        self, party: Party, query: Secret, key: Secret, value: Secret, live: Tensor
+    ) -> SecretProtocol[Secret]:
+        precision, bits = self.precision, self.precision.bits
+        query, key = self._heads(query.truncate(bits.query)), self._heads(key.truncate(bits.key))
+        value = self._heads(value.truncate(bits.value))
+        key = key.map(lambda words: words.transpose(-1, -2).contiguous())
+        multiply = Matmul(query.shape, key.shape, precision.score_width)
+        mix = Matmul((*multiply.result,), value.shape, precision.mix_width).start(party)
+        scores, _ = yield from together(multiply.run(party, query, key), mix.open_right(value))
+        numerators = yield from self._numerators(party, scores.with_bound(precision.bounds.scores - 1), live)
+
+        # The sum is taken before the numerators are truncated: their rounding is unbiased, but need not add up.
+        low, high = precision.row_sum_range
+        sums = numerators.map(lambda words: words.sum(-1))
+        scale = min(max(sums.scale, 5 - low), bits.row_sum)  # of at least 5 bits of the smallest
+        sums = sums.truncate(scale) if sums.scale > scale else sums.upscale(scale)
+        inverse = RowFunction(
+            "reciprocal",
+            sums.shape,
+            scale=sums.scale,
+            low=low,
+            high=high,
+            result_scale=precision.row_inverse,
+        )
+        _, divisor = yield from together(
+            mix.open_left(numerators.truncate(precision.numerators)), inverse.run(party, sums)
+        )
+        context = mix.product(precision.context_bound).truncate(precision.numerators)
+        divide = RowScale(
+            context.shape,
+            bits=context.value_bits,
+            scalar_bits=divisor.value_bits,
+            width=precision.attended_width + context.scale + divisor.scale - bits.mixed,
+        ).start(party)
+        divisor = divisor.map(lambda words: words.unsqueeze(-1))
+        yield from together(divide.open_rows(context), divide.open_scalar(divisor))
+        mixed = divide.product(precision.bounds.value).truncate(bits.mixed)
+        return mixed.map(lambda words: words.transpose(1, 2).reshape(words.shape[0], words.shape[2], -1))
+
+    def _numerators(self, party: Party, scores: Secret, live: Tensor) -> SecretProtocol[Secret]:
+        """What softmax divides by its sum, 0 for padding."""
+        precision, scale = self.precision, self.precision.bits.scores
+        if precision.softmax == "exact":
+            return (yield from self._exponentials(party, scores, live))
+        scores = scores.truncate(scale)
+        # Enough room below the final ring to truncate from the product's scale, and for the sum.
+        if precision.softmax == "2quad":
+            shifted = scores.add_public(5 << scale).with_bound(precision.bounds.scores - 1)
+            width = precision.mix_width + 2 * scale - precision.numerators
+            square = SelectedSquare(shifted.shape, shifted.value_bits, width)
+            return (yield from square.run(party, shifted, live))
+        # Padding is moved below every live score, where ReLU is 0.
+        bits = precision.bounds.scores + 2 + scale
+        shape = (live.shape[0], 1, 1, live.shape[1])
+        alive = yield from BitToRing(shape, bits).run(party, live.view(shape))
+        offset = (alive.words - int(party.rank == 0)) << (scale + precision.bounds.scores - 1)
+        scores = scores.map(lambda words: words + offset).with_bound(precision.bounds.scores)
+        width = precision.mix_width + scale - precision.numerators
+        return (yield from ReLU(scores.shape, bits, width).run(party, scores))
+
+    def _exponentials(self, party: Party, scores: Secret, live: Tensor) -> SecretProtocol[Secret]:
+        """exp(score - a value of at least the maximum), 0 for padding."""
+        precision = self.precision
+        unit, fraction = precision.unit, precision.bits.scores
+        # y spans half of what scores span, and the top bit of the ring is for padding.
+        range_bits = precision.bounds.scores
+        top = yield from maximum(party, scores.truncate(-unit), NETWORKS[precision.network])
+        # Truncation moved every score by less than a unit: one unit above the maximum found, no y is negative.
+        top = top.upscale(fraction).map(lambda words: words.unsqueeze(-1)).add_public((1 << (fraction + unit)) + 2)
+        y = top - scores.truncate(fraction).narrow(range_bits + fraction)
+        # What is added for padding is the ring's top bit, so an XOR share of the mask is an additive share of it.
+        padding = (live ^ 1 if party.rank == 0 else live).to(torch.int64) << (range_bits - 1 + fraction)
+        y = y.map(lambda words: words + padding[:, None, None, :])
+        gate = Exponential(y.shape, range_bits, fraction, precision.exponential_width)
+        return (yield from gate.run(party, y))
+
+    def _norm(self, party: Party, z: Secret, width: int) -> SecretProtocol[Secret]:
+        """z over the root of its mean square, in a ring of `width` bits; the mean of z is 0 already."""
+        precision, bits, bounds = self.precision, self.precision.bits, self.precision.bounds
+        scale, inverse_scale = precision.norm_scales(width)
+        z = z.truncate(scale).with_bound(bounds.residual)
+        row_bits = deviation_bits(z.shape[-1])
+        gate = RowFunction(
+            "inverse_sqrt",
+            z.shape[:-1],
+            scale=bits.variance,
+            low=bounds.variance_low,
+            high=bounds.variance_high,
+            result_scale=inverse_scale,
+        )
+        rows = RowScale(
+            z.shape,
+            bits=z.value_bits,
+            scalar_bits=gate.width,
+            width=width + scale + inverse_scale - bits.hidden,
+            squares=True,
+        ).start(party)
+        yield from rows.open_rows(z)
+        squares = rows.sum_of_squares(bounds.variance_high + row_bits)
+        eps = round(self.spec.layer_norm_eps * z.shape[-1] * 4.0**scale)
+        # Sum of squares over 2^row_bits is the variance up to a constant ratio: a change of scale, not of words.
+        variance = party.secret(
+            squares.add_public(eps).words, squares.width, squares.scale + row_bits, bounds.variance_high
+        ).truncate(bits.variance)
+        inverse = yield from gate.run(party, variance)
+        yield from rows.open_scalar(inverse.map(lambda words: words.unsqueeze(-1)))
+        return rows.product(NORMAL_BOUND).truncate(bits.hidden)
+
+    def _activation(
+        self, party: Party, name: str, x: Secret, bound: int, opened: int, result: int, width: int
+    ) -> SecretProtocol[Secret]:
+        """An activation of x, opened at `opened` fraction bits, at `result` fraction bits in a ring of `width`."""
+        if name == "quadratic":
+            # x^2 / 8 + x / 4 + 1 / 2 = (x + 1)^2 / 8 + 3 / 8
+            shifted = x.truncate(opened).with_bound(bound).add_public(1 << opened)
+            grown = width + 2 * opened + 3 - result
+            square = yield from Square(shifted.shape, shifted.value_bits, grown).run(party, shifted)
+            square = party.secret(square.words, grown, square.scale + 3, 2 * bound - 3)
+            return square.add_public(3 << (square.scale - 3)).truncate(result)
+        if name == "relu":
+            x = x.truncate(result).with_bound(bound)
+            return (yield from ReLU(x.shape, x.value_bits, width).run(party, x))
+        scale = max(opened, result)
+        x = x.truncate(scale).with_bound(bound)
+        active = yield from Activation(name, x.shape, bound, opened, scale, width + scale - result).run(party, x)
+        return active.truncate(result)

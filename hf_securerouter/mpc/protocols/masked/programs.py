@@ -1,0 +1,295 @@
+# Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
+"""The programs that answer a query under the masked protocol, by routing privacy.
+
+    revealed    router/B, then experts.k/n for each expert that was chosen, on the rows that chose it
+    quota       route/B, or of a large batch read/n for some rows after others and then rank/B; serve/n.n.n on the
+                ranks of each expert's quota; restore/B
+    oblivious   oblivious/B: every expert, or one made of all where they have one shape
+
+Where the router reads an expert's own encoder, the first program computes that expert's logits too, for all rows and
+beside the router's scores, and the expert is not run again.
+
+Under `quota` the parties shuffle each query's score, embeddings and mask with a permutation that neither knows, and
+learn the ranks in the new order: a uniform permutation, since the keys are made distinct before the shuffle. Which
+expert serves which rank is public and fixed before any data is seen. Logits that are there already are shuffled with
+the keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from ....errors import SecureRouterError
+from ...gates.argmax import Argmax, Reveal
+from ...gates.gate import SecretProtocol, together
+from ...gates.matmul import Matmul
+from ...gates.party import Party
+from ...gates.ranks import ranks
+from ...gates.secret import Secret
+from ...gates.select import Select
+from ...gates.shuffle import Shuffle, Shuffled
+from ...gates.widen import Widen
+from ...models.manifest import Manifest
+from .evaluator import SecureProgram
+from .protocol import LIVE, LOGITS, all_weight_shapes, encoders, input_width, logit_width
+from .ring_widths import Precision
+from .selected_encoder import SelectedEncoder
+
+
+Inputs = Mapping[str, Tensor]
+
+ROW = "row"  # what the router's head reads
+
+
+def classify(manifest: Manifest, member: str, party: Party, shares: Inputs) -> SecretProtocol[Secret]:
+    """The logits of a batch, from the shares of a member's embeddings and of the mask."""
+    row = yield from summarize(manifest, member, party, shares)
+    return (yield from encoders(manifest)[member].head(party, row))
+
+
+def summarize(manifest: Manifest, member: str, party: Party, shares: Inputs) -> SecretProtocol[Secret]:
+    """What a member's head reads, (B, H), from its own encoder or that of the expert with which it shares one."""
+    owner = manifest.encoder_of(member)
+    encoder, x = encoders(manifest)[owner], received(manifest, owner, party, shares)
+    if x.width < encoder.input_width:
+        x = yield from Widen(x.shape, x.width, encoder.input_width).run(party, x)
+    return (yield from encoder.encode(party, x, shares[LIVE][:, : manifest.length_of(owner)]))
+
+
+def answers(manifest: Manifest, party: Party, row: Secret) -> list[SecretProtocol[Secret]]:
+    """The logits of the expert whose encoder the router reads: one protocol, to run beside the router's, or none."""
+    owner = manifest.encoder_of("router")
+    return [] if owner == "router" else [encoders(manifest)[owner].head(party, row)]
+
+
+def received(manifest: Manifest, member: str, party: Party, shares: Inputs) -> Secret:
+    """The embeddings of a member as the client shared them, (B, T, E)."""
+    precision = encoders(manifest)[member].precision
+    return party.secret(
+        shares[member], input_width(manifest, member), precision.bits.hidden, precision.bounds.embedding
+    )
+
+
+def choose(manifest: Manifest, party: Party, row: Secret) -> SecretProtocol[Tensor]:
+    """XOR shares of the one-hot of the expert that the router's head chooses for each row, uint8 (K, B)."""
+    scores = yield from encoders(manifest)["router"].head(party, row)
+    rows, choices = scores.shape
+    return (yield from Argmax(rows, choices, scores.value_bits).run(party, scores))
+
+
+def choose_and_answer(manifest: Manifest, party: Party, shares: Inputs) -> SecretProtocol[tuple[Tensor, list[Secret]]]:
+    """The one-hot of `choose`, and the logits of the expert whose encoder the router reads, if it reads one's."""
+    row = yield from summarize(manifest, "router", party, shares)
+    bits, *logits = yield from together(choose(manifest, party, row), *answers(manifest, party, row))
+    return bits, logits
+
+
+# Revealed.
+
+
+def reveal(manifest: Manifest, party: Party, shares: Inputs) -> SecretProtocol[tuple[Tensor, list[Secret]]]:
+    """What `choose_and_answer` gives, the one-hot in the clear to both parties."""
+    bits, logits = yield from choose_and_answer(manifest, party, shares)
+    one_hot = yield from Reveal(tuple(bits.shape)).run(party, bits)
+    return one_hot, logits
+
+
+# Quota.
+
+
+def route(
+    manifest: Manifest, party: Party, shares: Inputs
+) -> SecretProtocol[tuple[Tensor, Tensor, dict[str, Tensor]]]:
+    """Score, shuffle and rank a batch, from the router's embeddings or, of a batch that was read before, from `ROW`.
+
+    Returns:
+        The ranks in the new order, int64 (B,), public: 0 is the query that needs the costliest expert most; a share
+        of the permutation, int64 (B, B); the shares of the mask, of the inputs of the experts that are still to run
+        and of the logits of the one that has (`LOGITS`), in the new order.
+    """
+    batch = len(shares[LIVE])
+    key_width = encoders(manifest)["router"].logit_width + (batch - 1).bit_length()
+    owner = manifest.encoder_of("router")
+    travelling = {name: shares[name] for name in manifest.inputs if name != owner} | {LIVE: shares[LIVE]}
+    widths = [input_width(manifest, name) for name in travelling if name != LIVE] + [1]
+    tensors = [(words.numel() // batch, width) for words, width in zip(travelling.values(), widths, strict=True)]
+    if owner != "router":
+        tensors.append((manifest.experts[0].head.num_outputs, logit_width(manifest)))
+    shuffle = Shuffle(batch, ((1, key_width), *tensors)).start(party)
+
+    def ranked(row: Secret) -> SecretProtocol[Tensor]:
+        scores = yield from encoders(manifest)["router"].head(party, row)
+        return (yield from rank_in_secret_order(party, shuffle, scores))
+
+    def answered(answer: SecretProtocol[Secret]) -> SecretProtocol[Tensor]:
+        logits = yield from answer
+        return (yield from shuffle.open(len(tensors), logits.words))
+
+    def routed() -> SecretProtocol[list[Tensor]]:
+        if ROW in shares:
+            row = encoders(manifest)[owner].row(party, shares[ROW])
+        else:
+            row = yield from summarize(manifest, "router", party, shares)
+        return (yield from together(ranked(row), *map(answered, answers(manifest, party, row))))
+
+    (found, *logits), *moved = yield from together(
+        routed(), *(shuffle.open(index, words) for index, words in enumerate(travelling.values(), 1))
+    )
+    names = [*travelling, LOGITS] if logits else travelling
+    return found, shuffle.order.words, dict(zip(names, [*moved, *logits], strict=True))
+
+
+def rank_in_secret_order(party: Party, shuffle: Shuffled, scores: Secret) -> SecretProtocol[Tensor]:
+    """The ranks of scores in the order of a shuffle, public.
+
+    Args:
+        party (`Party`): The party.
+        shuffle (`Shuffled`): Whose first tensor are the keys.
+        scores (`Secret`): (B, 1); two of them differ by less than 2^(width - 1) as integers.
+
+    Returns:
+        `torch.Tensor`: int64 (B,), how many scores are higher. Of equal ones the first query's counts as higher.
+    """
+    batch = scores.shape[0]
+    index_bits = (batch - 1).bit_length()
+    # Distinct before the shuffle: a tie would be broken, and shown, by the order that the shuffle hides.
+    index = torch.arange(batch - 1, -1, -1, device=scores.words.device)[:, None]
+    keys = (scores.words << index_bits) + (index if party.rank == 0 else 0)
+    keys = yield from shuffle.open(0, keys)
+    bits = scores.width + index_bits
+    return (yield from ranks(party, party.secret(keys[:, 0], bits, 0, bits - 2), bits))
+
+
+def serve(manifest: Manifest, counts: tuple[int, ...], party: Party, shares: Inputs) -> SecretProtocol[list[Secret]]:
+    """The logits of some rows by each expert, all experts side by side.
+
+    Args:
+        manifest (`Manifest`): Of the model.
+        counts (`tuple[int, ...]`): Rows of each expert, one expert's after another's in the mask.
+        party (`Party`): The party.
+        shares (`Mapping[str, torch.Tensor]`): The inputs of every expert with any rows, and the mask of all rows.
+    """
+    runs, start = [], 0
+    for index, count in enumerate(counts):
+        if count:
+            member = f"experts.{index}"
+            own = {member: shares[member], LIVE: shares[LIVE][start : start + count]}
+            runs.append(classify(manifest, member, party, own))
+            start += count
+    return (yield from together(*runs))
+
+
+def restore(manifest: Manifest, party: Party, shares: Inputs) -> SecretProtocol[Secret]:
+    """Logits in the order of the queries, from those in the shuffled order and the share of the permutation."""
+    width = logit_width(manifest)
+    back = party.secret(shares["order"].t(), width, 0, 0)
+    logits = party.secret(shares["logits"], width, Precision.logits, width - Precision.logits - 2)
+    return (yield from Matmul(back.shape, logits.shape, width).run(party, back, logits))
+
+
+# Oblivious.
+
+
+def oblivious(manifest: Manifest, party: Party, shares: Inputs) -> SecretProtocol[Secret]:
+    """The logits of the chosen expert of each row, while every expert computes."""
+    width = logit_width(manifest)
+    others = [name for name in manifest.inputs if name not in ("router", manifest.encoder_of("router"))]
+    (bits, own), *logits = yield from together(
+        choose_and_answer(manifest, party, shares), *(classify(manifest, name, party, shares) for name in others)
+    )
+    if manifest.router_shares_expert is not None:
+        logits.insert(manifest.router_shares_expert, *own)
+    words = torch.stack([logit.narrow(width).words for logit in logits])
+    gate = Select(len(logits), words.shape[1], words.shape[2], width)
+    return (yield from gate.run(party, bits, party.secret(words, width, logits[0].scale, logits[0].bound)))
+
+
+def select_then_compute(manifest: Manifest, party: Party, shares: Inputs) -> SecretProtocol[Secret]:
+    """The logits of one expert of each row, whose weights are selected under encryption among experts of one shape.
+
+    Reference:
+        SecMoE: select the expert, then compute once.
+    """
+    members = [f"experts.{index}" for index in range(len(manifest.experts))]
+    encoder = encoders(manifest)[members[0]]
+    row = yield from summarize(manifest, "router", party, shares)
+    bits = yield from choose(manifest, party, row)
+    width = encoder.precision.embedding_width  # of all but the one that the router reads as well
+    candidates = [received(manifest, member, party, shares).narrow(width) for member in members]
+    candidate = candidates[0]
+    words = torch.stack([candidate.words.flatten(1) for candidate in candidates])
+    gate = Select(len(members), words.shape[1], words.shape[2], width)
+    x = yield from gate.run(party, bits, party.secret(words, width, candidate.scale, candidate.bound))
+    x = x.map(lambda words: words.view(candidate.shape))
+    x = yield from Widen(x.shape, x.width, encoder.input_width).run(party, x)
+    prefixes = tuple(f"{member}." for member in members)
+    selected = SelectedEncoder(encoder.spec, encoder.precision, members=prefixes, bits=bits)
+    return (yield from selected.run(party, x, shares[LIVE][:, : x.shape[1]]))
+
+
+def secure_program(manifest: Manifest, name: str) -> SecureProgram:
+    """A program by its name, such as `router/8`, `experts.2/3`, `route/6`, `serve/3.2.1`.
+
+    Raises:
+        `SecureRouterError`: There is none of this name.
+    """
+    kind, _, numbers = name.partition("/")
+    counts = tuple(int(number) for number in numbers.split(".") if number.isdecimal())
+    if not counts or ".".join(map(str, counts)) != numbers:
+        raise SecureRouterError(f"There is no program {name!r}.")
+    experts = [f"experts.{index}" for index in range(len(manifest.experts))]
+    if kind == "router" and manifest.routes:
+        return _program(manifest, name, partial(reveal, manifest), {kind: counts[0]}, counts[0])
+    if kind in experts:
+        return _program(manifest, name, partial(classify, manifest, kind), {kind: counts[0]}, counts[0])
+    if kind in ("route", "rank") and manifest.routes:
+        everyone = dict.fromkeys(manifest.members, counts[0])
+        program = _program(manifest, name, partial(route, manifest), everyone, counts[0])
+        if kind == "route":
+            return program
+        owner = manifest.encoder_of("router")
+        inputs = {member: words for member, words in program.inputs.items() if member != owner}
+        features = manifest.members[owner].hidden_size
+        inputs[ROW] = torch.empty(counts[0], features, dtype=torch.int64, device="meta")
+        return replace(program, inputs=inputs)
+    if kind == "read" and manifest.routes:
+        read = partial(summarize, manifest, "router")
+        return _program(manifest, name, read, {"router": counts[0]}, counts[0])
+    if kind == "serve" and len(counts) == len(experts):
+        some = {expert: count for expert, count in zip(experts, counts, strict=True) if count}
+        return _program(manifest, name, partial(serve, manifest, counts), some, sum(counts))
+    if kind == "restore":
+        rows = counts[0]
+        inputs = {
+            "order": torch.empty(rows, rows, dtype=torch.int64, device="meta"),
+            "logits": torch.empty(rows, manifest.experts[0].head.num_outputs, dtype=torch.int64, device="meta"),
+        }
+        return SecureProgram(name, partial(restore, manifest), inputs, {})
+    if kind == "oblivious" and manifest.routes:
+        run = select_then_compute if manifest.selects else oblivious
+        everyone = dict.fromkeys(manifest.members, counts[0])
+        return _program(manifest, name, partial(run, manifest), everyone, counts[0])
+    raise SecureRouterError(f"There is no program {name!r}.")
+
+
+def _program(manifest: Manifest, name: str, run: object, rows: Mapping[str, int], batch: int) -> SecureProgram:
+    """A program on the inputs of some members, with a mask of `batch` rows, and their weights."""
+    inputs = {
+        manifest.encoder_of(member): torch.empty(
+            count,
+            manifest.length_of(member),
+            manifest.members[member].input_size,
+            dtype=torch.int64,
+            device="meta",
+        )
+        for member, count in rows.items()
+    }
+    prefixes = tuple(f"{member}." for member in {*rows, *inputs})
+    inputs[LIVE] = torch.empty(batch, manifest.max_length, dtype=torch.uint8, device="meta")
+    weights = {name: shape for name, shape in all_weight_shapes(manifest).items() if name.startswith(prefixes)}
+    return SecureProgram(name=name, run=run, inputs=inputs, weights=weights)  # type: ignore[arg-type]

@@ -1,0 +1,178 @@
+# Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
+"""What the parties and the dealer do under the masked protocol."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+from torch import Tensor
+
+from ....errors import SecureRouterError
+from ...gates.weight_share import WeightShare, weight_mask, weight_share
+from ...models.manifest import Manifest
+from ...net.channel import Channel
+from ...net.ledger import Ledger
+from ...net.link import Link
+from ...ring.randomness import SEED_BYTES, Csprng, Pad
+from ...ring.words import seal
+from ...tuples.dealer_service import DealerService, LiveSets
+from ...tuples.party_set import SetLabel
+from ...tuples.plan import Plan
+from ..base import Program
+from .evaluator import Evaluator
+from .programs import secure_program
+from .protocol import LIVE, SEED, all_weight_shapes, as_seed, input_share, input_width, logit_width
+from .schedule import answer, first_program
+
+
+class MaskedDealer(Program):
+    """Deals what the parties order. It gets the seeds of the weights' masks, never D, an input or an opening."""
+
+    def __init__(self, manifest: Manifest, ledger: Ledger, timeout: float) -> None:
+        self.manifest, self.ledger, self.timeout = manifest, ledger, timeout
+        self._shapes = all_weight_shapes(manifest)
+        self._seeds: list[bytes] = []
+        self._plans: dict[str, Plan] = {}
+        self._service: DealerService | None = None
+
+    def meet(self, channels: tuple[Channel, Channel]) -> None:
+        """Deal to P0 and P1 over these channels from now on."""
+        self._service = DealerService(channels, self._plan, self._weight_mask, self.timeout, self.manifest.device)
+
+    def leave(self) -> None:
+        """Close the channels. What was dealt over them and not used is of no use any more."""
+        if self._service is not None:
+            self._service.close()
+            self._service = None
+
+    def receive_weights(self, tensors: dict[str, Tensor]) -> None:
+        if set(tensors) != {f"{SEED}0", f"{SEED}1"}:
+            raise SecureRouterError("The dealer was sent something else than the seeds of the weights' masks.")
+        self._seeds = [as_seed(tensors[f"{SEED}{rank}"]) for rank in (0, 1)]
+
+    def query(self, header: dict[str, Any], tensors: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        seconds, sent = self._met.wait(self.timeout)
+        self.ledger.phases["dealer"] += seconds
+        self.ledger.dealer(sent)
+        return {}, {}
+
+    def serve(self) -> NoReturn:
+        """Deal until a party is gone.
+
+        Raises:
+            `SupplyError`: It is.
+        """
+        while True:
+            self._met.wait(None)
+
+    @property
+    def _met(self) -> DealerService:
+        if self._service is None:
+            raise SecureRouterError("The dealer has not met the parties.")
+        return self._service
+
+    def _plan(self, name: str) -> Plan:
+        if name not in self._plans:
+            self._plans[name] = secure_program(self.manifest, name).plan(self.manifest.cipher)
+        return self._plans[name]
+
+    def _weight_mask(self, name: str) -> Tensor:
+        cipher, device = self.manifest.cipher, self.manifest.device
+        first, second = (weight_mask(seed, name, self._shapes[name], cipher, device) for seed in self._seeds)
+        return first.add_(second)
+
+
+class MaskedParty(Program):
+    """A computing party: holds D and its own seed, and one share of every input."""
+
+    def __init__(self, rank: int, manifest: Manifest, ledger: Ledger) -> None:
+        self.rank, self.manifest, self.ledger = rank, manifest, ledger
+        self._seed: bytes | None = None
+        self._weights: dict[str, WeightShare] = {}
+        self._plans: dict[str, Plan] = {}
+
+    def meet(self, dealer: Channel, link: Link, timeout: float) -> None:
+        """Compute over this link, with what this dealer deals, from now on.
+
+        Args:
+            dealer (`Channel`): To the dealer.
+            link (`Link`): To the other party, counting in this party's ledger.
+            timeout (`float`): Seconds that a set of tuples may take.
+        """
+        self._link = link
+        self._zero_seed = agree_on_seed(link)
+        self._sets = LiveSets(dealer, self.rank, timeout)
+        self._evaluator = Evaluator(
+            self.rank, link, self._sets, self._weights, self.ledger, self.manifest.device, self._plans
+        )
+
+    def leave(self) -> None:
+        """Close the channel and the link. No set of tuples that came over them is used any more."""
+        self._sets.close()
+        self._link.close()
+
+    def check_dealer(self) -> None:
+        """Make sure, between queries, that the dealer is still there.
+
+        Raises:
+            `SupplyError`: It is gone or silent.
+        """
+        self._sets.check()
+
+    def receive_weights(self, tensors: dict[str, Tensor]) -> None:
+        if self._seed is None:
+            self._seed = as_seed(tensors.pop(SEED, None))
+        for name, masked in tensors.items():
+            self._weights[name] = weight_share(
+                self.rank, self._seed, name, masked, self.manifest.cipher, self.manifest.device
+            )
+
+    def query(self, header: dict[str, Any], tensors: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        return self.answer(self.inputs(header["batch"], tensors))
+
+    def inputs(self, batch: int, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """This party's shares of a batch, from what the client sent; nothing is exchanged.
+
+        Raises:
+            `SecureRouterError`: They are not those of `batch` inputs of this model.
+        """
+        cipher = self.manifest.cipher
+        inputs = {LIVE: input_share(self.rank, tensors, LIVE, (batch, self.manifest.max_length), 1, cipher)}
+        for member, spec in self.manifest.inputs.items():
+            if member == "router" and not self.manifest.routes:
+                continue
+            shape = (batch, self.manifest.length_of(member), spec.input_size)
+            width = input_width(self.manifest, member)
+            inputs[member] = input_share(self.rank, tensors, member, shape, width, cipher)
+        return inputs
+
+    def answer(self, inputs: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Answer a batch together with the other party; returns what `query` does."""
+        self._evaluator.used.clear()
+        on_device = {name: words.to(self.manifest.device) for name, words in inputs.items()}
+        chosen, logits = answer(self.manifest, self._run, on_device)
+        packed = self._packed(logits.cpu(), logit_width(self.manifest), self._evaluator.used[-1])
+        self._sets.finished(self._evaluator.used)
+        # Most often the next query has the same shape: its first set is dealt meanwhile.
+        first = first_program(self.manifest, len(inputs[LIVE]))
+        self._sets.order(first, self._evaluator.plan(secure_program(self.manifest, first)))
+        return {"experts": chosen}, {"logits": packed}
+
+    def _run(self, name: str, inputs: Mapping[str, Tensor]) -> Any:
+        return self._evaluator.run(secure_program(self.manifest, name), inputs)
+
+    def _packed(self, logits: Tensor, width: int, label: SetLabel) -> Tensor:
+        """A share of the logits for the client, covered by a share of zero that only the parties can make."""
+        zero = Csprng(self._zero_seed, b"logits/" + label.id.encode()).ring(logits.shape, width)
+        return seal(logits, Pad(zero if self.rank == 0 else -zero, width))[1]
+
+
+def agree_on_seed(link: Link) -> bytes:
+    """A seed that only the two parties know: the hash of 32 fresh bytes of each. One round."""
+    own = secrets.token_bytes(SEED_BYTES)
+    theirs = bytes(link.exchange([own])[0])
+    ordered = own + theirs if link.rank == 0 else theirs + own
+    return hashlib.blake2b(ordered, digest_size=SEED_BYTES, person=b"zero share").digest()

@@ -1,0 +1,114 @@
+# Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
+"""How a party answers a batch, program after program, in each mode of routing privacy.
+
+What decides here is public to both parties: the manifest, the size of the batch, and what a program revealed (the
+chosen experts under `revealed`, ranks in a secret order under `quota`, nothing under `oblivious`). The expert whose
+encoder the router reads has answered with the first program and is not run again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...gates.secret import Secret
+from ...models.manifest import Manifest
+from .programs import ROW
+from .protocol import LIVE, LOGITS
+
+
+# Rows that one encoder computes side by side: what a larger set of tuples needs does not fit into memory, and is made
+# while the query waits. Eight rows of 128 tokens of BERT-base need 16.9 GB of corrections.
+SERVED = 8
+
+Run = Callable[[str, Mapping[str, Tensor]], Any]
+"""Runs a program by its name on this party's shares."""
+
+
+def first_program(manifest: Manifest, batch: int) -> str:
+    """The program that a batch starts with."""
+    if not manifest.routes:
+        return f"experts.0/{batch}"
+    if manifest.routing_privacy == "quota":
+        return f"route/{batch}" if batch <= SERVED else f"read/{SERVED}"
+    return {"revealed": "router", "oblivious": "oblivious"}[manifest.routing_privacy] + f"/{batch}"
+
+
+def answer(manifest: Manifest, run: Run, inputs: Mapping[str, Tensor]) -> tuple[list[int] | None, Tensor]:
+    """Classify a batch.
+
+    Args:
+        manifest (`Manifest`): Of the model.
+        run (callable): Runs a program at this party.
+        inputs (`Mapping[str, torch.Tensor]`): Shares of the embeddings (B, T, E) of every member of
+            `manifest.inputs`, and of the mask (B, T).
+
+    Returns:
+        `tuple[list[int] or None, torch.Tensor]`: The expert of each row where the parties know it, and a share of the
+        logits, int64 (B, C) mod 2^`logit_width`.
+    """
+    batch = len(inputs[LIVE])
+    first = first_program(manifest, batch)
+    if not manifest.routes:
+        return [0] * batch, run(first, inputs).words
+    if manifest.routing_privacy == "revealed":
+        return _by_expert(manifest, run, inputs, *run(first, inputs))
+    if manifest.routing_privacy == "quota":
+        routed = run(first, inputs) if batch <= SERVED else _read_and_ranked(manifest, run, inputs)
+        return None, _by_rank(manifest, run, *routed)
+    return None, run(first, inputs).words
+
+
+def _empty_logits(manifest: Manifest, like: Tensor) -> Tensor:
+    return torch.empty(len(like), manifest.experts[0].head.num_outputs, dtype=torch.int64, device=like.device)
+
+
+def _by_expert(
+    manifest: Manifest, run: Run, inputs: Mapping[str, Tensor], one_hot: Tensor, known: list[Secret]
+) -> tuple[list[int], Tensor]:
+    """Each expert once, on the rows that chose it; what the router's program answered already is `known`."""
+    chosen = one_hot.argmax(0)
+    logits = _empty_logits(manifest, chosen)
+    for index in chosen.unique().tolist():
+        rows = (chosen == index).nonzero()[:, 0]
+        if index == manifest.router_shares_expert:
+            logits[rows] = known[0].words[rows]
+            continue
+        own = {name: words[rows] for name, words in inputs.items()}
+        logits[rows] = run(f"experts.{index}/{len(rows)}", own).words
+    return chosen.tolist(), logits
+
+
+def _read_and_ranked(manifest: Manifest, run: Run, inputs: Mapping[str, Tensor]) -> Any:
+    """What `route` gives, of a batch whose rows the router's encoder reads some after others."""
+    batch, owner = len(inputs[LIVE]), manifest.encoder_of("router")
+    rows = []
+    for start in range(0, batch, SERVED):
+        some = {name: inputs[name][start : start + SERVED] for name in (owner, LIVE)}
+        rows.append(run(f"read/{len(some[LIVE])}", some).words)
+    others = {name: words for name, words in inputs.items() if name != owner}
+    return run(f"rank/{batch}", others | {ROW: torch.cat(rows)})
+
+
+def _by_rank(manifest: Manifest, run: Run, ranks: Tensor, order: Tensor, shuffled: Mapping[str, Tensor]) -> Tensor:
+    """The hardest queries by the first expert of `hardest_first`, and so on; then back to the order of the queries."""
+    by_rank = ranks.argsort()
+    quotas = [manifest.quotas[index] for index in manifest.hardest_first]
+    rows = dict(zip(manifest.hardest_first, by_rank.split(quotas), strict=True))
+    logits = _empty_logits(manifest, ranks)
+    known = manifest.router_shares_expert
+    if known is not None:
+        logits[rows[known]] = shuffled[LOGITS][rows[known]]
+        rows[known] = rows[known][:0]
+    for start in range(0, max(map(len, rows.values())), SERVED):
+        part = {index: rows[index][start : start + SERVED] for index in sorted(rows)}
+        own = {f"experts.{index}": shuffled[f"experts.{index}"][some] for index, some in part.items() if len(some)}
+        own[LIVE] = shuffled[LIVE][torch.cat(list(part.values()))]
+        counts = [len(some) for some in part.values()]
+        results = run("serve/" + ".".join(map(str, counts)), own)
+        for some, result in zip((some for some in part.values() if len(some)), results, strict=True):
+            logits[some] = result.words
+    return run(f"restore/{len(ranks)}", {"order": order, "logits": logits}).words

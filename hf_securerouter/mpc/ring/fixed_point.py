@@ -1,0 +1,34 @@
+# Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
+"""Real numbers as ring words: value * 2^scale, rounded to the nearest integer."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ...errors import SecureRouterValueError
+from .words import signed
+
+
+def encode(values: Tensor, scale: int) -> Tensor:
+    """Round `values` * 2^`scale` to integers.
+
+    Args:
+        values (`torch.Tensor`): Real numbers of any floating dtype.
+        scale (`int`): Fraction bits.
+
+    Returns:
+        `torch.Tensor`: int64, same shape; off by at most 2^-(scale+1) in units of the values.
+
+    Raises:
+        `SecureRouterValueError`: A value is not finite, or too large for 63 bits.
+    """
+    scaled = values.detach().to("cpu", torch.float64) * 2.0**scale
+    if not bool((scaled.abs() < 2.0**62).all()):
+        raise SecureRouterValueError(f"`values` hold a number that is not finite or exceeds 2^{62 - scale}.")
+    return scaled.round().to(torch.int64)
+
+
+def decode(words: Tensor, bits: int, scale: int) -> Tensor:
+    """The real numbers that words of Z_2^`bits` stand for, read as signed, float64."""
+    return signed(words, bits).to(torch.float64) * 2.0**-scale

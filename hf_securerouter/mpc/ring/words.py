@@ -1,0 +1,171 @@
+# Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
+"""Words mod 2^K, and the one door through which they leave a role.
+
+A word of a secret means something only mod 2^K, while it is computed with in 64 bits; the bits above K still depend on
+what was added. So everything that leaves a role or is written to a file (openings, dealer corrections, client shares,
+masked weights) passes `seal`: covered by a pad of exactly K uniform bits, reduced mod 2^K, packed to K bits a word.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...errors import SecureRouterError, SecureRouterValueError
+from .packing_cuda import as_int64, pack_words, unpack_words
+from .randomness import Pad
+
+
+MAX_BITS = 64
+_BLOCK = 64  # words that fill a whole number of 64-bit words at any width
+_SMALL = 8192  # fewer words than this are packed bit by bit, which has less to start
+
+
+class RingWidthError(SecureRouterValueError):
+    """Bounds and scales ask for a ring of more than 64 bits."""
+
+
+def checked_width(bits: int, what: str) -> int:
+    """`bits` when a ring of that width exists, else `RingWidthError`.
+
+    Args:
+        bits (`int`): The width that bounds and scales ask for.
+        what (`str`): Whose width it is, for the message.
+    """
+    if not 1 <= bits <= MAX_BITS:
+        raise RingWidthError(
+            f"{what} needs a ring of {bits} bits, and the widest has {MAX_BITS}; lower bounds (calibrate) or scales."
+        )
+    return bits
+
+
+def reduce(words: Tensor, bits: int) -> Tensor:
+    """The representative of `words` in [0, 2^bits); at 64 bits the words themselves, in two's complement."""
+    return words if bits == MAX_BITS else words & ((1 << bits) - 1)
+
+
+def signed(words: Tensor, bits: int) -> Tensor:
+    """The representative of `words` in [-2^(bits-1), 2^(bits-1)), int64."""
+    spare = MAX_BITS - bits
+    return (words.to(torch.int64) << spare) >> spare
+
+
+def packed_size(count: int, bits: int) -> int:
+    """Bytes that `count` words of `bits` bits take: exactly ceil(count * bits / 8)."""
+    return (count * bits + 7) // 8
+
+
+def seal(words: Tensor, pad: Pad) -> tuple[Tensor, Tensor]:
+    """Cover `words` with a pad of K bits (added, or XORed where the pad says so), reduce mod 2^K and pack to K bits.
+
+    Args:
+        words (`torch.Tensor`): Any shape, int64 (or uint8 when K <= 8); only the residues mod 2^K matter.
+        pad (`Pad`): Same shape, K = `pad.bits` uniform bits a word; it is spent.
+
+    Returns:
+        `tuple[torch.Tensor, torch.Tensor]`: (words + pad) mod 2^K, and the same packed, uint8 of `packed_size` bytes.
+
+    Raises:
+        `PadReusedError`: The pad has covered a message before.
+        `SecureRouterError`: Shapes differ, so some word would leave without a pad.
+    """
+    if words.shape != pad.words.shape:
+        raise SecureRouterError(f"A message of shape {tuple(words.shape)} under a pad of {tuple(pad.words.shape)}.")
+    covered = reduce(words ^ pad.spend() if pad.xor else words + pad.spend(), pad.bits)
+    return covered, _pack(covered, pad.bits)
+
+
+def unpack(packed: Tensor, shape: Sequence[int], bits: int) -> Tensor:
+    """Undo the packing of `seal`.
+
+    Args:
+        packed (`torch.Tensor`): uint8 of exactly `packed_size` bytes.
+        shape (`Sequence[int]`): Shape of the words.
+        bits (`int`): Width of a word.
+
+    Returns:
+        `torch.Tensor`: Words in [0, 2^bits), uint8 for `bits` up to 8, int64 above.
+    """
+    count = math.prod(shape)
+    if packed.numel() != packed_size(count, bits):
+        raise SecureRouterError(f"{packed.numel()} bytes came for {count} words of {bits} bits.")
+    return _unpack(packed, count, bits).view(tuple(shape))
+
+
+def _pack(words: Tensor, bits: int) -> Tensor:
+    flat = words.reshape(-1)
+    if bits == MAX_BITS:
+        return flat.contiguous().view(torch.uint8)
+    if bits == 8:
+        return flat.to(torch.uint8)
+    if flat.device.type != "cpu":
+        return pack_words(flat, bits, _tabled(len(flat)))
+    if bits == 1:
+        return torch.from_numpy(np.packbits(flat.to(torch.uint8).numpy(), bitorder="little"))
+    rows = flat.to(torch.int64).contiguous().numpy().view(np.uint64)
+    blocks = _tabled(len(rows)) // _BLOCK
+    tail = _pack_bits(rows[blocks * _BLOCK :].view(np.uint8).reshape(-1, 8), bits)
+    if not blocks:
+        return tail
+    # Row i of 64 rows starts at bit i * bits of its column, so each row touches one or two 64-bit rows of the result.
+    head = rows[: blocks * _BLOCK].reshape(_BLOCK, blocks)
+    packed = np.zeros((bits, blocks), dtype=np.uint64)
+    for row in range(_BLOCK):
+        at, offset = divmod(row * bits, MAX_BITS)
+        packed[at] |= head[row] << np.uint64(offset)
+        if offset + bits > MAX_BITS:
+            packed[at + 1] |= head[row] >> np.uint64(MAX_BITS - offset)
+    return torch.cat([torch.from_numpy(packed.reshape(-1).view(np.uint8)), tail])
+
+
+def _tabled(count: int) -> int:
+    """How many of `count` words are packed by columns of `_BLOCK`; the rest follows bit by bit."""
+    return count // _BLOCK * _BLOCK if count >= _SMALL else 0
+
+
+def _unpack(packed: Tensor, count: int, bits: int) -> Tensor:
+    if bits == MAX_BITS:
+        return as_int64(packed)
+    if bits == 8:
+        return packed
+    if packed.device.type != "cpu":
+        return unpack_words(packed, count, bits, _tabled(count))
+    if bits == 1:
+        return torch.from_numpy(_unpack_bits(packed.numpy(), count, 1)).view(-1)
+    words = np.empty(count, dtype=np.uint64)
+    blocks = _tabled(count) // _BLOCK
+    if blocks:
+        head = as_int64(packed[: blocks * bits * 8]).numpy().view(np.uint64).reshape(bits, blocks)
+        body = words[: blocks * _BLOCK].reshape(_BLOCK, blocks)
+        mask = np.uint64((1 << bits) - 1)
+        for row in range(_BLOCK):
+            at, offset = divmod(row * bits, MAX_BITS)
+            np.right_shift(head[at], np.uint64(offset), out=body[row])
+            if offset + bits > MAX_BITS:
+                body[row] |= head[at + 1] << np.uint64(MAX_BITS - offset)
+            body[row] &= mask
+    tail = _unpack_bits(packed[blocks * bits * 8 :].numpy(), count - blocks * _BLOCK, bits)
+    words[blocks * _BLOCK :] = tail.view(np.uint64).reshape(-1)
+    result = torch.from_numpy(words.view(np.int64))
+    return result.to(torch.uint8) if bits < 8 else result
+
+
+def _pack_bits(byte_rows: np.ndarray, bits: int) -> Tensor:
+    """Pack the low `bits` bits of each row of bytes (little end first) one after another."""
+    spread = np.unpackbits(byte_rows, axis=1, bitorder="little", count=bits)
+    return torch.from_numpy(np.packbits(spread.reshape(-1), bitorder="little"))
+
+
+def _unpack_bits(packed: np.ndarray, count: int, bits: int) -> np.ndarray:
+    """Rows of 1 byte (for 1 bit) or 8 bytes holding `count` words of `bits` bits."""
+    spread = np.unpackbits(packed, bitorder="little", count=count * bits).reshape(count, bits)
+    if bits == 1:
+        return spread
+    rows = np.zeros((count, 8), dtype=np.uint8)
+    packed_rows = np.packbits(spread, axis=1, bitorder="little")
+    rows[:, : packed_rows.shape[1]] = packed_rows
+    return rows

@@ -1,0 +1,146 @@
+# Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
+"""The sequence of gates that one program runs, known before any input.
+
+A model, a batch shape and a protocol fix every gate, ring and message length. Tracing the program on tensors without
+data records them: the dealer works from the plan, both parties check that theirs is the same, and the cost of a run is
+known exactly without running it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..gates.gate import Draw, Gate, Opening, SecretProtocol, Tuple
+from ..gates.party import Party
+from ..net.ledger import GateCount
+from ..ring.randomness import AES, Pad
+from ..ring.words import checked_width, packed_size
+
+
+FORMAT = "1"  # of the plan, the tuples and the messages: parties and dealer must agree
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a program asks of the dealer and sends over the link.
+
+    Args:
+        gates (`tuple[Gate, ...]`): In the order in which the parties take their tuples.
+        correction_bytes (`tuple[int, ...]`): Bytes from the dealer to P0 for each gate.
+        rounds (`int`): Exchanges on the parties' link.
+        payload_bytes (`int`): Bytes that one party sends, without the frames' headers.
+        by_gate (`dict[str, GateCount]`): The split by gate for one party; `dealer` counts the corrections.
+        cipher (`str`): What seeds are expanded with.
+        draws (`tuple[tuple[Draw, ...], ...]`): What the parties draw from the tuple of each gate, in order.
+    """
+
+    gates: tuple[Gate, ...]
+    correction_bytes: tuple[int, ...]
+    rounds: int
+    payload_bytes: int
+    by_gate: dict[str, GateCount] = field(compare=False, hash=False)
+    cipher: str = AES
+    draws: tuple[tuple[Draw, ...], ...] = field(default=(), compare=False, hash=False, repr=False)
+
+    @property
+    def digest(self) -> str:
+        """Hex SHA-256 of everything that both parties and the dealer must agree on."""
+        text = "\n".join([FORMAT, self.cipher, *(repr(gate) for gate in self.gates)])
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def dealer_bytes(self) -> int:
+        """Bytes of corrections in one set of tuples."""
+        return sum(self.correction_bytes)
+
+
+class _EmptySource:
+    """Words without data."""
+
+    def ring(self, shape: Sequence[int], bits: int) -> Tensor:
+        checked_width(bits, "A gate")
+        return torch.empty(tuple(shape), dtype=torch.uint8 if bits <= 8 else torch.int64, device="meta")
+
+    def pad(self, shape: Sequence[int], bits: int) -> Pad:
+        return Pad(self.ring(shape, bits), bits)
+
+
+class _TracedTuple(Tuple):
+    """A tuple that counts the corrections it would read."""
+
+    def __init__(self, gate: Gate):
+        super().__init__(gate, 0, _EmptySource())
+        self.draws: list[Draw] = []
+
+    @property
+    def correction_bytes(self) -> int:
+        return sum(packed_size(math.prod(shape), bits) for kind, shape, bits in self.draws if kind in ("word", "bits"))
+
+    def _make(self, kind: str, shape: tuple[int, ...], bits: int) -> Any:
+        self.draws.append((kind, shape, bits))
+        return self._source.pad(shape, bits) if kind == "mask" else self._source.ring(shape, bits)
+
+
+class _Tracer(Party):
+    """A party of tensors without data, which records what it would do."""
+
+    def __init__(self, weights: Mapping[str, Any]):
+        super().__init__(0, None, self._record, weights)  # type: ignore[arg-type]
+        self.tuples: list[_TracedTuple] = []
+        self.rounds = 0
+        self.by_gate: dict[str, GateCount] = {}
+
+    def _record(self, gate: Gate) -> Tuple:
+        self.tuples.append(_TracedTuple(gate))
+        return self.tuples[-1]
+
+    def constant(self, values: Tensor) -> Tensor:
+        return values.to("meta")
+
+    def _open(self, openings: list[Opening]) -> list[Tensor]:
+        self.rounds += 1
+        for index, opening in enumerate(openings):
+            count = self.by_gate.setdefault(opening.gate, GateCount())
+            count.sent += packed_size(opening.words.numel(), opening.mask.bits)
+            count.rounds += index == 0
+            assert opening.words.shape == opening.mask.words.shape
+            opening.mask.spend()
+        return [opening.words + opening.mask.words for opening in openings]
+
+
+def trace(
+    program: Callable[[Party], SecretProtocol[Any]], weights: Mapping[str, Any] | None = None, cipher: str = AES
+) -> Plan:
+    """Record the plan of a program.
+
+    Args:
+        program (callable): From a party to its protocol; it asks the party for inputs by shape only.
+        weights (`Mapping[str, WeightShare]`, *optional*): Fixed weights, on the `meta` device.
+        cipher (`str`): What the roles expand seeds with.
+
+    Returns:
+        `Plan`: Exact in every byte and round.
+
+    Example:
+        >>> plan = trace(lambda party: ReLU((4,), width=32, scale=14).run(party, party.secret(torch.empty(4, ...))))
+    """
+    tracer = _Tracer(weights or {})
+    tracer.run(program(tracer))
+    for traced in tracer.tuples:
+        tracer.by_gate.setdefault(traced.gate.name, GateCount()).dealer += traced.correction_bytes
+    return Plan(
+        gates=tuple(traced.gate for traced in tracer.tuples),
+        correction_bytes=tuple(traced.correction_bytes for traced in tracer.tuples),
+        rounds=tracer.rounds,
+        payload_bytes=sum(count.sent for count in tracer.by_gate.values()),
+        by_gate=tracer.by_gate,
+        cipher=cipher,
+        draws=tuple(tuple(traced.draws) for traced in tracer.tuples),
+    )

@@ -1,0 +1,166 @@
+# Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
+"""
+The functions that an expert may compute in the place of softmax and of its feed-forward activation, because they cost
+less on secret shares. An expert has to be trained with them; what it computes in clear is what it computes on shares.
+
+Reference:
+    Li et al., MPCFormer: Fast, Performant and Private Transformer Inference with MPC, arXiv 2211.01452 (2Quad and the
+    quadratic GeLU); Mohassel and Zhang, SecureML, 2017 (2ReLU).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+from torch import nn
+from torch.nn import functional
+from transformers import AttentionInterface, PreTrainedModel
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+from .configuration_securerouter import EXPERT_MPC_CHOICES
+from .errors import SecureRouterValueError
+from .fixed_point_layers import truncated, use_fixed_point, watch
+from .number_format import Bounds, number_format
+
+
+SMALLEST_ROW_SUM = 2.0**Bounds.row_sum  # of numerators; on shares the inverse of less is not defined
+_PREFIX = "securerouter_"
+
+
+class Quadratic(nn.Module):
+    """x^2 / 8 + x / 4 + 1 / 2, which is near to GeLU between -2 and 2."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 0.125 * x * x + 0.25 * x + 0.5
+
+
+def shifted_squares(scores: torch.Tensor) -> torch.Tensor:
+    """Numerators of 2Quad: (score + 5)^2."""
+    return (scores + 5).square()
+
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"quadratic": Quadratic, "relu": nn.ReLU}
+NUMERATORS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {"2quad": shifted_squares, "2relu": functional.relu}
+
+
+def attention_weights(scores: torch.Tensor, live: torch.Tensor | None, softmax: str) -> torch.Tensor:
+    """
+    What stands for softmax: numerators over their sum in each row.
+
+    Args:
+        scores (`torch.Tensor` of shape (..., T, T)): Attention scores, scaled, not masked.
+        live (`torch.Tensor`, *optional*): True where a key counts, of a shape that broadcasts to that of the scores.
+        softmax (`str`): `"2quad"` or `"2relu"`.
+
+    Returns:
+        `torch.Tensor` like `scores`. A row sums to 1, unless its numerators sum to less than 1/8.
+    """
+    numerators = NUMERATORS[softmax](scores.to(torch.promote_types(scores.dtype, torch.float32)))
+    if live is not None:
+        numerators = numerators * live
+    return (numerators / numerators.sum(dim=-1, keepdim=True).clamp(min=SMALLEST_ROW_SUM)).to(scores.dtype)
+
+
+def _fixed_point_attention(softmax: str, precision: str) -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
+    """An attention function of transformers' interface that truncates, in training, where shares do."""
+    chosen = number_format(precision, softmax)
+    half, least = 2.0 ** (chosen.bounds.scores - 1), 2.0**chosen.bounds.row_sum
+
+    def attend(
+        module: nn.Module,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        scaling: float | None = None,
+        dropout: float = 0.0,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        length = key.shape[-2]
+        scores = query @ key.transpose(-1, -2) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+        scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+        live = torch.ones_like(scores, dtype=torch.bool) if attention_mask is None else attention_mask
+        watch(scores + 5 if softmax == "2quad" else scores, half, pairs=True)
+        scores = truncated(scores, chosen.bits.scores, module.training)
+        if softmax == "exact":
+            below = scores.masked_fill(~live, -torch.inf).amax(-1, keepdim=True) - scores
+            watch(below, half - 4, pairs=True)
+            numerators = torch.exp(-below) * live
+        else:
+            numerators = NUMERATORS[softmax](scores) * live
+        sums = numerators.sum(dim=-1, keepdim=True)
+        if softmax != "exact":
+            watch((1 / sums.clamp(min=least / 8)).transpose(1, 2), 1 / least)
+        sums = sums.clamp(min=least)
+        bits = chosen.numerators(softmax, length)
+        kept = functional.dropout(truncated(numerators, bits, module.training), dropout, module.training)
+        context = kept.to(value.dtype) @ value
+        watch(context.transpose(1, 2), 2.0 ** chosen.context_bound(softmax, length))
+        context = (truncated(context, bits, module.training) / sums).to(value.dtype)
+        return context.transpose(1, 2).contiguous(), (numerators / sums).to(value.dtype)
+
+    return attend
+
+
+def _attention(softmax: str) -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
+    """An attention function of transformers' interface."""
+
+    def attend(
+        module: nn.Module,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        scaling: float | None = None,
+        dropout: float = 0.0,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        scores = query @ key.transpose(-1, -2) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+        weights = attention_weights(scores, attention_mask, softmax)
+        weights = functional.dropout(weights, p=dropout, training=module.training)
+        return (weights @ value).transpose(1, 2).contiguous(), weights
+
+    return attend
+
+
+_ATTENTIONS = {(softmax, "full"): _attention(softmax) for softmax in NUMERATORS}
+_ATTENTIONS |= {(softmax, "w8a8"): _fixed_point_attention(softmax, "w8a8") for softmax in ("exact", *NUMERATORS)}
+for _names, _function in _ATTENTIONS.items():
+    AttentionInterface.register(_PREFIX + "_".join(_names), _function)
+    AttentionMaskInterface.register(_PREFIX + "_".join(_names), sdpa_mask)  # True where a key counts
+
+
+def use_functions(
+    expert: PreTrainedModel, hidden_act: str = "exact", softmax: str = "exact", precision: str = "full"
+) -> None:
+    """
+    Lets a classifier compute other functions, in the place; its weights stay. `to_mpc` converts it with these.
+
+    Args:
+        expert (`PreTrainedModel`): A BERT-like classifier.
+        hidden_act (`str`): Of its feed-forward layers: `"exact"` (the config's own), `"quadratic"` or `"relu"`.
+        softmax (`str`): Of its attention: `"exact"`, `"2quad"` or `"2relu"`.
+        precision (`str`): What it computes with: `"full"` or `"w8a8"`; see `fixed_point_layers.py`.
+
+    Raises:
+        `SecureRouterValueError`: There is no such function, or the family has no such precision.
+    """
+    chosen = {"hidden_act": hidden_act, "softmax": softmax, "precision": precision}
+    for name, value in chosen.items():
+        if value not in EXPERT_MPC_CHOICES[name]:
+            options = ", ".join(EXPERT_MPC_CHOICES[name])
+            raise SecureRouterValueError(f"`{name}` should be one of {options}, got {value!r}.")
+    if precision != "full":
+        use_fixed_point(expert, precision, softmax, hidden_act)
+    cast(Any, expert).expert_mpc = chosen  # for `to_mpc`
+    if (softmax, precision) in _ATTENTIONS:
+        expert.set_attn_implementation(f"{_PREFIX}{softmax}_{precision}")
+    if hidden_act == "exact":
+        return
+    for path, module in expert.base_model.named_modules():
+        for name in ("intermediate_act_fn", "activation"):
+            if hasattr(module, name) and not path.startswith("pooler"):
+                delattr(module, name)  # it may be a function, whose place a module cannot take
+                setattr(module, name, ACTIVATIONS[hidden_act]())
