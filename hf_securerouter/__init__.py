@@ -1,15 +1,18 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""Cost-aware routing over a pool of Hugging Face encoders, in clear text and under two-party computation."""
+"""Cost-aware routing over a pool of Hugging Face encoders, in clear text and under two-party computation.
 
-import os
+Importing this package imports nothing else: public names are loaded when they are first used, as transformers loads
+its own, and transformers' auto classes learn of the model when transformers is there (`registration.py`). Role
+processes need no model class, and importing transformers would dominate their start-up time.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from . import registration
 
 
-__version__ = "0.1.0"
-
-# A role of a session computes on shares alone. What a model needs takes it longer to import than all else together.
-if "SECUREROUTER_ROLE" not in os.environ:
-    from transformers import AutoConfig, AutoModelForSequenceClassification
-
+if TYPE_CHECKING:
     from .configuration_securerouter import SecureRouterConfig
     from .errors import SecureRouterError, SecureRouterValueError, SecureRouterWarning
     from .modeling_securerouter import (
@@ -18,15 +21,39 @@ if "SECUREROUTER_ROLE" not in os.environ:
         SecureRouterPreTrainedModel,
     )
 
-    AutoConfig.register("secure_router", SecureRouterConfig)
-    AutoModelForSequenceClassification.register(SecureRouterConfig, SecureRouterForSequenceClassification)
 
-    __all__ = [
-        "SecureRouterConfig",
-        "SecureRouterError",
+__version__ = "0.1.0"
+
+__all__ = [
+    "SecureRouterConfig",
+    "SecureRouterError",
+    "SecureRouterForSequenceClassification",
+    "SecureRouterOutput",
+    "SecureRouterPreTrainedModel",
+    "SecureRouterValueError",
+    "SecureRouterWarning",
+]
+
+_HOMES = {
+    "configuration_securerouter": ("SecureRouterConfig",),
+    "errors": ("SecureRouterError", "SecureRouterValueError", "SecureRouterWarning"),
+    "modeling_securerouter": (
         "SecureRouterForSequenceClassification",
         "SecureRouterOutput",
         "SecureRouterPreTrainedModel",
-        "SecureRouterValueError",
-        "SecureRouterWarning",
-    ]
+    ),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(importlib.import_module(f".{home}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+registration.when_transformers_is_imported()

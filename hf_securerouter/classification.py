@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, cast
 import torch
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
-from hf_securerouter.cli.output import say
+from hf_securerouter.cli.output import log
 from hf_securerouter.errors import SecureRouterValueError
 from hf_securerouter.modeling_securerouter import SecureRouterForSequenceClassification
 from hf_securerouter.routing import assign_by_quota
 
 
 if TYPE_CHECKING:
-    from hf_securerouter.mpc.net.ledger import Cost
+    from hf_securerouter.mpc.net.cost import Cost
     from hf_securerouter.mpc.sessions.session import Session
 
 
@@ -94,7 +94,7 @@ def _classify(
         text = texts[index]
         encoded[index] = tokenizer(*(text if isinstance(text, tuple) else (text,)), truncation=True, max_length=limit)
     if too_long:
-        say(f"{len(too_long)} of {len(texts)} texts are longer than {limit} tokens and were truncated.")
+        log(f"{len(too_long)} of {len(texts)} texts are longer than {limit} tokens and were truncated.")
     batch = tokenizer.pad(encoded, return_tensors="pt").to(model.device)
     with torch.inference_mode():
         output = model(**batch)

@@ -1,7 +1,6 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
 """Configuration of a pool of experts and of the router that chooses among them."""
 
-# Annotations stay text: values are checked by the validators below, whose messages name the remedy.
 from __future__ import annotations
 
 import copy
@@ -16,14 +15,23 @@ from huggingface_hub.utils import validate_repo_id
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
 from .errors import SecureRouterValueError
+from .families import usable_positions
 
 
 ProblemType = Literal["regression", "single_label_classification", "multi_label_classification"]
 
+
 ROUTER_OBJECTIVES = ("gumbel", "utility")
+
+
 ROUTING_PRIVACY_MODES = ("revealed", "quota", "oblivious")
+
+
 TEMPERATURE_SCHEDULES = ("constant", "linear", "exponential")
+
+
 COST_SOURCES = ("estimate", "given", "measured")
+
 
 # What an expert may trade for speed under encryption; the first value of each is the default.
 EXPERT_MPC_CHOICES = {
@@ -32,14 +40,9 @@ EXPERT_MPC_CHOICES = {
     "precision": ("full", "w8a8"),
 }
 
+
 # Stated once, at the top of the config; every expert takes them from there.
 _SHARED_WITH_EXPERTS = ("id2label", "label2id", "problem_type", "dtype")
-
-# These families number positions from `pad_token_id + 1`, so that as many rows of the table serve no token.
-_OFFSET_POSITIONS = frozenset(
-    {"camembert", "data2vec-text", "longformer", "mpnet", "roberta", "roberta-prelayernorm", "xlm-roberta"}
-    | {"xlm-roberta-xl", "xmod"}
-)
 
 
 def _number(name: str, *, above: float | None = None, at_least: float | None = None, below: float | None = None):
@@ -126,16 +129,6 @@ def _as_config(name: str, value: Any) -> PreTrainedConfig:
     if config.model_type == SecureRouterConfig.model_type:
         raise SecureRouterValueError(f"`{name}` is itself a router over a pool: list that pool's experts instead.")
     return config
-
-
-def usable_positions(config: PreTrainedConfig) -> int | None:
-    """The longest input, in tokens and special tokens included, that an encoder of this config has positions for."""
-    positions = getattr(config, "max_position_embeddings", None)
-    if not isinstance(positions, int) or positions < 1:
-        return None
-    if config.model_type in _OFFSET_POSITIONS:
-        positions -= (getattr(config, "pad_token_id", None) or 0) + 1
-    return positions
 
 
 def is_hub_id(name: str) -> bool:

@@ -13,9 +13,6 @@ Reference:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, cast
@@ -26,7 +23,9 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from .errors import SecureRouterValueError
-from .number_format import MARGIN, NumberFormat, deviation_ratio, number_format
+from .families import FAMILIES, layer_parts
+from .number_format import NumberFormat, deviation_ratio, number_format
+from .range_penalty import watch
 
 
 _NOISE = 1 << 23  # numbers of a table, 32 MB
@@ -72,92 +71,6 @@ def rounded(values: torch.Tensor, bits: int) -> torch.Tensor:
 def truncated(values: torch.Tensor, bits: int, training: bool) -> torch.Tensor:
     """In training, values to one of the two multiples of 2^-`bits` around, in the mean the same; else as they are."""
     return _StraightThrough.apply(values, bits, True) if training else values
-
-
-# Ranges.
-
-
-class RangePenalty:
-    """
-    How far values go beyond what their bounds leave as margin; made by [`range_penalty`].
-
-    Args:
-        attention_mask (`torch.Tensor` of shape (B, T)): 0 where a token is padding, whose values do not count.
-
-    Attributes:
-        widest (`float`): The largest absolute value over its bound, so far: above 1 the encrypted answer is garbage.
-    """
-
-    def __init__(self, attention_mask: torch.Tensor) -> None:
-        self._live = attention_mask.bool()
-        self._terms: list[torch.Tensor] = []
-        self.widest = 0.0
-
-    def __call__(self) -> torch.Tensor:
-        """
-        Returns:
-            `torch.Tensor`: A scalar, 0 where all values keep their margin: by how much of their limit values exceed
-            it (below a fifth: squared), a sum over values and layers and a mean over tokens. It has a gradient.
-        """
-        return sum(self._terms, torch.zeros((), device=self._live.device))
-
-    def add(self, values: torch.Tensor, limit: float, pairs: bool) -> None:
-        """Notes values that should stay within `limit`; see [`watch`]."""
-        live, (low, high) = self._live, values.detach().aminmax()
-        if max(-low.item(), high.item()) <= min(limit, MARGIN * self.widest * limit):
-            return
-        if pairs:
-            live = (live[:, None, :] * live[:, :, None]).unsqueeze(1)
-        elif values.dim() > 2:
-            live = live.view(*live.shape, *[1] * (values.dim() - 2))
-        else:
-            live = torch.ones_like(values, dtype=torch.bool)
-        largest = (values.detach().abs() * live).amax().item() / limit
-        self.widest = max(self.widest, largest / MARGIN)
-        if largest > 1:  # rarely, once an expert is trained, and the rest takes long
-            over = functional.relu(values.abs() / limit - 1) * live
-            penalty = functional.smooth_l1_loss(over, torch.zeros_like(over), reduction="sum", beta=0.2)
-            self._terms.append(penalty / self._live.sum())
-
-
-_watched: ContextVar[RangePenalty | None] = ContextVar("range_penalty", default=None)
-
-
-@contextmanager
-def range_penalty(attention_mask: torch.Tensor) -> Iterator[RangePenalty]:
-    """
-    Watches the values of every expert of a narrow precision that runs inside.
-
-    Args:
-        attention_mask (`torch.Tensor` of shape (B, T)): 0 where a token is padding.
-
-    Example:
-        ```python
-        with range_penalty(batch["attention_mask"]) as penalty:
-            loss = expert(**batch).loss
-        (loss + 0.1 * penalty()).backward()
-        ```
-    """
-    penalty = RangePenalty(attention_mask)
-    token = _watched.set(penalty)
-    try:
-        yield penalty
-    finally:
-        _watched.reset(token)
-
-
-def watch(values: torch.Tensor, bound: float, pairs: bool = False) -> None:
-    """
-    Tells the penalty, if there is one, of values that should stay below a bound by the margin.
-
-    Args:
-        values (`torch.Tensor`): Of shape (B, T, ...) or (B, C); of shape (B, heads, T, T) with `pairs`.
-        bound (`float`): What their absolute values are bounded by on shares.
-        pairs (`bool`): Whether there is a value for every pair of tokens.
-    """
-    penalty = _watched.get()
-    if penalty is not None:
-        penalty.add(values, bound / MARGIN, pairs)
 
 
 # Layers.
@@ -260,37 +173,6 @@ class FixedPointEmbeddingNorm(nn.LayerNorm):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return rounded(super().forward(x), self.format.bits.hidden)
-
-
-# Where the layers of a classifier stand: for each layer query, key, value, attention_output, attention_norm,
-# intermediate, output and output_norm; the embeddings' norm; the two layers of the head.
-
-
-def _bert_layer(layer: Any) -> tuple[Any, ...]:
-    attention = layer.attention
-    own = attention.self
-    inner = (attention.output.dense, attention.output.LayerNorm, layer.intermediate.dense)
-    return (own.query, own.key, own.value, *inner, layer.output.dense, layer.output.LayerNorm)
-
-
-def _distilbert_layer(layer: Any) -> tuple[Any, ...]:
-    own = layer.attention
-    inner = (own.out_lin, layer.sa_layer_norm, layer.ffn.lin1)
-    return (own.q_lin, own.k_lin, own.v_lin, *inner, layer.ffn.lin2, layer.output_layer_norm)
-
-
-def layer_parts(expert: Any) -> tuple[list[tuple[Any, ...]], nn.Module, tuple[nn.Module, nn.Module]]:
-    base = expert.base_model
-    if expert.config.model_type == "distilbert":
-        head = expert.pre_classifier, expert.classifier
-        return [_distilbert_layer(layer) for layer in base.transformer.layer], base.embeddings.LayerNorm, head
-    layers = [_bert_layer(layer) for layer in base.encoder.layer]
-    if expert.config.model_type == "bert":
-        return layers, base.embeddings.LayerNorm, (base.pooler.dense, expert.classifier)
-    return layers, base.embeddings.LayerNorm, (expert.classifier.dense, expert.classifier.out_proj)
-
-
-FAMILIES = ("bert", "distilbert", "roberta")
 
 
 def use_fixed_point(expert: PreTrainedModel, precision: str, softmax: str, hidden_act: str) -> None:

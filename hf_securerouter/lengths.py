@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from typing import TypeVar
 
 import torch
+from torch import Tensor
 
 
 T = TypeVar("T", torch.Tensor, torch.Tensor | None)
 
 
-def cut(inputs: Mapping[str, T], length: int | None) -> tuple[dict[str, T], int]:
+def truncate(inputs: Mapping[str, T], length: int | None) -> tuple[dict[str, T], int]:
     """
     A batch without the tokens that are too many: a text loses its end, a pair the end of its longer text, as with a
     tokenizer's `"longest_first"`. The separators stay.
@@ -46,3 +47,16 @@ def cut(inputs: Mapping[str, T], length: int | None) -> tuple[dict[str, T], int]
     source[cut_off, -1] = last[cut_off]
     shorter = {name: value if value is None else value.gather(1, source) for name, value in inputs.items()}
     return shorter, int(cut_off.sum())
+
+
+def copy_into_padding(values: Tensor, attention_mask: Tensor) -> Tensor:
+    """Replace padding rows by copies of the last live row of their text, (B, T, H); the mask may have more tokens.
+
+    A copy equals what it copies in every layer, so padding never leaves the range of live values; the attention mask
+    keeps it out of every result.
+    """
+    is_token = attention_mask[:, : values.shape[1]].bool()
+    positions = torch.arange(is_token.shape[1]).expand(is_token.shape)
+    last = torch.where(is_token, positions, -1).amax(1).clamp(min=0)
+    source = torch.where(is_token, positions, last[:, None])
+    return values.gather(1, source[:, :, None].expand_as(values))

@@ -8,27 +8,27 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
-from transformers import TrainerCallback
+from transformers import PreTrainedModel, TrainerCallback
 from transformers.utils import logging
 
 from hf_securerouter.configuration_securerouter import EXPERT_MPC_CHOICES, is_hub_id
 from hf_securerouter.errors import SecureRouterValueError
-
-
-if TYPE_CHECKING:
-    from hf_securerouter.modeling_securerouter import SecureRouterForSequenceClassification
+from hf_securerouter.files import write_text
 
 
 logger = logging.get_logger(__name__)
 
+
 TEMPLATE = Path(__file__).with_name("model_card_template.md")
+
 
 # The last generated line. Its digest tells a card that a person has edited from one that may be written again.
 _END = re.compile(r"<!-- Written by hf_securerouter \(digest ([0-9a-f]{16})\)\. Text below this line is kept\. -->\n?")
+
 
 _PRIVACY = {
     "revealed": "under encryption the servers learn which expert each query used.",
@@ -36,12 +36,18 @@ _PRIVACY = {
     "oblivious": "under encryption the servers learn nothing about the choice; every expert runs for every query, "
     "or one that is selected among experts of one shape.",
 }
+
+
 _COST_NOTES = {
     "estimate": "Costs are an estimate: parameter counts relative to the smallest expert, not measured.",
     "given": "Costs were given by the author of the model.",
     "measured": "Costs are measured, in relative seconds of encrypted inference.",
 }
+
+
 _NOT_METRICS = {"loss", "runtime", "samples_per_second", "steps_per_second", "model_preparation_time"}
+
+
 _TRAINING_ARGUMENTS = (
     "learning_rate",
     "per_device_train_batch_size",
@@ -99,7 +105,7 @@ class SecureRouterModelCard(ModelCard):
 
 
 def generate_model_card(
-    model: SecureRouterForSequenceClassification,
+    model: PreTrainedModel,
     card_data: SecureRouterModelCardData | None = None,
     repo_id: str | None = None,
 ) -> str:
@@ -156,7 +162,7 @@ def generate_model_card(
 
 
 def write_model_card(
-    model: SecureRouterForSequenceClassification,
+    model: PreTrainedModel,
     folder: str | os.PathLike,
     card_data: SecureRouterModelCardData | None = None,
     repo_id: str | None = None,
@@ -185,7 +191,7 @@ def write_model_card(
             return False
         kept = existing.text[end.end() :]
         data = _merge(cast(SecureRouterModelCardData, existing.data), data)
-    _write_atomically(path, generate_model_card(model, data, repo_id) + kept)
+    write_text(generate_model_card(model, data, repo_id) + kept, path)
     return True
 
 
@@ -241,14 +247,14 @@ def _base_models(config, named: str | Sequence[str] | None) -> list[str]:
     return list(dict.fromkeys(name for name in names if name and is_hub_id(name)))
 
 
-def _expert_table(model: SecureRouterForSequenceClassification, shares: Sequence[float] | None) -> str:
+def _expert_table(model: PreTrainedModel, shares: Sequence[float] | None) -> str:
     config: Any = model.config
     source = config.expert_costs_source or "estimate"
     header = ["expert", "architecture", "layers", "hidden size", "parameters", f"cost ({source})"]
     rows: list[list[Any]] = []
     for index, (expert, cost) in enumerate(zip(config.expert_configs, config.expert_costs, strict=True)):
         name = f"{index} (`{expert.name_or_path}`)" if is_hub_id(expert.name_or_path or "") else str(index)
-        parameters = _count(model.experts[index])
+        parameters = _count(cast(Any, model.experts)[index])
         rows.append([name, expert.model_type, expert.num_hidden_layers, expert.hidden_size, parameters, f"{cost:.4g}"])
     if config.expert_max_lengths is not None:
         header.append("tokens read")
@@ -371,12 +377,3 @@ def _merge(old: SecureRouterModelCardData, new: SecureRouterModelCardData) -> Se
     merged["tags"] = list(dict.fromkeys([*(old.tags or []), *(new.tags or [])]))
     merged["securerouter"] = old.securerouter | new.securerouter
     return SecureRouterModelCardData(**merged)
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(text, encoding="utf-8", newline="")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -4,9 +4,9 @@
 import inspect
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,7 @@ from transformers import (
     AutoModelForSequenceClassification,
     PreTrainedConfig,
     PreTrainedModel,
+    PreTrainedTokenizerBase,
 )
 from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs
@@ -25,7 +26,7 @@ from transformers.utils.generic import can_return_tuple
 from .checkpoint import SecureRouterPreTrainedModel
 from .configuration_securerouter import ProblemType, SecureRouterConfig
 from .errors import SecureRouterValueError, SecureRouterWarning
-from .lengths import cut
+from .lengths import truncate
 from .losses import (
     balance_loss,
     check_labels,
@@ -40,6 +41,13 @@ from .losses import (
 from .mpc_friendly import use_functions
 from .pool import build_pool
 from .routing import choose_expert
+
+
+try:  # in a `try`, since transformers demands whatever else a file from the Hub imports
+    if TYPE_CHECKING:
+        from hf_securerouter.mpc.secure_model import SecureModel
+except ImportError:
+    pass
 
 
 @dataclass
@@ -117,7 +125,7 @@ class SecureRouterGate(nn.Module):
 
     def summarize(self, **inputs: torch.Tensor | None) -> torch.Tensor:
         """The encoder's first token, (B, H); a shared encoder reads as much of an input as its expert."""
-        inputs, _ = cut(inputs, self.max_length)
+        inputs, _ = truncate(inputs, self.max_length)
         return self.encoder(**_accepted(self.encoder, inputs)).last_hidden_state[:, 0]
 
     def forward(self, summary: torch.Tensor | None = None, **inputs: torch.Tensor | None) -> torch.Tensor:
@@ -277,7 +285,9 @@ class SecureRouterForSequenceClassification(SecureRouterPreTrainedModel):
             temperature = self.annealed_temperature or self.config.temperature
             router_probs = F.gumbel_softmax(router_logits.float(), tau=temperature)
             if expert_logits is None:
-                expert_logits = torch.stack([self._answer(index, inputs) for index in range(len(self.experts))], dim=1)
+                expert_logits = torch.stack(
+                    [self._run_expert(index, inputs) for index in range(len(self.experts))], dim=1
+                )
             logits = mix_experts(expert_logits, router_probs)
         else:
             router_probs = router_logits.float().softmax(dim=-1)
@@ -347,14 +357,14 @@ class SecureRouterForSequenceClassification(SecureRouterPreTrainedModel):
         for index in expert_indices.unique().tolist():
             chosen = (expert_indices == index).nonzero().squeeze(1)
             part = {name: None if value is None else value[chosen] for name, value in inputs.items()}
-            parts.append(self._answer(index, part))
+            parts.append(self._run_expert(index, part))
             rows.append(chosen)
         return torch.cat(parts)[torch.cat(rows).argsort()]
 
-    def _answer(self, index: int, inputs: dict[str, torch.Tensor | None]) -> torch.Tensor:
+    def _run_expert(self, index: int, inputs: dict[str, torch.Tensor | None]) -> torch.Tensor:
         """The logits of one expert, which reads no more of its inputs than `expert_max_lengths` says."""
         expert = self.experts[index]
-        shorter, _ = cut(inputs, self.config.length_of(index))
+        shorter, _ = truncate(inputs, self.config.length_of(index))
         return expert(**_accepted(expert, shorter)).logits
 
     def _truncated(
@@ -362,7 +372,7 @@ class SecureRouterForSequenceClassification(SecureRouterPreTrainedModel):
     ) -> dict[str, torch.Tensor | None]:
         """The inputs, cut to `max_length` with a warning."""
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
-        shorter, count = cut(inputs, self.config.max_length)
+        shorter, count = truncate(inputs, self.config.max_length)
         if count:
             longest = self.config.max_length
             warnings.warn(
@@ -442,11 +452,25 @@ class SecureRouterForSequenceClassification(SecureRouterPreTrainedModel):
         """The router's embeddings; each expert has its own."""
         return self.router.encoder.get_input_embeddings()
 
-    def to_mpc(self, **kwargs: Any) -> Any:
+    def to_mpc(
+        self,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        protocol: str = "masked",
+        routing_privacy: str | None = None,
+        device: str = "cpu",
+        max_length: int | None = None,
+        provider: str = "ttp",
+        calibration: Sequence[str | tuple[str, str]] | Mapping[str, torch.Tensor] | None = None,
+        network: str = "lan",
+        routing_lambda: float | None = None,
+        quotas: Sequence[int] | None = None,
+    ) -> "SecureModel":
         """
-        Turns the model into secret shares that two servers run; see [`hf_securerouter.mpc.convert.to_mpc`].
+        Turns the model into secret shares that two servers run. The arguments and the result are those of
+        [`hf_securerouter.mpc.convert.to_mpc`], which explains each.
 
         Raises:
+            `ConversionError`: Something cannot be converted; the message lists everything at once.
             `ImportError`: The hf_securerouter package is not installed, as when this file came from the Hub alone.
         """
         try:
@@ -457,7 +481,19 @@ class SecureRouterForSequenceClassification(SecureRouterPreTrainedModel):
             raise ImportError(
                 "`to_mpc` needs the hf_securerouter package: install it with `pip install hf_securerouter`."
             ) from error
-        return to_mpc(self, **kwargs)
+        return to_mpc(
+            self,
+            tokenizer,
+            protocol=protocol,
+            routing_privacy=routing_privacy,
+            device=device,
+            max_length=max_length,
+            provider=provider,
+            calibration=calibration,
+            network=network,
+            routing_lambda=routing_lambda,
+            quotas=quotas,
+        )
 
 
 def _accepted(member: nn.Module, inputs: dict[str, torch.Tensor | None]) -> dict[str, torch.Tensor | None]:

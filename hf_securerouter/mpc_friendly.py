@@ -21,8 +21,9 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from .configuration_securerouter import EXPERT_MPC_CHOICES
 from .errors import SecureRouterValueError
-from .fixed_point_layers import truncated, use_fixed_point, watch
+from .fixed_point_layers import truncated, use_fixed_point
 from .number_format import Bounds, number_format
+from .range_penalty import watch
 
 
 SMALLEST_ROW_SUM = 2.0**Bounds.row_sum  # of numerators; on shares the inverse of less is not defined
@@ -42,25 +43,25 @@ def shifted_squares(scores: torch.Tensor) -> torch.Tensor:
 
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"quadratic": Quadratic, "relu": nn.ReLU}
-NUMERATORS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {"2quad": shifted_squares, "2relu": functional.relu}
+UNNORMALIZED: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {"2quad": shifted_squares, "2relu": functional.relu}
 
 
-def attention_weights(scores: torch.Tensor, live: torch.Tensor | None, softmax: str) -> torch.Tensor:
+def attention_weights(scores: torch.Tensor, is_token: torch.Tensor | None, softmax: str) -> torch.Tensor:
     """
     What stands for softmax: numerators over their sum in each row.
 
     Args:
         scores (`torch.Tensor` of shape (..., T, T)): Attention scores, scaled, not masked.
-        live (`torch.Tensor`, *optional*): True where a key counts, of a shape that broadcasts to that of the scores.
+        is_token (`torch.Tensor`, *optional*): True where a key counts, of a shape that broadcasts to that of scores.
         softmax (`str`): `"2quad"` or `"2relu"`.
 
     Returns:
         `torch.Tensor` like `scores`. A row sums to 1, unless its numerators sum to less than 1/8.
     """
-    numerators = NUMERATORS[softmax](scores.to(torch.promote_types(scores.dtype, torch.float32)))
-    if live is not None:
-        numerators = numerators * live
-    return (numerators / numerators.sum(dim=-1, keepdim=True).clamp(min=SMALLEST_ROW_SUM)).to(scores.dtype)
+    unnormalized = UNNORMALIZED[softmax](scores.to(torch.promote_types(scores.dtype, torch.float32)))
+    if is_token is not None:
+        unnormalized = unnormalized * is_token
+    return (unnormalized / unnormalized.sum(dim=-1, keepdim=True).clamp(min=SMALLEST_ROW_SUM)).to(scores.dtype)
 
 
 def _fixed_point_attention(softmax: str, precision: str) -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
@@ -81,25 +82,25 @@ def _fixed_point_attention(softmax: str, precision: str) -> Callable[..., tuple[
         length = key.shape[-2]
         scores = query @ key.transpose(-1, -2) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
         scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
-        live = torch.ones_like(scores, dtype=torch.bool) if attention_mask is None else attention_mask
+        is_token = torch.ones_like(scores, dtype=torch.bool) if attention_mask is None else attention_mask
         watch(scores + 5 if softmax == "2quad" else scores, half, pairs=True)
         scores = truncated(scores, chosen.bits.scores, module.training)
         if softmax == "exact":
-            below = scores.masked_fill(~live, -torch.inf).amax(-1, keepdim=True) - scores
+            below = scores.masked_fill(~is_token, -torch.inf).amax(-1, keepdim=True) - scores
             watch(below, half - 4, pairs=True)
-            numerators = torch.exp(-below) * live
+            unnormalized = torch.exp(-below) * is_token
         else:
-            numerators = NUMERATORS[softmax](scores) * live
-        sums = numerators.sum(dim=-1, keepdim=True)
+            unnormalized = UNNORMALIZED[softmax](scores) * is_token
+        sums = unnormalized.sum(dim=-1, keepdim=True)
         if softmax != "exact":
             watch((1 / sums.clamp(min=least / 8)).transpose(1, 2), 1 / least)
         sums = sums.clamp(min=least)
-        bits = chosen.numerators(softmax, length)
-        kept = functional.dropout(truncated(numerators, bits, module.training), dropout, module.training)
+        bits = chosen.unnormalized(softmax, length)
+        kept = functional.dropout(truncated(unnormalized, bits, module.training), dropout, module.training)
         context = kept.to(value.dtype) @ value
         watch(context.transpose(1, 2), 2.0 ** chosen.context_bound(softmax, length))
         context = (truncated(context, bits, module.training) / sums).to(value.dtype)
-        return context.transpose(1, 2).contiguous(), (numerators / sums).to(value.dtype)
+        return context.transpose(1, 2).contiguous(), (unnormalized / sums).to(value.dtype)
 
     return attend
 
@@ -125,8 +126,8 @@ def _attention(softmax: str) -> Callable[..., tuple[torch.Tensor, torch.Tensor]]
     return attend
 
 
-_ATTENTIONS = {(softmax, "full"): _attention(softmax) for softmax in NUMERATORS}
-_ATTENTIONS |= {(softmax, "w8a8"): _fixed_point_attention(softmax, "w8a8") for softmax in ("exact", *NUMERATORS)}
+_ATTENTIONS = {(softmax, "full"): _attention(softmax) for softmax in UNNORMALIZED}
+_ATTENTIONS |= {(softmax, "w8a8"): _fixed_point_attention(softmax, "w8a8") for softmax in ("exact", *UNNORMALIZED)}
 for _names, _function in _ATTENTIONS.items():
     AttentionInterface.register(_PREFIX + "_".join(_names), _function)
     AttentionMaskInterface.register(_PREFIX + "_".join(_names), sdpa_mask)  # True where a key counts

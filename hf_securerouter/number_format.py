@@ -78,7 +78,7 @@ class FractionBits:
             the head.
         query (`int`), key (`int`), value (`int`): Their rows; the root of a head's width is in the queries' weights.
         scores (`int`): Attention scores, where softmax opens them.
-        numerators (`int`): What softmax divides, at most.
+        unnormalized (`int`): What softmax divides, at most.
         context (`int`): Fraction bits of numerators, and of their products with V, and the bound of these together.
         row_inverse (`int`): Fraction bits of the numerators and of the inverse of their sum together.
         row_sum (`int`): Sums of numerators.
@@ -97,7 +97,7 @@ class FractionBits:
     key: int = 14
     value: int = 12
     scores: int = 12
-    numerators: int = 14
+    unnormalized: int = 14
     context: int = 24
     row_inverse: int = 29
     row_sum: int = 16
@@ -132,18 +132,18 @@ class NumberFormat:
     bits: FractionBits
     bounds: Bounds
 
-    def numerator_bound(self, softmax: str) -> int:
+    def unnormalized_bound(self, softmax: str) -> int:
         """log2 of what softmax divides by its sum: exponentials are at most 1."""
         return {"exact": 0, "2quad": 2 * self.bounds.scores - 2, "2relu": self.bounds.scores - 1}[softmax]
 
     def context_bound(self, softmax: str, length: int) -> int:
         """log2 of numerators times V, before the division, for rows of `length` tokens."""
-        one = min(self.numerator_bound(softmax) + self.bounds.value, self.bounds.context)
+        one = min(self.unnormalized_bound(softmax) + self.bounds.value, self.bounds.context)
         return one + (length - 1).bit_length()
 
-    def numerators(self, softmax: str, length: int) -> int:
+    def unnormalized(self, softmax: str, length: int) -> int:
         """Fraction bits of what softmax divides, and of the context: few enough that 64 bits hold a LayerNorm."""
-        return min(self.bits.numerators, self.bits.context - self.context_bound(softmax, length))
+        return min(self.bits.unnormalized, self.bits.context - self.context_bound(softmax, length))
 
 
 _FULL = NumberFormat(FractionBits(), Bounds())
@@ -155,7 +155,7 @@ _W8A8 = NumberFormat(
         key=4,
         value=6,
         scores=4,
-        numerators=7,
+        unnormalized=7,
         context=13,
         row_inverse=20,
         row_sum=11,

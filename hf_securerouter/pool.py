@@ -24,8 +24,9 @@ from transformers import (
 )
 from transformers.utils import cached_file, find_adapter_config_file
 
-from .configuration_securerouter import is_hub_id, usable_positions
+from .configuration_securerouter import is_hub_id
 from .errors import SecureRouterError, SecureRouterValueError, SecureRouterWarning
+from .families import usable_positions
 
 
 _TOKENIZER_FILES = (

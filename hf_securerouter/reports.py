@@ -7,20 +7,21 @@ alone. Shapes: N inputs, K experts.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from .files import write_atomically
 from .routing import choose_expert, lambda_grid
 
 
 Curve = list[tuple[float, float]]
+
+
 Score = Callable[[np.ndarray, np.ndarray], float]
 
 
@@ -264,20 +265,8 @@ def draw_report(
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8, loc="lower right")
     figure.tight_layout()
-    temporary = Path(path).with_name(f".{os.getpid()}-{Path(path).name}")
     try:
-        figure.savefig(temporary, format="png")
-        os.replace(temporary, path)
+        with write_atomically(path) as temporary:
+            figure.savefig(temporary, format="png")
     finally:
         pyplot.close(figure)
-        temporary.unlink(missing_ok=True)
-
-
-def write_json(value: Any, path: str | os.PathLike) -> None:
-    """Write a value as JSON; the file is whole or not there."""
-    temporary = Path(path).with_name(f".{os.getpid()}-{Path(path).name}")
-    try:
-        temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -9,7 +9,7 @@ from huggingface_hub import ModelCard
 from transformers import AutoTokenizer, pipeline
 
 from hf_securerouter import SecureRouterForSequenceClassification
-from hf_securerouter.fixed_point_layers import range_penalty
+from hf_securerouter.range_penalty import range_penalty
 from hf_securerouter.routing import assign_by_quota
 
 

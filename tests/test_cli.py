@@ -22,9 +22,10 @@ from hf_securerouter import classification as classify_module
 from hf_securerouter.classification import Classified, classify, from_logits
 from hf_securerouter.cli import demo as demo_module
 from hf_securerouter.cli import predict as predict_module
-from hf_securerouter.cli.predict import predict_file, read_records
+from hf_securerouter.cli.labelling import read_records
+from hf_securerouter.cli.predict import predict_file
 from hf_securerouter.errors import SecureRouterValueError
-from hf_securerouter.mpc.net.ledger import Cost
+from hf_securerouter.mpc.net.cost import Cost
 
 
 COST_FIELDS = {

@@ -13,7 +13,8 @@ from tiny import FAMILIES, MAX_POSITIONS, family_config, pool_config
 from transformers import AutoConfig, PreTrainedConfig
 
 from hf_securerouter import SecureRouterConfig, SecureRouterValueError
-from hf_securerouter.configuration_securerouter import is_hub_id, usable_positions
+from hf_securerouter.configuration_securerouter import is_hub_id
+from hf_securerouter.families import usable_positions
 
 
 REFUSALS = (StrictDataclassError, SecureRouterValueError)

@@ -21,7 +21,7 @@ from test_glue import (
 from transformers import AutoTokenizer
 
 from hf_securerouter import SecureRouterForSequenceClassification, SecureRouterValueError
-from hf_securerouter.fixed_point_layers import layer_parts
+from hf_securerouter.families import layer_parts
 from hf_securerouter.mpc_friendly import use_functions
 
 
@@ -102,10 +102,10 @@ def test_changes_are_taken_step_by_step_while_little_is_lost(made, exact_dir, tm
     assert row["experts"] == ["bert 1x16, w8a8", "bert 3x16, quadratic, 2quad, w8a8, 1 heads, 26 neurons"]
     card = (tmp_path / "out" / "README.md").read_text()
     assert all(text in card for text in ("| 0 | w8a8, 1 heads, 26 neurons | 0.7000 |", "| 1 | exact | 0.8000 |"))
-    rows = glue_data.encode(
+    rows = glue_data.tokenize(
         glue_data.TASKS["mrpc"], made_up_rows(40, 1), AutoTokenizer.from_pretrained(made / "checkpoint"), 16
     )
-    collate = run_glue.GlueRun.__init__.__globals__["DataCollatorWithPadding"](
+    collate = run_glue.RoutedPoolRun.__init__.__globals__["DataCollatorWithPadding"](
         AutoTokenizer.from_pretrained(made / "checkpoint")
     )
     for index, own in enumerate(model.experts):
@@ -149,12 +149,12 @@ def test_the_next_step_may_bring_values_into_bounds(made, exact_dir, tmp_path, m
 
 
 def test_heads_of_a_copy_are_scaled_down_before_it_is_kept(made, exact_dir, tmp_path, monkeypatch):
-    def temper(expert, batches):
+    def scale_down_queries(expert, batches):
         seen.append((expert.expert_mpc["softmax"], sum(len(batch["labels"]) for batch in batches)))
         layer_parts(expert)[0][0][0].bias.data.fill_(0.5)
 
     seen = []
-    monkeypatch.setattr(cotrain, "temper", temper)
+    monkeypatch.setattr(cotrain, "temper", scale_down_queries)
     monkeypatch.setattr(cotrain.CotrainedRun, "score", lambda *arguments: 0.8)
     cotrained(made, exact_dir, tmp_path / "out", "--variants", "w8a8", "w8a8+2quad", "quadratic")
     assert [softmax for softmax, _ in seen] == ["exact", "exact"]

@@ -233,7 +233,7 @@ with open(f"{sys.argv[1]}/{rank}.json", "w") as file:
 def teachers_answers():
     """What a teacher answers to five rows and two perturbed copies of each."""
     from hf_securerouter.recipes import experts as glue_experts
-    from hf_securerouter.recipes.data import TASKS
+    from hf_securerouter.recipes.tasks import TASKS
 
     def collate(rows):
         return {"input_ids": torch.tensor([row["input_ids"] for row in rows])}
@@ -242,7 +242,8 @@ def teachers_answers():
     rows = [{"input_ids": ids.tolist(), "labels": 0} for ids in Examples(5).ids]
     options = types.SimpleNamespace(perturbed_copies=2, seed=0)
     return [
-        row["teacher_logits"] for row in glue_experts.taught(rows, teacher, collate, TASKS["mrpc"], options, set())
+        row["teacher_logits"]
+        for row in glue_experts.distillation_rows(rows, teacher, collate, TASKS["mrpc"], options, set())
     ]
 
 

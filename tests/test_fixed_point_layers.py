@@ -7,9 +7,10 @@ from tiny import FAMILIES, family_config, pool_model
 from transformers import AutoModelForSequenceClassification
 
 from hf_securerouter import SecureRouterValueError
-from hf_securerouter.fixed_point_layers import range_penalty, rounded, truncated
+from hf_securerouter.fixed_point_layers import rounded, truncated
 from hf_securerouter.mpc_friendly import use_functions
 from hf_securerouter.number_format import MARGIN, number_format
+from hf_securerouter.range_penalty import range_penalty
 
 
 NARROW = {"hidden_act": "quadratic", "softmax": "2quad", "precision": "w8a8"}

@@ -37,7 +37,7 @@ from hf_securerouter.recipes import data as glue_data  # noqa: E402
 from hf_securerouter.recipes import encrypted_check as glue_encrypted  # noqa: E402
 from hf_securerouter.recipes import experts as glue_experts  # noqa: E402
 from hf_securerouter.recipes import head_pruning as slim  # noqa: E402, F401
-from hf_securerouter.recipes import score_scaling as temper  # noqa: E402, F401
+from hf_securerouter.recipes import score_scaling as scale_down_queries  # noqa: E402, F401
 
 
 def made_up_rows(count, seed, regression=False):
@@ -141,7 +141,7 @@ def test_a_run_leaves_a_checkpoint_a_report_and_a_row(made, tmp_path, script, ta
 
 
 def test_experts_read_as_much_as_the_run_says(made, tmp_path, monkeypatch):
-    longest, train_pool = {}, run_glue.GlueRun.__init__.__globals__["train_pool"]
+    longest, train_pool = {}, run_glue.RoutedPoolRun.__init__.__globals__["train_pool"]
 
     def recording_pool(args, task, members, rows, folder, tokenizer, collate, fit):
         def recording_fit(name, model, data, *rest):
@@ -165,7 +165,7 @@ def test_experts_read_as_much_as_the_run_says(made, tmp_path, monkeypatch):
     start = AutoModelForSequenceClassification.from_pretrained(made / "checkpoint").get_input_embeddings().weight
     assert torch.equal(small, large) and not torch.equal(large, start)
     # What the report says of the smaller expert is what the model computes.
-    rows = glue_data.encode(
+    rows = glue_data.tokenize(
         glue_data.TASKS["stsb"], made_up_rows(40, 1, True), AutoTokenizer.from_pretrained(made / "checkpoint"), 16
     )
     inputs = {name: torch.tensor([r[name] for r in rows]) for name in ("input_ids", "attention_mask")}
@@ -264,8 +264,8 @@ def test_a_folder_of_another_run_is_refused(made, tmp_path):
 
 def test_cross_fitted_answers_come_from_experts_that_have_not_seen_the_row(made, tmp_path, monkeypatch):
     trained, answered = {}, {}
-    train_pool, answers = run_glue_no_trainer.GlueRun.__init__.__globals__["train_pool"], None
-    run_class = run_glue_no_trainer.GlueRun
+    train_pool, answers = run_glue_no_trainer.RoutedPoolRun.__init__.__globals__["train_pool"], None
+    run_class = run_glue_no_trainer.RoutedPoolRun
 
     def recording_pool(args, task, members, rows, folder, *rest):
         trained[folder.name] = {id(row) for row in rows}
@@ -305,13 +305,13 @@ def test_two_tasks_of_one_seed_begin_with_different_heads(tokenizer, tmp_path, m
 
 
 def test_the_largest_expert_learns_from_its_own_answers(made, tmp_path, monkeypatch):
-    taught, lessons, train_pool = {}, {}, run_glue.GlueRun.__init__.__globals__["train_pool"]
+    distillation_rows, lessons, train_pool = {}, {}, run_glue.RoutedPoolRun.__init__.__globals__["train_pool"]
 
     def recording_pool(*args):
         *others, fit = args
 
         def recording_fit(name, model, data, *rest):
-            taught[name] = sum("teacher_logits" in row for row in data), len(data)
+            distillation_rows[name] = sum("teacher_logits" in row for row in data), len(data)
             lessons[name] = [row.get("teacher_logits") for row in data]
             fit(name, model, data, *rest)
 
@@ -319,10 +319,10 @@ def test_the_largest_expert_learns_from_its_own_answers(made, tmp_path, monkeypa
 
     monkeypatch.setattr("hf_securerouter.recipes.routed_pool.train_pool", recording_pool)
     run_glue_no_trainer.main(arguments(made, tmp_path / "out", "--self_distillation"))
-    own = taught["final-expert-teacher"][1]
-    copies = taught["final-expert-1"]
+    own = distillation_rows["final-expert-teacher"][1]
+    copies = distillation_rows["final-expert-1"]
     expected = {"final-expert-teacher": (0, own), "final-expert-1": copies, "final-expert-0": copies}
-    assert taught == expected and [*taught] == [*expected]
+    assert distillation_rows == expected and [*distillation_rows] == [*expected]
     assert copies[0] == copies[1] > own
     assert lessons["final-expert-0"] != lessons["final-expert-1"]  # the small one's teacher has learned again
     experts = tmp_path / "out" / "experts" / "final"
@@ -334,13 +334,13 @@ def test_the_largest_expert_learns_from_its_own_answers(made, tmp_path, monkeypa
 @pytest.mark.parametrize("most, held_out", [(2000, 24 + 12), (6, 6 + 12)])
 def test_a_router_takes_no_more_rows_from_the_experts_than_it_can_use(made, tmp_path, monkeypatch, most, held_out):
     sizes = []
-    final_experts = run_glue_no_trainer.GlueRun.final_experts
+    final_experts = run_glue_no_trainer.RoutedPoolRun.final_experts
 
     def recording(self, rows, own, unseen):
         sizes.append((len(own), len(unseen)))
         return final_experts(self, rows, own, unseen)
 
-    monkeypatch.setattr(run_glue_no_trainer.GlueRun, "final_experts", recording)
+    monkeypatch.setattr(run_glue_no_trainer.RoutedPoolRun, "final_experts", recording)
     monkeypatch.setattr("hf_securerouter.recipes.routed_pool.ROUTER_ROWS", most)
     run_glue_no_trainer.main(arguments(made, tmp_path / "out"))
     assert sizes == [(120 - held_out, held_out)]
@@ -506,7 +506,7 @@ def test_the_narrow_expert_starts_from_the_principal_components(made):
 
 
 def test_a_distilled_expert_learns_from_perturbed_copies_too(made, tokenizer):
-    rows = glue_data.encode(glue_data.TASKS["mrpc"], made_up_rows(30, 2), tokenizer, 16)
+    rows = glue_data.tokenize(glue_data.TASKS["mrpc"], made_up_rows(30, 2), tokenizer, 16)
     special = set(tokenizer.all_special_ids)
     copies = glue_data.perturb(rows, 2, special, seed=0)
     assert len(copies) == 60
@@ -536,7 +536,7 @@ def test_parts_are_disjoint_and_seeded():
 def test_every_task_is_encoded(task, tokenizer):
     task = glue_data.TASKS[task]
     row = {column: f"the film {index}" for index, column in enumerate(task.columns)} | {"label": 1, "idx": 3}
-    (encoded,) = glue_data.encode(task, [row], tokenizer, 16)
+    (encoded,) = glue_data.tokenize(task, [row], tokenizer, 16)
     assert set(encoded) == {"input_ids", "token_type_ids", "attention_mask", "labels"}
     assert encoded["input_ids"].count(tokenizer.sep_token_id) == len(task.columns)
     assert isinstance(encoded["labels"], float) == (task.name == "stsb")

@@ -14,7 +14,13 @@ from hf_securerouter.metrics import glue_score
 
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
-from hf_securerouter.recipes.closed_form_router import fit_router, margins, ridge, score_gains, score_utilities
+from hf_securerouter.recipes.closed_form_router import (
+    fit_closed_form_router,
+    margins,
+    ridge,
+    score_gains,
+    score_utilities,
+)
 
 
 def closeness(predictions, references):
@@ -70,7 +76,7 @@ def pool():
 
 def test_a_few_rows_tell_when_the_small_expert_is_right(pool):
     rows, _ = rows_of(600, 2)
-    fit_router(pool, rows, glue_score("sst2"))
+    fit_closed_form_router(pool, rows, glue_score("sst2"))
     unseen, likely = rows_of(2000, 2, seed=1)
     found = pool.router(torch.tensor([row["router_summary"] for row in unseen]))
     correlation = torch.corrcoef(torch.stack([found[:, 0], likely]))[0, 1]
@@ -81,7 +87,7 @@ def test_a_few_rows_tell_when_the_small_expert_is_right(pool):
 def test_a_regression_is_fitted_too(pool):
     pool.config.problem_type = "regression"
     rows, _ = rows_of(400, 1)
-    fit_router(pool, rows, closeness)
+    fit_closed_form_router(pool, rows, closeness)
     unseen, likely = rows_of(2000, 1, seed=1)
     found = pool.router(torch.tensor([row["router_summary"] for row in unseen]))
     assert torch.corrcoef(torch.stack([found[:, 0], likely]))[0, 1] > 0.85
@@ -122,7 +128,9 @@ def test_the_score_decides_who_is_better(pool):
     unseen = torch.tensor([row["router_summary"] for row in rows_of(50, 2, seed=1)[0]])
     leads = []
     for sign in (1, -1):
-        fit_router(pool, rows, lambda predictions, references, sign=sign: sign * (predictions == references).mean())
+        fit_closed_form_router(
+            pool, rows, lambda predictions, references, sign=sign: sign * (predictions == references).mean()
+        )
         leads.append(pool.router(unseen).diff(dim=1))
     torch.testing.assert_close(leads[0], -leads[1], atol=1e-4, rtol=0)
     assert leads[0].mean() > 0.05

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tiny import VOCABULARY, WORDS, pool_config, pool_model
 from transformers import AutoModelForSequenceClassification
 
-from hf_securerouter.lengths import cut
+from hf_securerouter.lengths import truncate
 
 
 SEPARATOR = VOCABULARY["[SEP]"]
@@ -32,13 +32,13 @@ def shorter():
 
 
 def test_a_text_that_is_cut_keeps_its_separator(inputs):
-    found, count = cut(inputs, 5)
+    found, count = truncate(inputs, 5)
     assert count == 2 and all(value.shape == (4, 5) for value in found.values())
     assert torch.equal(found["input_ids"][:2], inputs["input_ids"][:2, :5])
     assert torch.equal(found["input_ids"][2:, :4], inputs["input_ids"][2:, :4])
     assert found["input_ids"][1:, -1].tolist() == [SEPARATOR] * 3
     assert found["token_type_ids"][2:, -1].tolist() == [1, 1]
-    assert cut(inputs, 9) == (inputs, 0) and cut(inputs, None) == (inputs, 0)
+    assert truncate(inputs, 9) == (inputs, 0) and truncate(inputs, None) == (inputs, 0)
 
 
 @given(
@@ -49,7 +49,7 @@ def test_a_pair_loses_what_a_tokenizer_would_take_of_its_longer_text(tokenizer, 
     columns = [[text, "the film was bad"] for text in texts]  # beside another one, so that there is padding
     whole = tokenizer(*columns, return_tensors="pt", padding=True)
     expected = tokenizer(*columns, return_tensors="pt", padding=True, truncation="longest_first", max_length=length)
-    found, count = cut(whole, length)
+    found, count = truncate(whole, length)
     assert count == sum(len(row) > length for row in tokenizer(*columns)["input_ids"])
     assert found.keys() == expected.keys()
     for name, values in expected.items():
@@ -59,11 +59,11 @@ def test_a_pair_loses_what_a_tokenizer_would_take_of_its_longer_text(tokenizer, 
 def test_two_separators_between_the_texts_stay():
     begin, end = 1, 2
     ids = torch.tensor([[begin, 11, 12, 13, 14, end, end, 21, 22, 23, end]])
-    assert cut({"input_ids": ids}, 9)[0]["input_ids"].tolist() == [[begin, 11, 12, 13, end, end, 21, 22, end]]
+    assert truncate({"input_ids": ids}, 9)[0]["input_ids"].tolist() == [[begin, 11, 12, 13, end, end, 21, 22, end]]
 
 
 def test_without_a_mask_all_texts_have_the_whole_length(inputs):
-    found, count = cut({"input_ids": inputs["input_ids"], "attention_mask": None}, 4)
+    found, count = truncate({"input_ids": inputs["input_ids"], "attention_mask": None}, 4)
     assert count == 4 and found["attention_mask"] is None
     assert torch.equal(found["input_ids"][:, -1], inputs["input_ids"][:, -1])
 
@@ -73,7 +73,7 @@ def test_each_expert_reads_its_part(shorter, inputs):
         every = shorter.train()(**inputs).expert_logits
         shorter.eval()
         for index, length in enumerate(LENGTHS):
-            own = shorter.experts[index](**cut(inputs, length)[0]).logits
+            own = shorter.experts[index](**truncate(inputs, length)[0]).logits
             torch.testing.assert_close(every[:, index], own)
             torch.testing.assert_close(shorter.run_experts(inputs, torch.full((4,), index)), own)
         whole = shorter.experts[0](**inputs).logits
@@ -82,7 +82,7 @@ def test_each_expert_reads_its_part(shorter, inputs):
 
 def test_a_router_reads_what_its_expert_reads(shorter, inputs):
     found = shorter(**inputs).router_logits
-    torch.testing.assert_close(found, shorter(**cut(inputs, 5)[0]).router_logits)
+    torch.testing.assert_close(found, shorter(**truncate(inputs, 5)[0]).router_logits)
     other = pool_model(router_config=None, router_shares_expert=0, num_labels=3)
     assert not torch.allclose(found[3], other(**inputs).router_logits[3], atol=1e-3)
     alone = pool_model(expert_max_lengths=LENGTHS)  # an encoder of its own reads everything

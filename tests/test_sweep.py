@@ -18,7 +18,7 @@ import run_glue_no_trainer
 import sweep
 
 from hf_securerouter.recipes import routed_pool as glue_run
-from hf_securerouter.recipes.data import TASKS
+from hf_securerouter.recipes.tasks import TASKS
 
 
 def test_profiles_are_the_papers():
@@ -45,7 +45,7 @@ def run(tmp_path, tokenizer):
     AcceleratorState._reset_state(reset_partial_state=True)
     options = run_glue_no_trainer.LoopArguments("out", use_cpu=True, max_train_steps=60)
     fit = run_glue_no_trainer.Loop(options)
-    run = object.__new__(glue_run.GlueRun)
+    run = object.__new__(glue_run.RoutedPoolRun)
     run.args = SimpleNamespace(
         **{"seed": 0, "router_name_or_path": None, "share_router_encoder": True, "alpha": 0.0, "beta": 0.2},
         **{"temperature": 1.0, "min_temperature": 0.5, "max_seq_length": 16, "expert_max_lengths": [16, 12, 14]},

@@ -3,12 +3,13 @@
 
 import pytest
 import torch
-from test_glue import temper
+from test_glue import scale_down_queries
 from tiny import noisy_classifier
 
-from hf_securerouter.fixed_point_layers import layer_parts, range_penalty
+from hf_securerouter.families import layer_parts
 from hf_securerouter.mpc_friendly import use_functions
 from hf_securerouter.number_format import MARGIN
+from hf_securerouter.range_penalty import range_penalty
 
 
 HEADS, WIDE = 4, 1  # heads of a layer, and the one whose scores lie far apart
@@ -74,11 +75,11 @@ def widest(expert, batch):
 
 
 def test_needs_are_those_of_the_scores(expert, batches):
-    found = temper.measure_scores(expert, batches)
+    found = scale_down_queries.measure_scores(expert, batches)
     torch.testing.assert_close(found, needs(expert, batches))
     assert found[0, WIDE] > 1 > found[1].amax()
     expert.train()
-    temper.measure_scores(expert, batches)
+    scale_down_queries.measure_scores(expert, batches)
     assert expert.training
 
 
@@ -88,13 +89,13 @@ def test_a_score_counts_where_none_of_its_row_is_far(expert, batches):
             weight[:4] = 0
         layer_parts(expert)[0][1][0].bias[:4] = 10
         layer_parts(expert)[0][1][1].bias[:4] = -2  # 4 times 10 times -2, over 2
-    assert temper.measure_scores(expert, batches)[1, 0] == pytest.approx(40 / 32, rel=0.01)
+    assert scale_down_queries.measure_scores(expert, batches)[1, 0] == pytest.approx(40 / 32, rel=0.01)
 
 
 def test_a_head_beyond_its_bound_keeps_the_margin_and_the_others_stay(expert, batches):
     before = [parameter.clone() for query, *_ in layer_parts(expert)[0] for parameter in (query.weight, query.bias)]
     assert max(widest(expert, batch) for batch in batches) > 1
-    temper.temper(expert, batches)
+    scale_down_queries.scale_down_queries(expert, batches)
     assert needs(expert, batches)[0, WIDE] == pytest.approx(1 / MARGIN, rel=1e-3)
     assert max(widest(expert, batch) for batch in batches) < 1
     after = [parameter for query, *_ in layer_parts(expert)[0] for parameter in (query.weight, query.bias)]

@@ -17,8 +17,9 @@ from torch import nn
 from transformers import AutoTokenizer, DataCollatorWithPadding
 
 from hf_securerouter import SecureRouterForSequenceClassification
-from hf_securerouter.fixed_point_layers import layer_parts
-from hf_securerouter.recipes.data import TASKS, encode, load_split, shortened
+from hf_securerouter.families import layer_parts
+from hf_securerouter.recipes.data import load_split, shortened, tokenize
+from hf_securerouter.recipes.tasks import TASKS
 
 
 PARTS = "query", "key", "value", "attention output", "norm", "intermediate", "output", "norm"
@@ -65,7 +66,7 @@ def main(argv=None):
     torch.manual_seed(args.seed)
     model = SecureRouterForSequenceClassification.from_pretrained(args.router)
     tokenizer = AutoTokenizer.from_pretrained(args.router)
-    rows = encode(TASKS[args.task_name], load_split(args, "validation"), tokenizer, model.config.max_length)
+    rows = tokenize(TASKS[args.task_name], load_split(args, "validation"), tokenizer, model.config.max_length)
     for index, expert in enumerate(model.experts):
         if model.config.expert_mpc[index]["precision"] == "full":
             continue

@@ -21,9 +21,9 @@ from tqdm.auto import tqdm
 from transformers import HfArgumentParser, get_scheduler, set_seed
 
 from hf_securerouter import SecureRouterForSequenceClassification, SecureRouterValueError
-from hf_securerouter.recipes.arguments import GlueArguments, command_line
-from hf_securerouter.recipes.experts import expert_loss
-from hf_securerouter.recipes.routed_pool import GlueRun
+from hf_securerouter.recipes.arguments import RunArguments, command_line
+from hf_securerouter.recipes.distillation import expert_loss
+from hf_securerouter.recipes.routed_pool import RoutedPoolRun
 
 
 @dataclass
@@ -171,7 +171,7 @@ def _losses(loss, output):
 
 
 def parse_args(argv):
-    return HfArgumentParser((GlueArguments, LoopArguments), description=__doc__).parse_args_into_dataclasses(argv)
+    return HfArgumentParser((RunArguments, LoopArguments), description=__doc__).parse_args_into_dataclasses(argv)
 
 
 def main(argv=None):
@@ -179,7 +179,7 @@ def main(argv=None):
     args, options = parse_args(argv)
     args.adopt(options)
 
-    return GlueRun(args, Loop(options), command_line("training/run_glue_no_trainer.py", argv))()
+    return RoutedPoolRun(args, Loop(options), command_line("training/run_glue_no_trainer.py", argv))()
 
 
 if __name__ == "__main__":

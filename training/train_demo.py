@@ -12,6 +12,8 @@ Trains the embedded demo checkpoint: three small BERT experts and a router on SS
 5. Lambda, on another tenth. The validation split is evaluated once, at the end.
 """
 
+from __future__ import annotations
+
 import argparse
 import copy
 import random
@@ -22,7 +24,6 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from cotrain import Follower, widest
 from huggingface_hub import EvalResult
 from tokenizers import BertWordPieceTokenizer
 from torch.nn.utils.rnn import pad_sequence
@@ -39,16 +40,33 @@ from transformers import (
 from hf_securerouter import SecureRouterForSequenceClassification
 from hf_securerouter.model_card import SecureRouterModelCardData
 from hf_securerouter.mpc_friendly import use_functions
+from hf_securerouter.recipes.cotrained_pool import widest
+from hf_securerouter.recipes.data import split_by_sentence
+from hf_securerouter.recipes.distillation import Follower
 from hf_securerouter.routing import lambda_for_budget
 
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
 EXPERTS = [(1, 64, 1e-3), (2, 128, 1e-3), (3, 192, 5e-4)]  # layers, hidden size, learning rate
+
+
 HEAD_SIZE = 32
+
+
 QUOTAS = [3, 2, 1]  # texts of a batch of six that each expert serves; lambda is chosen for their mean cost
+
+
 MAX_LENGTH = 64
+
+
 FUNCTIONS = {"hidden_act": "exact", "softmax": "exact", "precision": "w8a8"}
+
+
 SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+
+
 ID2LABEL = {0: "negative", 1: "positive"}
 
 
@@ -77,34 +95,6 @@ def load_split(split, path):
     else:
         rows = load_dataset("nyu-mll/glue", "sst2", split=split)
     return [text.strip() for text in rows["sentence"]], torch.tensor(rows["label"])
-
-
-def split_by_sentence(texts, shares, seed):
-    """
-    Indices of the rest and of one random part for each of `shares`. SST-2 holds the phrases of a sentence beside it:
-    a phrase goes with the longest text that contains it, so that parts differ as training and validation do.
-    """
-    families, with_phrase = {}, {}
-    for index in sorted(range(len(texts)), key=lambda i: -len(texts[i])):
-        words = texts[index].split()
-        phrases = {tuple(words[i : i + n]) for n in (1, 2, 3) for i in range(len(words) - n + 1)}
-        longer = with_phrase.get(tuple(words[:3]), ())
-        root = next((i for i in longer if f" {texts[index]} " in f" {texts[i]} "), index)
-        families.setdefault(root, []).append(index)
-        if root == index:
-            for phrase in phrases:
-                with_phrase.setdefault(phrase, []).append(index)
-    order = list(families.values())
-    random.Random(seed).shuffle(order)
-    parts = []
-    for share in shares:
-        parts.append([])
-        while order and len(parts[-1]) < share * len(texts):
-            parts[-1] += order.pop()
-    parts.insert(0, [index for family in order for index in family])
-    if not all(parts):
-        raise SystemExit(f"{len(texts)} texts, many of them parts of each other, are too few to train on.")
-    return parts
 
 
 def train_tokenizer(texts, vocab_size):

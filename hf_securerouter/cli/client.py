@@ -10,8 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-from hf_securerouter.cli.output import JsonOption, only_results_on_stdout, print_json, say
-from hf_securerouter.cli.predict import Encrypted, label_file
+from hf_securerouter.cli.labelling import Encrypted, label_file
+from hf_securerouter.cli.output import JsonOption, log, only_results_on_stdout, print_json
 from hf_securerouter.cli.serving import TimeoutOption, address
 
 
@@ -34,7 +34,7 @@ def client(
     if json:
         print_json(report)
     else:
-        say(f"{report['lines']} lines written to {report['output']}.")
+        log(f"{report['lines']} lines written to {report['output']}.")
 
 
 def ask_servers(

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from hf_securerouter.cli.output import say
+from hf_securerouter.cli.output import log
 from hf_securerouter.cli.serving import ListenOption, TimeoutOption, until_stopped
 
 
@@ -16,8 +16,8 @@ def dealer(
     timeout: TimeoutOption = 600.0,
 ) -> None:
     """Deal to both servers until stopped (Ctrl-C). Only they can connect, with the keys of this sharing."""
-    from hf_securerouter.mpc.deployment.party_server import DealerServer
+    from hf_securerouter.mpc.deployment.dealer_server import DealerServer
     from hf_securerouter.mpc.deployment.role_folder import RoleFolder
 
     with until_stopped():
-        DealerServer(RoleFolder.load(folder, "dealer"), listen, timeout, say).run()
+        DealerServer(RoleFolder.load(folder, "dealer"), listen, timeout, log).run()

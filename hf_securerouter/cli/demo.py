@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hf_securerouter.cli.output import JsonOption, only_results_on_stdout, print_cost, print_json, print_table, say
+from hf_securerouter.cli.output import JsonOption, log, only_results_on_stdout, print_cost, print_json, print_table
 
 
 SENTENCES = (
@@ -65,11 +65,11 @@ def run_demo(protocol: str = "masked", routing_privacy: str | None = None) -> di
     """
     from hf_securerouter.classification import DEMO_CHECKPOINT, classify, classify_encrypted, load_checkpoint
 
-    say("Loading the embedded checkpoint ...")
+    log("Loading the embedded checkpoint ...")
     model, tokenizer = load_checkpoint(DEMO_CHECKPOINT)
     if routing_privacy is None:
         routing_privacy = "revealed" if protocol == "crypten" else model.config.routing_privacy
-    say(f"Classifying {len(SENTENCES)} sentences in clear text ...")
+    log(f"Classifying {len(SENTENCES)} sentences in clear text ...")
     quotas = (model.config.quotas or [1] * len(model.experts)) if routing_privacy == "quota" else None
     plain = classify(model, tokenizer, SENTENCES, quotas)
     answers, cost = plain, None
@@ -77,9 +77,9 @@ def run_demo(protocol: str = "masked", routing_privacy: str | None = None) -> di
         secure = model.to_mpc(
             tokenizer=tokenizer, protocol=protocol, routing_privacy=routing_privacy, max_length=MAX_LENGTH
         )
-        say("Starting two servers and a dealer, and sharing the weights ...")
+        log("Starting two servers and a dealer, and sharing the weights ...")
         with secure.local_session() as session:
-            say(f"Classifying {len(SENTENCES)} sentences on secret shares ...")
+            log(f"Classifying {len(SENTENCES)} sentences on secret shares ...")
             answers, total = classify_encrypted(model.config, session, SENTENCES)
         cost = total.to_dict()
     examples = [

@@ -53,6 +53,6 @@ def print_cost(cost: dict[str, Any]) -> None:
     print_table("Cost", ["what", "measured"], rows)
 
 
-def say(message: str) -> None:
+def log(message: str) -> None:
     """Tell how far the work is, on stderr."""
     typer.echo(message, err=True)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from hf_securerouter.cli.output import say
+from hf_securerouter.cli.output import log
 from hf_securerouter.cli.serving import ListenOption, TimeoutOption, address, until_stopped
 
 
@@ -25,8 +25,9 @@ def party(
     Clients connect to both servers where they listen, and party1 to party0 in the same place. Everybody is told apart
     by the keys of this sharing. When a role is lost, the others wait for it as long as --timeout says, and go on.
     """
-    from hf_securerouter.mpc.deployment.party_server import PARTIES, PartyServer
+    from hf_securerouter.mpc.deployment.party_server import PartyServer
     from hf_securerouter.mpc.deployment.role_folder import RoleFolder
+    from hf_securerouter.mpc.models.manifest import PARTIES
 
     with until_stopped():
-        PartyServer(RoleFolder.load(folder, *PARTIES), listen, dealer, peer, timeout, say).run()
+        PartyServer(RoleFolder.load(folder, *PARTIES), listen, dealer, peer, timeout, log).run()

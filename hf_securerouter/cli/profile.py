@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from hf_securerouter.cli.output import JsonOption, only_results_on_stdout, print_cost, print_json, print_table, say
+from hf_securerouter.cli.output import JsonOption, log, only_results_on_stdout, print_cost, print_json, print_table
 
 
 def profile(
@@ -49,7 +49,7 @@ def profile(
             hidden_act,
             softmax,
             precision,
-            progress=say,
+            progress=log,
         )
     if json:
         print_json(report)

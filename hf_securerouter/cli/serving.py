@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from hf_securerouter.cli.output import say
+from hf_securerouter.cli.output import log
 
 
 def address(text: str) -> tuple[str, int]:
@@ -41,4 +41,4 @@ def until_stopped() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        say("Stopped.")
+        log("Stopped.")

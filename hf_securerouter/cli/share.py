@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hf_securerouter.cli.output import JsonOption, only_results_on_stdout, print_json, say
+from hf_securerouter.cli.output import JsonOption, log, only_results_on_stdout, print_json
 from hf_securerouter.errors import SecureRouterValueError
 
 
@@ -44,7 +44,7 @@ def share(
     if json:
         print_json(report)
     else:
-        say(f"Give each of {', '.join(report['folders'].values())} to its role alone, then delete {out}.")
+        log(f"Give each of {', '.join(report['folders'].values())} to its role alone, then delete {out}.")
 
 
 def share_model(model_path: str, out: Path, **options: Any) -> dict[str, Any]:

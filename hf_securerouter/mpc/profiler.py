@@ -17,11 +17,11 @@ from transformers import AutoModelForSequenceClassification, BertConfig, BertFor
 
 from ..errors import SecureRouterValueError, SecureRouterWarning
 from ..mpc_friendly import use_functions
-from .convert import SecureModel, to_mpc
+from .convert import to_mpc
 from .gates.maximum import groups_of
-from .net.ledger import Cost
-from .net.network_model import NETWORKS, Network
-from .sessions.local import LocalSession
+from .net.cost import Cost
+from .net.network_model import NETWORKS, NetworkModel
+from .secure_model import SecureModel
 
 
 # Layers, width, heads and feed-forward width (Devlin et al. 2019; Turc et al. 2019).
@@ -100,8 +100,8 @@ def profile(
         given, for `delay` (a round is one trip for `"masked"`, four for `"crypten"`); the cost's own times are then
         those measured under the delay.
     """
-    say = progress or (lambda message: None)
-    say(f"Building {architecture} ...")
+    log = progress or (lambda message: None)
+    log(f"Building {architecture} ...")
     torch.manual_seed(0)  # of the weights and tokens that are measured on; shares never come from here
     model = build(architecture, seq_length)
     use_functions(model, hidden_act, softmax, precision)
@@ -120,13 +120,13 @@ def profile(
             model, protocol=protocol, device=device, max_length=seq_length, provider=provider, network=network
         )
     del model
-    cost, runs, error = _measure(secure, inputs, expected, None, say)
+    cost, runs, error = _measure(secure, inputs, expected, None, log)
     compute = cost.online_seconds
     networks = dict(NETWORKS)
     if delay_ms is not None:
-        cost, runs, delayed_error = _measure(secure, inputs, expected, delay_ms, say)
+        cost, runs, delayed_error = _measure(secure, inputs, expected, delay_ms, log)
         error = max(error, delayed_error)
-        networks["delay"] = Network(round_seconds=delay_ms / 1000, bytes_per_second=math.inf)
+        networks["delay"] = NetworkModel(round_seconds=delay_ms / 1000, bytes_per_second=math.inf)
     return {
         "architecture": architecture,
         "seq_length": seq_length,
@@ -151,14 +151,14 @@ def profile(
     }
 
 
-def estimate(compute: float, trips: int, online_bytes: int, network: Network) -> float:
+def estimate(compute: float, trips: int, online_bytes: int, network: NetworkModel) -> float:
     """Online seconds on another network: the computation, the trips one after the other, and the bytes.
 
     Args:
         compute (`float`): Seconds on a link without delay.
         trips (`int`): Sequential messages, each one way.
         online_bytes (`int`): Of both directions, which flow at the same time and carry half each.
-        network (`Network`): What a trip and a byte cost.
+        network (`NetworkModel`): What a trip and a byte cost.
     """
     return compute + network.seconds(trips, online_bytes / 2, 0)
 
@@ -168,16 +168,16 @@ def _measure(
     inputs: Mapping[str, Tensor],
     expected: Tensor,
     delay_ms: float | None,
-    say: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> tuple[Cost, int, float]:
     """The typical cost of a query in a session of its own, the runs that it is the median of, the largest error."""
     where = "" if delay_ms is None else f" with {delay_ms:g} ms between the parties"
-    say(f"Starting the roles{where} and sharing the weights ...")
+    log(f"Starting the roles{where} and sharing the weights ...")
     costs: list[Cost] = []
     error = 0.0
-    with LocalSession(secure, batch_size=len(expected), delay_ms=delay_ms) as session:
+    with secure.local_session(batch_size=len(expected), delay_ms=delay_ms) as session:
         for run in range(RUNS + 1):
-            say(f"Run {run} of {RUNS} ..." if run else "Warming up ...")
+            log(f"Run {run} of {RUNS} ..." if run else "Warming up ...")
             result = session(inputs)
             error = max(error, float((result.logits - expected).abs().max()))
             costs.append(result.cost)

@@ -6,7 +6,7 @@ import shlex
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from hf_securerouter.recipes.data import TASKS
+from hf_securerouter.recipes.tasks import TASKS
 
 
 _PLACES = ("output_dir", "cache_dir", "results_file", "costs_dir", "data_dir", "train_file", "validation_file")
@@ -17,7 +17,7 @@ def _option(default, help, **kwargs):
 
 
 @dataclass
-class GlueArguments:
+class RunArguments:
     """Data, experts, router and budget of a run."""
 
     task_name: str = field(metadata={"help": "The GLUE task.", "choices": sorted(TASKS)})

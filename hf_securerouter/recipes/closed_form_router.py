@@ -96,7 +96,7 @@ def score_utilities(logits, labels, problem_type, score):
 
 
 @torch.no_grad()
-def fit_router(model, rows, score):
+def fit_closed_form_router(model, rows, score):
     """Set the perceptron of a pool whose router shares an encoder, and that encoder's summaries are in the rows.
 
     Args:

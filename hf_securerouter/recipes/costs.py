@@ -11,8 +11,8 @@ import torch
 from transformers.utils import logging
 
 from hf_securerouter import SecureRouterValueError
-from hf_securerouter.configuration_securerouter import usable_positions
-from hf_securerouter.reports import write_json
+from hf_securerouter.families import usable_positions
+from hf_securerouter.files import write_json
 
 
 logger = logging.get_logger(__name__)
@@ -29,7 +29,7 @@ def measure_costs(args, experts, lengths, largest, make_pool):
     expert's own is at work, its head, the shuffle, the ranks and the way back.
 
     Args:
-        args (`GlueArguments`): With given `expert_costs`, nothing is measured, and the router costs what the cheapest
+        args (`RunArguments`): With given `expert_costs`, nothing is measured, and the router costs what the cheapest
             expert does.
         experts (list): The trained classifiers.
         lengths (list): Tokens that each of them reads; None for all.

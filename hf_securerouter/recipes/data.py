@@ -1,48 +1,18 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
 """GLUE's tasks as rows of token ids: from the Hub, from files, or from a folder of JSON lines."""
 
+from __future__ import annotations
+
 import gzip
 import json
 import random
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from hf_securerouter import SecureRouterValueError
-from hf_securerouter.lengths import cut
-
-
-@dataclass(frozen=True)
-class Task:
-    """Columns and labels of a GLUE task; no labels stand for a score."""
-
-    name: str
-    columns: tuple[str, ...]
-    labels: tuple[str, ...]
-
-    @property
-    def regression(self):
-        return not self.labels
-
-    @property
-    def id2label(self):
-        return dict(enumerate(self.labels or ("score",)))
-
-
-TASKS = {
-    task.name: task
-    for task in (
-        Task("cola", ("sentence",), ("unacceptable", "acceptable")),
-        Task("mnli", ("premise", "hypothesis"), ("entailment", "neutral", "contradiction")),
-        Task("mrpc", ("sentence1", "sentence2"), ("not_equivalent", "equivalent")),
-        Task("qnli", ("question", "sentence"), ("entailment", "not_entailment")),
-        Task("qqp", ("question1", "question2"), ("not_duplicate", "duplicate")),
-        Task("rte", ("sentence1", "sentence2"), ("entailment", "not_entailment")),
-        Task("sst2", ("sentence",), ("negative", "positive")),
-        Task("stsb", ("sentence1", "sentence2"), ()),
-    )
-}
+from hf_securerouter.lengths import truncate
+from hf_securerouter.recipes.tasks import TASKS
 
 
 def load_split(args, split):
@@ -86,7 +56,7 @@ def _read(path):
         return [json.loads(line) for line in file if line.strip()]
 
 
-def encode(task, rows, tokenizer, max_length):
+def tokenize(task, rows, tokenizer, max_length):
     """Rows as the model takes them: token ids, masks and `labels`, not padded."""
     texts = [[row[column].strip() for row in rows] for column in task.columns]
     encoded = tokenizer(*texts, truncation=True, max_length=max_length)
@@ -103,7 +73,7 @@ def split_rows(task, rows, shares, seed):
     so that no part holds pieces of another.
     """
     if task.name == "sst2":
-        from train_demo import split_by_sentence
+        from hf_securerouter.recipes.data import split_by_sentence
 
         return split_by_sentence([row["sentence"] for row in rows], shares, seed)
     order = list(range(len(rows)))
@@ -131,13 +101,41 @@ def perturb(rows, copies, special_ids, seed):
 
 
 def shortened(rows, length):
-    """Rows with no more than `length` tokens, None for all; see [`hf_securerouter.lengths.cut`]."""
+    """Rows with no more than `length` tokens, None for all; see [`hf_securerouter.lengths.truncate`]."""
 
     def shorter(row):
         if length is None or len(row["input_ids"]) <= length:
             return row
         names = [name for name in ("input_ids", "attention_mask", "token_type_ids") if name in row]
-        kept, _ = cut({name: torch.tensor([row[name]]) for name in names}, length)
+        kept, _ = truncate({name: torch.tensor([row[name]]) for name in names}, length)
         return row | {name: values[0].tolist() for name, values in kept.items()}
 
     return [shorter(row) for row in rows]
+
+
+def split_by_sentence(texts, shares, seed):
+    """
+    Indices of the rest and of one random part for each of `shares`. SST-2 holds the phrases of a sentence beside it:
+    a phrase goes with the longest text that contains it, so that parts differ as training and validation do.
+    """
+    families, with_phrase = {}, {}
+    for index in sorted(range(len(texts)), key=lambda i: -len(texts[i])):
+        words = texts[index].split()
+        phrases = {tuple(words[i : i + n]) for n in (1, 2, 3) for i in range(len(words) - n + 1)}
+        longer = with_phrase.get(tuple(words[:3]), ())
+        root = next((i for i in longer if f" {texts[index]} " in f" {texts[i]} "), index)
+        families.setdefault(root, []).append(index)
+        if root == index:
+            for phrase in phrases:
+                with_phrase.setdefault(phrase, []).append(index)
+    order = list(families.values())
+    random.Random(seed).shuffle(order)
+    parts = []
+    for share in shares:
+        parts.append([])
+        while order and len(parts[-1]) < share * len(texts):
+            parts[-1] += order.pop()
+    parts.insert(0, [index for family in order for index in family])
+    if not all(parts):
+        raise SystemExit(f"{len(texts)} texts, many of them parts of each other, are too few to train on.")
+    return parts

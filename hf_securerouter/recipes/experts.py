@@ -1,32 +1,27 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
 """Experts of different cost out of what a user has: checkpoints, one cut by depth, a narrow one; and their answers."""
 
+from __future__ import annotations
+
 import copy
-import inspect
-import os
-import shutil
 import zlib
 
 import torch
-from accelerate import PartialState
-from accelerate.utils import gather_object
-from torch import nn
 from transformers import AutoModelForSequenceClassification, set_seed
 
 from hf_securerouter import SecureRouterValueError
-from hf_securerouter.losses import distillation_loss
 from hf_securerouter.mpc_friendly import use_functions
 from hf_securerouter.pool import cut_layers
-from hf_securerouter.recipes.data import perturb, shortened
+from hf_securerouter.recipes.artifacts import save_once
+from hf_securerouter.recipes.data import shortened
+from hf_securerouter.recipes.distillation import distillation_rows
+from hf_securerouter.recipes.prediction import device
 
 
 EXACT = {"hidden_act": "exact", "softmax": "exact", "precision": "full"}
+
+
 NARROW_LAYERS, NARROW_WIDTH = 2, 128
-
-
-def device():
-    """Where inference runs."""
-    return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
 
 
 def load_classifier(name, task, args):
@@ -106,85 +101,6 @@ def narrow(model):
     return small
 
 
-@torch.no_grad()
-def predict(model, rows, collate, outputs=("logits",), batch_size=64):
-    """Outputs of a model for all rows, in their order, on the CPU; one tensor for each name in `outputs`."""
-    model.eval()
-    device = next(model.parameters()).device
-    accepted = inspect.signature(model.forward).parameters
-    order = sorted(range(len(rows)), key=lambda index: len(rows[index]["input_ids"]))
-    found = {name: [] for name in outputs}
-    for start in range(0, len(order), batch_size):
-        batch = collate([rows[index] for index in order[start : start + batch_size]])
-        batch = {name: value.to(device) for name, value in batch.items() if name in accepted and name != "labels"}
-        output = model(**batch)
-        for name in outputs:
-            found[name].append(output[name].float().cpu())
-    back = torch.tensor(order).argsort()
-    return [torch.cat(found[name])[back] for name in outputs]
-
-
-class Summary(nn.Module):
-    """What a pool's router reads, as a model of its own for [`predict`]."""
-
-    def __init__(self, pool):
-        super().__init__()
-        self.pool = pool
-
-    def forward(self, input_ids, attention_mask, token_type_ids=None):
-        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
-        return {"summary": self.pool.router.summarize(**inputs)}
-
-
-def expert_loss(model, batch):
-    """What an expert trains on: its own task loss, or that and its teacher's answers where the batch has them; and the
-    loss that it finds itself, if any."""
-    batch = dict(batch)
-    teacher = batch.pop("teacher_logits", None)
-    labels = batch.pop("labels")
-    output = model(**batch)
-    config = getattr(model, "module", model).config
-    loss = distillation_loss(output.logits, labels, teacher, config.problem_type)
-    return (loss if output.loss is None else loss + output.loss), output
-
-
-def taught(rows, teacher, collate, task, args, special_ids):
-    """Rows with the teacher's answers, and perturbed copies that only the teacher has labelled."""
-    copies = perturb(rows, args.perturbed_copies, special_ids, args.seed)
-    logits = _answered_together(teacher, rows + copies, collate)
-    for index in range(len(rows), len(logits)):
-        answer = logits[index]
-        copies[index - len(rows)]["labels"] = answer.item() if task.regression else answer.argmax().item()
-    return [row | {"teacher_logits": own.tolist()} for row, own in zip(rows + copies, logits, strict=True)]
-
-
-def _answered_together(model, rows, collate):
-    """Logits for all rows in every process, each of which computes its part of them."""
-    state = PartialState()
-    first, step = state.process_index, state.num_processes
-    parts = gather_object(predict(model, rows[first::step], collate))
-    logits = torch.empty(len(rows), parts[0].shape[1])
-    for index, part in enumerate(parts):
-        logits[index::step] = part
-    return logits
-
-
-def save_once(folder, model, tokenizer, train):
-    """Trains a model, and saves it as a whole, unless the folder stands there already."""
-    state = PartialState()
-    missing = not folder.exists()
-    state.wait_for_everyone()
-    if missing:
-        train()
-        if state.is_main_process:
-            staging = folder.with_name(f".{folder.name}")
-            shutil.rmtree(staging, ignore_errors=True)
-            tokenizer.save_pretrained(staging)
-            model.save_pretrained(staging)
-            os.rename(staging, folder)
-        state.wait_for_everyone()
-
-
 def train_pool(args, task, members, rows, folder, tokenizer, collate, fit):
     """Trains the experts on `rows` into `folder`/0, 1, ...; those that stand there already are left. With
     `args.self_distillation` the largest, once fine-tuned, is `folder`/teacher and learns again from its own answers,
@@ -222,7 +138,7 @@ def train_pool(args, task, members, rows, folder, tokenizer, collate, fit):
         if all(folders[index].exists() for index in indices):
             return
         largest = load_classifier(teacher, task, args).to(device())
-        data = taught(rows, largest, collate, task, args, set(tokenizer.all_special_ids))
+        data = distillation_rows(rows, largest, collate, task, args, set(tokenizer.all_special_ids))
         largest.cpu()
         for index in indices:
             kind, _, length = members[index]

@@ -18,13 +18,13 @@ import math
 import torch
 
 from hf_securerouter import SecureRouterValueError
-from hf_securerouter.fixed_point_layers import FAMILIES, layer_parts
+from hf_securerouter.families import FAMILIES, layer_parts
 
 
 FRESH = 0.02  # standard deviation of new weights, as in BERT
 
 
-def slim_shape(config, heads, neurons):
+def pruned_shape(config, heads, neurons):
     """Heads and neurons of a layer when at most these shares of them stay; heads have to divide the width."""
     inner = config.hidden_dim if config.model_type == "distilbert" else config.intermediate_size
     most = int(config.num_attention_heads * heads)
@@ -85,7 +85,7 @@ def measure_importance(model, batches):
 
 
 @torch.no_grad()
-def slim(model, heads, neurons, importance):
+def prune(model, heads, neurons, importance):
     """A copy of a classifier with so many heads and neurons in each layer.
 
     Args:
@@ -112,7 +112,7 @@ def slim(model, heads, neurons, importance):
             for part, parameter in module.named_parameters(recurse=False):
                 parameter.copy_(weights[f"{name}.{part}"])
     for old, new, matters in zip(layers, fresh, importance, strict=True):
-        _slim_attention(old[:4], new[:4], most, heads, matters)
+        _prune_attention(old[:4], new[:4], most, heads, matters)
         stay = matters["neurons"].topk(neurons).indices.sort().values
         _copy_parts(old[5], new[5], rows=stay)
         _copy_parts(old[6], new[6], columns=stay)
@@ -124,7 +124,7 @@ def _copy_parts(old, new, rows=slice(None), columns=slice(None)):
     new.bias.copy_(old.bias[rows])
 
 
-def _slim_attention(old, new, most, heads, matters):
+def _prune_attention(old, new, most, heads, matters):
     width = old[0].weight.shape[0]
     size, wider = width // most, width // heads
     stay = matters["heads"].topk(heads).indices.sort().values.tolist()

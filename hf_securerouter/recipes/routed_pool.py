@@ -14,8 +14,9 @@ Each step leaves a file in the output folder and is skipped where that file stan
 on where it was.
 """
 
+from __future__ import annotations
+
 import json
-import os
 import shutil
 from functools import partial
 from pathlib import Path
@@ -23,72 +24,51 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import PartialState
-from huggingface_hub import EvalResult, HfApi
-from results import publish
-from safetensors.torch import load_file, save_file
+from huggingface_hub import HfApi
 from transformers import AutoTokenizer, DataCollatorWithPadding, set_seed
 from transformers.utils import logging
 
 from hf_securerouter import SecureRouterForSequenceClassification, SecureRouterValueError
+from hf_securerouter.files import write_json
 from hf_securerouter.losses import expert_utilities, fit_temperature
 from hf_securerouter.metrics import SCORES, glue_metric, glue_score
-from hf_securerouter.model_card import SecureRouterModelCardData
-from hf_securerouter.recipes.closed_form_router import fit_router
+from hf_securerouter.recipes.artifacts import once, once_tensors
+from hf_securerouter.recipes.card import card_data
+from hf_securerouter.recipes.closed_form_router import fit_closed_form_router
 from hf_securerouter.recipes.costs import measure_costs, measure_routed, shares_encoder
-from hf_securerouter.recipes.data import TASKS, encode, load_split, shortened, split_rows
+from hf_securerouter.recipes.data import load_split, shortened, split_rows, tokenize
 from hf_securerouter.recipes.encrypted_check import compare_with_clear, encrypted_answers
-from hf_securerouter.recipes.experts import (
-    EXACT,
-    Summary,
-    device,
-    largest_name,
-    load_expert,
-    plan_pool,
-    predict,
-    train_pool,
-)
-from hf_securerouter.reports import PoolAnswers, draw_report, make_report, write_json
+from hf_securerouter.recipes.experts import EXACT, largest_name, load_expert, plan_pool, train_pool
+from hf_securerouter.recipes.prediction import Summary, device, predict
+from hf_securerouter.recipes.results import publish
+from hf_securerouter.recipes.tasks import TASKS
+from hf_securerouter.reports import PoolAnswers, draw_report, make_report
 from hf_securerouter.routing import choose_expert, lambda_for_budget, quotas_for_budget, serve_by_quota
 
 
 logger = logging.get_logger(__name__)
 
+
 ROUTER_SHARE, TUNING_SHARE = 0.2, 0.1  # of the training data, which the experts do not see
+
+
 ROUTER_ROWS = 2000  # at most, of a large task: experts learn from the rest
+
+
 OBJECTIVES = ("gumbel", "utility")
+
+
 UPLOADED = ["config.json", "*.safetensors.index.json", "model*.safetensors", "tokenizer*", "README.md"]
+
+
 UPLOADED += ["curve.png", "report.json"]
 
 
-def once(path, make):
-    """The JSON value in `path`, made and written by the main process if it is not there."""
-    state = PartialState()
-    if state.is_main_process and not path.exists():
-        write_json(make(), path)
-    state.wait_for_everyone()
-    return json.loads(path.read_text())
-
-
-def once_tensors(path, make):
-    """The tensors in `path`, made by all processes together and written if they are not there."""
-    state = PartialState()
-    missing = not path.exists()
-    state.wait_for_everyone()
-    if missing:
-        tensors = {name: value.contiguous() for name, value in make().items()}
-        if state.is_main_process:
-            temporary = path.with_name(f".{path.name}.{os.getpid()}")
-            save_file(tensors, temporary)
-            os.replace(temporary, path)
-        state.wait_for_everyone()
-    return load_file(path)
-
-
-class GlueRun:
+class RoutedPoolRun:
     """One task, one seed.
 
     Args:
-        args (`GlueArguments`): What to do.
+        args (`RunArguments`): What to do.
         fit (callable): Of the run, a name, a model, rows, epochs and a learning rate: trains the parameters that
             require it.
         command (`str`): For the card.
@@ -149,7 +129,7 @@ class GlueRun:
         return "regression" if self.task.regression else "single_label_classification"
 
     def rows(self, raw):
-        return encode(self.task, raw, self.tokenizer, self.args.max_seq_length)
+        return tokenize(self.task, raw, self.tokenizer, self.args.max_seq_length)
 
     def experts_and_answers(self, raw):
         """The final experts' folders, rows with answers of experts that have not seen them, and the router's and the
@@ -272,7 +252,9 @@ class GlueRun:
         model.experts.requires_grad_(False)
         rows, objective = self.summarized(model, rows), model.config.router_objective
         if objective == "utility" and model.config.router_shares_expert is not None:
-            fit_router(model.cpu(), rows, glue_score(self.task.name))  # it read the rows where inference runs
+            fit_closed_form_router(
+                model.cpu(), rows, glue_score(self.task.name)
+            )  # it read the rows where inference runs
         else:
             if objective == "utility":
                 # A linear output starts where it would have to go first: at the experts' mean utility.
@@ -385,60 +367,3 @@ class GlueRun:
         api = HfApi(token=token)
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
         api.upload_folder(repo_id=repo_id, folder_path=self.folder, allow_patterns=UPLOADED)
-
-
-def card_data(task, args, report, policy, measured, command):
-    """What the card says of a run."""
-    results = [
-        EvalResult(
-            task_type="text-classification",
-            dataset_type="nyu-mll/glue",
-            dataset_name=f"GLUE {task.name}",
-            dataset_config=task.name,
-            dataset_split="validation",
-            metric_type=name,
-            metric_value=round(value, 4),
-        )
-        for name, value in policy["metrics"].items()
-    ]
-    training = {"command": f"`{command}`", "seed": args.seed, "inputs of the report": report["inputs"]}
-    policies = {
-        name: {field: value for field, value in own.items() if field not in ("metrics", "shares")}
-        for name, own in report["policies"].items()
-    }
-    more = {name: value for name, value in (("measured", measured), ("encrypted", report.get("encrypted"))) if value}
-    told = {name: report[name] for name in _REPORTED if name in report}
-    return SecureRouterModelCardData(
-        model_name=f"{task.name}-router",
-        language="en",
-        datasets=["nyu-mll/glue"],
-        eval_results=results,
-        securerouter={
-            "routing_shares": [round(share, 4) for share in policy["shares"]],
-            "training": training,
-            "report": rounded(told | {"policies": policies} | more),
-            "figure": "curve.png",
-        },
-    )
-
-
-def rounded(value):
-    """A JSON-able value with its fractions cut to four digits."""
-    if isinstance(value, dict):
-        return {name: rounded(inner) for name, inner in value.items()}
-    if isinstance(value, list):
-        return [rounded(inner) for inner in value]
-    return round(value, 4) if isinstance(value, float) else value
-
-
-_REPORTED = (
-    "metric",
-    "largest_score",
-    "largest_score_interval",
-    "experts",
-    "routed_costs",
-    "audc",
-    "audc_interval",
-    "qnc",
-    "variants",
-)

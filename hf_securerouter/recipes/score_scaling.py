@@ -9,7 +9,7 @@ flatter by it, which matters little where scores lie far apart.
 
 import torch
 
-from hf_securerouter.fixed_point_layers import layer_parts
+from hf_securerouter.families import layer_parts
 from hf_securerouter.number_format import MARGIN, number_format
 
 
@@ -56,7 +56,7 @@ def measure_scores(expert, batches):
     return found
 
 
-def temper(expert, batches):
+def scale_down_queries(expert, batches):
     """Scales queries, in the place, so that no score needs more of its bounds than the margin leaves on these batches.
 
     Args:

@@ -21,7 +21,6 @@ from hf_securerouter import SecureRouterConfig, SecureRouterForSequenceClassific
 from hf_securerouter.mpc.convert import to_mpc
 from hf_securerouter.mpc.protocols.masked.programs import secure_program
 from hf_securerouter.mpc.protocols.masked.schedule import SERVED
-from hf_securerouter.mpc.sessions.local import LocalSession
 
 
 SHAPES = {"bert-tiny": (2, 128, 2, 512), "bert-base": (12, 768, 12, 3072)}
@@ -90,7 +89,7 @@ def routing_overhead(secure, batch, quotas):
 
 def measured(secure, batch, length, batch_size):
     inputs = {"input_ids": torch.randint(5, 1000, (batch, length))}
-    with LocalSession(secure, timeout=600, batch_size=batch_size) as session:
+    with secure.local_session(timeout=600, batch_size=batch_size) as session:
         cost = session(inputs).cost.to_dict()
     fields = ("online_bytes", "rounds", "dealer_bytes", "online_seconds", "preprocess_seconds", "dealer_seconds")
     return {name: cost[name] for name in (*fields, "peak_rss_bytes")}

@@ -27,7 +27,6 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging
 
 from hf_securerouter.mpc.convert import to_mpc
-from hf_securerouter.mpc.sessions.local import LocalSession
 
 
 MARGIN = 0.05
@@ -87,7 +86,7 @@ def compare(clear, encrypted):
 def run(secure, texts, clear, batch_size):
     """One session; yields the comparison after every batch."""
     found, start = [], time.perf_counter()
-    with LocalSession(secure, batch_size=batch_size) as session:
+    with secure.local_session(batch_size=batch_size) as session:
         for first in range(0, len(texts), batch_size):
             found.append(session(texts[first : first + batch_size]).logits)
             encrypted = torch.cat(found)

@@ -25,7 +25,6 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from hf_securerouter.classification import DEMO_CHECKPOINT
 from hf_securerouter.mpc.convert import to_mpc
-from hf_securerouter.mpc.sessions.local import LocalSession
 
 
 SHORT = "Bad."
@@ -49,7 +48,7 @@ def measure(secure, batches, runs, batch_size):
     order = [index for index in range(len(batches)) for _ in range(runs)]
     random.SystemRandom().shuffle(order)
     seconds = [[] for _ in batches]
-    with LocalSession(secure, batch_size=batch_size) as session:
+    with secure.local_session(batch_size=batch_size) as session:
         for _ in range(5):
             session(batches[0])
         for done, index in enumerate(order):

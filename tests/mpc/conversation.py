@@ -11,22 +11,22 @@ from harness import Message, RecordingParty, drive, links
 from scipy import stats
 from torch import Tensor
 
-from hf_securerouter.mpc.convert import SecureModel
 from hf_securerouter.mpc.gates.weight_share import weight_mask, weight_share
-from hf_securerouter.mpc.protocols.masked.programs import secure_program
-from hf_securerouter.mpc.protocols.masked.protocol import (
-    LIVE,
+from hf_securerouter.mpc.protocols.masked.layout import (
+    ATTENTION_MASK,
     SEED,
     all_weight_shapes,
-    as_seed,
-    input_share,
     input_width,
     logit_width,
 )
-from hf_securerouter.mpc.protocols.masked.schedule import answer
+from hf_securerouter.mpc.protocols.masked.programs import secure_program
+from hf_securerouter.mpc.protocols.masked.schedule import run_schedule
+from hf_securerouter.mpc.protocols.masked.sharing import as_seed, input_share
 from hf_securerouter.mpc.ring.randomness import Pad, new_seed
 from hf_securerouter.mpc.ring.words import packed_size, seal
-from hf_securerouter.mpc.tuples.deal import TupleSet, deal_set
+from hf_securerouter.mpc.secure_model import SecureModel
+from hf_securerouter.mpc.tuples.deal import deal_set
+from hf_securerouter.mpc.tuples.tuple_set import TupleSet
 
 
 @dataclass
@@ -83,7 +83,7 @@ class Conversation:
 
     def __call__(self, input_ids: Tensor, attention_mask: Tensor) -> Query:
         """Classify a batch."""
-        encoded = self.secure.client.encode({"input_ids": input_ids, "attention_mask": attention_mask})
+        encoded = self.secure.client.tokenize({"input_ids": input_ids, "attention_mask": attention_mask})
         shares = self.secure.sharing.inputs(self.secure.client.embed(encoded), encoded["attention_mask"])
         batch = len(input_ids)
         lock, sets, pair = threading.Lock(), {}, links()
@@ -103,7 +103,9 @@ class Conversation:
         def work(rank):
             tensors = shares[f"party{rank}"]
             inputs = {
-                LIVE: input_share(rank, tensors, LIVE, (batch, self.manifest.max_length), 1, self.manifest.cipher)
+                ATTENTION_MASK: input_share(
+                    rank, tensors, ATTENTION_MASK, (batch, self.manifest.max_length), 1, self.manifest.cipher
+                )
             }
             for member, spec in self.manifest.inputs.items():
                 shape = (batch, self.manifest.length_of(member), spec.input_size)
@@ -117,13 +119,13 @@ class Conversation:
                 programs[rank].append(name)
                 own = TupleSet(plan, rank, seeds[rank], corrections.__getitem__ if rank == 0 else None)
                 party = RecordingParty(rank, pair[rank], own, self.weights[rank])
-                own.prepare(party)
+                own.prepare(party.weights)
                 try:
                     return party.run(program.run(party, {key: given[key] for key in program.inputs}))
                 finally:
                     records[rank].extend(party.record)
 
-            return answer(self.manifest, run, inputs)
+            return run_schedule(self.manifest, run, inputs)
 
         class Worker:
             def __init__(self, rank):

@@ -16,11 +16,12 @@ from torch import Tensor
 from hf_securerouter.mpc.gates.party import Party
 from hf_securerouter.mpc.gates.secret import Secret
 from hf_securerouter.mpc.gates.weight_share import WeightShare, mask_weight, weight_mask, weight_share
-from hf_securerouter.mpc.ring.fixed_point import decode, encode
+from hf_securerouter.mpc.ring.fixed_point import from_fixed_point, to_fixed_point
 from hf_securerouter.mpc.ring.randomness import Csprng, cipher_for, new_seed
 from hf_securerouter.mpc.ring.words import reduce, signed, unpack
-from hf_securerouter.mpc.tuples.deal import TupleSet, deal_set
+from hf_securerouter.mpc.tuples.deal import deal_set
 from hf_securerouter.mpc.tuples.plan import Plan, trace
+from hf_securerouter.mpc.tuples.tuple_set import TupleSet
 
 
 PATIENCE = 60  # seconds that a party waits for the other
@@ -129,7 +130,7 @@ def joined(shares) -> Tensor:
 
 def real(shares) -> Tensor:
     first, second = shares
-    return decode(first.words + second.words, first.width, first.scale)
+    return from_fixed_point(first.words + second.words, first.width, first.scale)
 
 
 class Input:
@@ -150,7 +151,7 @@ class Input:
 
     @classmethod
     def real(cls, values: Tensor, width: int, scale: int, bound: int | None = None) -> Input:
-        return cls(encode(values, scale), width, scale, bound)
+        return cls(to_fixed_point(values, scale), width, scale, bound)
 
     def __call__(self, party: Party) -> Secret:
         return party.secret(party.constant(self.shares[party.rank]), self.width, self.scale, self.bound)
@@ -248,7 +249,7 @@ def attempt(
                 for name, words in masked.items()
             }
             party = party_class(rank, link, tuples, shares, debug=debug, device=device)
-            tuples.prepare(party)
+            tuples.prepare(party.weights)
         parties.append(party)
     results = drive(program, tuple(parties), within)
     # Corrections may be a read-only map of a file: no gate may write to them.

@@ -12,6 +12,7 @@ import torch
 from hf_securerouter.mpc.net import link as transport
 from hf_securerouter.mpc.net.link import Link
 from hf_securerouter.mpc.protocols.crypten.compat import import_crypten
+from hf_securerouter.mpc.protocols.crypten.link_adapter import CryptenLink
 
 
 def serve(pipe):
@@ -54,7 +55,7 @@ def pattern(seed, length):
 
 def say_hello(address, **options):
     with connected(address, **options) as link:
-        link.barrier()
+        link.exchange([])
 
 
 def say_hello_as_version_2(address):
@@ -94,11 +95,11 @@ def exchange_and_count(link, sock, acknowledged):
     """`acknowledged`: what the kernel had counted before the link was made, as some count the SYN as a byte."""
     for length in (0, 1, 5_000_000):
         link.exchange([bytes(length)])
-    link.send_obj({"a": [1, None]}, 0) if link.rank else link.recv_obj(1)
+    link.send_object({"a": [1, None]}) if link.rank else link.receive_object()
     counts = link.ledger.total("sent"), link.ledger.total("received"), link.ledger.total("rounds")
     sent, received = settled_counters(sock)
     kept.append(link)  # nothing more may arrive before the other party has looked
-    return counts, (sent - acknowledged, received), link.get_communication_stats()
+    return counts, (sent - acknowledged, received), link.traffic
 
 
 def close_kept():
@@ -130,7 +131,7 @@ def silent(address, seconds):
 
 def crypten_operations(address):
     with connected(address) as link:
-        return operations(link)
+        return operations(CryptenLink(link))
 
 
 def operations(link):
@@ -170,7 +171,7 @@ def _plain(result):
 
 def crypten_computes(address):
     with connected(address) as link:
-        return crypten_arithmetic(link)
+        return crypten_arithmetic(CryptenLink(link))
 
 
 def crypten_arithmetic(link):

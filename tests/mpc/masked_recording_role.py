@@ -16,7 +16,7 @@ from link_worker import settled_counters
 
 from hf_securerouter.mpc.net import channel
 from hf_securerouter.mpc.net import loopback as rendezvous
-from hf_securerouter.mpc.net import socket_stream as wire
+from hf_securerouter.mpc.net import socket_stream as stream
 from hf_securerouter.mpc.protocols.masked import roles as masked_roles
 from hf_securerouter.mpc.sessions import role_process as roles
 from hf_securerouter.mpc.tuples import dealer_service as supply
@@ -44,7 +44,7 @@ class RecordingChannel(channel.Channel):
         keep("caller" if self.peer == "the caller" else "dealer" if self.peer == "the dealer" else "parties", view)
 
 
-class RecordingWire(wire.Wire):
+class RecordingWire(stream.SocketStream):
     def pull(self, view):
         count = super().pull(view)
         if count:
@@ -66,12 +66,12 @@ def fresh(count):
 class RecordingParty(masked_roles.MaskedParty):
     def meet(self, *args):
         super().meet(*args)
-        self._before = settled_counters(self._link._wire.sock)
+        self._before = settled_counters(self._link._stream.sock)
 
     def query(self, header, tensors):
         answer = super().query(header, tensors)
         # The other party sends nothing more until both have answered.
-        before, self._before = self._before, settled_counters(self._link._wire.sock)
+        before, self._before = self._before, settled_counters(self._link._stream.sock)
         plans = [self._evaluator._plans[name] for name in RUN]
         note(
             programs=list(RUN),
@@ -86,7 +86,7 @@ class RecordingParty(masked_roles.MaskedParty):
 
 
 RUN = []
-take = supply.LiveSets.take
+take = supply.DealerClient.take
 
 
 def noted_take(self, name, *rest):
@@ -98,7 +98,7 @@ roles.Channel = RecordingChannel
 rendezvous.Channel = RecordingChannel
 masked_roles.Link.__init__.__globals__["Wire"] = RecordingWire
 supply.PartySet = recorded_set
-supply.LiveSets.take = noted_take
+supply.DealerClient.take = noted_take
 masked_roles.secrets = type("secrets", (), {"token_bytes": staticmethod(fresh)})
 masked_roles.MaskedParty = RecordingParty
 if os.environ.get("SECUREROUTER_ODD") == ROLE:

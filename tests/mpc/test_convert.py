@@ -12,10 +12,12 @@ from tiny import MAX_POSITIONS, VOCABULARY, family_config, pool_config, pool_mod
 from transformers import BertForSequenceClassification, BertTokenizer
 
 from hf_securerouter import SecureRouterForSequenceClassification, SecureRouterValueError, SecureRouterWarning
-from hf_securerouter.mpc.convert import ConversionError, to_mpc, validate
+from hf_securerouter.mpc.conversion.description import Options
+from hf_securerouter.mpc.conversion.validation import ConversionError, validate
+from hf_securerouter.mpc.convert import to_mpc
 from hf_securerouter.mpc.models.manifest import Manifest
 from hf_securerouter.mpc.protocols import load_protocol
-from hf_securerouter.mpc.protocols.crypten.protocol import decode, encode
+from hf_securerouter.mpc.protocols.crypten.fixed_point import from_fixed_point, to_fixed_point
 
 
 def quiet(model, *args, **options):
@@ -25,12 +27,13 @@ def quiet(model, *args, **options):
 
 
 def paths(model, *args, **options):
-    return [problem.path for problem in validate(model, *args, **options)]
+    return [problem.path for problem in validate(model, *args, Options(**options))]
 
 
 def test_a_good_pool_has_no_problems(model, tokenizer):
     assert validate(model, tokenizer) == []
-    assert validate(model, None, protocol="crypten", max_length=8, provider="tfp", routing_privacy="revealed") == []
+    crypten = Options(protocol="crypten", max_length=8, provider="tfp", routing_privacy="revealed")
+    assert validate(model, None, crypten) == []
     assert paths(model, None, provider="tfp") == ["provider"]
 
 
@@ -129,7 +132,7 @@ def test_weights_and_embeddings_are_the_whole_model(model, batch):
     model.config.routing_lambda = 0.25
     batch["token_type_ids"][:, 3:] = 1
     secure = quiet(model)
-    encoded = secure.client.encode(batch)
+    encoded = secure.client.tokenize(batch)
     embedded = secure.client.embed(encoded)
     with torch.no_grad():
         output = model(**batch)
@@ -153,18 +156,18 @@ def test_weights_and_embeddings_are_the_whole_model(model, batch):
 def test_conversion_copies(model):
     secure = quiet(model)
     before = {name: values.clone() for name, values in secure.weights.items()}
-    embedded = secure.client.embed(secure.client.encode({"input_ids": torch.ones(1, 4, dtype=torch.long)}))
+    embedded = secure.client.embed(secure.client.tokenize({"input_ids": torch.ones(1, 4, dtype=torch.long)}))
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.zero_()
     assert all(torch.equal(secure.weights[name], values) for name, values in before.items())
-    again = secure.client.embed(secure.client.encode({"input_ids": torch.ones(1, 4, dtype=torch.long)}))
+    again = secure.client.embed(secure.client.tokenize({"input_ids": torch.ones(1, 4, dtype=torch.long)}))
     assert torch.equal(embedded["router"], again["router"])
 
 
 def test_half_precision_models_are_embedded_in_float32(model):
     secure = quiet(model.to(torch.bfloat16))
-    embedded = secure.client.embed(secure.client.encode({"input_ids": torch.ones(1, 4, dtype=torch.long)}))
+    embedded = secure.client.embed(secure.client.tokenize({"input_ids": torch.ones(1, 4, dtype=torch.long)}))
     assert all(values.dtype == torch.float32 for values in [*embedded.values(), *secure.weights.values()])
 
 
@@ -177,12 +180,12 @@ def test_a_plain_classifier_is_a_pool_of_one(tokenizer):
 
 def test_client_pads_everything_to_the_public_length(model, tokenizer):
     client = quiet(model, tokenizer, max_length=12).client
-    encoded = client.encode(["good", ("a film", "a movie")])
+    encoded = client.tokenize(["good", ("a film", "a movie")])
     assert all(values.shape == (2, 12) for values in encoded.values())
     assert encoded["attention_mask"].sum(-1).tolist() == [3, 7]
-    assert client.encode(["film " * 40])["attention_mask"].tolist() == [[1] * 12]
+    assert client.tokenize(["film " * 40])["attention_mask"].tolist() == [[1] * 12]
     assert encoded["token_type_ids"][1].tolist() == [0, 0, 0, 0, 1, 1, 1, 0, 0, 0, 0, 0]
-    ids = client.encode({"input_ids": torch.full((2, 5), 9), "token_type_ids": torch.ones(2, 5, dtype=torch.long)})
+    ids = client.tokenize({"input_ids": torch.full((2, 5), 9), "token_type_ids": torch.ones(2, 5, dtype=torch.long)})
     assert ids["input_ids"][0].tolist() == [9] * 5 + [0] * 7
     assert ids["attention_mask"][0].tolist() == ids["token_type_ids"][0].tolist() == [1] * 5 + [0] * 7
 
@@ -202,12 +205,12 @@ def test_client_pads_everything_to_the_public_length(model, tokenizer):
 def test_bad_inputs_are_named(model, tokenizer, inputs, message):
     client = quiet(model, tokenizer, max_length=12).client
     with pytest.raises(SecureRouterValueError, match=message):
-        client.encode(inputs)
+        client.tokenize(inputs)
 
 
 def test_texts_need_a_tokenizer(model):
     with pytest.raises(SecureRouterValueError, match="`tokenizer` was not given"):
-        quiet(model).client.encode(["good"])
+        quiet(model).client.tokenize(["good"])
 
 
 def test_shares_of_one_tensor_are_uniform_and_fresh(model):
@@ -227,10 +230,10 @@ def test_shares_of_one_tensor_are_uniform_and_fresh(model):
 
 def test_fixed_point_rounds_to_the_nearest():
     values = torch.tensor([-1.5, -(2.0**-16) * 0.6, 2.0**-16 * 0.6, 190.25])
-    assert encode(values).tolist() == [-98304, -1, 1, 12468224]
-    assert torch.equal(decode(encode(values[[0, 3]])), values[[0, 3]].double())
+    assert to_fixed_point(values).tolist() == [-98304, -1, 1, 12468224]
+    assert torch.equal(from_fixed_point(to_fixed_point(values[[0, 3]])), values[[0, 3]].double())
     negative = -torch.arange(1, 200_000, dtype=torch.int64)
-    assert torch.equal(decode(negative), negative.double() / 65536)
+    assert torch.equal(from_fixed_point(negative), negative.double() / 65536)
 
 
 def test_protocols_are_loaded_by_name():

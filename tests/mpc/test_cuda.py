@@ -24,7 +24,8 @@ from typer.testing import CliRunner
 
 from hf_securerouter import cli
 from hf_securerouter.mpc.conversion.calibration import ClearEncoder
-from hf_securerouter.mpc.convert import validate
+from hf_securerouter.mpc.conversion.description import Options
+from hf_securerouter.mpc.conversion.validation import validate
 from hf_securerouter.mpc.gates.activation import Activation
 from hf_securerouter.mpc.gates.argmax import Argmax, Reveal
 from hf_securerouter.mpc.gates.bit_to_ring import BitToRing
@@ -45,11 +46,11 @@ from hf_securerouter.mpc.gates.square import SelectedSquare, Square
 from hf_securerouter.mpc.gates.widen import Widen
 from hf_securerouter.mpc.protocols.masked.encoder import MaskedEncoder
 from hf_securerouter.mpc.protocols.masked.evaluator import SecureProgram
-from hf_securerouter.mpc.protocols.masked.folding import encode_weights
+from hf_securerouter.mpc.protocols.masked.folding import fold_weights
 from hf_securerouter.mpc.protocols.masked.programs import rank_in_secret_order
-from hf_securerouter.mpc.protocols.masked.ring_widths import Bounds, Precision
+from hf_securerouter.mpc.protocols.masked.ring_widths import Bounds, RingWidths
 from hf_securerouter.mpc.ring import device as device_module
-from hf_securerouter.mpc.ring.device import Staging, kept_on, room
+from hf_securerouter.mpc.ring.device import Staging, kept_on, memory_budget
 from hf_securerouter.mpc.ring.matmul import float_matmul, int8_matmul, ring_matmul
 from hf_securerouter.mpc.ring.randomness import AES, CHACHA20, Csprng, cipher_for
 from hf_securerouter.mpc.ring.words import _pack, reduce, unpack
@@ -188,9 +189,9 @@ def test_a_bound_is_checked(within):
 def test_a_whole_encoder(within, softmax):
     spec = replace(SMALL, num_layers=1, layer_map=(0,), softmax=softmax)
     x, live = batch_of(spec, [4, 2], 4)
-    encoder = MaskedEncoder(spec, Precision(Bounds(), 4, softmax))
-    words = encode_weights(spec, weights_of(spec), encoder.precision)
-    given, mask = Input.real(x, encoder.input_width, encoder.precision.bits.hidden), Bits(live)
+    encoder = MaskedEncoder(spec, RingWidths(Bounds(), 4, softmax))
+    words = fold_weights(spec, weights_of(spec), encoder.rings)
+    given, mask = Input.real(x, encoder.input_width, encoder.rings.bits.hidden), Bits(live)
     done = on_card(within, lambda party: encoder.run(party, given(party), mask(party)), weights=words)
     assert (done.values - ClearEncoder(spec, weights_of(spec))(x, live)).abs().max() < 0.004
 
@@ -233,8 +234,8 @@ def test_constants_are_copied_once(within):
     with within():
         assert kept_on("cuda", table) is kept_on("cuda", table)
         assert kept_on("cuda", table).cpu().tolist() == [0, 1, 2, 3]
-        assert 1 << 20 < room("cuda") < 1 << 50
-    assert kept_on("cpu", table) is table and 0 < room("cpu") < 1 << 50
+        assert 1 << 20 < memory_budget("cuda") < 1 << 50
+    assert kept_on("cpu", table) is table and 0 < memory_budget("cpu") < 1 << 50
 
 
 @pytest.mark.parametrize("product", [float_matmul, int8_matmul, ring_matmul])
@@ -295,7 +296,7 @@ def test_tuples_of_another_cipher_are_for_another_plan():
 
 def test_what_is_missing_is_told(model, tokenizer, monkeypatch):
     def problems(device):
-        return [problem for problem in validate(model, tokenizer, device=device) if problem.path == "device"]
+        return [problem for problem in validate(model, tokenizer, Options(device=device)) if problem.path == "device"]
 
     assert problems("cpu") == []
     (unknown,) = problems("abacus")
@@ -309,7 +310,7 @@ def test_what_is_missing_is_told(model, tokenizer, monkeypatch):
     assert "pip install triton" in str(lacking)
     monkeypatch.setattr(device_module, "find_spec", lambda name: name)
     assert problems("cuda") == []
-    assert len(validate(model, tokenizer, protocol="crypten", device="cuda", provider="tfp")) == 1
+    assert len(validate(model, tokenizer, Options(protocol="crypten", device="cuda", provider="tfp"))) == 1
 
 
 ONE = torch.tensor([[1, 0, 0, 1], [0, 1, 1, 0]])  # which of two, for four rows

@@ -23,11 +23,11 @@ from hf_securerouter import SecureRouterValueError, cli
 from hf_securerouter.mpc import profiler as profile
 from hf_securerouter.mpc.convert import to_mpc
 from hf_securerouter.mpc.net import delay
+from hf_securerouter.mpc.net.cost import Cost
 from hf_securerouter.mpc.net.delay import DelayedNetwork, DelayError
-from hf_securerouter.mpc.net.ledger import Cost
-from hf_securerouter.mpc.net.network_model import Network
+from hf_securerouter.mpc.net.network_model import NetworkModel
 from hf_securerouter.mpc.profiler import TRIPS, estimate
-from hf_securerouter.mpc.sessions.local import LocalSession, SessionError
+from hf_securerouter.mpc.sessions.local import SessionError
 
 
 def possible():
@@ -101,7 +101,7 @@ def test_the_parties_meet_on_it_and_leave_nothing(protocol, provider):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         secure = to_mpc(classifier(), protocol=protocol, provider=provider, max_length=8)
-    with LocalSession(secure, delay_ms=1) as session:
+    with secure.local_session(delay_ms=1) as session:
         network = session._network
         processes = children()
         cost = session({"input_ids": torch.full((1, 8), 7), "attention_mask": torch.ones(1, 8)}).cost
@@ -199,9 +199,9 @@ def test_wrong_delays_and_cryptens_dealer_are_refused():
         warnings.simplefilter("ignore", UserWarning)
         secure = to_mpc(classifier(), protocol="crypten", provider="ttp", max_length=8)
     with pytest.raises(SecureRouterValueError, match="provider='tfp'"):
-        LocalSession(secure, delay_ms=1)
+        secure.local_session(delay_ms=1)
 
 
 def test_an_estimate_adds_computation_trips_and_the_bytes_of_one_direction():
-    assert estimate(1.0, 100, 2 * 10**9, Network(0.01, 1e9)) == pytest.approx(1 + 100 * 0.01 + 1)
-    assert estimate(1.0, 100, 2 * 10**9, Network(0.01, math.inf)) == pytest.approx(2)
+    assert estimate(1.0, 100, 2 * 10**9, NetworkModel(0.01, 1e9)) == pytest.approx(1 + 100 * 0.01 + 1)
+    assert estimate(1.0, 100, 2 * 10**9, NetworkModel(0.01, math.inf)) == pytest.approx(2)

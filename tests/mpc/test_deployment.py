@@ -25,9 +25,12 @@ from hf_securerouter.mpc.convert import to_mpc
 from hf_securerouter.mpc.deployment.remote_session import RemoteSession
 from hf_securerouter.mpc.deployment.role_folder import RoleFolder
 from hf_securerouter.mpc.net.channel import Channel, ChannelError
-from hf_securerouter.mpc.net.socket_stream import TlsWire
-from hf_securerouter.mpc.net.tls import Identity, MeetingError, connect
-from hf_securerouter.mpc.protocols.masked.protocol import SEED, as_tensor
+from hf_securerouter.mpc.net.identity import Identity
+from hf_securerouter.mpc.net.socket_stream import TlsStream
+from hf_securerouter.mpc.net.sockets import MeetingError
+from hf_securerouter.mpc.net.tls import connect
+from hf_securerouter.mpc.protocols.masked.layout import SEED
+from hf_securerouter.mpc.protocols.masked.sharing import as_tensor
 from hf_securerouter.mpc.sessions.session import SessionError
 
 
@@ -150,7 +153,7 @@ def test_clients_that_leave_cost_the_servers_nothing(place, served, tmp_path):
     meetings = [served.roles[role].said.count("All roles are here") for role in ("party0", "party1")]
     folder = RoleFolder.load(served.shares / "client", "client")
     with RemoteSession(folder, served.address("party0"), served.address("party1"), 60) as session:
-        encoded = session.client.encode(TEXTS)
+        encoded = session.client.tokenize(TEXTS)
         shares = session.sharing.inputs(session.client.embed(encoded), encoded["attention_mask"])
     for number, leaving in enumerate(("party0", "party1", "both")):  # after each was sent its share, or one alone
         channels = {role: caller(served, role) for role in ("party1", "party0")}
@@ -359,7 +362,7 @@ def test_a_client_is_made_of_its_folder_alone(family, tokenizer, tmp_path):
     shutil.move(tmp_path / "out" / "client", tmp_path / "client")
     shutil.rmtree(tmp_path / "out")
     found = RoleFolder.load(tmp_path / "client", "client").client()
-    encoded, own = found.encode(TEXTS), secure.client.encode(TEXTS)
+    encoded, own = found.tokenize(TEXTS), secure.client.tokenize(TEXTS)
     assert all(torch.equal(encoded[name], own[name]) for name in own)
     for member, values in secure.client.embed(own).items():
         assert torch.equal(found.embed(encoded)[member], values)
@@ -402,14 +405,14 @@ def test_channels_under_tls_carry_both_directions_at_once(place):
     sockets, wires = tcp_pair(), {}
 
     def accept():
-        wires[1] = TlsWire(sockets[1], identities[1].server, True, "", time.monotonic() + 20)
+        wires[1] = TlsStream(sockets[1], identities[1].server, True, "", time.monotonic() + 20)
 
     thread = threading.Thread(target=accept)
     thread.start()
-    wires[0] = TlsWire(sockets[0], identities[0].client, False, "party1", time.monotonic() + 20)
+    wires[0] = TlsStream(sockets[0], identities[0].client, False, "party1", time.monotonic() + 20)
     thread.join()
-    for wire in wires.values():
-        wire._tls = OneAtATime(wire._tls)
+    for stream in wires.values():
+        stream._tls = OneAtATime(stream._tls)
     channels = [Channel(wires[rank], f"party{1 - rank}") for rank in (0, 1)]
     words = torch.arange(1 << 19)
     senders = [
@@ -425,6 +428,6 @@ def test_channels_under_tls_carry_both_directions_at_once(place):
     for sender in senders:
         sender.join()
     assert channels[0].bytes_sent == channels[1].bytes_received > 4 * words.nbytes
-    assert not any(wire._tls.disturbed for wire in wires.values())
+    assert not any(stream._tls.disturbed for stream in wires.values())
     for end in channels:
         end.close()

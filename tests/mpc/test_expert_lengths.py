@@ -13,8 +13,8 @@ from hf_securerouter.lengths import cut
 from hf_securerouter.mpc.convert import to_mpc
 from hf_securerouter.mpc.deployment.role_folder import RoleFolder
 from hf_securerouter.mpc.models.manifest import Manifest
+from hf_securerouter.mpc.protocols.masked.layout import input_bytes
 from hf_securerouter.mpc.protocols.masked.programs import secure_program
-from hf_securerouter.mpc.protocols.masked.protocol import input_bytes
 from hf_securerouter.mpc.ring.words import packed_size
 from hf_securerouter.routing import assign_by_quota
 
@@ -100,7 +100,7 @@ def test_an_expert_costs_what_it_costs_on_short_inputs():
 def test_the_client_shares_what_is_read():
     secure = converted("revealed")
     embedded = secure.client.embed(
-        secure.client.encode(dict(zip(("input_ids", "attention_mask"), queries(), strict=True)))
+        secure.client.tokenize(dict(zip(("input_ids", "attention_mask"), queries(), strict=True)))
     )
     assert {name: tuple(values.shape) for name, values in embedded.items()} == {
         "experts.0": (BATCH, LENGTH, 16),
@@ -152,7 +152,7 @@ def test_a_deployed_client_reads_the_same_parts(tmp_path):
     secure = converted("quota")
     secure.save_shares(tmp_path / "out")
     folder = RoleFolder.load(tmp_path / "out" / "client", "client")
-    encoded = secure.client.encode({"input_ids": ids, "attention_mask": mask})
+    encoded = secure.client.tokenize({"input_ids": ids, "attention_mask": mask})
     own, theirs = (client.embed(encoded) for client in (secure.client, folder.client()))
     assert own.keys() == theirs.keys() and all(torch.equal(own[name], theirs[name]) for name in own)
     shares = secure.sharing.inputs(theirs, encoded["attention_mask"])["party0"]

@@ -13,8 +13,9 @@ from hf_securerouter.errors import SecureRouterValueError
 from hf_securerouter.mpc.convert import to_mpc
 from hf_securerouter.mpc.gates.weight_share import weight_share
 from hf_securerouter.mpc.models.manifest import Manifest
-from hf_securerouter.mpc.protocols.masked.folding import encode_weights
-from hf_securerouter.mpc.protocols.masked.protocol import as_seed, encoders
+from hf_securerouter.mpc.protocols.masked.folding import fold_weights
+from hf_securerouter.mpc.protocols.masked.layout import encoders
+from hf_securerouter.mpc.protocols.masked.sharing import as_seed
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +40,7 @@ def test_the_parties_folders_make_the_weights_and_neither_does_alone(secure, fol
     assert shares[0].keys() == shares[1].keys() and seeds[0] != seeds[1]
     for prefix, encoder in encoders(secure.manifest).items():
         own = {k.removeprefix(f"{prefix}."): v for k, v in secure.weights.items() if k.startswith(f"{prefix}.")}
-        for name, words in encode_weights(encoder.spec, own, encoder.precision).items():
+        for name, words in fold_weights(encoder.spec, own, encoder.rings).items():
             name = f"{prefix}.{name}"
             parts = [weight_share(rank, seeds[rank], name, shares[rank].pop(name)) for rank in (0, 1)]
             assert torch.equal(parts[0].share + parts[1].share, words)

@@ -18,8 +18,9 @@ from hf_securerouter.mpc.gates.relu import ReLU
 from hf_securerouter.mpc.ring.randomness import Csprng, new_seed
 from hf_securerouter.mpc.ring.words import reduce
 from hf_securerouter.mpc.tuples import deal as dealer
-from hf_securerouter.mpc.tuples.deal import TupleSet, deal_set
+from hf_securerouter.mpc.tuples.deal import deal_set
 from hf_securerouter.mpc.tuples.plan import trace
+from hf_securerouter.mpc.tuples.tuple_set import TupleSet
 
 
 def two_gates(party, share):

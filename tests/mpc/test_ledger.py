@@ -7,7 +7,8 @@ import time
 
 import pytest
 
-from hf_securerouter.mpc.net.ledger import Cost, Ledger, peak_rss_bytes
+from hf_securerouter.mpc.net.cost import Cost
+from hf_securerouter.mpc.net.ledger import Ledger, peak_rss_bytes
 
 
 def filled(sent, received, rounds, dealer):

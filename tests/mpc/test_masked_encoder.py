@@ -10,14 +10,14 @@ from harness import Bits, Input, run
 from scipy import stats
 
 from hf_securerouter.errors import SecureRouterValueError
+from hf_securerouter.lengths import copy_into_padding
 from hf_securerouter.mpc.conversion.calibration import ClearEncoder
-from hf_securerouter.mpc.conversion.client import copy_into_padding
 from hf_securerouter.mpc.gates.maximum import groups_of
 from hf_securerouter.mpc.gates.weight_share import WeightShare
-from hf_securerouter.mpc.models.architecture import EncoderSpec, HeadSpec
+from hf_securerouter.mpc.models.spec import EncoderSpec, HeadSpec
 from hf_securerouter.mpc.protocols.masked.encoder import MaskedEncoder
-from hf_securerouter.mpc.protocols.masked.folding import encode_weights, weight_shapes
-from hf_securerouter.mpc.protocols.masked.ring_widths import Bounds, Precision
+from hf_securerouter.mpc.protocols.masked.folding import fold_weights, weight_shapes
+from hf_securerouter.mpc.protocols.masked.ring_widths import Bounds, RingWidths
 from hf_securerouter.mpc.ring.words import packed_size
 from hf_securerouter.mpc.tuples.plan import trace
 
@@ -71,14 +71,14 @@ def batch_of(spec, lengths, longest, seed=0):
 
 
 def encrypted(spec, x, live, bounds=None, weights=None):
-    encoder = MaskedEncoder(spec, Precision(bounds or Bounds(), x.shape[1], spec.softmax))
-    words = encode_weights(spec, weights or weights_of(spec), encoder.precision)
-    given, mask = Input.real(x, encoder.input_width, encoder.precision.bits.hidden), Bits(live)
+    encoder = MaskedEncoder(spec, RingWidths(bounds or Bounds(), x.shape[1], spec.softmax))
+    words = fold_weights(spec, weights or weights_of(spec), encoder.rings)
+    given, mask = Input.real(x, encoder.input_width, encoder.rings.bits.hidden), Bits(live)
     return run(lambda party: encoder.run(party, given(party), mask(party)), words)
 
 
 def plan_of(spec, length=128, batch=1, bounds=None, precision=None):
-    encoder = MaskedEncoder(spec, precision or Precision(bounds or Bounds(), length, spec.softmax))
+    encoder = MaskedEncoder(spec, precision or RingWidths(bounds or Bounds(), length, spec.softmax))
     meta = partial(torch.empty, device="meta")
     weights = {
         name: WeightShare(meta(shape, dtype=torch.int64), meta(shape, dtype=torch.int64))
@@ -89,7 +89,7 @@ def plan_of(spec, length=128, batch=1, bounds=None, precision=None):
         x = party.secret(
             meta(batch, length, spec.hidden_size, dtype=torch.int64),
             encoder.input_width,
-            encoder.precision.bits.hidden,
+            encoder.rings.bits.hidden,
             5,
         )
         return encoder.run(party, x, meta(batch, length, dtype=torch.uint8))
@@ -119,7 +119,7 @@ def test_logits_are_those_of_the_clear_encoder(changes):
     for _ in range(2):  # fresh masks
         done = encrypted(spec, x, live)
         assert (done.values - expected).abs().max() < 0.004
-        assert done.results[0].width == MaskedEncoder(spec, Precision(Bounds(), 12, spec.softmax)).logit_width
+        assert done.results[0].width == MaskedEncoder(spec, RingWidths(Bounds(), 12, spec.softmax)).logit_width
 
 
 def test_2relu_needs_a_row_that_sums_to_an_eighth():
@@ -186,7 +186,7 @@ def test_budgets_at_length_128(spec, online, rounds, dealer):
 
 def linear_bytes(spec, length, batch):
     """Openings in front of fixed weights: the hidden state, the context, the hidden state, the activations."""
-    precision = Precision(Bounds(), length, spec.softmax)
+    precision = RingWidths(Bounds(), length, spec.softmax)
     wide, inner = precision.attention_width, precision.feed_forward_width
 
     def layer(rows):
@@ -206,7 +206,7 @@ def linear_bytes(spec, length, batch):
 
 def attention_bytes(spec, length, batch):
     """Openings of Q, K, V and of the exponentials, and of y with its bit."""
-    precision = Precision(Bounds(), length, spec.softmax)
+    precision = RingWidths(Bounds(), length, spec.softmax)
     matmul = exponential = 0
     for queries in [length] * (spec.num_layers - 1) + [1]:
         scores = batch * spec.num_heads * queries * length

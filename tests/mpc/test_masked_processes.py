@@ -11,11 +11,12 @@ import torch
 from children import children
 from tiny import VOCABULARY, pool_model
 
-from hf_securerouter.mpc.conversion.client import copy_into_padding
-from hf_securerouter.mpc.net.link import HEADER
-from hf_securerouter.mpc.protocols.masked.folding import encode_weights
-from hf_securerouter.mpc.protocols.masked.protocol import MaskedSharing, encoders
+from hf_securerouter.lengths import copy_into_padding
+from hf_securerouter.mpc.net.frame import HEADER
+from hf_securerouter.mpc.protocols.masked.folding import fold_weights
+from hf_securerouter.mpc.protocols.masked.layout import encoders
 from hf_securerouter.mpc.protocols.masked.roles import MaskedParty
+from hf_securerouter.mpc.protocols.masked.sharing import MaskedSharing
 from hf_securerouter.mpc.ring.words import signed, unpack
 from hf_securerouter.mpc.sessions import local as session_module
 from hf_securerouter.mpc.tuples.party_set import SetLabel
@@ -172,7 +173,7 @@ def test_nobody_gets_a_weight(recorded):
             for name, values in recorded.secure.weights.items()
             if name.startswith(f"{prefix}.")
         }
-        for name, words in encode_weights(encoder.spec, own, encoder.precision).items():
+        for name, words in fold_weights(encoder.spec, own, encoder.rings).items():
             if words.numel() < 2 or not words.any():
                 continue
             checked += 1

@@ -13,12 +13,13 @@ from transformers import AutoModelForSequenceClassification
 from transformers.activations import ACT2FN
 
 from hf_securerouter.mpc.conversion.calibration import ClearEncoder
-from hf_securerouter.mpc.convert import to_mpc, validate
+from hf_securerouter.mpc.conversion.validation import validate
+from hf_securerouter.mpc.convert import to_mpc
 from hf_securerouter.mpc.models import EncoderSpec, architecture_for, supported_model_types
 from hf_securerouter.mpc.models.architecture import ACTIVATIONS
 from hf_securerouter.mpc.protocols.masked.encoder import MaskedEncoder
-from hf_securerouter.mpc.protocols.masked.folding import encode_weights, weight_shapes
-from hf_securerouter.mpc.protocols.masked.ring_widths import Bounds, Precision
+from hf_securerouter.mpc.protocols.masked.folding import fold_weights, weight_shapes
+from hf_securerouter.mpc.protocols.masked.ring_widths import Bounds, RingWidths
 from hf_securerouter.mpc.ring.randomness import Csprng, new_seed
 from hf_securerouter.mpc_friendly import use_functions
 
@@ -138,12 +139,12 @@ def converted(model, **options):
 def masked(model, batch, **functions):
     """A run of the masked encoder on a batch whose padding rows are copies of the last live row."""
     spec, embedded, weights = parts(model, batch, **functions)
-    precision = Precision(Bounds(), embedded.shape[1], spec.softmax)
+    precision = RingWidths(Bounds(), embedded.shape[1], spec.softmax)
     live = batch["attention_mask"].to(torch.uint8)
     for row, count in enumerate(live.sum(1).tolist()):
         embedded[row, count:] = embedded[row, count - 1]
     encoder, prefix = MaskedEncoder(spec, precision, "experts.0."), "experts.0."
-    encoded = encode_weights(spec, weights, precision)
+    encoded = fold_weights(spec, weights, precision)
     assert {name: tuple(words.shape) for name, words in encoded.items()} == weight_shapes(spec)
     x = Input.real(embedded, encoder.input_width, precision.bits.hidden)
     pad = Csprng(new_seed(), b"live").ring(live.shape, 1).to(torch.uint8)
@@ -177,7 +178,7 @@ def test_a_projection_costs_no_round_and_opens_narrower_rows():
     narrow = masked(model, batch).plan
     wide = masked(classifier("electra", embedding_size=16), batch).plan
     assert narrow.rounds == wide.rounds
-    width = Precision(Bounds(), 9).attention_width
+    width = RingWidths(Bounds(), 9).attention_width
     assert 8 * (wide.payload_bytes - narrow.payload_bytes) == pytest.approx(3 * 9 * 8 * width, abs=8)
 
 
@@ -200,7 +201,7 @@ def test_positions_of_roberta_follow_its_padding(pad):
     weights = {name.removeprefix("experts.0."): values for name, values in secure.weights.items()}
     left = {name: values.flip(1) for name, values in batch.items()}
     for given in (batch, left):
-        encoded = secure.client.encode(given)
+        encoded = secure.client.tokenize(given)
         assert encoded["input_ids"].shape == (3, MAX_POSITIONS)
         assert (encoded["input_ids"][encoded["attention_mask"] == 0] == pad).all()
         embedded = secure.client.embed(encoded)["experts.0"]
@@ -208,7 +209,7 @@ def test_positions_of_roberta_follow_its_padding(pad):
         assert (got - clear(model, given)).abs().max() < 1e-5
     # Padded with another token, as in a pool whose router has another one, the last position is still in the table.
     secure.client.pad_token_id = pad + 1
-    secure.client.embed(secure.client.encode(batch))
+    secure.client.embed(secure.client.tokenize(batch))
 
 
 def test_token_types_reach_only_who_has_them():
@@ -216,7 +217,7 @@ def test_token_types_reach_only_who_has_them():
     client = converted(pool).client
     ids = inputs(pool.experts[0])["input_ids"]
     without, given = (
-        client.embed(client.encode({"input_ids": ids, "token_type_ids": types}))
+        client.embed(client.tokenize({"input_ids": ids, "token_type_ids": types}))
         for types in (torch.zeros_like(ids), torch.ones_like(ids))
     )
     changed = {name for name in given if not torch.equal(given[name], without[name])}

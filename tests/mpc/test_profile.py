@@ -10,7 +10,9 @@ from typer.testing import CliRunner
 
 from hf_securerouter import cli
 from hf_securerouter.errors import SecureRouterValueError
-from hf_securerouter.mpc.convert import to_mpc, validate
+from hf_securerouter.mpc.conversion.description import Options
+from hf_securerouter.mpc.conversion.validation import validate
+from hf_securerouter.mpc.convert import to_mpc
 from hf_securerouter.mpc.gates.maximum import groups_of
 from hf_securerouter.mpc.net.network_model import NETWORKS
 from hf_securerouter.mpc.profiler import build
@@ -75,7 +77,7 @@ def test_a_slow_network_never_takes_more_rounds():
 
 def test_networks_are_named_and_calibration_is_public(tokenizer):
     model = pool_model()
-    assert [problem.path for problem in validate(model, tokenizer, network="moon")] == ["network"]
+    assert [problem.path for problem in validate(model, tokenizer, Options(network="moon"))] == ["network"]
     secure = to_mpc(model, tokenizer, max_length=16, network="wan", calibration=["good film", "bad"])
     assert secure.manifest.network == "wan"
     assert set(secure.manifest.bounds) == set(secure.manifest.members)

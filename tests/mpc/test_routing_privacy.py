@@ -9,7 +9,7 @@ from conversation import Conversation, looks_alike, views
 from scipy import stats
 from tiny import family_config, pool_model
 
-from hf_securerouter.mpc.convert import ConversionError
+from hf_securerouter.mpc.conversion.validation import ConversionError
 from hf_securerouter.mpc.gates.argmax import Reveal
 from hf_securerouter.mpc.gates.compare import Compare
 from hf_securerouter.mpc.protocols.masked import programs as masked_programs

@@ -17,7 +17,7 @@ from tiny import WORDS, pool_model
 
 from hf_securerouter import SecureRouterError, SecureRouterValueError
 from hf_securerouter.mpc.net.ledger import Ledger
-from hf_securerouter.mpc.protocols.crypten.protocol import encode
+from hf_securerouter.mpc.protocols.crypten.fixed_point import to_fixed_point
 from hf_securerouter.mpc.sessions import local as session_module
 from hf_securerouter.mpc.sessions.local import SessionError
 
@@ -186,7 +186,7 @@ def test_weights_are_shared_and_never_clear(recorded):
     halves = [from_caller(recorded.received(role, 0)[0]) for role in ("party0", "party1")]
     assert set(halves[0]) == set(halves[1]) == set(recorded.secure.weights)
     for name, values in recorded.secure.weights.items():
-        secret = encode(values.t() if values.dim() == 2 else values)
+        secret = to_fixed_point(values.t() if values.dim() == 2 else values)
         assert torch.equal(halves[0][name] + halves[1][name], secret)
         for half in halves:
             assert not torch.equal(half[name], secret)
@@ -199,10 +199,10 @@ def test_inputs_are_shared_afresh_and_never_clear(recorded):
     calls = [[from_caller(recorded.received(role, n)[0]) for role in ("party0", "party1")] for n in (1, 2)]
     for name, values in first.items():
         for halves in calls:
-            assert torch.equal(halves[0][name] + halves[1][name], encode(values))
+            assert torch.equal(halves[0][name] + halves[1][name], to_fixed_point(values))
         for party in (0, 1):
             assert not (calls[0][party][name] == calls[1][party][name]).any()
-    mask = recorded.secure.client.encode(TEXTS)["attention_mask"]
+    mask = recorded.secure.client.tokenize(TEXTS)["attention_mask"]
     bias = [calls[0][party]["attention_bias"] for party in (0, 1)]
     assert torch.equal((bias[0] + bias[1] == 0).long(), mask)
 

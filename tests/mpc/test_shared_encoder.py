@@ -10,8 +10,8 @@ from tiny import VOCABULARY, family_config, pool_model
 
 from hf_securerouter.errors import SecureRouterError
 from hf_securerouter.mpc.gates.weight_share import WeightShare
+from hf_securerouter.mpc.protocols.masked.layout import encoders
 from hf_securerouter.mpc.protocols.masked.programs import secure_program
-from hf_securerouter.mpc.protocols.masked.protocol import encoders
 from hf_securerouter.mpc.ring.words import packed_size
 from hf_securerouter.mpc.tuples.plan import trace
 from hf_securerouter.routing import assign_by_quota
@@ -161,9 +161,7 @@ def head():
     words = {name: torch.empty(shape, dtype=torch.int64, device="meta") for name, shape in shapes.items()}
     weights = {f"experts.{SMALL}.{name}": WeightShare(part, part) for name, part in words.items()}
     return trace(
-        lambda party: encoder.head(
-            party, party.secret(row, encoder.input_width, 14, encoder.precision.bounds.residual)
-        ),
+        lambda party: encoder.head(party, party.secret(row, encoder.input_width, 14, encoder.rings.bounds.residual)),
         weights,
     )
 
@@ -201,7 +199,7 @@ def test_weights_and_embeddings_are_shared_once(mode):
     names, sizes = {}, {}
     for shared in (SMALL, None):
         secure = converted(pool(shared), mode)
-        encoded = secure.client.encode({"input_ids": torch.ones(BATCH, LENGTH, dtype=torch.long)})
+        encoded = secure.client.tokenize({"input_ids": torch.ones(BATCH, LENGTH, dtype=torch.long)})
         inputs = secure.sharing.inputs(secure.client.embed(encoded), encoded["attention_mask"])["party0"]
         weights = [name for shares in secure.sharing.weights(secure.weights) for name in shares["party0"]]
         assert len(weights) == len(set(weights))
@@ -220,7 +218,7 @@ def test_calibration_finds_bounds_of_one_encoder_and_two_heads():
     for mode, widths in (("revealed", WIDTHS), ("oblivious", (8, 8))):
         secure = converted(pool(widths=widths), mode, calibration=samples)
         assert secure.manifest.bounds["router"].keys() == {"head", "logits"}
-        precisions = [encoders(secure.manifest)[member].precision for member in ("router", f"experts.{SMALL}")]
+        precisions = [encoders(secure.manifest)[member].rings for member in ("router", f"experts.{SMALL}")]
         assert precisions[0].attention_width == precisions[1].attention_width < 64
     secure = converted(pool(), "revealed", calibration=samples)
     logits, _ = clear(pool(), *mixed(pool()))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hf_securerouter.errors import SecureRouterError, SecureRouterValueError
 from hf_securerouter.mpc.gates.secret import Secret
 from hf_securerouter.mpc.gates.weight_share import mask_weights, weight_mask, weight_share
-from hf_securerouter.mpc.ring.fixed_point import decode, encode
+from hf_securerouter.mpc.ring.fixed_point import from_fixed_point, to_fixed_point
 from hf_securerouter.mpc.ring.randomness import Csprng, new_seed
 from hf_securerouter.mpc.ring.words import RingWidthError, reduce, signed
 
@@ -140,10 +140,10 @@ def test_value_bits_hold_value_sign_and_a_unit():
 @settings(max_examples=100, deadline=None)
 def test_encoding_rounds_to_nearest(values, scale):
     real_values = torch.tensor(values, dtype=torch.float64)
-    words = encode(real_values, scale)
+    words = to_fixed_point(real_values, scale)
     assert words.dtype == torch.int64
     width = scale + 12
-    found = decode(reduce(words, width), width, scale)
+    found = from_fixed_point(reduce(words, width), width, scale)
     assert found.dtype == torch.float64
     assert float((found - real_values).abs().max()) <= 2.0 ** -(scale + 1)
 
@@ -151,12 +151,12 @@ def test_encoding_rounds_to_nearest(values, scale):
 @pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan"), 2.0**50, -(2.0**60)])
 def test_what_does_not_fit_is_not_encoded(value):
     with pytest.raises(SecureRouterValueError, match="not finite or exceeds 2\\^48"):
-        encode(torch.tensor([0.0, value]), 14)
+        to_fixed_point(torch.tensor([0.0, value]), 14)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_every_floating_dtype_is_encoded(dtype):
-    assert encode(torch.tensor([1.5, -0.25], dtype=dtype), 4).tolist() == [24, -4]
+    assert to_fixed_point(torch.tensor([1.5, -0.25], dtype=dtype), 4).tolist() == [24, -4]
 
 
 def test_weights_are_shared_as_masked_values_and_seeds():

@@ -15,7 +15,8 @@ from hf_securerouter.mpc.net.link import LinkError
 from hf_securerouter.mpc.protocols.masked.evaluator import Evaluator
 from hf_securerouter.mpc.tuples import dealer_service as supply
 from hf_securerouter.mpc.tuples.deal import deal_set
-from hf_securerouter.mpc.tuples.dealer_service import DealerService, LiveSets, SupplyError
+from hf_securerouter.mpc.tuples.dealer_client import DealerClient, SupplyError
+from hf_securerouter.mpc.tuples.dealer_service import DealerService
 
 
 PLAN = PROGRAM.plan()
@@ -33,7 +34,7 @@ class Live:
         self.channels = tuple(Channel(theirs, f"party{rank}") for rank, (_, theirs) in enumerate(pairs))
         self.service = DealerService(self.channels, plan_of, timeout=20)
         self.ends = [
-            LiveSets(Channel(own, "the dealer"), rank, timeout=20, silence=SILENCE)
+            DealerClient(Channel(own, "the dealer"), rank, timeout=20, silence=SILENCE)
             for rank, (own, _) in enumerate(pairs)
         ]
 
@@ -209,7 +210,7 @@ def test_a_dealer_that_is_slow_but_lives_is_waited_for(live, monkeypatch):
 
 def test_a_silent_dealer_is_given_up():
     own, theirs = socket.socketpair()
-    end = LiveSets(Channel(own, "the dealer"), 0, timeout=20, silence=0.5)
+    end = DealerClient(Channel(own, "the dealer"), 0, timeout=20, silence=0.5)
     assert "the dealer was silent for 0.5 seconds" in failure(lambda: end.take(PROGRAM.name, PLAN))
     theirs.close()
 
@@ -217,7 +218,7 @@ def test_a_silent_dealer_is_given_up():
 def test_a_dealer_that_lives_but_deals_nothing_is_given_up_in_time():
     own, theirs = socket.socketpair()
     dealer = Channel(theirs, "party0")
-    end = LiveSets(Channel(own, "the dealer"), 0, timeout=1.0, silence=0.5)
+    end = DealerClient(Channel(own, "the dealer"), 0, timeout=1.0, silence=0.5)
     over = threading.Event()
 
     def live():
@@ -249,7 +250,7 @@ SET = {"kind": "set", "number": "0" * 10, "id": "a", "nonce": "b", "plan": PLAN.
 )
 def test_what_is_no_set_is_refused(frames, message):
     own, theirs = socket.socketpair()
-    end, dealer = LiveSets(Channel(own, "the dealer"), 0, timeout=20), Channel(theirs, "party0")
+    end, dealer = DealerClient(Channel(own, "the dealer"), 0, timeout=20), Channel(theirs, "party0")
     end.order(PROGRAM.name, PLAN)
     for header, tensors in frames:
         dealer.send(header, tensors)
@@ -259,7 +260,7 @@ def test_what_is_no_set_is_refused(frames, message):
 
 def test_more_corrections_than_the_plan_has_are_refused():
     own, theirs = socket.socketpair()
-    end, dealer = LiveSets(Channel(own, "the dealer"), 0, timeout=20), Channel(theirs, "party0")
+    end, dealer = DealerClient(Channel(own, "the dealer"), 0, timeout=20), Channel(theirs, "party0")
     end.order(PROGRAM.name, PLAN)
     dealer.send(SET, SEED)
     for length in (PLAN.dealer_bytes, 1):

@@ -10,7 +10,7 @@ import time
 import pytest
 from transport_ends import SECRET, Party1, fails, listening, pair
 
-from hf_securerouter.mpc.net.link import HEADER, Abort, Kind
+from hf_securerouter.mpc.net.frame import HEADER, Abort, Kind
 
 
 pytestmark = pytest.mark.timeout(120)
@@ -141,7 +141,7 @@ def test_an_interrupted_exchange_closes_the_link(monkeypatch):
         def interrupt(view):
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(link._wire, "pull", interrupt)
+        monkeypatch.setattr(link._stream, "pull", interrupt)
         with pytest.raises(KeyboardInterrupt):
             link.exchange([SECRET])
         fake.receive(HEADER.size + len(SECRET))

@@ -52,7 +52,7 @@ def test_the_connecting_side_refuses_another_roles_key(keys, check_hostname):
 
     def serve(listener):
         try:
-            listener.accept(0, ssl_context=tls_context(keys, "dealer", True)).barrier()
+            listener.accept(0, ssl_context=tls_context(keys, "dealer", True)).exchange([])
         except LinkError as error:
             server_errors.append(error)
 

@@ -13,15 +13,15 @@ from test_masked_encoder import bert, plan_of
 from test_models import classifier, inputs, parts
 from test_shared_encoder import MODES, QUOTAS, clear, converted, mixed, pool
 
+from hf_securerouter.lengths import copy_into_padding
 from hf_securerouter.mpc.conversion.calibration import ClearEncoder
-from hf_securerouter.mpc.conversion.client import copy_into_padding
 from hf_securerouter.mpc.gates.linear import Linear
 from hf_securerouter.mpc.models import EncoderSpec
 from hf_securerouter.mpc.protocols import load_protocol
 from hf_securerouter.mpc.protocols.masked.encoder import MaskedEncoder
-from hf_securerouter.mpc.protocols.masked.folding import encode_weights
-from hf_securerouter.mpc.protocols.masked.ring_widths import Precision
-from hf_securerouter.mpc.ring.fixed_point import decode
+from hf_securerouter.mpc.protocols.masked.folding import fold_weights
+from hf_securerouter.mpc.protocols.masked.ring_widths import RingWidths
+from hf_securerouter.mpc.ring.fixed_point import from_fixed_point
 from hf_securerouter.mpc_friendly import use_functions
 from hf_securerouter.number_format import number_format
 
@@ -34,7 +34,7 @@ VARIANTS = [("quadratic", "2quad"), ("exact", "exact"), ("quadratic", "exact"), 
 
 def precision_of(spec, length):
     chosen = number_format(spec.precision, spec.softmax)
-    return Precision(chosen.bounds, length, spec.softmax, hidden_act=spec.hidden_act, bits=chosen.bits)
+    return RingWidths(chosen.bounds, length, spec.softmax, hidden_act=spec.hidden_act, bits=chosen.bits)
 
 
 @cache
@@ -102,10 +102,10 @@ def encrypted(model, batch):
     assert spec.precision == "w8a8"
     live = batch["attention_mask"].to(torch.uint8)
     encoder = MaskedEncoder(spec, precision_of(spec, embedded.shape[1]))
-    bits = encoder.precision.bits
+    bits = encoder.rings.bits
     x = Input.real(copy_into_padding(embedded, live), encoder.input_width, bits.hidden)
     mask = Bits(live)
-    words = encode_weights(spec, weights, encoder.precision)
+    words = fold_weights(spec, weights, encoder.rings)
     return run(lambda party: encoder.run(party, x(party), mask(party)), words).values
 
 
@@ -127,7 +127,7 @@ def test_layers_multiply_by_the_words_that_are_shared(family):
     model = narrow_classifier(family)
     spec, _, weights = parts(model, inputs(model), **model.expert_mpc)
     precision = precision_of(spec, 9)
-    words = encode_weights(spec, weights, precision)
+    words = fold_weights(spec, weights, precision)
     seen = 0
     layers = {name: module for name, module in model.named_modules() if hasattr(module, "format")}
     by_shape = [module for module in layers.values() if isinstance(module, torch.nn.Linear)]
@@ -139,7 +139,7 @@ def test_layers_multiply_by_the_words_that_are_shared(family):
             matrix = matrix * module.format.norm[0].shared()[0]
         if module.format.centred:
             matrix = matrix - module.weight.mean(0)
-        shared = decode(words[name], 64, module.format.weights).T
+        shared = from_fixed_point(words[name], 64, module.format.weights).T
         torch.testing.assert_close((matrix * module.format.scale).double(), shared, atol=1e-5, rtol=0)
         seen += 1
     assert seen == 14

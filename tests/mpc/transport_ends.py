@@ -16,7 +16,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from hf_securerouter.mpc.net.link import Kind, Link, LinkError
+from hf_securerouter.mpc.net.frame import Kind
+from hf_securerouter.mpc.net.link import Link, LinkError
 
 
 LIMIT = 10.0

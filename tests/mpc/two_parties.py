@@ -10,7 +10,7 @@ from hf_securerouter.mpc.gates.activation import Activation
 from hf_securerouter.mpc.gates.relu import ReLU
 from hf_securerouter.mpc.net.link import Link
 from hf_securerouter.mpc.protocols.masked.evaluator import SecureProgram
-from hf_securerouter.mpc.ring.fixed_point import decode, encode
+from hf_securerouter.mpc.ring.fixed_point import from_fixed_point, to_fixed_point
 from hf_securerouter.mpc.ring.randomness import Csprng, new_seed
 
 
@@ -34,7 +34,7 @@ PROGRAM = SecureProgram(
 def shared(values):
     """Both parties' shares of real numbers."""
     mask = Csprng(new_seed(), b"test").ring(SHAPE, WIDTH)
-    return encode(values, SCALE) - mask, mask
+    return to_fixed_point(values, SCALE) - mask, mask
 
 
 def expected(results):
@@ -42,7 +42,7 @@ def expected(results):
     for result in results:
         if isinstance(result, Exception):
             raise result
-    return decode(results[0].words + results[1].words, results[0].width, results[0].scale).float()
+    return from_fixed_point(results[0].words + results[1].words, results[0].width, results[0].scale).float()
 
 
 def at_both(action, *, timeout=PATIENCE):

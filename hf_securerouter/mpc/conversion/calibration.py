@@ -9,15 +9,19 @@ later input outside of them gives a wrong answer, which nobody notices; the marg
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ...lengths import copy_into_padding
 from ...mpc_friendly import Quadratic, attention_weights
 from ...number_format import MARGIN
 from ..models import EncoderSpec
+from ..protocols.masked.layout import member_weights
+from .client import Text
+from .converted import Converted
 
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -41,12 +45,12 @@ class ClearEncoder:
         self._weights = {name: values.double() for name, values in weights.items()}
         self.seen: dict[str, tuple[float, float]] = {}
 
-    def __call__(self, x: Tensor, live: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, is_token: Tensor) -> Tensor:
         """Classify.
 
         Args:
             x (`torch.Tensor`): Embedding output, (B, T, H) float; padding rows copy a live one.
-            live (`torch.Tensor`): Attention mask, (B, T).
+            is_token (`torch.Tensor`): Attention mask, (B, T).
 
         Returns:
             `torch.Tensor`: Logits, (B, C) float64.
@@ -55,7 +59,7 @@ class ClearEncoder:
         if "embedding_projection.weight" in self._weights:
             x = self._linear(x, "embedding_projection")
         for layer in self.spec.layer_map:
-            x = self._layer(x, live[:, None, None, :].double(), f"layers.{layer}")
+            x = self._layer(x, is_token[:, None, None, :].double(), f"layers.{layer}")
         head = self.spec.head
         row = self._note("head", self._linear(x[:, 0], head.dense))
         return self._note("logits", self._linear(_ACTIVATIONS[head.activation](row), head.classifier))
@@ -89,7 +93,7 @@ class ClearEncoder:
         normal = centred / (variance + self.spec.layer_norm_eps).sqrt()
         return normal * self._weights[f"{name}.weight"] + self._weights[f"{name}.bias"]
 
-    def _layer(self, x: Tensor, live: Tensor, name: str) -> Tensor:
+    def _layer(self, x: Tensor, is_token: Tensor, name: str) -> Tensor:
         batch, length, width = x.shape
         spec = self.spec
 
@@ -100,12 +104,46 @@ class ClearEncoder:
         scores = self._note("scores", query @ key.transpose(-1, -2) / math.sqrt(spec.head_size))
         self._note("span", scores.amax(-1) - scores.amin(-1))
         if spec.softmax == "exact":
-            weights = torch.exp(scores - scores.amax(-1, keepdim=True)) * live
+            weights = torch.exp(scores - scores.amax(-1, keepdim=True)) * is_token
             weights = weights / weights.sum(-1, keepdim=True)
         else:
-            weights = attention_weights(scores, live.bool(), spec.softmax)
+            weights = attention_weights(scores, is_token.bool(), spec.softmax)
         mixed = (weights @ value).transpose(1, 2).reshape(batch, length, width)
         x = self._norm(x + self._linear(mixed, f"{name}.attention_output"), f"{name}.attention_norm")
         inner = self._note("inner", self._linear(x, f"{name}.intermediate"))
         outer = self._linear(_ACTIVATIONS[spec.hidden_act](inner), f"{name}.output")
         return self._norm(x + outer, f"{name}.output_norm")
+
+
+def calibrated_bounds(
+    converted: Converted, samples: Sequence[Text] | Mapping[str, Tensor]
+) -> dict[str, dict[str, int]]:
+    """Bounds of every member on sample inputs.
+
+    Args:
+        converted (`Converted`): The model with its default bounds.
+        samples (`list` or `Mapping`): As a session takes inputs.
+
+    Returns:
+        `dict[str, dict[str, int]]`: log2 of each bound by member, as in `Manifest.bounds`; of an encoder that two
+        members read, the expert has them.
+    """
+    manifest = converted.manifest
+    encoded = converted.client.tokenize(samples)
+    is_token = encoded["attention_mask"]
+    bounds = {}
+    embedded = converted.client.embed(encoded)
+    for member, spec in manifest.members.items():
+        shared = manifest.encoder_of(member)
+        encoder = ClearEncoder(spec, member_weights(manifest, member, converted.weights))
+        own = embedded[shared]
+        encoder(copy_into_padding(own, is_token), is_token[:, : own.shape[1]])
+        bounds[member] = encoder.bounds()
+        if shared != member:
+            bounds[member] = {name: bounds[member][name] for name in ("head", "logits")}
+    if manifest.selects:
+        # One expert is made of all, so its bounds have to hold for each.
+        experts = [bounds[f"experts.{index}"] for index in range(len(manifest.experts))]
+        loosest = {name: (min if name == "variance_low" else max)(own[name] for own in experts) for name in experts[0]}
+        bounds |= {f"experts.{index}": loosest for index in range(len(experts))}
+    return bounds

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import SecureRouterValueError
-from ...lengths import cut
+from ...lengths import truncate
 from ..models import Architecture
 
 
@@ -79,7 +79,7 @@ class Client:
         """The modules that the client keeps in clear, by member."""
         return {name: module for name, (_, module) in self._members.items()}
 
-    def encode(self, inputs: Sequence[Text] | Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def tokenize(self, inputs: Sequence[Text] | Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Token ids, mask and token types of shape (B, max_length).
 
         Args:
@@ -128,19 +128,6 @@ class Client:
         """The embedding output of every member with an encoder of its own, (B, tokens that it reads, H) float32."""
         embedded = {}
         for name, (architecture, module) in self._members.items():
-            read, _ = cut(encoded, self.lengths.get(name))
+            read, _ = truncate(encoded, self.lengths.get(name))
             embedded[name] = architecture.embed(module, read["input_ids"], read.get("token_type_ids"))
         return embedded
-
-
-def copy_into_padding(values: Tensor, attention_mask: Tensor) -> Tensor:
-    """Replace padding rows by copies of the last live row of their text, (B, T, H); the mask may have more tokens.
-
-    A copy equals what it copies in every layer, so padding never leaves the range of live values; the attention mask
-    keeps it out of every result.
-    """
-    live = attention_mask[:, : values.shape[1]].bool()
-    positions = torch.arange(live.shape[1]).expand(live.shape)
-    last = torch.where(live, positions, -1).amax(1).clamp(min=0)
-    source = torch.where(live, positions, last[:, None])
-    return values.gather(1, source[:, :, None].expand_as(values))

@@ -14,79 +14,43 @@ import json
 import secrets
 import threading
 import time
-from collections.abc import Callable
 from typing import Any, NoReturn
 
 from torch import Tensor
 
 from ...errors import SecureRouterError
-from ..models.manifest import Manifest
+from ..models.manifest import PARTIES, Manifest
 from ..net.channel import Channel, ChannelError, ChannelTimeout
 from ..net.ledger import Ledger
 from ..net.link import Link, LinkError
-from ..net.socket_stream import TlsWire
-from ..net.tls import HANDSHAKE, Address, Arrivals, Door, MeetingError, connect
-from ..protocols.masked.protocol import SEED, input_bytes
-from ..protocols.masked.roles import MaskedDealer, MaskedParty
-from ..tuples.dealer_service import SILENCE
-from .query_queue import Board, Query
+from ..net.socket_stream import TlsStream
+from ..net.sockets import HANDSHAKE, Address, MeetingError, format_address
+from ..net.tls import connect
+from ..net.tls_listener import PendingConnections, TlsListener
+from ..protocols.masked.layout import SEED, input_bytes
+from ..protocols.masked.roles import MaskedParty
+from ..tuples.dealer_client import SILENCE
+from .dealer_server import Log
+from .query_queue import Query, QueryQueue
 from .role_folder import RoleFolder
 
 
-PARTIES = ("party0", "party1")
 BEAT = 1.0  # seconds between two signs of life on the parties' link
+
+
 MAX_CLIENTS = 64  # connected at once
+
+
 ARRIVAL = 5.0  # seconds that party 1's share of a query, which is a seed, may come after party 0's
+
+
 _NO_QUERY = bytes(16)
+
+
 _PAUSE = 0.5
+
+
 _OTHER_BYTES = 1 << 16  # of a frame besides the shares
-
-Say = Callable[[str], None]
-
-
-class DealerServer:
-    """Deals to both parties until it is stopped.
-
-    Args:
-        folder (`RoleFolder`): The dealer's.
-        listen (`tuple[str, int]`): Where the parties connect.
-        timeout (`float`): Seconds to wait for them, and in which they have to take a message.
-        say (callable): Takes a line about what happens; never a secret.
-
-    Example:
-        ```python
-        DealerServer(RoleFolder.load(path, "dealer"), ("0.0.0.0", 9000), 600.0, print).run()
-        ```
-    """
-
-    def __init__(self, folder: RoleFolder, listen: Address, timeout: float, say: Say) -> None:
-        self._folder, self._listen, self._timeout, self._say = folder, listen, timeout, say
-        self._arrivals = Arrivals()
-        self._dealer = MaskedDealer(folder.manifest, Ledger(), timeout)
-        self._dealer.receive_weights(dict(folder.tensors()))
-
-    def run(self) -> NoReturn:
-        """Serve.
-
-        Raises:
-            `MeetingError`: A party did not come in time.
-        """
-        with Door(self._folder.identity, self._listen, PARTIES, self._enter, self._say) as door:
-            self._say(f"The dealer listens at {_written(door.address)}.")
-            while True:
-                first, second = self._arrivals.take(PARTIES, time.monotonic() + self._timeout)
-                self._dealer.meet((Channel(first, "party0"), Channel(second, "party1")))
-                self._say("Both parties are here.")
-                try:
-                    self._dealer.serve()
-                except SecureRouterError as error:
-                    self._say(f"The parties have to come again: {error}")
-                finally:
-                    self._dealer.leave()
-
-    def _enter(self, role: str, wire: TlsWire) -> None:
-        header, _ = Channel(wire, role, max_payload=0).receive(timeout=HANDSHAKE)
-        self._arrivals.put(role, str(header.get("meeting")), wire)
 
 
 class PartyServer:
@@ -99,19 +63,19 @@ class PartyServer:
         peer (`tuple[str, int]`, *optional*): Of party 1: where party 0 listens.
         timeout (`float`): Seconds to wait for another role, to hear of it during a query, and that each input of a
             query may wait for its turn.
-        say (callable): Takes a line about what happens; never a secret.
+        log (callable): Takes a line about what happens; never a secret.
     """
 
     def __init__(
-        self, folder: RoleFolder, listen: Address, dealer: Address, peer: Address | None, timeout: float, say: Say
+        self, folder: RoleFolder, listen: Address, dealer: Address, peer: Address | None, timeout: float, log: Log
     ) -> None:
         self._identity, self._manifest = folder.identity, folder.manifest
         self.rank = PARTIES.index(folder.identity.role)
         if (self.rank == 1) != (peer is not None):
             raise MeetingError("Party 1 connects to party 0, and not the other way round: only party 1 takes `peer`.")
         self._listen, self._dealer, self._peer = listen, dealer, peer
-        self._timeout, self._say = timeout, say
-        self._arrivals, self._board, self._ledger = Arrivals(), Board(), Ledger()
+        self._timeout, self._log = timeout, log
+        self._pending, self._queue, self._ledger = PendingConnections(), QueryQueue(), Ledger()
         self._clients = threading.BoundedSemaphore(MAX_CLIENTS)
         self._party = MaskedParty(self.rank, folder.manifest, self._ledger)
         self._party.receive_weights({SEED: next(value for name, value in folder.tensors() if name == SEED)})
@@ -126,56 +90,56 @@ class PartyServer:
             `MeetingError`: Another role did not come in time, or is not who it should be.
         """
         callers = ("party1", "client") if self.rank == 0 else ("client",)
-        with Door(self._identity, self._listen, callers, self._enter, self._say) as door:
-            self._say(f"{self._identity.role} listens at {_written(door.address)}.")
+        with TlsListener(self._identity, self._listen, callers, self._enter, self._log) as listener:
+            self._log(f"{self._identity.role} listens at {format_address(listener.address)}.")
             while True:
                 link = self._meet()
                 try:
-                    self._say("All roles are here.")
+                    self._log("All roles are here.")
                     self._serve(link)
                 except SecureRouterError as error:
-                    self._say(f"The roles have to meet again: {error}")
+                    self._log(f"The roles have to meet again: {error}")
                 finally:
                     self._party.leave()
 
     # How the roles meet.
 
-    def _enter(self, role: str, wire: TlsWire) -> None:
+    def _enter(self, role: str, stream: TlsStream) -> None:
         if role == "client":
-            self._serve_client(wire)
+            self._serve_client(stream)
         else:
-            self._arrivals.put(role, "", wire)
+            self._pending.put(role, "", stream)
 
     def _meet(self) -> Link:
         deadline = time.monotonic() + self._timeout
         while True:
-            wire = self._peer_wire(deadline)
+            stream = self._peer_wire(deadline)
             try:
                 left = max(deadline - time.monotonic(), _PAUSE)
                 hello = {"manifest": _digest(self._manifest)}
-                link = Link(wire, self.rank, ledger=self._ledger, timeout=left, hello=hello)
+                link = Link(stream, self.rank, ledger=self._ledger, timeout=left, hello=hello)
                 self._meet_dealer(link, deadline)
                 return link
             except BaseException as error:
-                wire.sock.close()
+                stream.sock.close()
                 if not isinstance(error, (LinkError, ChannelError)):
                     raise
                 if time.monotonic() + _PAUSE > deadline:
                     raise MeetingError(f"The roles did not meet within {self._timeout:g} seconds: {error}") from error
-                self._say(f"Trying again to meet the other roles: {error}")
+                self._log(f"Trying again to meet the other roles: {error}")
                 time.sleep(_PAUSE)
 
-    def _peer_wire(self, deadline: float) -> TlsWire:
+    def _peer_wire(self, deadline: float) -> TlsStream:
         if self._peer is not None:
             return connect(self._peer, "party0", self._identity, deadline)
-        return self._arrivals.take(("party1",), deadline)[0]
+        return self._pending.take(("party1",), deadline)[0]
 
     def _meet_dealer(self, link: Link, deadline: float) -> None:
         """Both parties come to the dealer under one name, so that it never joins two that are not linked."""
         own = secrets.token_bytes(16)
         theirs = bytes(link.exchange([own])[0])
-        wire = connect(self._dealer, "dealer", self._identity, deadline)
-        channel = Channel(wire, "the dealer")
+        stream = connect(self._dealer, "dealer", self._identity, deadline)
+        channel = Channel(stream, "the dealer")
         try:
             channel.send({"kind": "hello", "meeting": (own if self.rank == 0 else theirs).hex()}, timeout=HANDSHAKE)
             self._party.meet(channel, link, self._timeout)  # the other one has come as far
@@ -193,11 +157,11 @@ class PartyServer:
             query = self._next(link)
             link.timeout = self._timeout
             if query is not None:
-                self._answer(query)
+                self._take_up(query)
 
     def _next(self, link: Link) -> Query | None:
         """The query that both parties take up now, which party 0 chooses; None if there is none."""
-        query = self._board.first(BEAT) if self.rank == 0 else None
+        query = self._queue.first(BEAT) if self.rank == 0 else None
         try:
             own = _NO_QUERY if query is None else bytes.fromhex(query.identity)
             theirs = bytes(link.exchange([own])[0])
@@ -205,7 +169,7 @@ class PartyServer:
             if chosen == _NO_QUERY:
                 return None
             if self.rank == 1:
-                query = self._board.take(chosen.hex(), ARRIVAL)
+                query = self._queue.take(chosen.hex(), ARRIVAL)
             batch = 0 if query is None else query.batch
             other = int.from_bytes(link.exchange([batch.to_bytes(4, "big")])[0], "big")
         except BaseException:
@@ -217,11 +181,11 @@ class PartyServer:
         query.fail("The other server did not get its share of this query.")
         return None
 
-    def _answer(self, query: Query) -> None:
+    def _take_up(self, query: Query) -> None:
         self._ledger.reset()
         try:
             header, tensors = self._party.answer(query.inputs)
-            query.answer({"ledger": self._ledger.to_dict(), **header}, tensors)
+            query.reply({"ledger": self._ledger.to_dict(), **header}, tensors)
         except SecureRouterError as error:
             query.fail(f"The servers could not answer: {error}")
             raise
@@ -233,9 +197,9 @@ class PartyServer:
 
     # Clients, each in a thread of its own.
 
-    def _serve_client(self, wire: TlsWire) -> None:
+    def _serve_client(self, stream: TlsStream) -> None:
         most = input_bytes(self._manifest, self._manifest.largest_batch) if self.rank == 0 else 0
-        channel = Channel(wire, "the client", max_payload=most + _OTHER_BYTES)
+        channel = Channel(stream, "the client", max_payload=most + _OTHER_BYTES)
         if not self._clients.acquire(blocking=False):
             channel.close()
             raise SecureRouterError(f"{MAX_CLIENTS} clients are connected already.")
@@ -244,12 +208,12 @@ class PartyServer:
                 header, tensors = channel.receive(timeout=self._timeout)
                 try:
                     query = self._read(header, tensors)
-                    self._board.add(query)
+                    self._queue.add(query)
                 except SecureRouterError as error:
                     channel.send({"kind": "error", "error": str(error)}, timeout=self._timeout)
                     continue
                 self._await(query, channel)
-                channel.send(*query.reply, timeout=self._timeout)
+                channel.send(*query.response, timeout=self._timeout)
         except ChannelError:
             pass  # it left, or said what no client says
         finally:
@@ -277,16 +241,11 @@ class PartyServer:
             except ChannelTimeout:
                 pass
             except ChannelError:
-                self._board.withdraw(query)
+                self._queue.withdraw(query)
                 raise
-            if time.monotonic() > deadline and self._board.withdraw(query):
+            if time.monotonic() > deadline and self._queue.withdraw(query):
                 query.fail(f"The query did not begin within {self._timeout * query.batch:g} seconds.")
 
 
 def _digest(manifest: Manifest) -> str:
     return hashlib.sha256(json.dumps(manifest.to_dict(), sort_keys=True).encode()).hexdigest()
-
-
-def _written(address: Address) -> str:
-    host, port = address
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

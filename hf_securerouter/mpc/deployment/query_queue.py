@@ -27,20 +27,20 @@ class Query:
     def __init__(self, identity: str, inputs: Mapping[str, Tensor], batch: int) -> None:
         self.identity, self.inputs, self.batch = identity, inputs, batch
         self.done = threading.Event()
-        self.reply: tuple[dict[str, Any], dict[str, Tensor]] = {}, {}
+        self.response: tuple[dict[str, Any], dict[str, Tensor]] = {}, {}
 
-    def answer(self, header: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    def reply(self, header: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         """Give the client its result."""
-        self.reply = {"kind": "result", **header}, tensors
+        self.response = {"kind": "result", **header}, tensors
         self.done.set()
 
     def fail(self, text: str) -> None:
         """Tell the client that there will be no result."""
-        self.reply = {"kind": "error", "error": text}, {}
+        self.response = {"kind": "error", "error": text}, {}
         self.done.set()
 
 
-class Board:
+class QueryQueue:
     """Waiting queries, in the order in which they came. Threads of clients add, the party's own thread takes."""
 
     def __init__(self) -> None:

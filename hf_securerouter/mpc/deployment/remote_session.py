@@ -8,7 +8,8 @@ import time
 from typing import Any
 
 from ..net.channel import Channel, ChannelError
-from ..net.tls import Address, connect
+from ..net.sockets import Address
+from ..net.tls import connect
 from ..protocols import load_protocol
 from ..sessions.session import Session, SessionError
 from .role_folder import RoleFolder

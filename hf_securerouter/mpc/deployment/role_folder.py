@@ -17,7 +17,7 @@ from ...errors import SecureRouterValueError
 from ..conversion.client import Client, Labels
 from ..models import architecture_for
 from ..models.manifest import Manifest
-from ..net.tls import Identity
+from ..net.identity import Identity
 from .save_shares import CLIENT, MANIFEST, TENSORS
 
 

@@ -11,70 +11,56 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from safetensors.torch import save_file
 from torch import Tensor
 
 from ...errors import SecureRouterValueError
+from ...files import new_folder
+from ..conversion.client import Client
+from ..conversion.converted import Converted
 from ..net.certificates import make_certificates
-
-
-if TYPE_CHECKING:
-    from ..conversion.client import Client
-    from ..convert import SecureModel
 
 
 MANIFEST, TENSORS, CLIENT = "manifest.json", "tensors.safetensors", "client.json"
 
 
-def save_shares(model: SecureModel, folder: str | os.PathLike) -> None:
+def save_shares(converted: Converted, folder: str | os.PathLike) -> None:
     """Share the weights afresh and write a folder for every role.
 
     Args:
-        model (`SecureModel`): The converted model, in the hands of its owner.
+        converted (`Converted`): The converted model, in the hands of its owner.
         folder (`str` or `os.PathLike`): Must not exist yet, so that no two sharings are ever mixed. It appears only
             when all of it is written; only its owner can open it.
 
     Raises:
         `SecureRouterValueError`: `folder` exists.
     """
-    target = Path(folder)
+    target, client = Path(folder), converted.client
     if target.exists():
         raise SecureRouterValueError(f"`folder` should not exist yet, got {str(folder)!r}: name a new one.")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    # mkdtemp makes a folder of mode 0700; the files in it are made with the mode 0600.
-    part = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    mask = os.umask(0o077)
-    try:
-        roles: dict[str, dict[str, Tensor]] = {role: {} for role in model.manifest.roles}
-        for shares in model.sharing.weights(model.weights):
+    with new_folder(target, private=True) as part:
+        roles: dict[str, dict[str, Tensor]] = {role: {} for role in converted.manifest.roles}
+        for shares in converted.sharing.weights(converted.weights):
             for role, tensors in shares.items():
                 roles[role] |= {name: values.contiguous() for name, values in tensors.items()}
         roles["client"] = {
             f"{member}.{name}": values.clone().contiguous()
-            for member, module in model.client.embeddings.items()
+            for member, module in client.embeddings.items()
             for name, values in module.state_dict().items()
         }
         for role, tensors in roles.items():
             (part / role).mkdir()
             save_file(tensors, part / role / TENSORS)
-            _write_json(part / role / MANIFEST, model.manifest.to_dict())
+            _write_json(part / role / MANIFEST, converted.manifest.to_dict())
         for role, files in make_certificates(tuple(roles)).items():
             for name, content in files.items():
                 (part / role / name).write_bytes(content)
-        _write_json(part / "client" / CLIENT, _described(model.client))
-        if model.client.tokenizer is not None:
-            model.client.tokenizer.save_pretrained(part / "client")
-        part.rename(target)
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
-    finally:
-        os.umask(mask)
+        _write_json(part / "client" / CLIENT, _described(client))
+        if client.tokenizer is not None:
+            client.tokenizer.save_pretrained(part / "client")
 
 
 def _described(client: Client) -> dict[str, Any]:

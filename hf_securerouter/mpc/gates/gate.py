@@ -20,9 +20,9 @@ import math
 import secrets
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -31,10 +31,7 @@ from ...errors import SecureRouterError
 from ..ring.device import kept_on
 from ..ring.randomness import Pad
 from ..ring.words import packed_size, reduce, seal, unpack
-
-
-if TYPE_CHECKING:
-    from .party import Party
+from .weight_share import WeightShare
 
 
 T = TypeVar("T")
@@ -241,6 +238,10 @@ class Gate(ABC):
     def deal(self, dealing: Dealing) -> None:
         """Make the gate's tuple: draw masks and give words, in the order in which the parties read them."""
 
-    def prepare(self, randomness: Tuple, party: Party) -> Any:
-        """What a party can compute from the tuple before the input is there; kept in `Tuple.prepared`."""
+    def prepare(self, randomness: Tuple, weights: Mapping[str, WeightShare]) -> Any:
+        """What a party computes from the tuple and its shares of the weights before the input is there.
+
+        Returns:
+            Whatever `run` will read from `Tuple.prepared`.
+        """
         return None

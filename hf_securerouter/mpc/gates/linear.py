@@ -18,6 +18,7 @@ Reference:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -28,6 +29,7 @@ from ..ring.randomness import Pad
 from .gate import Dealing, Gate, SecretProtocol, Tuple
 from .party import Party
 from .secret import Secret
+from .weight_share import WeightShare
 
 
 @dataclass(frozen=True)
@@ -55,16 +57,16 @@ class Linear(Gate):
         for name in self.diagonals:
             dealing.give(mask * dealing.weight_mask(name), self.width)
 
-    def prepare(self, randomness: Tuple, party: Party) -> tuple[Pad, list[Tensor]]:
+    def prepare(self, randomness: Tuple, weights: Mapping[str, WeightShare]) -> tuple[Pad, list[Tensor]]:
         mask = randomness.mask((self.rows, self.features), self.width)
         brackets = [
-            ring_matmul(mask.words, party.weights[name].masked, self.width).add_(
+            ring_matmul(mask.words, weights[name].masked, self.width).add_(
                 randomness.word((self.rows, columns), self.width)
             )
             for name, columns in self.matrices
         ]
         brackets += [
-            (mask.words * party.weights[name].masked).add_(randomness.word(mask.words.shape, self.width))
+            (mask.words * weights[name].masked).add_(randomness.word(mask.words.shape, self.width))
             for name in self.diagonals
         ]
         return mask, brackets

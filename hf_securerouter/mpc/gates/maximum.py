@@ -24,7 +24,7 @@ from functools import cached_property, lru_cache
 import torch
 from torch import Tensor
 
-from ..net.network_model import NETWORKS, Network
+from ..net.network_model import NETWORKS, NetworkModel
 from .bits import Thermometer, deal_thermometer
 from .gate import Dealing, Gate, SecretProtocol
 from .party import Party
@@ -35,7 +35,7 @@ BITS = 8
 
 
 @lru_cache(maxsize=256)
-def groups_of(values: int, rows: int = 1, network: Network = NETWORKS["lan"]) -> tuple[int, ...]:
+def groups_of(values: int, rows: int = 1, network: NetworkModel = NETWORKS["lan"]) -> tuple[int, ...]:
     """Sizes of the groups of each level: what costs least on a network.
 
     Larger groups save rounds and take more of the dealer: a group of s has s (s - 1) / 2 thermometers, 2^s s words.
@@ -43,7 +43,7 @@ def groups_of(values: int, rows: int = 1, network: Network = NETWORKS["lan"]) ->
     Args:
         values (`int`): Values in a row.
         rows (`int`): Rows of the batch.
-        network (`Network`): What rounds and bytes cost.
+        network (`NetworkModel`): What rounds and bytes cost.
     """
     if values == 1:
         return ()
@@ -55,7 +55,7 @@ def groups_of(values: int, rows: int = 1, network: Network = NETWORKS["lan"]) ->
     return best[1]
 
 
-def _seconds(values: int, rows: int, levels: tuple[int, ...], network: Network) -> float:
+def _seconds(values: int, rows: int, levels: tuple[int, ...], network: NetworkModel) -> float:
     total = 0.0
     for size in levels:
         values = -(-values // size)
@@ -133,13 +133,13 @@ def _expand(factors: list[tuple[Tensor, Tensor]]) -> Tensor:
     return rows
 
 
-def maximum(party: Party, x: Secret, network: Network = NETWORKS["lan"]) -> SecretProtocol[Secret]:
+def maximum(party: Party, x: Secret, network: NetworkModel = NETWORKS["lan"]) -> SecretProtocol[Secret]:
     """The maximum over the last dimension.
 
     Args:
         party (`Party`): The party.
         x (`Secret`): (..., n) in a ring of at least 8 bits; any two values of a row differ by less than 2^7.
-        network (`Network`): What the sizes of the groups are chosen for.
+        network (`NetworkModel`): What the sizes of the groups are chosen for.
 
     Returns:
         `Secret`: (...,) in Z_2^8. Two rounds a level.

@@ -16,6 +16,7 @@ from ..ring.device import Staging, kept_on
 from ..ring.words import MAX_BITS, reduce, seal, signed, unpack
 from .gate import Gate, Opening, SecretProtocol, Tuple
 from .secret import Secret
+from .weight_share import WeightShare
 
 
 T = TypeVar("T")
@@ -50,7 +51,7 @@ class Party:
         rank: int,
         link: Exchange,
         tuples: Callable[[Gate], Tuple],
-        weights: Mapping[str, Any] | None = None,
+        weights: Mapping[str, WeightShare] | None = None,
         ledger: Ledger | None = None,
         debug: bool = False,
         device: str = "cpu",
@@ -66,7 +67,7 @@ class Party:
         """The tuple for `gate`, which must be next in the plan; prepared, if the gate prepares anything."""
         found = self._tuples(gate)
         if found.prepared is None:
-            found.prepared = gate.prepare(found, self)
+            found.prepared = gate.prepare(found, self.weights)
         return found
 
     def secret(self, words: Tensor, width: int, scale: int, bound: int) -> Secret:

@@ -16,6 +16,7 @@ element of x and of the weights, 2 K bits an output.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -27,6 +28,7 @@ from ..ring.randomness import Pad
 from .gate import Dealing, Gate, SecretProtocol, Tuple
 from .party import Party
 from .secret import Secret
+from .weight_share import WeightShare
 
 
 class _Weight(NamedTuple):
@@ -92,17 +94,17 @@ class SelectedLinear(Gate):
                 dealing.give(chosen, self.width)
                 dealing.give(bit[index][:, None] * bias, self.width)
 
-    def prepare(self, randomness: Tuple, party: Party) -> tuple[Pad, Pad, list[_Weight]]:
+    def prepare(self, randomness: Tuple, weights: Mapping[str, WeightShare]) -> tuple[Pad, Pad, list[_Weight]]:
         mask = randomness.mask((self.rows, self.length, self.features), self.width)
         hidden = randomness.mask((len(self.candidates), self.rows), 1)
         bit = randomness.word((len(self.candidates), self.rows), self.width).to(torch.int64)
         chosen_mask = randomness.word((len(self.candidates), *mask.words.shape), self.width)
-        weights = []
+        prepared = []
         for name, columns in self._weights:
             parts: tuple[list[Tensor], ...] = ([], [], [], [])
             for index, candidate in enumerate(self._names(name)):
-                masked = party.weights[candidate].masked
-                bias = party.weights[f"{candidate}.bias"].masked
+                masked = weights[candidate].masked
+                bias = weights[f"{candidate}.bias"].masked
                 multiply = torch.mul if columns is None else self._product
                 shape = (self.rows, self.length, self.features if columns is None else columns)
                 own = bit[index].view(-1, *[1] * masked.dim())
@@ -112,8 +114,8 @@ class SelectedLinear(Gate):
                 parts[3].append(
                     (bit[index][:, None] * bias).add_(randomness.word((self.rows, *bias.shape), self.width))
                 )
-            weights.append(_Weight(*(torch.stack(part) for part in parts)))
-        return mask, hidden, weights
+            prepared.append(_Weight(*(torch.stack(part) for part in parts)))
+        return mask, hidden, prepared
 
     def run(
         self, party: Party, x: Secret, bits: Tensor, scales: tuple[int, ...], bound: int

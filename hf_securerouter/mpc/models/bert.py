@@ -11,16 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .architecture import (
-    ACTIVATIONS,
-    Architecture,
-    EncoderSpec,
-    HeadSpec,
-    Problem,
-    activation_problems,
-    copy_linear,
-    register,
-)
+from .architecture import ACTIVATIONS, Architecture, activation_problems, copy_linear, register
+from .spec import EncoderSpec, HeadSpec, Problem
 
 
 @register

@@ -11,8 +11,9 @@ from typing import Any
 
 from torch import Tensor
 
-from .architecture import EncoderSpec, copy_linear, register
+from .architecture import copy_linear, register
 from .bert import BertArchitecture
+from .spec import EncoderSpec
 
 
 @register

@@ -140,3 +140,6 @@ class Manifest:
             router_shares_expert=values["router_shares_expert"],
             expert_lengths=tuple(values["expert_lengths"]),
         )
+
+
+PARTIES = ("party0", "party1")

@@ -18,7 +18,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from ...errors import SecureRouterError
-from .socket_stream import Wire
+from .socket_stream import SocketStream
 
 
 MAGIC = b"SRF1"
@@ -43,7 +43,8 @@ class Channel:
     """One end of a stream socket that carries frames. `bytes_sent` and `bytes_received` count these, not TLS records.
 
     Args:
-        sock (`socket.socket` or `Wire`): A connected stream socket, or one under TLS; the channel owns it from now on.
+        sock (`socket.socket` or `SocketStream`): A connected stream socket, or one under TLS; the channel owns it from
+            now on.
         peer (`str`): What the other end is called in error messages.
         max_payload (`int`): Bytes of tensors that the other end may send in a frame.
 
@@ -54,11 +55,11 @@ class Channel:
         ```
     """
 
-    def __init__(self, sock: socket.socket | Wire, peer: str, max_payload: int = MAX_PAYLOAD) -> None:
+    def __init__(self, sock: socket.socket | SocketStream, peer: str, max_payload: int = MAX_PAYLOAD) -> None:
         self.peer = peer
         self.max_payload = max_payload
         # Never blocking: one thread may wait to read while another waits to write.
-        self._wire = sock if isinstance(sock, Wire) else Wire(sock)
+        self._stream = sock if isinstance(sock, SocketStream) else SocketStream(sock)
         self.bytes_sent = 0
         self.bytes_received = 0
 
@@ -125,26 +126,26 @@ class Channel:
     def close(self) -> None:
         """Close this end; the other end then reads the end of the stream."""
         try:
-            self._wire.sock.shutdown(socket.SHUT_RDWR)
+            self._stream.sock.shutdown(socket.SHUT_RDWR)
         except OSError:
             pass
-        self._wire.sock.close()
+        self._stream.sock.close()
 
     def _write(self, data: bytes | bytearray | memoryview, deadline: float) -> None:
         view = memoryview(data).cast("B")
         if not view:
             return
-        self._wire.put([view])
+        self._stream.put([view])
         try:
             while True:
-                self._wire.push()
-                if not self._wire.unsent:
+                self._stream.push()
+                if not self._stream.unsent:
                     break
                 self._wait(select.POLLOUT, deadline, "take a message")
         except OSError as error:
             raise ChannelClosed(f"The link to {self.peer} is closed ({error}).") from error
         finally:
-            self._wire.drop()  # after a failure nobody could tell where the next frame begins
+            self._stream.drop()  # after a failure nobody could tell where the next frame begins
         self.bytes_sent += len(view)
 
     def _read(self, length: int, deadline: float | None) -> bytearray:
@@ -155,7 +156,7 @@ class Channel:
     def _fill(self, view: memoryview, deadline: float | None) -> None:
         while view:
             try:
-                count = self._wire.pull(view)
+                count = self._stream.pull(view)
             except OSError as error:
                 raise ChannelClosed(f"The link to {self.peer} is closed ({error}).") from error
             if count is None:
@@ -172,7 +173,7 @@ class Channel:
             raise ChannelTimeout(f"{self.peer} did not {action} in time.")
         poll = select.poll()
         try:
-            poll.register(self._wire.sock, event)
+            poll.register(self._stream.sock, event)
         except ValueError as error:  # closed by this process
             raise ChannelClosed(f"The link to {self.peer} is closed.") from error
         poll.poll(None if left is None else left * 1000)

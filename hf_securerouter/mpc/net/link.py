@@ -1,88 +1,51 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
 """The link between the two computing parties: one frame each way at the same time, counted, under a deadline.
 
-A frame is a 16-byte header (magic, kind, round, payload length) and the payload, without type or shape: both parties
-run one plan and know what comes. Every field of the header is checked before a byte of the payload is stored. Objects
-travel as JSON; nothing received is unpickled.
+Every field of a frame's header is checked before a byte of its payload is stored (`frame.py` has the format). Nothing
+received is unpickled.
 """
 
 from __future__ import annotations
 
 import hmac
-import ipaddress
 import json
 import os
 import secrets
 import select
 import socket
 import ssl
-import struct
 import time
 from collections.abc import Mapping, Sequence
-from enum import IntEnum
-from typing import Any, ClassVar, NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 
 from ...errors import SecureRouterError, SecureRouterValueError
-from ..protocols.crypten.link_adapter import TwoPartyCommunicator
+from .frame import ABORT_TEXTS, HEADER, MAGIC, MAX_OBJECT, VERSION, Abort, Kind, as_bytes, to_json
 from .ledger import Ledger
-from .socket_stream import TlsWire, Wire
+from .socket_stream import SocketStream, TlsStream
+from .sockets import connect_until, is_this_machine, listen_at, send_at_once
 
 
-VERSION = 1
-MAGIC = b"SRL"
-HEADER = struct.Struct("<3sBIQ")
-MAX_OBJECT = 1 << 20
-# An answer that is near comes sooner than the kernel would wake this process.
+# Spin this often before blocking: a peer on the same machine answers faster than a wake-up takes.
 _SPINS = 40
+_PAUSE = 0.05  # seconds between two attempts to connect
 
 
 class LinkError(SecureRouterError):
     """The link to the other party failed and is closed; the other party is told or sees it close."""
 
 
-class Kind(IntEnum):
-    """What a frame carries."""
-
-    HELLO = 1
-    PROOF = 2
-    DATA = 3
-    OBJECT = 4
-    ABORT = 5
-
-
-class Abort(IntEnum):
-    """Why a party gave up: the only thing that it tells the other one, in the length field of an `ABORT` frame."""
-
-    TIMEOUT = 1
-    GARBAGE = 2
-    KIND = 3
-    ROUND = 4
-    LENGTH = 5
-    IDENTITY = 6
-
-
-_ABORT_TEXTS = {
-    Abort.TIMEOUT: "it got no message in time",
-    Abort.GARBAGE: "it got bytes that are no message",
-    Abort.KIND: "it got a message of another kind than it expected",
-    Abort.ROUND: "it got a message of another round",
-    Abort.LENGTH: "it got a message of another length than it expected",
-    Abort.IDENTITY: "this end did not prove who it is",
-}
-
-
-class Link(TwoPartyCommunicator):
-    """The parties' own full-duplex link, and CrypTen's communicator of two parties over it.
+class Link:
+    """The parties' own full-duplex link.
 
     Both parties call the same methods in the same order. Each call costs one round: both send one frame at once, and
     neither waits for the other's before it sends its own. A link is used by one thread. After a `LinkError` it is
     closed. Making one blocks until the other end has been made too.
 
     Args:
-        sock (`socket.socket` or `TlsWire`): A connected stream socket, or one under TLS already, with certificates as
-            under `ssl_context`. The link owns it from now on.
+        sock (`socket.socket` or `TlsStream`): A connected stream socket, or one under TLS already, with certificates
+            as under `ssl_context`. The link owns it from now on.
         rank (`int`): 0 or 1; the other party has the other one.
         ledger (`Ledger`, *optional*): Counts every byte that the socket takes and gives, headers, handshake and TLS
             included, and one round for each exchange.
@@ -96,7 +59,6 @@ class Link(TwoPartyCommunicator):
         server_side (`bool`): Which side of the TLS handshake this is.
 
     Raises:
-        ImportError: `crypten` is missing.
         LinkError: The other end is lost or not who it should be, or the parties do not agree; both ends fail.
         SecureRouterValueError: An argument is wrong.
 
@@ -106,15 +68,12 @@ class Link(TwoPartyCommunicator):
             tell(listener.address)
             link = listener.accept(0, token=token)
         (theirs,) = link.exchange([mine])
-        opened = link.all_reduce(share)
         ```
     """
 
-    _instance: ClassVar[Link | None] = None
-
     def __init__(
         self,
-        sock: socket.socket | TlsWire,
+        sock: socket.socket | TlsStream,
         rank: int,
         *,
         ledger: Ledger | None = None,
@@ -124,7 +83,8 @@ class Link(TwoPartyCommunicator):
         ssl_context: ssl.SSLContext | None = None,
         server_side: bool = False,
     ) -> None:
-        super().__init__(rank)
+        if rank not in (0, 1):
+            raise SecureRouterValueError(f"`rank` is {rank!r}, but a link has the ranks 0 and 1.")
         if not timeout > 0:
             raise SecureRouterValueError(f"`timeout` is {timeout!r}; give a positive number of seconds.")
         if token is not None and len(token) != 32:
@@ -133,7 +93,7 @@ class Link(TwoPartyCommunicator):
             )
         if ssl_context is not None:
             _check_context(ssl_context)
-        self.peer = f"party{1 - rank}"
+        self.rank, self.peer = rank, f"party{1 - rank}"
         self.ledger = Ledger() if ledger is None else ledger
         self.timeout = timeout
         self._round = 0
@@ -141,19 +101,19 @@ class Link(TwoPartyCommunicator):
         self._limit: float | None = time.monotonic() + timeout
         self._broken: OSError | None = None
         self._header = memoryview(bytearray(HEADER.size))
-        self._wire: Wire
-        plain = sock.sock if isinstance(sock, TlsWire) else sock
+        self._stream: SocketStream
+        plain = sock.sock if isinstance(sock, TlsStream) else sock
         try:
-            if isinstance(sock, TlsWire):
-                self._wire = sock
+            if isinstance(sock, TlsStream):
+                self._stream = sock
             elif ssl_context is None:
-                self._wire = Wire(sock)
+                self._stream = SocketStream(sock)
             else:
-                self._wire = TlsWire(sock, ssl_context, server_side, self.peer, self._limit)
+                self._stream = TlsStream(sock, ssl_context, server_side, self.peer, self._limit)
             self._count(0, 0)
             self._poll = select.poll()
             self._poll.register(plain, 0)
-            if isinstance(self._wire, TlsWire) and self.peer not in (names := self._wire.peer_names()):
+            if isinstance(self._stream, TlsStream) and self.peer not in (names := self._stream.peer_names()):
                 self._fail(
                     f"The certificate at the other end is for {sorted(names)}, not `{self.peer}`.", Abort.IDENTITY
                 )
@@ -188,18 +148,15 @@ class Link(TwoPartyCommunicator):
         Raises:
             LinkError: Nobody listened in time, or as for `Link`.
         """
-        deadline = time.monotonic() + timeout
-        while True:
-            try:
-                sock = socket.create_connection(address, timeout=max(deadline - time.monotonic(), 1e-3))
-                break
-            except OSError as error:
-                if time.monotonic() + 0.05 > deadline:
-                    raise LinkError(
-                        f"party{1 - rank} does not listen at {address[0]}:{address[1]} ({error})."
-                    ) from error
-                time.sleep(0.05)
-        return cls(_tuned(sock, options), rank, timeout=timeout, server_side=False, **options)
+
+        def attempt(left: float) -> socket.socket:
+            return socket.create_connection(address, timeout=left)
+
+        try:
+            sock = connect_until(time.monotonic() + timeout, _PAUSE, attempt, (OSError,))
+        except OSError as error:
+            raise LinkError(f"party{1 - rank} does not listen at {address[0]}:{address[1]} ({error}).") from error
+        return cls(_private(sock, options), rank, timeout=timeout, server_side=False, **options)
 
     def exchange(self, parts: Sequence[Any], expected: Sequence[int] | None = None) -> list[memoryview]:
         """Send one frame and receive one, at the same time: one round.
@@ -220,7 +177,7 @@ class Link(TwoPartyCommunicator):
 
         Cost: `16 + sum of the lengths` bytes each way, one round.
         """
-        views = [_as_bytes(part) for part in parts]
+        views = [as_bytes(part) for part in parts]
         lengths = [view.nbytes for view in views] if expected is None else list(expected)
         payload = self._swap(Kind.DATA, views, sum(lengths))
         received, start = [], 0
@@ -245,14 +202,32 @@ class Link(TwoPartyCommunicator):
             self._fail(f"{self.peer} sent something else than the facts to agree on.", Abort.GARBAGE)
         self._compare(dict(fields), theirs)
 
+    def send_object(self, obj: Any) -> None:
+        """Send what JSON holds, up to 1 MiB, to the other party, which calls `receive_object` meanwhile: one round.
+
+        Raises:
+            LinkError: As for `exchange`.
+            SecureRouterValueError: JSON does not hold `obj`; nothing has been sent.
+        """
+        self._swap(Kind.OBJECT, [memoryview(to_json(obj))], 0)
+
+    def receive_object(self) -> Any:
+        """The object that the other party sends by `send_object`; errors as for `exchange`."""
+        return self._from_json(self._swap(Kind.OBJECT, [], None))
+
+    @property
+    def traffic(self) -> int:
+        """Bytes that the socket has taken and given so far, headers, handshake and TLS included."""
+        return self._stream.sent + self._stream.received
+
     def close(self) -> None:
         """Close this end; the other one fails at its next exchange."""
         self._closed = True
         try:
-            self._wire.sock.shutdown(socket.SHUT_RDWR)
+            self._stream.sock.shutdown(socket.SHUT_RDWR)
         except OSError:
             pass
-        self._wire.sock.close()
+        self._stream.sock.close()
 
     def __enter__(self) -> Link:
         return self
@@ -266,11 +241,11 @@ class Link(TwoPartyCommunicator):
         """One frame each way; with `length` None any up to `MAX_OBJECT` is received."""
         if self._closed:
             raise LinkError(f"The link to {self.peer} is closed.")
-        wire, start = self._wire, time.perf_counter()
-        sent, received = wire.sent, wire.received
+        stream = self._stream
+        sent, received = stream.sent, stream.received
         try:
             size = sum(part.nbytes for part in parts)
-            wire.put([memoryview(HEADER.pack(MAGIC, kind, self._round, size)), *parts])
+            stream.put([memoryview(HEADER.pack(MAGIC, kind, self._round, size)), *parts])
             self._pump(self._header)
             payload = np.empty(self._check_header(kind, length), dtype=np.uint8).data
             self._pump(payload)
@@ -284,52 +259,49 @@ class Link(TwoPartyCommunicator):
         finally:
             self._count(sent, received)
             self.ledger.round()
-            self.comm_rounds += 1
-            self.comm_time += time.perf_counter() - start
         return payload
 
     def _count(self, sent: int, received: int) -> None:
         """Book what went over the socket since it stood at `sent` and `received`."""
-        sent, received = self._wire.sent - sent, self._wire.received - received
+        sent, received = self._stream.sent - sent, self._stream.received - received
         self.ledger.sent(sent)
         self.ledger.received(received)
-        self.comm_bytes += sent + received
 
     def _pump(self, view: memoryview | None) -> None:
         """Fill `view`, sending meanwhile what is queued; without a view, send the rest."""
-        wire, idle = self._wire, 0
-        while view if view is not None else wire.unsent:
-            before = wire.sent + wire.received
-            if wire.unsent:
+        stream, idle = self._stream, 0
+        while view if view is not None else stream.unsent:
+            before = stream.sent + stream.received
+            if stream.unsent:
                 try:
-                    wire.push()
+                    stream.push()
                 except OSError as error:  # the other end may have told why before it closed
                     self._broken = error
-                    wire.drop()
+                    stream.drop()
             count = None
             if view:
                 try:
-                    count = wire.pull(view)
+                    count = stream.pull(view)
                 except OSError as error:
                     raise self._lost(error) from error
                 if count == 0:
                     raise self._lost(None)
                 if count:
                     view = view[count:]
-            if count or wire.sent + wire.received != before:
+            if count or stream.sent + stream.received != before:
                 idle = 0
             elif idle < _SPINS:
                 idle += 1
                 os.sched_yield()
             else:
                 idle = 0
-                self._wait((select.POLLIN if view else 0) | (select.POLLOUT if wire.unsent else 0))
+                self._wait((select.POLLIN if view else 0) | (select.POLLOUT if stream.unsent else 0))
 
     def _wait(self, events: int) -> None:
         seconds = self.timeout
         if self._limit is not None:
             seconds = min(seconds, max(self._limit - time.monotonic(), 0.0))
-        self._poll.modify(self._wire.sock, events)
+        self._poll.modify(self._stream.sock, events)
         if not self._poll.poll(seconds * 1000):
             self._fail(f"{self.peer} was silent for {self.timeout:g} seconds.", Abort.TIMEOUT)
 
@@ -341,7 +313,7 @@ class Link(TwoPartyCommunicator):
                 Abort.GARBAGE,
             )
         if got_kind == Kind.ABORT:
-            raise LinkError(f"{self.peer} gave up: {_ABORT_TEXTS.get(got_length, 'it did not say why')}.")
+            raise LinkError(f"{self.peer} gave up: {ABORT_TEXTS.get(got_length, 'it did not say why')}.")
         if got_kind != kind:
             self._fail(
                 f"{self.peer} sent a message of kind {got_kind} where kind {int(kind)} ({kind.name}) was due.",
@@ -367,10 +339,10 @@ class Link(TwoPartyCommunicator):
 
     def _fail(self, text: str, why: Abort) -> NoReturn:
         """Tell the other party, unless it is in the middle of a frame and could not tell this from its payload."""
-        if not self._wire.unsent:
-            self._wire.put([memoryview(HEADER.pack(MAGIC, Kind.ABORT, self._round, why))])
+        if not self._stream.unsent:
+            self._stream.put([memoryview(HEADER.pack(MAGIC, Kind.ABORT, self._round, why))])
             try:
-                self._wire.push()
+                self._stream.push()
             except OSError:
                 pass
         self.close()
@@ -409,7 +381,7 @@ class Link(TwoPartyCommunicator):
             )
 
     def _swap_json(self, kind: Kind, obj: Any) -> Any:
-        payload = self._swap(kind, [memoryview(_to_json(obj))], None)
+        payload = self._swap(kind, [memoryview(to_json(obj))], None)
         return self._from_json(payload)
 
     def _from_json(self, payload: memoryview) -> Any:
@@ -417,42 +389,6 @@ class Link(TwoPartyCommunicator):
             return json.loads(bytes(payload))
         except (ValueError, RecursionError):
             self._fail(f"{self.peer} sent an object that is not JSON.", Abort.GARBAGE)
-
-    def send_obj(self, obj: Any, dst: int) -> None:
-        """Send an object made of what JSON has, up to 1 MiB, to the other party, which calls `recv_obj` meanwhile."""
-        self._must_be_peer("dst", dst)
-        self._swap(Kind.OBJECT, [memoryview(_to_json(obj))], 0)
-
-    def recv_obj(self, src: int) -> Any:
-        """The object that the other party sends with `send_obj`."""
-        self._must_be_peer("src", src)
-        return self._from_json(self._swap(Kind.OBJECT, [], None))
-
-    # The life cycle that CrypTen's communicators have.
-
-    @classmethod
-    def initialize(cls, *args: Any, **kwargs: Any) -> None:
-        """Make the link that `get` returns; arguments as for `Link`."""
-        cls._instance = cls(*args, **kwargs)
-
-    @classmethod
-    def is_initialized(cls) -> bool:
-        """Whether `get` has a link to return."""
-        return cls._instance is not None
-
-    @classmethod
-    def get(cls) -> Link:
-        """The link made by `initialize`."""
-        if cls._instance is None:
-            raise LinkError("No link has been made. Call `Link.initialize(sock, rank)` first.")
-        return cls._instance
-
-    @classmethod
-    def shutdown(cls) -> None:
-        """Close the link made by `initialize`."""
-        if cls._instance is not None:
-            cls._instance.close()
-            cls._instance = None
 
 
 class Listener:
@@ -463,9 +399,8 @@ class Listener:
 
     def __init__(self, link_class: type[Link], host: str, port: int) -> None:
         self._link_class = link_class
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
-            self._sock = socket.create_server((host, port), family=family, backlog=1)
+            self._sock = listen_at((host, port), backlog=1)
         except OSError as error:
             raise LinkError(f"Cannot listen at {host}:{port} ({error}).") from error
         self.address: tuple[str, int] = self._sock.getsockname()[:2]
@@ -485,7 +420,7 @@ class Listener:
             sock, _ = self._sock.accept()
         except OSError as error:
             raise LinkError(f"party{1 - rank} did not connect within {timeout:g} seconds ({error}).") from error
-        return self._link_class(_tuned(sock, options), rank, timeout=timeout, server_side=True, **options)
+        return self._link_class(_private(sock, options), rank, timeout=timeout, server_side=True, **options)
 
     def close(self) -> None:
         """Give the port back."""
@@ -498,17 +433,16 @@ class Listener:
         self.close()
 
 
-def _tuned(sock: socket.socket, options: Mapping[str, Any]) -> socket.socket:
-    """Send small frames at once, and refuse to leave this machine in clear."""
-    host = sock.getpeername()[0]
-    if options.get("ssl_context") is None and not ipaddress.ip_address(host).is_loopback:
+def _private(sock: socket.socket, options: Mapping[str, Any]) -> socket.socket:
+    """Refuse to leave this machine in clear, and send small frames at once."""
+    if options.get("ssl_context") is None and not is_this_machine(sock):
+        host = sock.getpeername()[0]
         sock.close()
         raise SecureRouterValueError(
             f"A link to {host} leaves this machine: give it an `ssl_context`. The dealer knows every mask, and with "
             "what the parties open it would have every input."
         )
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return sock
+    return send_at_once(sock)
 
 
 def _check_context(context: ssl.SSLContext) -> None:
@@ -522,29 +456,3 @@ def _check_context(context: ssl.SSLContext) -> None:
             f"`ssl_context` allows {context.minimum_version.name}; set "
             "`ssl_context.minimum_version = ssl.TLSVersion.TLSv1_3`."
         )
-
-
-def _as_bytes(part: Any) -> memoryview:
-    try:
-        view = memoryview(part)
-        if view.nbytes == 0:
-            return memoryview(b"")
-        return view if view.ndim == 1 and view.format == "B" and view.contiguous else view.cast("B")
-    except (TypeError, ValueError) as error:
-        raise SecureRouterValueError(f"Each of `parts` must be a C-contiguous buffer of bytes: {error}.") from error
-
-
-def _to_json(obj: Any) -> bytes:
-    try:
-        data = json.dumps(obj, allow_nan=False).encode()
-        same = json.loads(data) == obj
-    except (TypeError, ValueError, RecursionError):
-        same = False
-    if not same:
-        raise SecureRouterValueError(
-            f"An object of type {type(obj).__name__} does not survive JSON, the only form in which objects cross the "
-            "link. Send dicts with string keys, lists, strings, numbers, booleans or None; tensors go by `send`."
-        )
-    if len(data) > MAX_OBJECT:
-        raise SecureRouterValueError(f"An object of {len(data)} bytes is past the limit of {MAX_OBJECT}.")
-    return data

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Network:
+class NetworkModel:
     """What a round and a byte cost.
 
     Args:
@@ -27,6 +27,6 @@ class Network:
 
 
 NETWORKS = {
-    "lan": Network(round_seconds=5e-4, bytes_per_second=1e9),  # 0.5 ms, 8 Gbit/s
-    "wan": Network(round_seconds=2e-2, bytes_per_second=5e7),  # 20 ms, 400 Mbit/s
+    "lan": NetworkModel(round_seconds=5e-4, bytes_per_second=1e9),  # 0.5 ms, 8 Gbit/s
+    "wan": NetworkModel(round_seconds=2e-2, bytes_per_second=5e7),  # 20 ms, 400 Mbit/s
 }

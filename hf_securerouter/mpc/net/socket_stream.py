@@ -18,7 +18,7 @@ _CHUNK = 1 << 17
 _IOV_MAX = 512
 
 
-class Wire:
+class SocketStream:
     """Moves bytes over a non-blocking stream socket and counts those that the kernel took and gave.
 
     One thread may send while another receives.
@@ -62,7 +62,7 @@ class Wire:
         self._queue.clear()
 
 
-class TlsWire(Wire):
+class TlsStream(SocketStream):
     """The same under TLS: records are made in memory, so what is counted is what is on the wire."""
 
     def __init__(

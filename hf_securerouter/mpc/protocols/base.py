@@ -1,9 +1,12 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
 """What a two-party protocol has to offer: a way to share, for the owner and the client, and a program for each role.
 
-A protocol is a module of this package with three functions: `problems(members, device, provider)` lists what it cannot
-do (`members` are encoder specs by module path), `sharing(manifest)` is called in the process that holds secrets, and
-`program(role, manifest, setup, ledger)` in a role's own process.
+A protocol is a folder of this package whose module `protocol` has four functions:
+
+    problems(members, device, provider)       what it cannot do; `members` are encoder specs by module path
+    prepare(provider)                         called when a model is about to be converted
+    sharing(manifest)                         a `Sharing`, in a process that holds secrets
+    program(role, manifest, setup, ledger)    a `Program`, in a role's own process
 """
 
 from __future__ import annotations
@@ -82,7 +85,7 @@ class Program(ABC):
 
 
 def load_protocol(name: str) -> ModuleType:
-    """The module of a protocol.
+    """The module `protocol` of a protocol's folder.
 
     Raises:
         `SecureRouterValueError`: There is none of this name.

@@ -38,7 +38,7 @@ def finish(device: str) -> None:
         torch.cuda.synchronize(device)
 
 
-def room(device: str) -> int:
+def memory_budget(device: str) -> int:
     """Bytes that a role may take on `device` ahead of their use: an eighth of what is free, which others share."""
     if device != "cpu":
         return torch.cuda.mem_get_info(device)[0] // 8

@@ -10,7 +10,7 @@ from ...errors import SecureRouterValueError
 from .words import signed
 
 
-def encode(values: Tensor, scale: int) -> Tensor:
+def to_fixed_point(values: Tensor, scale: int) -> Tensor:
     """Round `values` * 2^`scale` to integers.
 
     Args:
@@ -29,6 +29,6 @@ def encode(values: Tensor, scale: int) -> Tensor:
     return scaled.round().to(torch.int64)
 
 
-def decode(words: Tensor, bits: int, scale: int) -> Tensor:
+def from_fixed_point(words: Tensor, bits: int, scale: int) -> Tensor:
     """The real numbers that words of Z_2^`bits` stand for, read as signed, float64."""
     return signed(words, bits).to(torch.float64) * 2.0**-scale

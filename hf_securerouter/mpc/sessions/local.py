@@ -16,17 +16,14 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ...errors import SecureRouterValueError
+from ..conversion.converted import Converted
 from ..models.manifest import BATCH_SIZE
 from ..net.channel import Channel, ChannelError
 from ..net.delay import DelayedNetwork
 from .session import SecureResult, Session, SessionError
-
-
-if TYPE_CHECKING:
-    from ..convert import SecureModel
 
 
 __all__ = ["LocalSession", "SecureResult", "SessionError"]
@@ -34,12 +31,11 @@ __all__ = ["LocalSession", "SecureResult", "SessionError"]
 ROLE_COMMAND = (sys.executable, "-m", "hf_securerouter.mpc.sessions.role_process")
 
 # Freed memory is kept for the next tensor instead of being returned and faulted in again, and taken in huge pages
-# where the kernel has them on request (glibc; other allocators ignore it). The last keeps transformers out of a role.
+# where the kernel has them on request (glibc; other allocators ignore it).
 ROLE_ENVIRONMENT = {
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(1 << 28),
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
-    "SECUREROUTER_ROLE": "1",
 }
 
 _RELAY = "relay"  # what its end is reported as; no role has this name
@@ -57,7 +53,7 @@ class LocalSession(Session):
     Whatever ends the `with` block (its end, an exception, Ctrl-C, a role's death) also ends all roles.
 
     Args:
-        model (`SecureModel`): The converted model.
+        model (`Converted`): The converted model.
         timeout (`float`): Seconds that set-up, and each input of a query, may take.
         batch_size (`int`): Inputs that run together; more of them are split. Under `quota` a batch is the sum of the
             quotas, and a smaller one is filled up with copies of its inputs, which no role can tell from others.
@@ -79,7 +75,7 @@ class LocalSession(Session):
 
     def __init__(
         self,
-        model: SecureModel,
+        model: Converted,
         timeout: float = 600.0,
         batch_size: int = BATCH_SIZE,
         delay_ms: float | None = None,

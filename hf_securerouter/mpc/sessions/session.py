@@ -18,7 +18,7 @@ from ...errors import SecureRouterError
 from ..conversion.client import Client, Text
 from ..models.manifest import Manifest
 from ..net.channel import Channel, ChannelError
-from ..net.ledger import Cost
+from ..net.cost import Cost
 from ..protocols.base import Sharing
 
 
@@ -101,7 +101,7 @@ class Session(ABC):
         """
         if not self._channels:
             raise SessionError("The session is not open: use it in a `with` block, or start a new one.")
-        encoded = self.client.encode(inputs)
+        encoded = self.client.tokenize(inputs)
         count = len(encoded["input_ids"])
         logits, experts, costs = [], [], []
         try:

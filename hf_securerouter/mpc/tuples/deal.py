@@ -15,18 +15,12 @@ import torch
 from torch import Tensor
 
 from ...errors import SecureRouterError
-from ..gates.gate import Dealing, Gate, Tuple, drawn_bytes
-from ..ring.device import room
-from ..ring.randomness import Csprng
+from ..gates.gate import Dealing
 from .plan import Plan
 
 
 # Gates that a dealer makes at the same time on a CPU; ciphers and tensor operations leave the interpreter to others.
 _SIDE_BY_SIDE = 2
-
-
-def _source(plan: Plan, seed: bytes, index: int, device: str) -> Csprng:
-    return Csprng(seed, b"tuple/%d" % index, plan.cipher, device)
 
 
 def deal_set(
@@ -50,7 +44,7 @@ def deal_set(
 
     def deal(index: int) -> Tensor:
         gate, size = plan.gates[index], plan.correction_bytes[index]
-        first, second = (_source(plan, seed, index, device) for seed in seeds)
+        first, second = (plan.words(seed, index, device) for seed in seeds)
         dealing = Dealing((first, second), weight_mask, device)
         gate.deal(dealing)
         corrections = torch.cat(dealing.corrections) if dealing.corrections else torch.empty(0, dtype=torch.uint8)
@@ -75,58 +69,3 @@ def deal_set(
                 yield under_way.popleft().result()
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-class TupleSet:
-    """One party's set: hands out each tuple once, in order, and prepares ahead what needs no input.
-
-    Args:
-        plan (`Plan`): As traced by this party.
-        rank (`int`): 0 or 1.
-        seed (`bytes`): This party's seed for the set.
-        corrections (callable, *optional*): Rank 0: from a gate's index to its corrections, uint8.
-        device (`str`): Where the party computes.
-    """
-
-    def __init__(
-        self,
-        plan: Plan,
-        rank: int,
-        seed: bytes,
-        corrections: Callable[[int], Tensor] | None = None,
-        device: str = "cpu",
-    ):
-        self._plan, self._rank, self._seed, self._corrections = plan, rank, seed, corrections
-        self._device = device
-        self._ready: dict[int, Tuple] = {}
-        self._next = 0
-
-    def _tuple(self, index: int) -> Tuple:
-        corrections = self._corrections(index).to(self._device) if self._corrections is not None else None
-        source = _source(self._plan, self._seed, index, self._device)
-        return Tuple(self._plan.gates[index], self._rank, source, corrections)
-
-    def prepare(self, party: object) -> None:
-        """Compute everything that gates can compute before the input is there (see `Gate.prepare`).
-
-        Where memory allows, a CPU draws the words of the first gates now, and a CUDA device gets all corrections:
-        copies take longer than gates.
-        """
-        left = room(self._device)
-        copies = self._device != "cpu" and self._corrections is not None and self._plan.dealer_bytes <= left
-        for index, gate in enumerate(self._plan.gates[self._next :], start=self._next):
-            if type(gate).prepare is not Gate.prepare or copies:
-                ready = self._ready[index] = self._tuple(index)
-                ready.prepared = gate.prepare(ready, party)  # type: ignore[arg-type]
-            elif self._device == "cpu" and (size := drawn_bytes(self._plan.draws[index])) <= left:
-                left -= size
-                self._ready[index] = self._tuple(index)
-                self._ready[index].read_ahead(self._plan.draws[index])
-
-    def __call__(self, gate: Gate) -> Tuple:
-        """The next tuple, which must be `gate`'s; it is forgotten here at once."""
-        index, self._next = self._next, self._next + 1
-        if index >= len(self._plan.gates) or self._plan.gates[index] != gate:
-            raise SecureRouterError(f"Gate {index} of the plan is not `{gate.name}` as the model asks for it now.")
-        found = self._ready.pop(index, None)
-        return found if found is not None else self._tuple(index)

@@ -20,7 +20,7 @@ from torch import Tensor
 from ..gates.gate import Draw, Gate, Opening, SecretProtocol, Tuple
 from ..gates.party import Party
 from ..net.ledger import GateCount
-from ..ring.randomness import AES, Pad
+from ..ring.randomness import AES, Csprng, Pad
 from ..ring.words import checked_width, packed_size
 
 
@@ -54,6 +54,10 @@ class Plan:
         """Hex SHA-256 of everything that both parties and the dealer must agree on."""
         text = "\n".join([FORMAT, self.cipher, *(repr(gate) for gate in self.gates)])
         return hashlib.sha256(text.encode()).hexdigest()
+
+    def words(self, seed: bytes, index: int, device: str = "cpu") -> Csprng:
+        """The words of gate `index` under one party's seed, which that party and the dealer expand alike."""
+        return Csprng(seed, b"tuple/%d" % index, self.cipher, device)
 
     @property
     def dealer_bytes(self) -> int:

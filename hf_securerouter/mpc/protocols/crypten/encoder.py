@@ -26,14 +26,14 @@ class CryptenEncoder:
         self._ledger = ledger
 
     def __call__(self, x: Any, attention_bias: Any) -> Any:
-        """Classify: `encode`, then `head`.
+        """Classify: `run_encoder`, then `head`.
 
         Returns:
             `MPCTensor`: Logits, (B, C).
         """
-        return self.head(self.encode(x, attention_bias))
+        return self.head(self.run_encoder(x, attention_bias))
 
-    def encode(self, x: Any, attention_bias: Any) -> Any:
+    def run_encoder(self, x: Any, attention_bias: Any) -> Any:
         """The first token's row of the last layer.
 
         Args:
@@ -50,11 +50,11 @@ class CryptenEncoder:
             x = self._layer(x, bias, f"layers.{index}")
         return x[:, 0]
 
-    def head(self, row: Any) -> Any:
-        """Logits, (B, C), from what `encode` gave; several heads may read one row."""
+    def head(self, hidden: Any) -> Any:
+        """Logits, (B, C), from what `run_encoder` gave; several heads may read one row."""
         head = self.spec.head
-        row = self._activation(head.activation, self._linear(row, head.dense))
-        return self._linear(row, head.classifier)
+        hidden = self._activation(head.activation, self._linear(hidden, head.dense))
+        return self._linear(hidden, head.classifier)
 
     def _layer(self, x: Any, bias: Any, name: str) -> Any:
         attended = self._linear(self._attention(x, bias, name), f"{name}.attention_output")

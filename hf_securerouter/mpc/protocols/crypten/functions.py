@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from .compat import import_crypten
-from .protocol import FRACTION_BITS
+from .fixed_point import FRACTION_BITS
 
 
 crypten = import_crypten()

@@ -1,9 +1,16 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""CrypTen's communicator for two parties, over one operation: an exchange of buffers in both directions at once."""
+"""CrypTen's communicator over the parties' own link.
+
+Every collective operation is one exchange of buffers in both directions at once. Sessions run CrypTen over gloo
+(`communicator.py`); this adapter puts the same computation on the link of the masked protocol, whose byte counts are
+exact and which unpickles nothing.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -11,6 +18,7 @@ from torch import Tensor
 from torch.distributed import ReduceOp
 
 from ....errors import SecureRouterValueError
+from ...net.link import Link
 from .compat import import_crypten
 
 
@@ -21,33 +29,59 @@ except ImportError:  # a class that is made says so
     Communicator = object
 
 
-class TwoPartyCommunicator(Communicator):
+class CryptenLink(Communicator):
     """The collective operations of `crypten.communicator.Communicator` between ranks 0 and 1.
 
     Both parties call the same method in the same order (`send` meets `recv`). Each call is one round, whatever the
-    number of tensors. A class built on this one gives `exchange`, `send_obj`, `recv_obj` and the life cycle.
+    number of tensors. `comm_bytes`, `comm_rounds` and `comm_time` count from when the adapter is made.
 
     Args:
-        rank (`int`): 0 or 1.
+        link (`Link`): To the other party; stays its caller's to close.
 
     Raises:
         ImportError: `crypten` is missing.
-        SecureRouterValueError: `rank` is neither 0 nor 1.
+
+    Example:
+        ```python
+        crypten.communicator.get = lambda: adapter  # with adapter = CryptenLink(link)
+        ```
     """
 
     BYTES_PER_ELEMENT = 8
 
-    def __init__(self, rank: int) -> None:
+    def __init__(self, link: Link) -> None:
         import_crypten()
-        if rank not in (0, 1):
-            raise SecureRouterValueError(f"`rank` is {rank!r}, but a link has the ranks 0 and 1.")
-        self.rank = rank
-        self._name = f"party{rank}"
+        self.link, self.rank = link, link.rank
+        self._name = f"party{link.rank}"
         self.reset_communication_stats()
 
     def exchange(self, parts: Sequence[Any], expected: Sequence[int] | None = None) -> list[memoryview]:
-        """Send buffers and receive others of the `expected` lengths: one round."""
-        raise TypeError(f"{type(self).__name__} has no `exchange`.")
+        """Send buffers and receive others of the `expected` lengths; see `Link.exchange`."""
+        with self._counted():
+            return self.link.exchange(parts, expected)
+
+    def send_obj(self, obj: Any, dst: int) -> None:
+        """Send an object made of what JSON has, up to 1 MiB, to the other party, which calls `recv_obj` meanwhile."""
+        self._must_be_peer("dst", dst)
+        with self._counted():
+            self.link.send_object(obj)
+
+    def recv_obj(self, src: int) -> Any:
+        """The object that the other party sends by `send_obj`."""
+        self._must_be_peer("src", src)
+        with self._counted():
+            return self.link.receive_object()
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        """Count one round in CrypTen's own statistics."""
+        start, before = time.perf_counter(), self.link.traffic
+        try:
+            yield
+        finally:
+            self.comm_rounds += 1
+            self.comm_bytes += self.link.traffic - before
+            self.comm_time += time.perf_counter() - start
 
     def get_world_size(self) -> int:
         """2."""

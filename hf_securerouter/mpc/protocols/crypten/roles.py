@@ -74,15 +74,15 @@ class CryptenParty(_CryptenRole):
             # Each expert runs once, on the rows that chose it; where the router read its encoder, only its head.
             rows: list[Any] = [None] * header["batch"]
             for index in sorted(set(chosen)):
-                members = [row for row, expert in enumerate(chosen) if expert == index]
+                members = [hidden for hidden, expert in enumerate(chosen) if expert == index]
                 name = f"experts.{index}"
                 encoder = self._encoders[name]
                 if summary is not None and name == self.manifest.encoder_of("router"):
                     logits = encoder.head(summary[members])
                 else:
                     logits = encoder(inputs[name][members], bias[members][:, : self.manifest.length_of(name)])
-                for position, row in enumerate(members):
-                    rows[row] = logits.share[position]
+                for position, hidden in enumerate(members):
+                    rows[hidden] = logits.share[position]
         return {"experts": chosen}, {"logits": torch.stack(rows).contiguous()}
 
     def _choose(self, inputs: dict[str, Any], bias: Any, batch: int) -> tuple[list[int], Any]:
@@ -94,7 +94,7 @@ class CryptenParty(_CryptenRole):
             return [0] * batch, None
         router = self._encoders["router"]
         length = self.manifest.length_of("router")
-        summary = router.encode(inputs[self.manifest.encoder_of("router")], bias[:, :length])
+        summary = router.run_encoder(inputs[self.manifest.encoder_of("router")], bias[:, :length])
         scores = router.head(summary)
         with self.ledger.gate("argmax"):
             return argmax_one_hot(scores).reveal().argmax(-1).tolist(), summary

@@ -30,7 +30,7 @@ from ...gates.square import SelectedSquare, Square
 from ...models import EncoderSpec
 from ...net.network_model import NETWORKS
 from .folding import layer_names
-from .ring_widths import Precision
+from .ring_widths import RingWidths
 
 
 NORMAL_BOUND = 5  # log2 of what normalised values stay below
@@ -42,68 +42,68 @@ class MaskedEncoder:
 
     Args:
         spec (`EncoderSpec`): Its public shape.
-        precision (`Precision`): Scales and rings, for inputs of `precision.length` tokens.
+        rings (`RingWidths`): Scales and rings, for inputs of `rings.length` tokens.
         prefix (`str`): In front of the names of its weights, such as `"experts.0."`.
     """
 
     spec: EncoderSpec
-    precision: Precision
+    rings: RingWidths
     prefix: str = ""
 
     @property
     def input_width(self) -> int:
         """Ring of the client's shares of the embedding output."""
-        return self.precision.attention_width
+        return self.rings.attention_width
 
     @property
     def logit_width(self) -> int:
         """Ring of the logits' shares."""
-        return self.precision.logits + self.precision.bounds.logits + 2
+        return self.rings.logits + self.rings.bounds.logits + 2
 
-    def run(self, party: Party, x: Secret, live: Tensor) -> SecretProtocol[Secret]:
-        """Classify a batch: `encode`, then `head`.
+    def run(self, party: Party, x: Secret, is_token: Tensor) -> SecretProtocol[Secret]:
+        """Classify a batch: `run_encoder`, then `head`.
 
         Returns:
             `Secret`: Logits, (B, C) at 12 fraction bits in Z_2^`logit_width`.
         """
-        row = yield from self.encode(party, x, live)
-        return (yield from self.head(party, row))
+        hidden = yield from self.run_encoder(party, x, is_token)
+        return (yield from self.head(party, hidden))
 
-    def encode(self, party: Party, x: Secret, live: Tensor) -> SecretProtocol[Secret]:
+    def run_encoder(self, party: Party, x: Secret, is_token: Tensor) -> SecretProtocol[Secret]:
         """The first token's row of the last layer.
 
         Args:
             party (`Party`): With the encoder's weights.
             x (`Secret`): Embedding output, (B, T, E) at `bits.hidden` in Z_2^`input_width`. Padding rows are exact
                 copies of a live row, so that their values stay in the live range in every layer.
-            live (`torch.Tensor`): XOR share of the attention mask, uint8 (B, T): 1 for tokens, 0 for padding.
+            is_token (`torch.Tensor`): XOR share of the attention mask, uint8 (B, T): 1 for tokens, 0 for padding.
 
         Returns:
             `Secret`: (B, H) at `bits.hidden` in Z_2^`input_width`, before the last LayerNorm's gamma and beta.
         """
         names = layer_names(self.spec)
         for name in names[:-1]:
-            x = yield from self._layer(party, name, x, live, last=False)
-        row = yield from self._layer(party, names[-1], x, live, last=True)
-        return row.map(lambda words: words[:, 0])
+            x = yield from self._layer(party, name, x, is_token, last=False)
+        hidden = yield from self._layer(party, names[-1], x, is_token, last=True)
+        return hidden.map(lambda words: words[:, 0])
 
-    def row(self, party: Party, words: Tensor) -> Secret:
-        """What `encode` gave, from its words, (B, H)."""
-        return party.secret(words, self.input_width, self.precision.bits.hidden, NORMAL_BOUND)
+    def hidden(self, party: Party, words: Tensor) -> Secret:
+        """What `run_encoder` gave, from its words, (B, H)."""
+        return party.secret(words, self.input_width, self.rings.bits.hidden, NORMAL_BOUND)
 
-    def head(self, party: Party, row: Secret) -> SecretProtocol[Secret]:
-        """Logits, (B, C), from what `encode` gave; several heads may read one row."""
-        precision, bits, name = self.precision, self.precision.bits, self.spec.head.activation
-        bound = precision.bounds.head
+    def head(self, party: Party, hidden: Secret) -> SecretProtocol[Secret]:
+        """Logits, (B, C), from what `run_encoder` gave; several heads may read one row."""
+        rings, bits, name = self.rings, self.rings.bits, self.spec.head.activation
+        bound = rings.bounds.head
         (dense,) = yield from self._linear(
-            party, row, precision.attention_width, bound, {"head.dense": bits.head_weights}
+            party, hidden, rings.attention_width, bound, {"head.dense": bits.head_weights}
         )
-        width = precision.classifier_width
+        width = rings.classifier_width
         active = yield from self._activation(party, name, dense, bound, bits.head_inner, bits.head_active, width)
         (logits,) = yield from self._linear(
-            party, active, width, precision.bounds.logits, {"head.classifier": bits.head_weights}
+            party, active, width, rings.bounds.logits, {"head.classifier": bits.head_weights}
         )
-        return logits.truncate(precision.logits)
+        return logits.truncate(rings.logits)
 
     # Linear steps.
 
@@ -119,16 +119,16 @@ class MaskedEncoder:
         """x W + b for some matrices (name to scale) and, last, the centred residual gamma x + beta - its mean."""
         if residual is not None and self._has(party, residual):
             # The residual of projected embeddings is one more matrix, with centred outputs.
-            matrices, residual = {**matrices, residual: self.precision.bits.gamma}, None
+            matrices, residual = {**matrices, residual: self.rings.bits.gamma}, None
         rows = x.map(lambda words: words.reshape(-1, words.shape[-1])).narrow(width)
         diagonals: dict[str, int] = {}
         if residual is not None:
-            matrices = {**matrices, f"{residual}.mean": self.precision.bits.mean_weights}
-            diagonals = {f"{residual}.gamma": self.precision.bits.gamma}
+            matrices = {**matrices, f"{residual}.mean": self.rings.bits.mean_weights}
+            diagonals = {f"{residual}.gamma": self.rings.bits.gamma}
         results = yield from self._products(party, rows, matrices, diagonals, bound)
         if residual is not None:
             scaled, mean = results.pop(), results.pop()
-            results.append((scaled - mean.truncate(scaled.scale)).with_bound(self.precision.bounds.residual))
+            results.append((scaled - mean.truncate(scaled.scale)).with_bound(self.rings.bounds.residual))
         shape = x.shape[:-1]
         return [result.map(lambda words: words.view(*shape, words.shape[-1])) for result in results]
 
@@ -161,10 +161,10 @@ class MaskedEncoder:
 
     # Layers.
 
-    def _layer(self, party: Party, name: str, x: Secret, live: Tensor, last: bool) -> SecretProtocol[Secret]:
+    def _layer(self, party: Party, name: str, x: Secret, is_token: Tensor, last: bool) -> SecretProtocol[Secret]:
         """One layer; the last one computes only the row of the first token, from the keys and values of all."""
-        precision, bits, bound = self.precision, self.precision.bits, self.precision.bounds.residual
-        widest = precision.attention_width
+        rings, bits, bound = self.rings, self.rings.bits, self.rings.bounds.residual
+        widest = rings.attention_width
         keys = {f"{name}.key": bits.key_weights, f"{name}.value": bits.value_weights}
         queries = {f"{name}.query": bits.query_weights}
         first = x.map(lambda words: words[:, :1]) if last else x
@@ -176,30 +176,30 @@ class MaskedEncoder:
             query, key, value, residual = yield from self._linear(
                 party, x, widest, bound, queries | keys, f"{name}.input"
             )
-        context = yield from self._attention(party, query, key, value, live)
+        context = yield from self._attention(party, query, key, value, is_token)
         (attended,) = yield from self._linear(
             party,
             context,
-            precision.attended_width,
+            rings.attended_width,
             bound,
             {f"{name}.attention_output": bits.attention_output_weights},
         )
         z = attended + residual.truncate(attended.scale)
-        x = yield from self._norm(party, z, precision.feed_forward_width)
+        x = yield from self._norm(party, z, rings.feed_forward_width)
         inner, residual = yield from self._linear(
             party,
             x,
-            precision.feed_forward_width,
-            precision.bounds.inner,
+            rings.feed_forward_width,
+            rings.bounds.inner,
             {f"{name}.intermediate": bits.intermediate_weights},
             f"{name}.middle",
         )
-        width = precision.outer_width
+        width = rings.outer_width
         active = yield from self._activation(
-            party, self.spec.hidden_act, inner, precision.bounds.inner, bits.inner, bits.active, width
+            party, self.spec.hidden_act, inner, rings.bounds.inner, bits.inner, bits.active, width
         )
         (outer,) = yield from self._linear(party, active, width, bound, {f"{name}.output": bits.output_weights})
-        return (yield from self._norm(party, outer + residual.truncate(outer.scale), precision.attention_width))
+        return (yield from self._norm(party, outer + residual.truncate(outer.scale), rings.attention_width))
 
     def _heads(self, x: Secret) -> Secret:
         """(B, T, H) to (B, heads, T, H / heads)."""
@@ -209,20 +209,20 @@ class MaskedEncoder:
         )
 
     def _attention(
-        self, party: Party, query: Secret, key: Secret, value: Secret, live: Tensor
+        self, party: Party, query: Secret, key: Secret, value: Secret, is_token: Tensor
     ) -> SecretProtocol[Secret]:
-        precision, bits = self.precision, self.precision.bits
+        rings, bits = self.rings, self.rings.bits
         query, key = self._heads(query.truncate(bits.query)), self._heads(key.truncate(bits.key))
         value = self._heads(value.truncate(bits.value))
         key = key.map(lambda words: words.transpose(-1, -2).contiguous())
-        multiply = Matmul(query.shape, key.shape, precision.score_width)
-        mix = Matmul((*multiply.result,), value.shape, precision.mix_width).start(party)
+        multiply = Matmul(query.shape, key.shape, rings.score_width)
+        mix = Matmul((*multiply.result,), value.shape, rings.mix_width).start(party)
         scores, _ = yield from together(multiply.run(party, query, key), mix.open_right(value))
-        numerators = yield from self._numerators(party, scores.with_bound(precision.bounds.scores - 1), live)
+        unnormalized = yield from self._unnormalized(party, scores.with_bound(rings.bounds.scores - 1), is_token)
 
         # The sum is taken before the numerators are truncated: their rounding is unbiased, but need not add up.
-        low, high = precision.row_sum_range
-        sums = numerators.map(lambda words: words.sum(-1))
+        low, high = rings.row_sum_range
+        sums = unnormalized.map(lambda words: words.sum(-1))
         scale = min(max(sums.scale, 5 - low), bits.row_sum)  # of at least 5 bits of the smallest
         sums = sums.truncate(scale) if sums.scale > scale else sums.upscale(scale)
         inverse = RowFunction(
@@ -231,64 +231,64 @@ class MaskedEncoder:
             scale=sums.scale,
             low=low,
             high=high,
-            result_scale=precision.row_inverse,
+            result_scale=rings.row_inverse,
         )
         _, divisor = yield from together(
-            mix.open_left(numerators.truncate(precision.numerators)), inverse.run(party, sums)
+            mix.open_left(unnormalized.truncate(rings.unnormalized)), inverse.run(party, sums)
         )
-        context = mix.product(precision.context_bound).truncate(precision.numerators)
+        context = mix.product(rings.context_bound).truncate(rings.unnormalized)
         divide = RowScale(
             context.shape,
             bits=context.value_bits,
             scalar_bits=divisor.value_bits,
-            width=precision.attended_width + context.scale + divisor.scale - bits.mixed,
+            width=rings.attended_width + context.scale + divisor.scale - bits.mixed,
         ).start(party)
         divisor = divisor.map(lambda words: words.unsqueeze(-1))
         yield from together(divide.open_rows(context), divide.open_scalar(divisor))
-        mixed = divide.product(precision.bounds.value).truncate(bits.mixed)
+        mixed = divide.product(rings.bounds.value).truncate(bits.mixed)
         return mixed.map(lambda words: words.transpose(1, 2).reshape(words.shape[0], words.shape[2], -1))
 
-    def _numerators(self, party: Party, scores: Secret, live: Tensor) -> SecretProtocol[Secret]:
+    def _unnormalized(self, party: Party, scores: Secret, is_token: Tensor) -> SecretProtocol[Secret]:
         """What softmax divides by its sum, 0 for padding."""
-        precision, scale = self.precision, self.precision.bits.scores
-        if precision.softmax == "exact":
-            return (yield from self._exponentials(party, scores, live))
+        rings, scale = self.rings, self.rings.bits.scores
+        if rings.softmax == "exact":
+            return (yield from self._exponentials(party, scores, is_token))
         scores = scores.truncate(scale)
         # Enough room below the final ring to truncate from the product's scale, and for the sum.
-        if precision.softmax == "2quad":
-            shifted = scores.add_public(5 << scale).with_bound(precision.bounds.scores - 1)
-            width = precision.mix_width + 2 * scale - precision.numerators
+        if rings.softmax == "2quad":
+            shifted = scores.add_public(5 << scale).with_bound(rings.bounds.scores - 1)
+            width = rings.mix_width + 2 * scale - rings.unnormalized
             square = SelectedSquare(shifted.shape, shifted.value_bits, width)
-            return (yield from square.run(party, shifted, live))
+            return (yield from square.run(party, shifted, is_token))
         # Padding is moved below every live score, where ReLU is 0.
-        bits = precision.bounds.scores + 2 + scale
-        shape = (live.shape[0], 1, 1, live.shape[1])
-        alive = yield from BitToRing(shape, bits).run(party, live.view(shape))
-        offset = (alive.words - int(party.rank == 0)) << (scale + precision.bounds.scores - 1)
-        scores = scores.map(lambda words: words + offset).with_bound(precision.bounds.scores)
-        width = precision.mix_width + scale - precision.numerators
+        bits = rings.bounds.scores + 2 + scale
+        shape = (is_token.shape[0], 1, 1, is_token.shape[1])
+        alive = yield from BitToRing(shape, bits).run(party, is_token.view(shape))
+        offset = (alive.words - int(party.rank == 0)) << (scale + rings.bounds.scores - 1)
+        scores = scores.map(lambda words: words + offset).with_bound(rings.bounds.scores)
+        width = rings.mix_width + scale - rings.unnormalized
         return (yield from ReLU(scores.shape, bits, width).run(party, scores))
 
-    def _exponentials(self, party: Party, scores: Secret, live: Tensor) -> SecretProtocol[Secret]:
+    def _exponentials(self, party: Party, scores: Secret, is_token: Tensor) -> SecretProtocol[Secret]:
         """exp(score - a value of at least the maximum), 0 for padding."""
-        precision = self.precision
-        unit, fraction = precision.unit, precision.bits.scores
+        rings = self.rings
+        unit, fraction = rings.unit, rings.bits.scores
         # y spans half of what scores span, and the top bit of the ring is for padding.
-        range_bits = precision.bounds.scores
-        top = yield from maximum(party, scores.truncate(-unit), NETWORKS[precision.network])
+        range_bits = rings.bounds.scores
+        top = yield from maximum(party, scores.truncate(-unit), NETWORKS[rings.network])
         # Truncation moved every score by less than a unit: one unit above the maximum found, no y is negative.
         top = top.upscale(fraction).map(lambda words: words.unsqueeze(-1)).add_public((1 << (fraction + unit)) + 2)
         y = top - scores.truncate(fraction).narrow(range_bits + fraction)
         # What is added for padding is the ring's top bit, so an XOR share of the mask is an additive share of it.
-        padding = (live ^ 1 if party.rank == 0 else live).to(torch.int64) << (range_bits - 1 + fraction)
+        padding = (is_token ^ 1 if party.rank == 0 else is_token).to(torch.int64) << (range_bits - 1 + fraction)
         y = y.map(lambda words: words + padding[:, None, None, :])
-        gate = Exponential(y.shape, range_bits, fraction, precision.exponential_width)
+        gate = Exponential(y.shape, range_bits, fraction, rings.exponential_width)
         return (yield from gate.run(party, y))
 
     def _norm(self, party: Party, z: Secret, width: int) -> SecretProtocol[Secret]:
         """z over the root of its mean square, in a ring of `width` bits; the mean of z is 0 already."""
-        precision, bits, bounds = self.precision, self.precision.bits, self.precision.bounds
-        scale, inverse_scale = precision.norm_scales(width)
+        rings, bits, bounds = self.rings, self.rings.bits, self.rings.bounds
+        scale, inverse_scale = rings.norm_scales(width)
         z = z.truncate(scale).with_bound(bounds.residual)
         row_bits = deviation_bits(z.shape[-1])
         gate = RowFunction(

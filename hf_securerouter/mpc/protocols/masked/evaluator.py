@@ -60,9 +60,9 @@ class SecureProgram:
 
 
 class Sets(Protocol):
-    """Where a party's sets of tuples come from: `LiveSets` or a `TupleStore`."""
+    """Where a party's sets of tuples come from: a `DealerClient`."""
 
-    def take(self, name: str, plan: Plan, link: Any) -> PartySet: ...
+    def take(self, name: str, plan: Plan) -> PartySet: ...
 
 
 class Evaluator:
@@ -111,20 +111,20 @@ class Evaluator:
             What the program returns.
 
         Raises:
-            `LinkError`, `SupplyError`, `StoreError`: The other party or the dealer is gone, too late, or at another
+            `LinkError`, `SupplyError`: The other party or the dealer is gone, too late, or at another
             program, plan or set. Nothing has been opened under a set that the parties do not share.
 
         Cost: The plan and 16 bytes a round; before that one round of about 200 bytes to compare the labels of the
         sets.
         """
         plan = self.plan(program)
-        tuples = self.sets.take(program.name, plan, self.link)
+        tuples = self.sets.take(program.name, plan)
         with self.ledger.phase("preprocess"), self.ledger.gate("tuples"):
             self.link.agree({"program": program.name, **tuples.label.to_dict()})
             self._book(plan, tuples)
             randomness = tuples.open(plan, self.device)
             party = Party(self.rank, self.link, randomness, self.weights, self.ledger, device=self.device)
-            randomness.prepare(party)
+            randomness.prepare(self.weights)
             finish(self.device)
         self.used.append(tuples.label)
         with self.ledger.phase("online"):

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from ....number_format import deviation_ratio
 from ...models import EncoderSpec
-from ...ring.fixed_point import encode
-from .ring_widths import Precision
+from ...ring.fixed_point import to_fixed_point
+from .ring_widths import RingWidths
 
 
 def layer_names(spec: EncoderSpec) -> list[str]:
@@ -30,18 +30,18 @@ def layer_names(spec: EncoderSpec) -> list[str]:
     return [f"{after}.{layer}" for after, layer in zip(before, spec.layer_map, strict=True)]
 
 
-def encode_weights(spec: EncoderSpec, weights: Mapping[str, Tensor], precision: Precision) -> dict[str, Tensor]:
+def fold_weights(spec: EncoderSpec, weights: Mapping[str, Tensor], rings: RingWidths) -> dict[str, Tensor]:
     """Fold and encode an encoder and its head.
 
     Args:
         spec (`EncoderSpec`): The encoder.
         weights (`Mapping[str, torch.Tensor]`): Float weights under their canonical names, matrices as (out, in).
-        precision (`Precision`): The scales.
+        rings (`RingWidths`): The scales.
 
     Returns:
         `dict[str, torch.Tensor]`: int64 by name; matrices as (in, out), biases at the scale of what they are added to.
     """
-    features, bits = spec.hidden_size, precision.bits
+    features, bits = spec.hidden_size, rings.bits
     ratio = deviation_ratio(features)
     encoded: dict[str, Tensor] = {}
 
@@ -50,7 +50,7 @@ def encode_weights(spec: EncoderSpec, weights: Mapping[str, Tensor], precision: 
 
     def norm(name: str) -> tuple[Tensor, Tensor]:
         # Rounded before it is folded, so that the residual and the next weights see one and the same gamma.
-        gamma = encode(weights[f"{name}.weight"].double() * ratio, bits.gamma).double() * 2.0**-bits.gamma
+        gamma = to_fixed_point(weights[f"{name}.weight"].double() * ratio, bits.gamma).double() * 2.0**-bits.gamma
         return gamma, weights[f"{name}.bias"].double()
 
     def linear(
@@ -65,8 +65,8 @@ def encode_weights(spec: EncoderSpec, weights: Mapping[str, Tensor], precision: 
         return matrix, bias
 
     def put(name: str, matrix: Tensor, bias: Tensor, scale: int, input_scale: int = bits.hidden) -> None:
-        encoded[name] = encode(matrix, scale).contiguous()
-        encoded[f"{name}.bias"] = encode(bias, input_scale + scale)
+        encoded[name] = to_fixed_point(matrix, scale).contiguous()
+        encoded[f"{name}.bias"] = to_fixed_point(bias, input_scale + scale)
 
     def residual(name: str, gamma: Tensor, beta: Tensor) -> None:
         if gamma.dim() == 2:
@@ -104,7 +104,7 @@ def encode_weights(spec: EncoderSpec, weights: Mapping[str, Tensor], precision: 
 
 
 def weight_shapes(spec: EncoderSpec) -> dict[str, tuple[int, ...]]:
-    """The shapes of what `encode_weights` returns: public, for plans."""
+    """The shapes of what `fold_weights` returns: public, for plans."""
     features, inner = spec.hidden_size, spec.intermediate_size
     shapes: dict[str, tuple[int, ...]] = {}
     for position, name in enumerate(layer_names(spec)):

@@ -36,20 +36,20 @@ from ...gates.shuffle import Shuffle, Shuffled
 from ...gates.widen import Widen
 from ...models.manifest import Manifest
 from .evaluator import SecureProgram
-from .protocol import LIVE, LOGITS, all_weight_shapes, encoders, input_width, logit_width
-from .ring_widths import Precision
+from .layout import ATTENTION_MASK, LOGITS, all_weight_shapes, encoders, input_width, logit_width
+from .ring_widths import RingWidths
 from .selected_encoder import SelectedEncoder
 
 
 Inputs = Mapping[str, Tensor]
 
-ROW = "row"  # what the router's head reads
+HIDDEN = "row"  # what the router's head reads
 
 
 def classify(manifest: Manifest, member: str, party: Party, shares: Inputs) -> SecretProtocol[Secret]:
     """The logits of a batch, from the shares of a member's embeddings and of the mask."""
-    row = yield from summarize(manifest, member, party, shares)
-    return (yield from encoders(manifest)[member].head(party, row))
+    hidden = yield from summarize(manifest, member, party, shares)
+    return (yield from encoders(manifest)[member].head(party, hidden))
 
 
 def summarize(manifest: Manifest, member: str, party: Party, shares: Inputs) -> SecretProtocol[Secret]:
@@ -58,34 +58,32 @@ def summarize(manifest: Manifest, member: str, party: Party, shares: Inputs) -> 
     encoder, x = encoders(manifest)[owner], received(manifest, owner, party, shares)
     if x.width < encoder.input_width:
         x = yield from Widen(x.shape, x.width, encoder.input_width).run(party, x)
-    return (yield from encoder.encode(party, x, shares[LIVE][:, : manifest.length_of(owner)]))
+    return (yield from encoder.run_encoder(party, x, shares[ATTENTION_MASK][:, : manifest.length_of(owner)]))
 
 
-def answers(manifest: Manifest, party: Party, row: Secret) -> list[SecretProtocol[Secret]]:
+def expert_head(manifest: Manifest, party: Party, hidden: Secret) -> list[SecretProtocol[Secret]]:
     """The logits of the expert whose encoder the router reads: one protocol, to run beside the router's, or none."""
     owner = manifest.encoder_of("router")
-    return [] if owner == "router" else [encoders(manifest)[owner].head(party, row)]
+    return [] if owner == "router" else [encoders(manifest)[owner].head(party, hidden)]
 
 
 def received(manifest: Manifest, member: str, party: Party, shares: Inputs) -> Secret:
     """The embeddings of a member as the client shared them, (B, T, E)."""
-    precision = encoders(manifest)[member].precision
-    return party.secret(
-        shares[member], input_width(manifest, member), precision.bits.hidden, precision.bounds.embedding
-    )
+    rings = encoders(manifest)[member].rings
+    return party.secret(shares[member], input_width(manifest, member), rings.bits.hidden, rings.bounds.embedding)
 
 
-def choose(manifest: Manifest, party: Party, row: Secret) -> SecretProtocol[Tensor]:
+def choose(manifest: Manifest, party: Party, hidden: Secret) -> SecretProtocol[Tensor]:
     """XOR shares of the one-hot of the expert that the router's head chooses for each row, uint8 (K, B)."""
-    scores = yield from encoders(manifest)["router"].head(party, row)
+    scores = yield from encoders(manifest)["router"].head(party, hidden)
     rows, choices = scores.shape
     return (yield from Argmax(rows, choices, scores.value_bits).run(party, scores))
 
 
 def choose_and_answer(manifest: Manifest, party: Party, shares: Inputs) -> SecretProtocol[tuple[Tensor, list[Secret]]]:
     """The one-hot of `choose`, and the logits of the expert whose encoder the router reads, if it reads one's."""
-    row = yield from summarize(manifest, "router", party, shares)
-    bits, *logits = yield from together(choose(manifest, party, row), *answers(manifest, party, row))
+    hidden = yield from summarize(manifest, "router", party, shares)
+    bits, *logits = yield from together(choose(manifest, party, hidden), *expert_head(manifest, party, hidden))
     return bits, logits
 
 
@@ -105,25 +103,27 @@ def reveal(manifest: Manifest, party: Party, shares: Inputs) -> SecretProtocol[t
 def route(
     manifest: Manifest, party: Party, shares: Inputs
 ) -> SecretProtocol[tuple[Tensor, Tensor, dict[str, Tensor]]]:
-    """Score, shuffle and rank a batch, from the router's embeddings or, of a batch that was read before, from `ROW`.
+    """Score, shuffle and rank a batch, from the router's embeddings or, if `read` has run its encoder, from `HIDDEN`.
 
     Returns:
         The ranks in the new order, int64 (B,), public: 0 is the query that needs the costliest expert most; a share
         of the permutation, int64 (B, B); the shares of the mask, of the inputs of the experts that are still to run
         and of the logits of the one that has (`LOGITS`), in the new order.
     """
-    batch = len(shares[LIVE])
+    batch = len(shares[ATTENTION_MASK])
     key_width = encoders(manifest)["router"].logit_width + (batch - 1).bit_length()
     owner = manifest.encoder_of("router")
-    travelling = {name: shares[name] for name in manifest.inputs if name != owner} | {LIVE: shares[LIVE]}
-    widths = [input_width(manifest, name) for name in travelling if name != LIVE] + [1]
+    travelling = {name: shares[name] for name in manifest.inputs if name != owner} | {
+        ATTENTION_MASK: shares[ATTENTION_MASK]
+    }
+    widths = [input_width(manifest, name) for name in travelling if name != ATTENTION_MASK] + [1]
     tensors = [(words.numel() // batch, width) for words, width in zip(travelling.values(), widths, strict=True)]
     if owner != "router":
         tensors.append((manifest.experts[0].head.num_outputs, logit_width(manifest)))
     shuffle = Shuffle(batch, ((1, key_width), *tensors)).start(party)
 
-    def ranked(row: Secret) -> SecretProtocol[Tensor]:
-        scores = yield from encoders(manifest)["router"].head(party, row)
+    def ranked(hidden: Secret) -> SecretProtocol[Tensor]:
+        scores = yield from encoders(manifest)["router"].head(party, hidden)
         return (yield from rank_in_secret_order(party, shuffle, scores))
 
     def answered(answer: SecretProtocol[Secret]) -> SecretProtocol[Tensor]:
@@ -131,11 +131,11 @@ def route(
         return (yield from shuffle.open(len(tensors), logits.words))
 
     def routed() -> SecretProtocol[list[Tensor]]:
-        if ROW in shares:
-            row = encoders(manifest)[owner].row(party, shares[ROW])
+        if HIDDEN in shares:
+            hidden = encoders(manifest)[owner].hidden(party, shares[HIDDEN])
         else:
-            row = yield from summarize(manifest, "router", party, shares)
-        return (yield from together(ranked(row), *map(answered, answers(manifest, party, row))))
+            hidden = yield from summarize(manifest, "router", party, shares)
+        return (yield from together(ranked(hidden), *map(answered, expert_head(manifest, party, hidden))))
 
     (found, *logits), *moved = yield from together(
         routed(), *(shuffle.open(index, words) for index, words in enumerate(travelling.values(), 1))
@@ -178,7 +178,7 @@ def serve(manifest: Manifest, counts: tuple[int, ...], party: Party, shares: Inp
     for index, count in enumerate(counts):
         if count:
             member = f"experts.{index}"
-            own = {member: shares[member], LIVE: shares[LIVE][start : start + count]}
+            own = {member: shares[member], ATTENTION_MASK: shares[ATTENTION_MASK][start : start + count]}
             runs.append(classify(manifest, member, party, own))
             start += count
     return (yield from together(*runs))
@@ -188,7 +188,7 @@ def restore(manifest: Manifest, party: Party, shares: Inputs) -> SecretProtocol[
     """Logits in the order of the queries, from those in the shuffled order and the share of the permutation."""
     width = logit_width(manifest)
     back = party.secret(shares["order"].t(), width, 0, 0)
-    logits = party.secret(shares["logits"], width, Precision.logits, width - Precision.logits - 2)
+    logits = party.secret(shares["logits"], width, RingWidths.logits, width - RingWidths.logits - 2)
     return (yield from Matmul(back.shape, logits.shape, width).run(party, back, logits))
 
 
@@ -217,9 +217,9 @@ def select_then_compute(manifest: Manifest, party: Party, shares: Inputs) -> Sec
     """
     members = [f"experts.{index}" for index in range(len(manifest.experts))]
     encoder = encoders(manifest)[members[0]]
-    row = yield from summarize(manifest, "router", party, shares)
-    bits = yield from choose(manifest, party, row)
-    width = encoder.precision.embedding_width  # of all but the one that the router reads as well
+    hidden = yield from summarize(manifest, "router", party, shares)
+    bits = yield from choose(manifest, party, hidden)
+    width = encoder.rings.embedding_width  # of all but the one that the router reads as well
     candidates = [received(manifest, member, party, shares).narrow(width) for member in members]
     candidate = candidates[0]
     words = torch.stack([candidate.words.flatten(1) for candidate in candidates])
@@ -228,8 +228,8 @@ def select_then_compute(manifest: Manifest, party: Party, shares: Inputs) -> Sec
     x = x.map(lambda words: words.view(candidate.shape))
     x = yield from Widen(x.shape, x.width, encoder.input_width).run(party, x)
     prefixes = tuple(f"{member}." for member in members)
-    selected = SelectedEncoder(encoder.spec, encoder.precision, members=prefixes, bits=bits)
-    return (yield from selected.run(party, x, shares[LIVE][:, : x.shape[1]]))
+    selected = SelectedEncoder(encoder.spec, encoder.rings, members=prefixes, bits=bits)
+    return (yield from selected.run(party, x, shares[ATTENTION_MASK][:, : x.shape[1]]))
 
 
 def secure_program(manifest: Manifest, name: str) -> SecureProgram:
@@ -255,7 +255,7 @@ def secure_program(manifest: Manifest, name: str) -> SecureProgram:
         owner = manifest.encoder_of("router")
         inputs = {member: words for member, words in program.inputs.items() if member != owner}
         features = manifest.members[owner].hidden_size
-        inputs[ROW] = torch.empty(counts[0], features, dtype=torch.int64, device="meta")
+        inputs[HIDDEN] = torch.empty(counts[0], features, dtype=torch.int64, device="meta")
         return replace(program, inputs=inputs)
     if kind == "read" and manifest.routes:
         read = partial(summarize, manifest, "router")
@@ -290,6 +290,6 @@ def _program(manifest: Manifest, name: str, run: object, rows: Mapping[str, int]
         for member, count in rows.items()
     }
     prefixes = tuple(f"{member}." for member in {*rows, *inputs})
-    inputs[LIVE] = torch.empty(batch, manifest.max_length, dtype=torch.uint8, device="meta")
+    inputs[ATTENTION_MASK] = torch.empty(batch, manifest.max_length, dtype=torch.uint8, device="meta")
     weights = {name: shape for name, shape in all_weight_shapes(manifest).items() if name.startswith(prefixes)}
     return SecureProgram(name=name, run=run, inputs=inputs, weights=weights)  # type: ignore[arg-type]

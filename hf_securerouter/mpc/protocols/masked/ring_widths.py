@@ -17,7 +17,7 @@ from ...ring.words import MAX_BITS, checked_width
 
 
 @dataclass(frozen=True)
-class Precision:
+class RingWidths:
     """Ring widths of one encoder on inputs of one length.
 
     Args:
@@ -58,9 +58,9 @@ class Precision:
         return (self.length - 1).bit_length()
 
     @property
-    def numerator_bound(self) -> int:
+    def unnormalized_bound(self) -> int:
         """Of what softmax divides by its sum: exponentials are at most 1."""
-        return self._format.numerator_bound(self.softmax)
+        return self._format.unnormalized_bound(self.softmax)
 
     @property
     def context_bound(self) -> int:
@@ -68,29 +68,31 @@ class Precision:
         return self._format.context_bound(self.softmax, self.length)
 
     @property
-    def numerators(self) -> int:
+    def unnormalized(self) -> int:
         """Fraction bits of the numerators, and of the context."""
-        return self._format.numerators(self.softmax, self.length)
+        return self._format.unnormalized(self.softmax, self.length)
 
     @property
     def row_inverse(self) -> int:
         """Fraction bits of the inverse of a row's sum."""
-        return self.bits.row_inverse - self.numerators
+        return self.bits.row_inverse - self.unnormalized
 
     @property
     def row_sum_range(self) -> tuple[int, int]:
         """log2 of the smallest and the largest sum of a row's numerators."""
-        return (-6 if self.softmax == "exact" else self.bounds.row_sum), self.numerator_bound + self.length_bits + 1
+        return (-6 if self.softmax == "exact" else self.bounds.row_sum), self.unnormalized_bound + self.length_bits + 1
 
     @property
     def mix_width(self) -> int:
         """Opening of the numerators and V."""
-        return self.numerators + self.bits.value + self.context_bound + 2
+        return self.unnormalized + self.bits.value + self.context_bound + 2
 
     @property
     def exponential_width(self) -> int:
         """Ring in which the exponential's words are dealt."""
-        return checked_width(EXP_SCALE - self.numerators + self.mix_width, "The exponential (max_length, value bound)")
+        return checked_width(
+            EXP_SCALE - self.unnormalized + self.mix_width, "The exponential (max_length, value bound)"
+        )
 
     @property
     def unit(self) -> int:

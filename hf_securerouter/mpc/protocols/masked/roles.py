@@ -18,14 +18,16 @@ from ...net.ledger import Ledger
 from ...net.link import Link
 from ...ring.randomness import SEED_BYTES, Csprng, Pad
 from ...ring.words import seal
-from ...tuples.dealer_service import DealerService, LiveSets
+from ...tuples.dealer_client import DealerClient
+from ...tuples.dealer_service import DealerService
 from ...tuples.party_set import SetLabel
 from ...tuples.plan import Plan
 from ..base import Program
 from .evaluator import Evaluator
+from .layout import ATTENTION_MASK, SEED, all_weight_shapes, input_width, logit_width
 from .programs import secure_program
-from .protocol import LIVE, SEED, all_weight_shapes, as_seed, input_share, input_width, logit_width
-from .schedule import answer, first_program
+from .schedule import first_program, run_schedule
+from .sharing import as_seed, input_share
 
 
 class MaskedDealer(Program):
@@ -104,7 +106,7 @@ class MaskedParty(Program):
         """
         self._link = link
         self._zero_seed = agree_on_seed(link)
-        self._sets = LiveSets(dealer, self.rank, timeout)
+        self._sets = DealerClient(dealer, self.rank, timeout)
         self._evaluator = Evaluator(
             self.rank, link, self._sets, self._weights, self.ledger, self.manifest.device, self._plans
         )
@@ -140,7 +142,11 @@ class MaskedParty(Program):
             `SecureRouterError`: They are not those of `batch` inputs of this model.
         """
         cipher = self.manifest.cipher
-        inputs = {LIVE: input_share(self.rank, tensors, LIVE, (batch, self.manifest.max_length), 1, cipher)}
+        inputs = {
+            ATTENTION_MASK: input_share(
+                self.rank, tensors, ATTENTION_MASK, (batch, self.manifest.max_length), 1, cipher
+            )
+        }
         for member, spec in self.manifest.inputs.items():
             if member == "router" and not self.manifest.routes:
                 continue
@@ -153,11 +159,11 @@ class MaskedParty(Program):
         """Answer a batch together with the other party; returns what `query` does."""
         self._evaluator.used.clear()
         on_device = {name: words.to(self.manifest.device) for name, words in inputs.items()}
-        chosen, logits = answer(self.manifest, self._run, on_device)
+        chosen, logits = run_schedule(self.manifest, self._run, on_device)
         packed = self._packed(logits.cpu(), logit_width(self.manifest), self._evaluator.used[-1])
         self._sets.finished(self._evaluator.used)
         # Most often the next query has the same shape: its first set is dealt meanwhile.
-        first = first_program(self.manifest, len(inputs[LIVE]))
+        first = first_program(self.manifest, len(inputs[ATTENTION_MASK]))
         self._sets.order(first, self._evaluator.plan(secure_program(self.manifest, first)))
         return {"experts": chosen}, {"logits": packed}
 

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from ...gates.secret import Secret
 from ...models.manifest import Manifest
-from .programs import ROW
-from .protocol import LIVE, LOGITS
+from .layout import ATTENTION_MASK, LOGITS
+from .programs import HIDDEN
 
 
 # Rows that one encoder computes side by side: what a larger set of tuples needs does not fit into memory, and is made
@@ -37,7 +37,7 @@ def first_program(manifest: Manifest, batch: int) -> str:
     return {"revealed": "router", "oblivious": "oblivious"}[manifest.routing_privacy] + f"/{batch}"
 
 
-def answer(manifest: Manifest, run: Run, inputs: Mapping[str, Tensor]) -> tuple[list[int] | None, Tensor]:
+def run_schedule(manifest: Manifest, run: Run, inputs: Mapping[str, Tensor]) -> tuple[list[int] | None, Tensor]:
     """Classify a batch.
 
     Args:
@@ -50,7 +50,7 @@ def answer(manifest: Manifest, run: Run, inputs: Mapping[str, Tensor]) -> tuple[
         `tuple[list[int] or None, torch.Tensor]`: The expert of each row where the parties know it, and a share of the
         logits, int64 (B, C) mod 2^`logit_width`.
     """
-    batch = len(inputs[LIVE])
+    batch = len(inputs[ATTENTION_MASK])
     first = first_program(manifest, batch)
     if not manifest.routes:
         return [0] * batch, run(first, inputs).words
@@ -84,13 +84,13 @@ def _by_expert(
 
 def _read_and_ranked(manifest: Manifest, run: Run, inputs: Mapping[str, Tensor]) -> Any:
     """What `route` gives, of a batch whose rows the router's encoder reads some after others."""
-    batch, owner = len(inputs[LIVE]), manifest.encoder_of("router")
+    batch, owner = len(inputs[ATTENTION_MASK]), manifest.encoder_of("router")
     rows = []
     for start in range(0, batch, SERVED):
-        some = {name: inputs[name][start : start + SERVED] for name in (owner, LIVE)}
-        rows.append(run(f"read/{len(some[LIVE])}", some).words)
+        some = {name: inputs[name][start : start + SERVED] for name in (owner, ATTENTION_MASK)}
+        rows.append(run(f"read/{len(some[ATTENTION_MASK])}", some).words)
     others = {name: words for name, words in inputs.items() if name != owner}
-    return run(f"rank/{batch}", others | {ROW: torch.cat(rows)})
+    return run(f"rank/{batch}", others | {HIDDEN: torch.cat(rows)})
 
 
 def _by_rank(manifest: Manifest, run: Run, ranks: Tensor, order: Tensor, shuffled: Mapping[str, Tensor]) -> Tensor:
@@ -106,7 +106,7 @@ def _by_rank(manifest: Manifest, run: Run, ranks: Tensor, order: Tensor, shuffle
     for start in range(0, max(map(len, rows.values())), SERVED):
         part = {index: rows[index][start : start + SERVED] for index in sorted(rows)}
         own = {f"experts.{index}": shuffled[f"experts.{index}"][some] for index, some in part.items() if len(some)}
-        own[LIVE] = shuffled[LIVE][torch.cat(list(part.values()))]
+        own[ATTENTION_MASK] = shuffled[ATTENTION_MASK][torch.cat(list(part.values()))]
         counts = [len(some) for some in part.values()]
         results = run("serve/" + ".".join(map(str, counts)), own)
         for some, result in zip((some for some in part.values() if len(some)), results, strict=True):

@@ -1,0 +1,88 @@
+# Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
+"""Files and folders that are whole or not there: written under a temporary name beside their own, then renamed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+PRIVATE = 0o600  # a file that only its owner can read
+
+
+@contextmanager
+def write_atomically(path: str | os.PathLike, private: bool = False) -> Iterator[Path]:
+    """A path to write to, which takes the place of `path` when the block ends; after an error `path` is as it was.
+
+    Args:
+        path (`str` or `os.PathLike`): The file to write, or to replace.
+        private (`bool`): Whether only its owner may read it.
+
+    Example:
+        ```python
+        with write_atomically("report.json") as temporary:
+            temporary.write_text("{}")
+        ```
+    """
+    target = Path(path)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        if private:
+            temporary.unlink(missing_ok=True)
+            os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE))
+        yield temporary
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(path: str | os.PathLike, private: bool = False) -> Iterator[Path]:
+    """A folder to fill, which becomes `path` when the block ends; after an error nothing of it is left.
+
+    Args:
+        path (`str` or `os.PathLike`): Must not exist, or be an empty folder.
+        private (`bool`): Whether only its owner may open it and read what is in it.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    mask = os.umask(0o077) if private else None
+    part = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))  # of mode 0700
+    try:
+        if not private:
+            part.chmod(0o777 & ~_umask())
+        yield part
+        part.rename(target)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+    finally:
+        if mask is not None:
+            os.umask(mask)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_text(text: str, path: str | os.PathLike) -> None:
+    """Write a text as UTF-8, with line ends as they are."""
+    with write_atomically(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="")
+
+
+def write_json(value: Any, path: str | os.PathLike) -> None:
+    """Write a value as indented JSON.
+
+    Raises:
+        `ValueError`: It holds a NaN or an infinity.
+    """
+    write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", path)

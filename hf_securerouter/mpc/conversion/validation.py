@@ -1,0 +1,172 @@
+# Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
+"""Everything that keeps a model from being converted, listed at once."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+
+from ...configuration_securerouter import ROUTING_PRIVACY_MODES
+from ...errors import SecureRouterValueError
+from ...families import usable_positions
+from ..models import supported_model_types
+from ..models.spec import Problem
+from ..net.network_model import NETWORKS
+from ..protocols import PROTOCOLS, load_protocol
+from .description import (
+    Member,
+    Options,
+    chosen_length,
+    chosen_privacy,
+    chosen_quotas,
+    count_experts,
+    describe,
+    spec_of,
+)
+
+
+MAX_BATCH = 256  # queries that are shuffled together: the dealer's permutation has a word for every pair
+_ADAPTER = "it carries a PEFT adapter", "Merge the adapter first, with `merge_and_unload()`"
+
+
+class ConversionError(SecureRouterValueError):
+    """A model cannot be converted; the message lists every reason, and `problems` holds them.
+
+    Args:
+        problems (`list[Problem]`): All of them.
+    """
+
+    def __init__(self, problems: list[Problem]) -> None:
+        self.problems = problems
+        listed = "".join(f"\n- {problem}" for problem in problems)
+        super().__init__(f"The model cannot be converted, for {len(problems)} reason(s):{listed}")
+
+
+def validate(model: Any, tokenizer: Any = None, options: Options | None = None) -> list[Problem]:
+    """Everything that keeps a model from being converted, at once.
+
+    Args:
+        model (`SecureRouterForSequenceClassification` or `PreTrainedModel`): As for `to_mpc`.
+        tokenizer (`PreTrainedTokenizerBase`, *optional*): As for `to_mpc`.
+        options (`Options`, *optional*): The other arguments of `to_mpc`; defaults to its own.
+
+    Returns:
+        `list[Problem]`: Empty if `to_mpc` can do it.
+    """
+    options = options or Options()
+    found = []
+    if options.protocol not in PROTOCOLS:
+        found.append(Problem("protocol", f"there is no {options.protocol!r}", f"Pass one of {', '.join(PROTOCOLS)}"))
+    if options.network not in NETWORKS:
+        found.append(Problem("network", f"there is no {options.network!r}", f"Pass one of {', '.join(NETWORKS)}"))
+    found += _routing_problems(model, options)
+    if model.config.problem_type == "multi_label_classification":
+        found.append(
+            Problem(
+                "config.problem_type",
+                "a result has one label for each text, and a multi-label model several",
+                "Convert a model with `problem_type='single_label_classification'` or `'regression'`",
+            )
+        )
+    if _has_adapter(model):
+        found.append(Problem("model", *_ADAPTER))
+
+    members, specs = describe(model), {}
+    for member in members:
+        reasons = _module_problems(member)
+        found += reasons
+        if not reasons:
+            specs[member.path] = spec_of(model, member)
+    found += _length_problems(model, tokenizer, members, options)
+    if options.protocol in PROTOCOLS:
+        found += load_protocol(options.protocol).problems(specs, options.device, options.provider)
+    return found
+
+
+def _routing_problems(model: Any, options: Options) -> list[Problem]:
+    found = []
+    privacy, experts = chosen_privacy(model, options), count_experts(model)
+    if privacy not in ROUTING_PRIVACY_MODES:
+        remedy = f"Pass one of {', '.join(ROUTING_PRIVACY_MODES)}"
+        found.append(Problem("routing_privacy", f"there is no {privacy!r}", remedy))
+    elif options.protocol == "crypten" and privacy != "revealed" and experts > 1:
+        found.append(
+            Problem(
+                "routing_privacy",
+                f"protocol 'crypten' reveals the chosen expert, and {privacy!r} was asked for",
+                "Pass `routing_privacy='revealed'` if the servers may know it, or `protocol='masked'`",
+            )
+        )
+    price = options.routing_lambda
+    if price is not None and not (math.isfinite(price) and price >= 0):
+        found.append(Problem("routing_lambda", f"it should be at least 0, got {price!r}", "Pass 0.1, say"))
+    if options.quotas is not None and privacy != "quota":
+        found.append(Problem("quotas", f"{privacy!r} has none", "Pass `routing_privacy='quota'`, or no quotas"))
+    counts = chosen_quotas(model, options)
+    if len(counts) != experts or any(count < 0 for count in counts) or not 1 <= sum(counts) <= MAX_BATCH:
+        found.append(
+            Problem(
+                "quotas",
+                f"it should hold {experts} counts of a batch of up to {MAX_BATCH} queries, got {counts}",
+                "Pass one count for each expert",
+            )
+        )
+    return found
+
+
+def _has_adapter(module: Any) -> bool:
+    return bool(getattr(module, "peft_config", None) or getattr(module, "_hf_peft_config_loaded", False))
+
+
+def _module_problems(member: Member) -> list[Problem]:
+    path, module = member.path, member.module
+    config, found = module.config, []
+    if member.architecture is None:
+        found.append(
+            Problem(
+                path,
+                f"the architecture {config.model_type!r} has no counterpart on shares",
+                f"Use a model of one of the types {', '.join(supported_model_types())}",
+            )
+        )
+    else:
+        found += member.architecture.problems(config, path)
+    if getattr(config, "quantization_config", None) is not None or getattr(module, "is_quantized", False):
+        found.append(Problem(path, "its weights are quantised", "Load the checkpoint in float32"))
+    if _has_adapter(module):
+        found.append(Problem(path, *_ADAPTER))
+    for name, parameter in module.named_parameters():
+        if not torch.isfinite(parameter).all():
+            found.append(Problem(f"{path}.{name}", "it holds values that are not finite", "Load or train it again"))
+    return found
+
+
+def _length_problems(model: Any, tokenizer: Any, members: list[Member], options: Options) -> list[Problem]:
+    found, max_length = [], options.max_length
+    if max_length is not None and (isinstance(max_length, bool) or not isinstance(max_length, int) or max_length < 2):
+        return [Problem("max_length", f"it should be an integer of at least 2, got {max_length!r}", "Pass 128, say")]
+    length = chosen_length(model, tokenizer, members, options)
+    for member in members:
+        path, config = member.path, member.module.config
+        positions = usable_positions(config) or length
+        if positions < length:
+            found.append(
+                Problem(
+                    f"{path}.config.max_position_embeddings",
+                    f"it has {positions} positions, and `max_length` is {length}",
+                    f"Pass `max_length={positions}` or less",
+                )
+            )
+        if tokenizer is not None and len(tokenizer) > config.vocab_size:
+            found.append(
+                Problem(
+                    f"{path}.config.vocab_size",
+                    f"it has {config.vocab_size} tokens, and the tokenizer {len(tokenizer)}",
+                    "Pass the tokenizer that the model was trained with",
+                )
+            )
+    if tokenizer is not None and tokenizer.pad_token is None:
+        found.append(Problem("tokenizer.pad_token", "every input is padded", "Set `tokenizer.pad_token`"))
+    return found

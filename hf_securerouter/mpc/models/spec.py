@@ -1,0 +1,98 @@
+# Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
+"""The public shape of an encoder and its head."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+
+@dataclass(frozen=True)
+class HeadSpec:
+    """How the first token's row becomes logits: `classifier(activation(dense(row)))`.
+
+    Args:
+        dense (`str`): Prefix of the weights of the first linear layer.
+        activation (`str`): `"tanh"`, `"relu"` or `"gelu"`.
+        classifier (`str`): Prefix of the weights of the second linear layer.
+        num_outputs (`int`): Number of logits.
+        inner_size (`int`, *optional*): Width between the two linear layers; None stands for the encoder's width.
+    """
+
+    dense: str
+    activation: str
+    classifier: str
+    num_outputs: int
+    inner_size: int | None = None
+
+
+@dataclass(frozen=True)
+class EncoderSpec:
+    """The public shape of one encoder and its head: all that the parties and the dealer may know of a model.
+
+    Args:
+        num_layers (`int`): Number of transformer layers that are run.
+        hidden_size (`int`): Width of a row.
+        num_heads (`int`): Attention heads; `hidden_size` is a multiple of it.
+        intermediate_size (`int`): Width of the feed-forward layer.
+        hidden_act (`str`): `"gelu"`, `"relu"` or `"quadratic"`.
+        softmax (`str`): `"exact"`, `"2quad"` or `"2relu"`.
+        layer_norm_eps (`float`): Added to every LayerNorm's variance.
+        layer_map (`tuple[int, ...]`): Index of the weights that layer `l` uses; the identity unless layers are shared.
+        head (`HeadSpec`): The head on the first token's row.
+        embedding_size (`int`, *optional*): Width of the embedding output, where a linear layer takes it to
+            `hidden_size`; None where there is no such layer.
+        precision (`str`): What it was trained for, a name in `EXPERT_MPC_CHOICES["precision"]`.
+    """
+
+    num_layers: int
+    hidden_size: int
+    num_heads: int
+    intermediate_size: int
+    hidden_act: str
+    softmax: str
+    layer_norm_eps: float
+    layer_map: tuple[int, ...]
+    head: HeadSpec
+    embedding_size: int | None = None
+    precision: str = "full"
+
+    @property
+    def head_size(self) -> int:
+        """Width of one attention head."""
+        return self.hidden_size // self.num_heads
+
+    @property
+    def input_size(self) -> int:
+        """Width of the embedding output, which is what the client shares."""
+        return self.hidden_size if self.embedding_size is None else self.embedding_size
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-able description, from which `from_dict` makes an equal spec."""
+        return asdict(self) | {"layer_map": list(self.layer_map)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> EncoderSpec:
+        """The spec that `to_dict` described."""
+        # Manifests of before there was another precision do not name one.
+        known = {field.name: values[field.name] for field in fields(cls) if field.name in values}
+        return cls(**known | {"layer_map": tuple(values["layer_map"]), "head": HeadSpec(**values["head"])})
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One reason why a model cannot be converted.
+
+    Args:
+        path (`str`): The module, config field or argument at fault.
+        reason (`str`): What is wrong with it.
+        remedy (`str`): What to do about it.
+    """
+
+    path: str
+    reason: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"`{self.path}`: {self.reason}. {self.remedy}."

@@ -1,0 +1,88 @@
+# Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
+"""TCP sockets: addresses, deadlines, and the options that every link sets."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from ...errors import SecureRouterError
+
+
+Address = tuple[str, int]
+T = TypeVar("T")
+
+HANDSHAKE = 10.0  # seconds that a connection has to prove who it is
+
+
+class MeetingError(SecureRouterError):
+    """A role was not reached, did not come, or is not who it should be."""
+
+
+def format_address(address: Address) -> str:
+    """`HOST:PORT`, an IPv6 host in brackets."""
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def listen_at(address: Address, backlog: int | None = None) -> socket.socket:
+    """A listening TCP socket; port 0 takes a free one.
+
+    Raises:
+        `OSError`: The address cannot be bound.
+    """
+    family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+    return socket.create_server(address, family=family, backlog=backlog)
+
+
+def connect_until(
+    deadline: float, pause: float, attempt: Callable[[float], T], retried: tuple[type[Exception], ...]
+) -> T:
+    """Try to connect until it works.
+
+    Args:
+        deadline (`float`): When to give up, as `time.monotonic()` counts.
+        pause (`float`): Seconds between two attempts.
+        attempt (callable): Of the seconds that are left: connects, or raises.
+        retried (`tuple[type[Exception], ...]`): What is tried again; anything else is raised at once.
+
+    Returns:
+        What `attempt` returned.
+
+    Raises:
+        One of `retried`: That of the last attempt, once the deadline leaves no time for another one.
+    """
+    while True:
+        try:
+            return attempt(max(deadline - time.monotonic(), 1e-3))
+        except retried:
+            if time.monotonic() + pause > deadline:
+                raise
+            time.sleep(pause)
+
+
+def send_at_once(sock: socket.socket) -> socket.socket:
+    """Send small frames without waiting for more (TCP_NODELAY)."""
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return sock
+
+
+def keep_alive(sock: socket.socket) -> socket.socket:
+    """Send small frames at once, and notice within 20 seconds that the other machine is gone."""
+    for level, option, value in (
+        (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+        (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 5),
+        (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5),
+        (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
+        (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 20_000),
+    ):
+        sock.setsockopt(level, option, value)
+    return send_at_once(sock)
+
+
+def is_this_machine(sock: socket.socket) -> bool:
+    """Whether the other end of a connected TCP socket is on this machine."""
+    return ipaddress.ip_address(sock.getpeername()[0]).is_loopback

@@ -1,0 +1,110 @@
+# Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
+"""Shares of weights, inputs and logits in the rings of the masked protocol."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor
+
+from ....errors import SecureRouterError
+from ....lengths import copy_into_padding
+from ...gates.weight_share import mask_weight
+from ...models.manifest import Manifest
+from ...ring.fixed_point import from_fixed_point, to_fixed_point
+from ...ring.randomness import SEED_BYTES, Csprng, new_seed
+from ...ring.words import packed_size, reduce, seal, unpack
+from ..base import Shares, Sharing
+from .folding import fold_weights
+from .layout import ATTENTION_MASK, SEED, _own, encoders, input_width, logit_width, member_weights
+from .ring_widths import RingWidths
+
+
+def as_tensor(seed: bytes) -> Tensor:
+    """A seed in the form in which tensors travel."""
+    return torch.tensor(list(seed), dtype=torch.uint8)
+
+
+def as_seed(tensor: Tensor | None) -> bytes:
+    """The seed in a received tensor."""
+    if tensor is None or tensor.dtype != torch.uint8 or tensor.shape != (SEED_BYTES,):
+        raise SecureRouterError("What should be a seed is none.")
+    return bytes(tensor.tolist())
+
+
+class MaskedSharing(Sharing):
+    """Shares in the rings of the masked engine."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        super().__init__(manifest)
+        self.encoders = encoders(manifest)
+
+    def weights(self, weights: Mapping[str, Tensor]) -> Iterator[Shares]:
+        seeds = (new_seed(), new_seed())
+        yield {
+            "party0": {SEED: as_tensor(seeds[0])},
+            "party1": {SEED: as_tensor(seeds[1])},
+            "dealer": {f"{SEED}{rank}": as_tensor(seed) for rank, seed in enumerate(seeds)},
+        }
+        for prefix, encoder in self.encoders.items():
+            used = fold_weights(encoder.spec, member_weights(self.manifest, prefix, weights), encoder.rings)
+            for name, words in _own(self.manifest, prefix, used).items():
+                masked = {f"{prefix}.{name}": mask_weight(seeds, f"{prefix}.{name}", words, self.manifest.cipher)}
+                yield {"party0": masked, "party1": masked}
+
+    def inputs(self, embeddings: dict[str, Tensor], attention_mask: Tensor) -> Shares:
+        seed = new_seed()
+        shares: Shares = {"party0": {}, "party1": {SEED: as_tensor(seed)}}
+        for name, values in embeddings.items():
+            encoder = self.encoders[name]
+            words = to_fixed_point(copy_into_padding(values, attention_mask), encoder.rings.bits.hidden)
+            width = input_width(self.manifest, name)
+            largest = 1 << (encoder.rings.bits.hidden + encoder.rings.bounds.embedding)
+            travels = width < encoder.input_width or (self.manifest.selects and name != "router")
+            if travels and int(words.abs().max()) >= largest:
+                raise SecureRouterError(
+                    f"The embeddings of `{name}` reach 2^{encoder.rings.bounds.embedding}, the bound that they "
+                    "travel under; pass `routing_privacy='revealed'`."
+                )
+            pad = input_words(seed, name, self.manifest.cipher).pad(words.shape, width)
+            shares["party0"][name] = seal(words, pad)[1]
+        is_token = attention_mask.to(torch.uint8)
+        shares["party0"][ATTENTION_MASK] = seal(
+            is_token, input_words(seed, ATTENTION_MASK, self.manifest.cipher).pad(is_token.shape, 1)
+        )[1]
+        return shares
+
+    def logits(self, shares: dict[str, dict[str, Tensor]]) -> Tensor:
+        width, classes = logit_width(self.manifest), self.manifest.experts[0].head.num_outputs
+        packed = [shares[role]["logits"] for role in ("party0", "party1")]
+        rows = packed[0].numel() * 8 // (classes * width)
+        first, second = (unpack(part, (rows, classes), width) for part in packed)
+        return from_fixed_point(first + second, width, RingWidths.logits).float()
+
+
+def input_words(seed: bytes, name: str, cipher: str) -> Csprng:
+    """The mask of the input called `name`."""
+    return Csprng(seed, b"input/" + name.encode(), cipher)
+
+
+def input_share(
+    rank: int, tensors: Mapping[str, Tensor], name: str, shape: tuple[int, ...], width: int, cipher: str
+) -> Tensor:
+    """A party's share of an input, in host memory: XOR for one bit, additive above.
+
+    Args:
+        rank (`int`): 0 or 1.
+        tensors (`Mapping[str, torch.Tensor]`): What `MaskedSharing.inputs` made for this party.
+        name (`str`): Of the input.
+        shape (`tuple[int, ...]`): Its shape.
+        width (`int`): Its ring.
+        cipher (`str`): The session's.
+    """
+    if rank == 1:
+        return reduce(-input_words(as_seed(tensors.get(SEED)), name, cipher).ring(shape, width), width)
+    packed, size = tensors.get(name), packed_size(math.prod(shape), width)
+    if packed is None or packed.dtype != torch.uint8 or packed.numel() != size:
+        raise SecureRouterError(f"The share of `{name}` is missing or not of shape {shape} in {width} bits.")
+    return unpack(packed, shape, width)
