@@ -16,6 +16,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
 from .errors import SecureRouterValueError
 from .families import usable_positions
+from .number_format import current_precision
 
 
 ProblemType = Literal["regression", "single_label_classification", "multi_label_classification"]
@@ -37,7 +38,7 @@ COST_SOURCES = ("estimate", "given", "measured")
 EXPERT_MPC_CHOICES = {
     "hidden_act": ("exact", "quadratic", "relu"),
     "softmax": ("exact", "2quad", "2relu"),
-    "precision": ("full", "w8a8"),
+    "precision": ("full", "reduced"),
 }
 
 
@@ -108,7 +109,9 @@ def _check_expert_mpc(value: Any) -> None:
             raise SecureRouterValueError(
                 f"`expert_mpc` knows {', '.join(EXPERT_MPC_CHOICES)}, got {key!r}: correct or remove this key."
             )
-        _choice(f"expert_mpc[...]['{key}']", EXPERT_MPC_CHOICES[key])(choice)
+        _choice(f"expert_mpc[...]['{key}']", EXPERT_MPC_CHOICES[key])(
+            current_precision(choice) if key == "precision" else choice
+        )
 
 
 def _as_config(name: str, value: Any) -> PreTrainedConfig:
@@ -196,7 +199,7 @@ class SecureRouterConfig(PreTrainedConfig):
         expert_mpc (`list[dict]`, *optional*):
             For each expert, what it was trained with because that costs less under encryption: `hidden_act`
             (`"exact"`, `"quadratic"`, `"relu"`), `softmax` (`"exact"`, `"2quad"`, `"2relu"`) and `precision`
-            (`"full"`, `"w8a8"`). It holds in clear as well, see `functions.py` and `fixed_point_layers.py`.
+            (`"full"`, `"reduced"`). It holds in clear as well, see `mpc_friendly.py` and `fixed_point_layers.py`.
         expert_max_lengths (`list[int]`, *optional*):
             For each expert, how many tokens of an input it reads; the rest is cut off. Under encryption every input
             is padded to one length, and an expert that reads half of it costs less than half. By default all read
@@ -288,6 +291,8 @@ class SecureRouterConfig(PreTrainedConfig):
             {key: chosen.get(key, options[0]) for key, options in EXPERT_MPC_CHOICES.items()}
             for chosen in self.expert_mpc
         ]
+        for chosen in self.expert_mpc:
+            chosen["precision"] = current_precision(chosen["precision"])
         if self.max_length is None:
             self.max_length = self._shortest_position_table()
         self.share_with_experts()

@@ -1,12 +1,24 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""What this package knows of a family of encoders: where its layers stand, and how it numbers positions."""
+"""
+What this package knows of a family of encoders: where its layers and its head stand in the module tree, which fields
+of its config say how wide it is, how it numbers positions, and what may be changed in it.
+
+A family that is not listed here still routes and answers in clear text; it has no counterpart on shares, no reduced
+precision, and loses no heads. Add one to `FAMILIES`; what it computes on shares is one more file in `mpc/models/`.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import nn
-from transformers import PreTrainedConfig
+
+
+if TYPE_CHECKING:  # role processes read this file, and importing transformers would dominate their start-up time
+    from transformers import PreTrainedConfig
 
 
 # These families number positions from `pad_token_id + 1`, so that as many rows of the table serve no token.
@@ -14,6 +26,163 @@ _OFFSET_POSITIONS = frozenset(
     {"camembert", "data2vec-text", "longformer", "mpnet", "roberta", "roberta-prelayernorm", "xlm-roberta"}
     | {"xlm-roberta-xl", "xmod"}
 )
+
+# Where transformers' layers keep the feed-forward activation.
+_ACTIVATION_ATTRIBUTES = ("intermediate_act_fn", "activation")
+
+
+class LayerParts(NamedTuple):
+    """The modules of one post-LayerNorm layer that have weights, in the order in which it runs them."""
+
+    query: nn.Linear
+    key: nn.Linear
+    value: nn.Linear
+    attention_output: nn.Linear
+    attention_norm: nn.LayerNorm
+    intermediate: nn.Linear
+    output: nn.Linear
+    output_norm: nn.LayerNorm
+
+
+class HeadParts(NamedTuple):
+    """The two linear layers of a head: `classifier(activation(dense(first token)))`."""
+
+    dense: nn.Linear
+    classifier: nn.Linear
+
+
+@dataclass(frozen=True)
+class Family:
+    """
+    Where the parts of one family stand.
+
+    Args:
+        layers (callable): Of a base model: the modules of its layers, each once, in the order of their weights.
+        parts (callable): Of one of them: its [`LayerParts`].
+        head (callable): Of a classifier: its [`HeadParts`].
+        inner_field (`str`): The config's name of the feed-forward width.
+        activation_field (`str`): The config's name of the feed-forward activation.
+        folds_into_layers (`bool`): Whether all weights are folded into layers of the same shape before they are
+            shared: what reduced precision and head pruning need.
+    """
+
+    layers: Callable[[Any], Any]
+    parts: Callable[[Any], LayerParts]
+    head: Callable[[Any], HeadParts]
+    inner_field: str = "intermediate_size"
+    activation_field: str = "hidden_act"
+    folds_into_layers: bool = False
+
+    def layer_parts(self, base: Any) -> list[LayerParts]:
+        """The parts of every layer of a base model."""
+        return [self.parts(layer) for layer in self.layers(base)]
+
+
+def _bert_parts(layer: Any) -> LayerParts:
+    attention, own = layer.attention, layer.attention.self
+    return LayerParts(
+        own.query,
+        own.key,
+        own.value,
+        attention.output.dense,
+        attention.output.LayerNorm,
+        layer.intermediate.dense,
+        layer.output.dense,
+        layer.output.LayerNorm,
+    )
+
+
+def _distilbert_parts(layer: Any) -> LayerParts:
+    own = layer.attention
+    return LayerParts(
+        own.q_lin,
+        own.k_lin,
+        own.v_lin,
+        own.out_lin,
+        layer.sa_layer_norm,
+        layer.ffn.lin1,
+        layer.ffn.lin2,
+        layer.output_layer_norm,
+    )
+
+
+def _albert_parts(layer: Any) -> LayerParts:
+    own = layer.attention
+    return LayerParts(
+        own.query,
+        own.key,
+        own.value,
+        own.dense,
+        own.LayerNorm,
+        layer.ffn,
+        layer.ffn_output,
+        layer.full_layer_layer_norm,
+    )
+
+
+def _bert_layers(base: Any) -> Any:
+    return base.encoder.layer
+
+
+def _classification_head(model: Any) -> HeadParts:
+    """That of the classifiers of RoBERTa and ELECTRA, which is one module."""
+    return HeadParts(model.classifier.dense, model.classifier.out_proj)
+
+
+FAMILIES = {
+    "albert": Family(
+        layers=lambda base: [layer for group in base.encoder.albert_layer_groups for layer in group.albert_layers],
+        parts=_albert_parts,
+        head=lambda model: HeadParts(model.albert.pooler, model.classifier),
+    ),
+    "bert": Family(
+        layers=_bert_layers,
+        parts=_bert_parts,
+        head=lambda model: HeadParts(model.bert.pooler.dense, model.classifier),
+        folds_into_layers=True,
+    ),
+    "distilbert": Family(
+        layers=lambda base: base.transformer.layer,
+        parts=_distilbert_parts,
+        head=lambda model: HeadParts(model.pre_classifier, model.classifier),
+        inner_field="hidden_dim",
+        activation_field="activation",
+        folds_into_layers=True,
+    ),
+    "electra": Family(layers=_bert_layers, parts=_bert_parts, head=_classification_head),
+    "roberta": Family(layers=_bert_layers, parts=_bert_parts, head=_classification_head, folds_into_layers=True),
+}
+
+# Of which an expert may have a reduced precision, and fewer heads.
+FOLDED_FAMILIES = tuple(name for name, family in FAMILIES.items() if family.folds_into_layers)
+
+
+def family_of(config: PreTrainedConfig) -> Family:
+    """
+    The family of a config.
+
+    Raises:
+        `KeyError`: It is none of `FAMILIES`; whoever asks has made sure.
+    """
+    return FAMILIES[config.model_type]
+
+
+def layers_of(expert: Any) -> list[LayerParts]:
+    """The parts of every layer of a classifier."""
+    return family_of(expert.config).layer_parts(expert.base_model)
+
+
+def head_of(expert: Any) -> HeadParts:
+    """The head of a classifier."""
+    return family_of(expert.config).head(expert)
+
+
+def activation_slots(base: nn.Module) -> Iterator[tuple[nn.Module, str]]:
+    """Every module of a base model that has a feed-forward activation, and the attribute that holds it."""
+    for path, module in base.named_modules():
+        for name in _ACTIVATION_ATTRIBUTES:
+            if hasattr(module, name) and not path.startswith("pooler"):
+                yield module, name
 
 
 def usable_positions(config: PreTrainedConfig) -> int | None:
@@ -26,32 +195,19 @@ def usable_positions(config: PreTrainedConfig) -> int | None:
     return positions
 
 
-# Where the layers of a classifier stand: for each layer query, key, value, attention_output, attention_norm,
-# intermediate, output and output_norm; the embeddings' norm; the two layers of the head.
+def why_not_cut(config: PreTrainedConfig) -> tuple[str, str] | None:
+    """Why an encoder cannot be cut to its first layers, and the remedy; None if it can."""
+    groups = getattr(config, "num_hidden_groups", 1)
+    if groups == 1:
+        return None
+    return f"{groups} groups of shared layers, whose groups depend on the depth", "use one with `num_hidden_groups=1`"
 
 
-def _bert_layer(layer: Any) -> tuple[Any, ...]:
-    attention = layer.attention
-    own = attention.self
-    inner = (attention.output.dense, attention.output.LayerNorm, layer.intermediate.dense)
-    return (own.query, own.key, own.value, *inner, layer.output.dense, layer.output.LayerNorm)
-
-
-def _distilbert_layer(layer: Any) -> tuple[Any, ...]:
-    own = layer.attention
-    inner = (own.out_lin, layer.sa_layer_norm, layer.ffn.lin1)
-    return (own.q_lin, own.k_lin, own.v_lin, *inner, layer.ffn.lin2, layer.output_layer_norm)
-
-
-def layer_parts(expert: Any) -> tuple[list[tuple[Any, ...]], nn.Module, tuple[nn.Module, nn.Module]]:
-    base = expert.base_model
-    if expert.config.model_type == "distilbert":
-        head = expert.pre_classifier, expert.classifier
-        return [_distilbert_layer(layer) for layer in base.transformer.layer], base.embeddings.LayerNorm, head
-    layers = [_bert_layer(layer) for layer in base.encoder.layer]
-    if expert.config.model_type == "bert":
-        return layers, base.embeddings.LayerNorm, (base.pooler.dense, expert.classifier)
-    return layers, base.embeddings.LayerNorm, (expert.classifier.dense, expert.classifier.out_proj)
-
-
-FAMILIES = ("bert", "distilbert", "roberta")
+def resized(config: PreTrainedConfig, layers: int, width: int, heads: int) -> PreTrainedConfig:
+    """A copy of a config with other sizes, four times as wide in its feed-forward layers."""
+    other: Any = copy.deepcopy(config)
+    other.num_hidden_layers, other.hidden_size, other.num_attention_heads = layers, width, heads
+    for name, size in (("intermediate_size", 4 * width), ("hidden_dim", 4 * width), ("embedding_size", width)):
+        if hasattr(other, name):
+            setattr(other, name, size)
+    return other

@@ -23,7 +23,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from .errors import SecureRouterValueError
-from .families import FAMILIES, layer_parts
+from .families import FOLDED_FAMILIES, head_of, layers_of
 from .number_format import NumberFormat, deviation_ratio, number_format
 from .range_penalty import watch
 
@@ -188,14 +188,14 @@ def use_fixed_point(expert: PreTrainedModel, precision: str, softmax: str, hidde
         `SecureRouterValueError`: Of another family, whose weights are folded in a way that no layer of its own shows.
     """
     family = expert.config.model_type
-    if family not in FAMILIES:
+    if family not in FOLDED_FAMILIES:
         raise SecureRouterValueError(
-            f"`precision` {precision!r} is there for experts of {', '.join(FAMILIES)}, got {family!r}: leave it at "
-            "'full'."
+            f"`precision` {precision!r} is there for experts of {', '.join(FOLDED_FAMILIES)}, got {family!r}: leave "
+            "it at 'full'."
         )
     chosen = number_format(precision, softmax)
     bits, bounds = chosen.bits, chosen.bounds
-    layers, embedding_norm, (dense, classifier) = layer_parts(expert)
+    dense, classifier = head_of(expert)
     heads = cast(Any, expert.config).num_attention_heads
 
     def linear(module: nn.Module, layout: LinearFormat) -> None:
@@ -207,9 +207,9 @@ def use_fixed_point(expert: PreTrainedModel, precision: str, softmax: str, hidde
         module.format = chosen  # type: ignore[assignment]
         return module
 
-    norm(embedding_norm, FixedPointEmbeddingNorm)
+    norm(cast(Any, expert.base_model).embeddings.LayerNorm, FixedPointEmbeddingNorm)
     before: tuple[Any, ...] = ()
-    for query, key, value, attention_output, attention_norm, intermediate, output, output_norm in layers:
+    for query, key, value, attention_output, attention_norm, intermediate, output, output_norm in layers_of(expert):
         shrink = (query.weight.shape[0] // heads) ** -0.5
         linear(query, LinearFormat(bits.query_weights, before, shrink, outputs=bits.query))
         linear(key, LinearFormat(bits.key_weights, before, outputs=bits.key))

@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import TypeVar
 
 import torch
 from torch import Tensor
+
+from .errors import SecureRouterWarning
 
 
 T = TypeVar("T", torch.Tensor, torch.Tensor | None)
@@ -47,6 +50,18 @@ def truncate(inputs: Mapping[str, T], length: int | None) -> tuple[dict[str, T],
     source[cut_off, -1] = last[cut_off]
     shorter = {name: value if value is None else value.gather(1, source) for name, value in inputs.items()}
     return shorter, int(cut_off.sum())
+
+
+def truncate_with_warning(inputs: Mapping[str, T], length: int | None) -> dict[str, T]:
+    """The inputs as [`truncate`] gives them, with a [`SecureRouterWarning`] if any text was too long."""
+    shorter, count = truncate(inputs, length)
+    if count:
+        warnings.warn(
+            f"{count} texts have more than the {length} tokens of `max_length`: the rest is cut off. Pass "
+            f"`truncation=True, max_length={length}` to the tokenizer to choose yourself what is cut.",
+            SecureRouterWarning,
+        )
+    return shorter
 
 
 def copy_into_padding(values: Tensor, attention_mask: Tensor) -> Tensor:

@@ -344,7 +344,7 @@ def _variant_table(report: dict[str, Any] | None) -> str:
 
 
 def describe_variant(variant: dict[str, Any], exact: dict[str, Any]) -> str:
-    """What makes a variant of an expert another than the exact one, such as "w8a8, 8 heads, 1280 neurons"."""
+    """What makes a variant of an expert another than the exact one, such as "reduced, 8 heads, 1280 neurons"."""
     special = [variant[name] for name in EXPERT_MPC_CHOICES if variant[name] not in ("exact", "full")]
     shape = [f"{variant[name]} {name}" for name in ("heads", "neurons") if variant.get(name) != exact.get(name)]
     return ", ".join(special + shape) or "exact"

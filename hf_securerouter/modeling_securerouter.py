@@ -1,7 +1,6 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
 """A router over a pool of sequence classifiers of different size."""
 
-import inspect
 import os
 import warnings
 from collections.abc import Mapping, Sequence
@@ -12,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from transformers import (
-    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
     AutoModel,
     AutoModelForSequenceClassification,
     PreTrainedConfig,
@@ -26,7 +24,7 @@ from transformers.utils.generic import can_return_tuple
 from .checkpoint import SecureRouterPreTrainedModel
 from .configuration_securerouter import ProblemType, SecureRouterConfig
 from .errors import SecureRouterValueError, SecureRouterWarning
-from .lengths import truncate
+from .lengths import truncate, truncate_with_warning
 from .losses import (
     balance_loss,
     check_labels,
@@ -39,7 +37,7 @@ from .losses import (
     utility_loss,
 )
 from .mpc_friendly import use_functions
-from .pool import build_pool
+from .pool import accepted_inputs, build_pool, check_buildable
 from .routing import choose_expert
 
 
@@ -126,7 +124,7 @@ class SecureRouterGate(nn.Module):
     def summarize(self, **inputs: torch.Tensor | None) -> torch.Tensor:
         """The encoder's first token, (B, H); a shared encoder reads as much of an input as its expert."""
         inputs, _ = truncate(inputs, self.max_length)
-        return self.encoder(**_accepted(self.encoder, inputs)).last_hidden_state[:, 0]
+        return self.encoder(**accepted_inputs(self.encoder, inputs)).last_hidden_state[:, 0]
 
     def forward(self, summary: torch.Tensor | None = None, **inputs: torch.Tensor | None) -> torch.Tensor:
         if summary is None:
@@ -173,7 +171,7 @@ class SecureRouterForSequenceClassification(SecureRouterPreTrainedModel):
     ):
         requested_attention = config._attn_implementation  # before the base class settles on a default of its own
         super().__init__(config)
-        _check_buildable(config)
+        check_buildable(config)
         config.share_with_experts()
         expert_configs = cast(list[PreTrainedConfig], config.expert_configs)
         if requested_attention is not None:
@@ -276,7 +274,8 @@ class SecureRouterForSequenceClassification(SecureRouterPreTrainedModel):
                 f"`router_summary` should be of shape {(input_ids.shape[0], width)} (examples, router's width), got "
                 f"{tuple(router_summary.shape)}: pass what `model.router.summarize` gives, or leave it out."
             )
-        inputs = self._truncated(input_ids, attention_mask, token_type_ids)
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
+        inputs = truncate_with_warning(inputs, self.config.max_length)
         router_logits = self.router(router_summary, **inputs)
         costs = torch.tensor(self.config.expert_costs, dtype=torch.float32, device=router_logits.device)
         expert_indices = choose_expert(router_logits, costs, self.config.routing_lambda)
@@ -365,22 +364,7 @@ class SecureRouterForSequenceClassification(SecureRouterPreTrainedModel):
         """The logits of one expert, which reads no more of its inputs than `expert_max_lengths` says."""
         expert = self.experts[index]
         shorter, _ = truncate(inputs, self.config.length_of(index))
-        return expert(**_accepted(expert, shorter)).logits
-
-    def _truncated(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None, token_type_ids: torch.Tensor | None
-    ) -> dict[str, torch.Tensor | None]:
-        """The inputs, cut to `max_length` with a warning."""
-        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
-        shorter, count = truncate(inputs, self.config.max_length)
-        if count:
-            longest = self.config.max_length
-            warnings.warn(
-                f"{count} texts have more than the {longest} tokens of `max_length`: the rest is cut off. Pass "
-                f"`truncation=True, max_length={longest}` to the tokenizer to choose yourself what is cut.",
-                SecureRouterWarning,
-            )
-        return shorter
+        return expert(**accepted_inputs(expert, shorter)).logits
 
     @classmethod
     def from_expert_pretrained(
@@ -481,44 +465,18 @@ class SecureRouterForSequenceClassification(SecureRouterPreTrainedModel):
             raise ImportError(
                 "`to_mpc` needs the hf_securerouter package: install it with `pip install hf_securerouter`."
             ) from error
-        return to_mpc(
-            self,
-            tokenizer,
-            protocol=protocol,
-            routing_privacy=routing_privacy,
-            device=device,
-            max_length=max_length,
-            provider=provider,
-            calibration=calibration,
-            network=network,
-            routing_lambda=routing_lambda,
-            quotas=quotas,
+        chosen = (
+            protocol,
+            routing_privacy,
+            device,
+            max_length,
+            provider,
+            calibration,
+            network,
+            routing_lambda,
+            quotas,
         )
-
-
-def _accepted(member: nn.Module, inputs: dict[str, torch.Tensor | None]) -> dict[str, torch.Tensor | None]:
-    """The inputs that a member of the pool takes: not every family has token types, or more than one of them."""
-    if "token_type_ids" in inspect.signature(member.forward).parameters:
-        if getattr(member.config, "type_vocab_size", 0) > 1:
-            return inputs
-    return {name: value for name, value in inputs.items() if name != "token_type_ids"}
-
-
-def _check_buildable(config: SecureRouterConfig) -> None:
-    remedy = (
-        "Build the pool with `SecureRouterForSequenceClassification.from_expert_pretrained(router=..., experts=[...])`"
-        ", or load a checkpoint that was saved from one."
-    )
-    if not config.expert_configs:
-        raise SecureRouterValueError(f"`expert_configs` is empty: the pool needs at least one expert. {remedy}")
-    if config.router_config is None:
-        raise SecureRouterValueError(f"`router_config` is None: the router needs a summary encoder. {remedy}")
-    for index, expert in enumerate(config.expert_configs):
-        if type(expert) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
-            raise SecureRouterValueError(
-                f"`expert_configs[{index}]` is a {type(expert).__name__}, for which transformers has no sequence "
-                "classifier: use an encoder such as BERT, DistilBERT, RoBERTa, ELECTRA or ALBERT."
-            )
+        return to_mpc(self, tokenizer, *chosen)
 
 
 __all__ = ["SecureRouterForSequenceClassification", "SecureRouterOutput", "SecureRouterPreTrainedModel"]

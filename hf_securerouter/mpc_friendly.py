@@ -21,8 +21,9 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from .configuration_securerouter import EXPERT_MPC_CHOICES
 from .errors import SecureRouterValueError
+from .families import activation_slots
 from .fixed_point_layers import truncated, use_fixed_point
-from .number_format import Bounds, number_format
+from .number_format import Bounds, current_precision, number_format
 from .range_penalty import watch
 
 
@@ -127,7 +128,9 @@ def _attention(softmax: str) -> Callable[..., tuple[torch.Tensor, torch.Tensor]]
 
 
 _ATTENTIONS = {(softmax, "full"): _attention(softmax) for softmax in UNNORMALIZED}
-_ATTENTIONS |= {(softmax, "w8a8"): _fixed_point_attention(softmax, "w8a8") for softmax in ("exact", *UNNORMALIZED)}
+_ATTENTIONS |= {
+    (softmax, "reduced"): _fixed_point_attention(softmax, "reduced") for softmax in ("exact", *UNNORMALIZED)
+}
 for _names, _function in _ATTENTIONS.items():
     AttentionInterface.register(_PREFIX + "_".join(_names), _function)
     AttentionMaskInterface.register(_PREFIX + "_".join(_names), sdpa_mask)  # True where a key counts
@@ -143,11 +146,12 @@ def use_functions(
         expert (`PreTrainedModel`): A BERT-like classifier.
         hidden_act (`str`): Of its feed-forward layers: `"exact"` (the config's own), `"quadratic"` or `"relu"`.
         softmax (`str`): Of its attention: `"exact"`, `"2quad"` or `"2relu"`.
-        precision (`str`): What it computes with: `"full"` or `"w8a8"`; see `fixed_point_layers.py`.
+        precision (`str`): What it computes with: `"full"` or `"reduced"`; see `fixed_point_layers.py`.
 
     Raises:
         `SecureRouterValueError`: There is no such function, or the family has no such precision.
     """
+    precision = current_precision(precision)
     chosen = {"hidden_act": hidden_act, "softmax": softmax, "precision": precision}
     for name, value in chosen.items():
         if value not in EXPERT_MPC_CHOICES[name]:
@@ -160,8 +164,6 @@ def use_functions(
         expert.set_attn_implementation(f"{_PREFIX}{softmax}_{precision}")
     if hidden_act == "exact":
         return
-    for path, module in expert.base_model.named_modules():
-        for name in ("intermediate_act_fn", "activation"):
-            if hasattr(module, name) and not path.startswith("pooler"):
-                delattr(module, name)  # it may be a function, whose place a module cannot take
-                setattr(module, name, ACTIVATIONS[hidden_act]())
+    for module, name in [*activation_slots(expert.base_model)]:
+        delattr(module, name)  # it may be a function, whose place a module cannot take
+        setattr(module, name, ACTIVATIONS[hidden_act]())

@@ -1,7 +1,7 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
 """
 The precisions that an expert may be computed with under encryption: fraction bits of every value that is truncated and
-of every weight, and bounds on what is computed. `"full"` serves any fine-tuned encoder; `"w8a8"` takes about 8 bits
+of every weight, and bounds on what is computed. `"full"` serves any fine-tuned encoder; `"reduced"` takes about 8 bits
 each for activations and weights, and narrow bounds, both of which an expert has to be trained for.
 
 Truncation on shares rounds up or down at random, so that bits of activations are noise in the logits, while weights
@@ -126,7 +126,7 @@ class NumberFormat:
 
     Args:
         bits (`FractionBits`): Of values and weights.
-        bounds (`Bounds`): By default; training for `"w8a8"` keeps values within them by `MARGIN`.
+        bounds (`Bounds`): By default; training for `"reduced"` keeps values within them by `MARGIN`.
     """
 
     bits: FractionBits
@@ -148,7 +148,7 @@ class NumberFormat:
 
 _FULL = NumberFormat(FractionBits(), Bounds())
 
-_W8A8 = NumberFormat(
+_REDUCED = NumberFormat(
     FractionBits(
         hidden=8,
         query=7,
@@ -191,12 +191,17 @@ def deviation_ratio(features: int) -> float:
     return math.sqrt(features / 2 ** deviation_bits(features))
 
 
+def current_precision(name: str) -> str:
+    """The name that a precision has now: checkpoints and shares of before 0.1 say `w8a8`, which is not INT8."""
+    return "reduced" if name == "w8a8" else name
+
+
 def number_format(precision: str, softmax: str = "exact") -> NumberFormat:
     """What the precision of this name stands for in an expert with this softmax."""
     if precision == "full":
         return _FULL
     if softmax == "2quad":
-        return _W8A8
+        return _REDUCED
     # Numerators are small here, and small ones need bits; so do the scores that they are made of.
-    bits, one = replace(_W8A8.bits, scores=7, context=14), {"exact": 1, "2relu": 2}[softmax]
-    return NumberFormat(bits, replace(_W8A8.bounds, scores=6, context=one, row_sum=_FULL.bounds.row_sum))
+    bits, one = replace(_REDUCED.bits, scores=7, context=14), {"exact": 1, "2relu": 2}[softmax]
+    return NumberFormat(bits, replace(_REDUCED.bounds, scores=6, context=one, row_sum=_FULL.bounds.row_sum))

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import json
 import os
 import warnings
@@ -15,6 +16,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 from transformers import (
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
     AutoConfig,
     AutoModel,
     AutoModelForSequenceClassification,
@@ -24,9 +26,9 @@ from transformers import (
 )
 from transformers.utils import cached_file, find_adapter_config_file
 
-from .configuration_securerouter import is_hub_id
+from .configuration_securerouter import SecureRouterConfig, is_hub_id
 from .errors import SecureRouterError, SecureRouterValueError, SecureRouterWarning
-from .families import usable_positions
+from .families import usable_positions, why_not_cut
 
 
 _TOKENIZER_FILES = (
@@ -122,11 +124,9 @@ def cut_layers(model: PreTrainedModel, layers: int) -> PreTrainedModel:
         raise SecureRouterValueError(
             f"`expert_layers` should hold depths from 1 to {depth}, which the checkpoint has, got {layers!r}."
         )
-    if getattr(model.config, "num_hidden_groups", 1) != 1:
-        raise SecureRouterValueError(
-            f"`expert_layers` cannot cut a checkpoint with {model.config.num_hidden_groups} groups of shared layers, "
-            "whose groups depend on the depth: use one with `num_hidden_groups=1`."
-        )
+    if (refused := why_not_cut(model.config)) is not None:
+        reason, remedy = refused
+        raise SecureRouterValueError(f"`expert_layers` cannot cut a checkpoint with {reason}: {remedy}.")
     config = copy.deepcopy(model.config)
     config.num_hidden_layers = layers
     cut = type(model)._from_config(config, dtype=model.dtype)
@@ -323,3 +323,34 @@ def _load_tokenizer(name: str) -> _Tokenizer | None:
         },
         max_length,
     )
+
+
+def accepted_inputs(member: nn.Module, inputs: dict[str, torch.Tensor | None]) -> dict[str, torch.Tensor | None]:
+    """The inputs that a member of the pool takes: not every family has token types, or more than one of them."""
+    if "token_type_ids" in inspect.signature(member.forward).parameters:
+        if getattr(member.config, "type_vocab_size", 0) > 1:
+            return inputs
+    return {name: value for name, value in inputs.items() if name != "token_type_ids"}
+
+
+def check_buildable(config: SecureRouterConfig) -> None:
+    """
+    Makes sure that a pool can be made of a config.
+
+    Raises:
+        `SecureRouterValueError`: It has no expert or no router, or an expert of a family without a classifier.
+    """
+    remedy = (
+        "Build the pool with `SecureRouterForSequenceClassification.from_expert_pretrained(router=..., experts=[...])`"
+        ", or load a checkpoint that was saved from one."
+    )
+    if not config.expert_configs:
+        raise SecureRouterValueError(f"`expert_configs` is empty: the pool needs at least one expert. {remedy}")
+    if config.router_config is None:
+        raise SecureRouterValueError(f"`router_config` is None: the router needs a summary encoder. {remedy}")
+    for index, expert in enumerate(config.expert_configs):
+        if type(expert) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+            raise SecureRouterValueError(
+                f"`expert_configs[{index}]` is a {type(expert).__name__}, for which transformers has no sequence "
+                "classifier: use an encoder such as BERT, DistilBERT, RoBERTa, ELECTRA or ALBERT."
+            )

@@ -136,7 +136,7 @@ def test_values_stay_small_enough_for_fixed_point(demo, tok):
 def test_values_keep_to_the_bounds_of_the_narrow_precision(demo, tok):
     batch = tok([*POSITIVE, *NEGATIVE, *MIXED], padding=True, return_tensors="pt")
     for expert in demo.experts:
-        assert expert.expert_mpc["precision"] == "w8a8"
+        assert expert.expert_mpc["precision"] == "reduced"
         with range_penalty(batch["attention_mask"]) as penalty, torch.no_grad():
             expert(**batch)
         assert 0.1 < penalty.widest < 1

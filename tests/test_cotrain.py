@@ -21,7 +21,7 @@ from test_glue import (
 from transformers import AutoTokenizer
 
 from hf_securerouter import SecureRouterForSequenceClassification, SecureRouterValueError
-from hf_securerouter.families import layer_parts
+from hf_securerouter.families import layers_of
 from hf_securerouter.mpc_friendly import use_functions
 
 
@@ -151,7 +151,7 @@ def test_the_next_step_may_bring_values_into_bounds(made, exact_dir, tmp_path, m
 def test_heads_of_a_copy_are_scaled_down_before_it_is_kept(made, exact_dir, tmp_path, monkeypatch):
     def scale_down_queries(expert, batches):
         seen.append((expert.expert_mpc["softmax"], sum(len(batch["labels"]) for batch in batches)))
-        layer_parts(expert)[0][0][0].bias.data.fill_(0.5)
+        layers_of(expert)[0][0].bias.data.fill_(0.5)
 
     seen = []
     monkeypatch.setattr(cotrain, "temper", scale_down_queries)
@@ -161,7 +161,7 @@ def test_heads_of_a_copy_are_scaled_down_before_it_is_kept(made, exact_dir, tmp_
     assert seen[0][1] == seen[1][1] > 0
     for name, tempered in (("0-w8a8", True), ("0-w8a8+2quad", False), ("0-quadratic", False)):
         expert = glue_experts.load_expert(tmp_path / "out" / "experts" / name)
-        assert layer_parts(expert)[0][0][0].bias.eq(0.5).all() == tempered
+        assert layers_of(expert)[0][0].bias.eq(0.5).all() == tempered
 
 
 def test_an_expert_stays_exact_where_all_else_loses(made, exact_dir, tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ from hf_securerouter.number_format import MARGIN, number_format
 from hf_securerouter.range_penalty import range_penalty
 
 
-NARROW = {"hidden_act": "quadratic", "softmax": "2quad", "precision": "w8a8"}
+NARROW = {"hidden_act": "quadratic", "softmax": "2quad", "precision": "reduced"}
 SUPPORTED = ("bert", "distilbert", "roberta")
 
 
@@ -69,7 +69,7 @@ def test_an_expert_computes_with_rounded_weights_and_trains_those_below(family, 
 
 
 def test_a_pool_keeps_precision_and_plain_weights(tmp_path, batch):
-    model = pool_model(expert_mpc=[{}, NARROW, {"precision": "w8a8"}])
+    model = pool_model(expert_mpc=[{}, NARROW, {"precision": "reduced"}])
     found = [expert(**batch).logits for expert in model.experts]
     plain = [expert(**batch).logits for expert in pool_model().experts]
     assert torch.equal(found[0], plain[0]) and not torch.equal(found[2], plain[2])
@@ -92,12 +92,12 @@ def test_a_config_without_precision_is_full():
 
 @pytest.mark.parametrize("family", [family for family in FAMILIES if family not in SUPPORTED])
 def test_families_without_it_are_refused(family):
-    with pytest.raises(SecureRouterValueError, match=f"`precision` 'w8a8' .* got '{family}': leave it at 'full'"):
-        use_functions(expert_of(family), precision="w8a8")
+    with pytest.raises(SecureRouterValueError, match=f"`precision` 'reduced' .* got '{family}': leave it at 'full'"):
+        use_functions(expert_of(family), precision="reduced")
 
 
 def test_another_precision_is_refused():
-    with pytest.raises(SecureRouterValueError, match="`precision` should be one of full, w8a8, got 'w4a4'"):
+    with pytest.raises(SecureRouterValueError, match="`precision` should be one of full, reduced, got 'w4a4'"):
         use_functions(expert_of(), precision="w4a4")
 
 
@@ -129,7 +129,7 @@ def test_only_what_exceeds_its_margin_is_penalised_and_learns(softmax, batch):
     with range_penalty(batch["attention_mask"]) as penalty:
         expert(**batch)
     assert penalty() == 0
-    limit = 2.0 ** number_format("w8a8", softmax).bounds.inner / MARGIN
+    limit = 2.0 ** number_format("reduced", softmax).bounds.inner / MARGIN
     inner = expert.bert.encoder.layer[0].intermediate.dense
     with torch.no_grad():
         inner.bias[3] = 1.5 * limit
@@ -184,7 +184,7 @@ def test_every_bounded_value_is_watched(batch):
 
 
 def test_the_widest_value_is_told_in_parts_of_its_bound(batch):
-    expert, bounds = expert_of(), number_format("w8a8", "2quad").bounds
+    expert, bounds = expert_of(), number_format("reduced", "2quad").bounds
     use_functions(expert, **NARROW)
     live = batch["attention_mask"]
     for factor in (0.5, 3.0):

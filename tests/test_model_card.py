@@ -98,12 +98,12 @@ def test_expert_table_tells_experts_made_for_encryption(model):
     assert "tokens read" not in plain and "attention" not in plain and "precision" not in plain
     model.config.expert_max_lengths = [8, 128]
     model.config.expert_mpc = [
-        {"hidden_act": "quadratic", "softmax": "2quad", "precision": "w8a8"},
+        {"hidden_act": "quadratic", "softmax": "2quad", "precision": "reduced"},
         {"hidden_act": "exact", "softmax": "exact", "precision": "full"},
     ]
     content = generate_model_card(model)
     assert table_row(content, "expert")[-4:] == ["tokens read", "activation", "attention", "precision"]
-    assert table_row(content, "0 (")[-4:] == ["8", "quadratic", "2quad", "w8a8"]
+    assert table_row(content, "0 (")[-4:] == ["8", "quadratic", "2quad", "reduced"]
     assert table_row(content, "1 (")[-4:] == ["16", "exact", "exact", "full"]
 
 
@@ -376,9 +376,9 @@ def test_report_stands_in_the_card(model):
     assert "Experts that were tried" not in card
     report["variants"] = [
         {"expert": 0, "hidden_act": "exact", "softmax": "exact", "precision": "full", "score": 0.8},
-        {"expert": 0, "hidden_act": "quadratic", "softmax": "2quad", "precision": "w8a8", "score": 0.795}
+        {"expert": 0, "hidden_act": "quadratic", "softmax": "2quad", "precision": "reduced", "score": 0.795}
         | {"seconds": 0.25, "bytes": 2.5e7, "rounds": 112, "widest": 0.7},
     ]
     card = generate_model_card(model, SecureRouterModelCardData(securerouter={"report": report}))
     assert "Experts that were tried" in card and "| 0 | exact | 0.8000 |  |  |  |" in card
-    assert "| 0 | quadratic, 2quad, w8a8 | 0.7950 | 25 | 112 | 0.25 |" in card
+    assert "| 0 | quadratic, 2quad, reduced | 0.7950 | 25 | 112 | 0.25 |" in card

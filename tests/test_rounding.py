@@ -22,7 +22,7 @@ from hf_securerouter import mpc_friendly as functions
 def expert(request):
     torch.manual_seed(0)
     model = AutoModelForSequenceClassification.from_config(family_config(request.param, layers=2, width=16))
-    functions.use_functions(model, precision="w8a8")
+    functions.use_functions(model, precision="reduced")
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
@@ -60,7 +60,7 @@ def test_every_truncation_has_one_place(expert, truncations):
 
 def test_it_tells_of_each_narrow_expert(made, exact_dir, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(cotrain.CotrainedRun, "score", lambda self, folder, *rest: 0.8 - ("1-" in folder.name))
-    cotrained(made, exact_dir, tmp_path / "out", "--variants", "w8a8")
+    cotrained(made, exact_dir, tmp_path / "out", "--variants", "reduced")
     capsys.readouterr()
     data = ("--task_name", "mrpc", "--data_dir", str(made / "data"), "--max_eval_samples", "8", "--repeats", "2")
     rounding.main(["--router", str(tmp_path / "out"), *data])

@@ -8,7 +8,7 @@ from tiny import family_config, noisy_classifier
 from transformers import AutoModelForSequenceClassification
 
 from hf_securerouter import SecureRouterValueError
-from hf_securerouter.families import layer_parts
+from hf_securerouter.families import layers_of
 
 
 FAMILIES = ("bert", "distilbert", "roberta")
@@ -35,7 +35,7 @@ def batch():
 def test_what_does_not_matter_goes_and_the_answers_stay(model, batch, monkeypatch):
     monkeypatch.setattr(prune, "FRESH", 0.0)
     with torch.no_grad():
-        for gone, layer in zip(([1, 4], [0, 5]), layer_parts(model)[0], strict=True):
+        for gone, layer in zip(([1, 4], [0, 5]), layers_of(model), strict=True):
             for head in gone:
                 layer[3].weight[:, 4 * head : 4 * head + 4] = 0
             layer[6].weight[:, gone] = 0
@@ -44,7 +44,7 @@ def test_what_does_not_matter_goes_and_the_answers_stay(model, batch, monkeypatc
     assert [one["neurons"].eq(0).nonzero().flatten().tolist() for one in importance] == [[1, 4], [0, 5]]
     small = prune.prune(model, 4, 46, importance)
     assert prune.pruned_shape(small.config, 1, 1) == (4, 46)
-    assert layer_parts(small)[0][0][5].weight.shape == (46, 24)
+    assert layers_of(small)[0][5].weight.shape == (46, 24)
     torch.testing.assert_close(small(**batch).logits, model(**batch).logits)
     assert all(parameter.grad is None for parameter in model.parameters())
 

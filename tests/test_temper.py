@@ -6,7 +6,7 @@ import torch
 from test_glue import scale_down_queries
 from tiny import noisy_classifier
 
-from hf_securerouter.families import layer_parts
+from hf_securerouter.families import layers_of
 from hf_securerouter.mpc_friendly import use_functions
 from hf_securerouter.number_format import MARGIN
 from hf_securerouter.range_penalty import range_penalty
@@ -18,13 +18,13 @@ BOUND = 2.0**5 - 4  # of how far scores of a row lie apart
 
 @pytest.fixture(params=("bert", "distilbert", "roberta"))
 def expert(request):
-    """Two layers of width 16 in w8a8, of which the first has a head with large queries."""
+    """Two layers of width 16 in reduced precision, of which the first has a head with large queries."""
     model = noisy_classifier(request.param, width=16, heads=HEADS)
-    query = layer_parts(model)[0][0][0]
+    query = layers_of(model)[0][0]
     with torch.no_grad():
         query.weight.unflatten(0, (HEADS, -1))[WIDE].mul_(30)
         query.bias.unflatten(0, (HEADS, -1))[WIDE].mul_(30)
-    use_functions(model, precision="w8a8")
+    use_functions(model, precision="reduced")
     return model
 
 
@@ -47,7 +47,7 @@ def needs(expert, batches):
     """From queries and keys, a row of a head of an input after the other: the largest score over 32, and the largest
     distance over 28."""
     kept = {}
-    for index, (query, key, *_) in enumerate(layer_parts(expert)[0]):
+    for index, (query, key, *_) in enumerate(layers_of(expert)):
         for name, module in (("query", query), ("key", key)):
             module.register_forward_hook(
                 lambda _, inputs, rows, at=(index, name): kept.setdefault(at, []).append(rows)
@@ -85,20 +85,20 @@ def test_needs_are_those_of_the_scores(expert, batches):
 
 def test_a_score_counts_where_none_of_its_row_is_far(expert, batches):
     with torch.no_grad():
-        for weight in (layer_parts(expert)[0][1][0].weight, layer_parts(expert)[0][1][1].weight):
+        for weight in (layers_of(expert)[1][0].weight, layers_of(expert)[1][1].weight):
             weight[:4] = 0
-        layer_parts(expert)[0][1][0].bias[:4] = 10
-        layer_parts(expert)[0][1][1].bias[:4] = -2  # 4 times 10 times -2, over 2
+        layers_of(expert)[1][0].bias[:4] = 10
+        layers_of(expert)[1][1].bias[:4] = -2  # 4 times 10 times -2, over 2
     assert scale_down_queries.measure_scores(expert, batches)[1, 0] == pytest.approx(40 / 32, rel=0.01)
 
 
 def test_a_head_beyond_its_bound_keeps_the_margin_and_the_others_stay(expert, batches):
-    before = [parameter.clone() for query, *_ in layer_parts(expert)[0] for parameter in (query.weight, query.bias)]
+    before = [parameter.clone() for query, *_ in layers_of(expert) for parameter in (query.weight, query.bias)]
     assert max(widest(expert, batch) for batch in batches) > 1
     scale_down_queries.scale_down_queries(expert, batches)
     assert needs(expert, batches)[0, WIDE] == pytest.approx(1 / MARGIN, rel=1e-3)
     assert max(widest(expert, batch) for batch in batches) < 1
-    after = [parameter for query, *_ in layer_parts(expert)[0] for parameter in (query.weight, query.bias)]
+    after = [parameter for query, *_ in layers_of(expert) for parameter in (query.weight, query.bias)]
     for index, (old, new) in enumerate(zip(before, after, strict=True)):
         for head, (one, other) in enumerate(zip(old.view(HEADS, 4, -1), new.view(HEADS, 4, -1), strict=True)):
             assert torch.equal(one, other) == (index > 1 or head != WIDE)

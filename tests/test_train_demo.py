@@ -59,7 +59,7 @@ def test_a_run_with_a_teacher_leaves_a_pool_that_learned(files, tmp_path, tokeni
     model = run(files, folder, "--teacher", str(teacher), "--teacher-epochs", "8", "--epochs", "6")
 
     assert [expert.config.hidden_size for expert in model.experts] == [64, 128, 192]
-    assert model.config.expert_mpc == 3 * [{"hidden_act": "exact", "softmax": "exact", "precision": "w8a8"}]
+    assert model.config.expert_mpc == 3 * [{"hidden_act": "exact", "softmax": "exact", "precision": "reduced"}]
     assert model.config.quotas == [3, 2, 1] and model.config.routing_lambda >= 0
     assert model.config.id2label == {0: "negative", 1: "positive"}
     tok = AutoTokenizer.from_pretrained(folder)

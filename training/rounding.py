@@ -17,7 +17,7 @@ from torch import nn
 from transformers import AutoTokenizer, DataCollatorWithPadding
 
 from hf_securerouter import SecureRouterForSequenceClassification
-from hf_securerouter.families import layer_parts
+from hf_securerouter.families import head_of, layers_of
 from hf_securerouter.recipes.data import load_split, shortened, tokenize
 from hf_securerouter.recipes.tasks import TASKS
 
@@ -40,9 +40,8 @@ def parse_args(argv=None):
 
 def places(expert):
     """All modules that truncate in training, by their kind."""
-    layers, _, head = layer_parts(expert)
-    found = {"head": [*head], "softmax": []}
-    for layer in layers:
+    found = {"head": [*head_of(expert)], "softmax": []}
+    for layer in layers_of(expert):
         for kind, module in zip(PARTS, layer, strict=True):
             found.setdefault(kind, []).append(module)
         # The attention function truncates where the module that owns the queries is in training.

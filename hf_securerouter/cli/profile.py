@@ -26,7 +26,7 @@ def profile(
     ] = None,
     hidden_act: Annotated[str, typer.Option(help='Activation: "exact", "quadratic" or "relu".')] = "exact",
     softmax: Annotated[str, typer.Option(help='Attention: "exact", "2quad" or "2relu".')] = "exact",
-    precision: Annotated[str, typer.Option(help='Number format: "full" or "w8a8".')] = "full",
+    precision: Annotated[str, typer.Option(help='Number format: "full" or "reduced".')] = "full",
     json: JsonOption = False,
 ) -> None:
     """Measure one encoder, its pooler and head on shared embeddings: median of three runs after a warm-up.

@@ -10,6 +10,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, set_seed
 
 from hf_securerouter import SecureRouterValueError
+from hf_securerouter.families import resized
 from hf_securerouter.mpc_friendly import use_functions
 from hf_securerouter.pool import cut_layers
 from hf_securerouter.recipes.artifacts import save_once
@@ -83,12 +84,8 @@ def largest_name(args):
 def narrow(model):
     """A new classifier of `model`'s family, 2 layers of width 128, whose embeddings are the principal components of
     `model`'s."""
-    config = copy.deepcopy(model.config)
-    config.num_hidden_layers, config.hidden_size, config.num_attention_heads = NARROW_LAYERS, NARROW_WIDTH, 2
+    config = resized(model.config, NARROW_LAYERS, NARROW_WIDTH, heads=2)
     config.name_or_path = ""
-    for name, width in (("intermediate_size", 4), ("hidden_dim", 4), ("embedding_size", 1)):
-        if hasattr(config, name):
-            setattr(config, name, width * NARROW_WIDTH)
     small = type(model)(config)
     words = model.get_input_embeddings().weight.detach().float()
     _, vectors = torch.linalg.eigh(words.T @ words)

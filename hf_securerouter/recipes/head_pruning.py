@@ -18,7 +18,7 @@ import math
 import torch
 
 from hf_securerouter import SecureRouterValueError
-from hf_securerouter.families import FAMILIES, layer_parts
+from hf_securerouter.families import FOLDED_FAMILIES, family_of, layers_of
 
 
 FRESH = 0.02  # standard deviation of new weights, as in BERT
@@ -26,7 +26,7 @@ FRESH = 0.02  # standard deviation of new weights, as in BERT
 
 def pruned_shape(config, heads, neurons):
     """Heads and neurons of a layer when at most these shares of them stay; heads have to divide the width."""
-    inner = config.hidden_dim if config.model_type == "distilbert" else config.intermediate_size
+    inner = getattr(config, family_of(config).inner_field)
     most = int(config.num_attention_heads * heads)
     return max(count for count in range(1, max(most, 1) + 1) if config.hidden_size % count == 0), int(inner * neurons)
 
@@ -45,11 +45,12 @@ def measure_importance(model, batches):
     Raises:
         `SecureRouterValueError`: Of another family.
     """
-    if model.config.model_type not in FAMILIES:
+    if model.config.model_type not in FOLDED_FAMILIES:
         raise SecureRouterValueError(
-            f"`slim` is there for experts of {', '.join(FAMILIES)}, got {model.config.model_type!r}: leave it out."
+            f"`slim` is there for experts of {', '.join(FOLDED_FAMILIES)}, got {model.config.model_type!r}: leave it "
+            "out."
         )
-    layers, heads = layer_parts(model)[0], model.config.num_attention_heads
+    layers, heads = layers_of(model), model.config.num_attention_heads
     found = [{"heads": 0.0, "neurons": 0.0, "likeness": 0.0} for _ in layers]
     kept = {}
 
@@ -102,9 +103,9 @@ def prune(model, heads, neurons, importance):
         raise SecureRouterValueError(f"`heads` should be a divisor of {width} up to {most}, got {heads}.")
     config = copy.deepcopy(model.config)
     config.num_attention_heads = heads
-    setattr(config, "hidden_dim" if config.model_type == "distilbert" else "intermediate_size", neurons)
+    setattr(config, family_of(config).inner_field, neurons)
     small = type(model)._from_config(config, dtype=model.dtype)
-    layers, fresh = layer_parts(model)[0], layer_parts(small)[0]
+    layers, fresh = layers_of(model), layers_of(small)
     reshaped = {id(part) for layer in fresh for part in (*layer[:4], *layer[5:7])}
     weights = model.state_dict()
     for name, module in small.named_modules():

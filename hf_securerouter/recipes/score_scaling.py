@@ -9,7 +9,7 @@ flatter by it, which matters little where scores lie far apart.
 
 import torch
 
-from hf_securerouter.families import layer_parts
+from hf_securerouter.families import layers_of
 from hf_securerouter.number_format import MARGIN, number_format
 
 
@@ -27,7 +27,7 @@ def measure_scores(expert, batches):
         `torch.Tensor` of shape (layers, heads): the largest value over its bound.
     """
     half = 2.0 ** (number_format(expert.expert_mpc["precision"]).bounds.scores - 1)
-    layers, heads = layer_parts(expert)[0], expert.config.num_attention_heads
+    layers, heads = layers_of(expert), expert.config.num_attention_heads
     found, rows, training = torch.zeros(len(layers), heads, device=expert.device), {}, expert.training
 
     def keep(name):
@@ -63,6 +63,6 @@ def scale_down_queries(expert, batches):
         expert (`PreTrainedModel`), batches (iterable of `dict`): As in [`measure_scores`].
     """
     factors = (1 / MARGIN / measure_scores(expert, batches)).clamp(max=1)
-    for factor, (query, *_) in zip(factors, layer_parts(expert)[0], strict=True):
+    for factor, (query, *_) in zip(factors, layers_of(expert), strict=True):
         for parameter in (query.weight, query.bias):
             parameter.data.unflatten(0, (len(factor), -1)).mul_(factor.view(-1, *[1] * parameter.dim()))

@@ -50,10 +50,10 @@ def test_what_an_expert_computes_instead_is_measured(tmp_path):
     report = json.loads(done.stdout)
     assert (report["hidden_act"], report["softmax"]) == ("quadratic", "2quad")
     narrow = CliRunner().invoke(
-        cli.app, [*arguments, "--hidden-act", "quadratic", "--softmax", "2quad", "--precision", "w8a8"]
+        cli.app, [*arguments, "--hidden-act", "quadratic", "--softmax", "2quad", "--precision", "reduced"]
     )
     assert narrow.exit_code == 0, narrow.stderr
-    assert json.loads(narrow.stdout)["precision"] == "w8a8"
+    assert json.loads(narrow.stdout)["precision"] == "reduced"
     assert json.loads(narrow.stdout)["online_bytes"] < 0.65 * report["online_bytes"]
     assert json.loads(narrow.stdout)["max_abs_logit_error"] < 0.02
     gates = {gate["gate"] for gate in report["by_gate"]}

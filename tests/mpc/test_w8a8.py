@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""Experts of precision w8a8 on shares: what they cost beside exact ones, and that the clear model predicts them."""
+"""Experts of reduced precision on shares: what they cost beside exact ones, and that the clear model predicts them."""
 
 import copy
 from dataclasses import replace
@@ -27,8 +27,8 @@ from hf_securerouter.number_format import number_format
 
 
 EXACT = bert(6, 384, 12, 1536)
-FRIENDLY = replace(EXACT, hidden_act="quadratic", softmax="2quad", precision="w8a8")
-SLIM = replace(bert(6, 384, 8, 1280), precision="w8a8")  # exact functions, fewer heads and neurons
+FRIENDLY = replace(EXACT, hidden_act="quadratic", softmax="2quad", precision="reduced")
+SLIM = replace(bert(6, 384, 8, 1280), precision="reduced")  # exact functions, fewer heads and neurons
 VARIANTS = [("quadratic", "2quad"), ("exact", "exact"), ("quadratic", "exact"), ("relu", "2relu")]
 
 
@@ -66,7 +66,7 @@ def test_an_expert_made_for_encryption_costs_half_of_the_exact_one(spec, length,
 def test_linear_layers_fit_4_bytes(variant, length):
     hidden_act, softmax = variant
     spec = replace(EXACT, hidden_act="gelu" if hidden_act == "exact" else hidden_act, softmax=softmax)
-    narrow = plan(replace(spec, precision="w8a8"), length)
+    narrow = plan(replace(spec, precision="reduced"), length)
     widths = [gate.width for gate in narrow.gates if isinstance(gate, Linear)]
     assert max(widths) <= 32 and len(widths) == 4 * 6 + 3
     assert narrow.by_gate["Linear"].sent <= 0.55 * plan(EXACT, length).by_gate["Linear"].sent
@@ -93,13 +93,13 @@ def narrow_classifier(family, hidden_act="quadratic", softmax="2quad"):
         for name, parameter in model.named_parameters():
             if softmax == "2relu" and name.endswith(("query.bias", "key.bias", "q_lin.bias", "k_lin.bias")):
                 parameter += 1  # so that every row has scores above 0 to divide by
-    use_functions(model, hidden_act, softmax, "w8a8")
+    use_functions(model, hidden_act, softmax, "reduced")
     return model
 
 
 def encrypted(model, batch):
     spec, embedded, weights = parts(model, batch, **model.expert_mpc)
-    assert spec.precision == "w8a8"
+    assert spec.precision == "reduced"
     live = batch["attention_mask"].to(torch.uint8)
     encoder = MaskedEncoder(spec, precision_of(spec, embedded.shape[1]))
     bits = encoder.rings.bits
@@ -159,7 +159,7 @@ def test_a_later_input_out_of_bounds_is_garbage():
 # Pools of both precisions.
 
 
-NARROW = {"hidden_act": "quadratic", "softmax": "2quad", "precision": "w8a8"}
+NARROW = {"hidden_act": "quadratic", "softmax": "2quad", "precision": "reduced"}
 
 
 def pool_of(*chosen, widths=(16, 8)):
@@ -169,7 +169,7 @@ def pool_of(*chosen, widths=(16, 8)):
         {"hidden_act": "exact", "softmax": "exact", "precision": "full"} | own for own in chosen
     ]
     for expert, own in zip(model.experts, chosen, strict=True):
-        if own.get("precision") == "w8a8":
+        if own.get("precision") == "reduced":
             tamed(expert)
     model._use_functions()
     return model

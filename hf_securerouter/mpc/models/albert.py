@@ -36,25 +36,6 @@ class AlbertArchitecture(BertArchitecture):
         return replace(spec, num_layers=len(layer_map), layer_map=layer_map, embedding_size=config.embedding_size)
 
     def encoder_weights(self, encoder: Any) -> dict[str, Tensor]:
-        weights: dict[str, Tensor] = {}
+        weights = super().encoder_weights(encoder)
         copy_linear(weights, "embedding_projection", encoder.encoder.embedding_hidden_mapping_in)
-        layers = [layer for group in encoder.encoder.albert_layer_groups for layer in group.albert_layers]
-        for index, layer in enumerate(layers):
-            for name, module in {
-                "query": layer.attention.query,
-                "key": layer.attention.key,
-                "value": layer.attention.value,
-                "attention_output": layer.attention.dense,
-                "attention_norm": layer.attention.LayerNorm,
-                "intermediate": layer.ffn,
-                "output": layer.ffn_output,
-                "output_norm": layer.full_layer_layer_norm,
-            }.items():
-                copy_linear(weights, f"layers.{index}.{name}", module)
-        return weights
-
-    def head_weights(self, model: Any) -> dict[str, Tensor]:
-        weights: dict[str, Tensor] = {}
-        copy_linear(weights, "head.dense", model.albert.pooler)
-        copy_linear(weights, "head.classifier", model.classifier)
         return weights

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from ...families import FAMILIES, Family
 from .spec import EncoderSpec, Problem
 
 
@@ -68,16 +69,28 @@ class Architecture(ABC):
             `torch.Tensor`: Shape (B, T, E), float32, after the embeddings' LayerNorm; E is the spec's `input_size`.
         """
 
-    @abstractmethod
+    @property
+    def family(self) -> Family:
+        """Where its parts stand."""
+        return FAMILIES[self.model_type]
+
     def encoder_weights(self, encoder: nn.Module) -> dict[str, Tensor]:
         """Float32 copies of all that follows the embeddings, under the names
         `layers.{l}.{query,key,value,attention_output,intermediate,output}.{weight,bias}` (weights as (out, in)),
         `layers.{l}.{attention_norm,output_norm}.{weight,bias}` and, where the spec has an `embedding_size`,
         `embedding_projection.{weight,bias}`."""
+        weights: dict[str, Tensor] = {}
+        for index, parts in enumerate(self.family.layer_parts(encoder)):
+            for name, module in parts._asdict().items():
+                copy_linear(weights, f"layers.{index}.{name}", module)
+        return weights
 
-    @abstractmethod
     def head_weights(self, model: nn.Module) -> dict[str, Tensor]:
         """Float32 copies of the head, under the names `head.{dense,classifier}.{weight,bias}`."""
+        weights: dict[str, Tensor] = {}
+        for name, module in self.family.head(model)._asdict().items():
+            copy_linear(weights, f"head.{name}", module)
+        return weights
 
     def weights(self, model: nn.Module) -> dict[str, Tensor]:
         """Everything of a classifier that is shared between the parties."""

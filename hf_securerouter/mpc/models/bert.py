@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .architecture import ACTIVATIONS, Architecture, activation_problems, copy_linear, register
+from .architecture import ACTIVATIONS, Architecture, activation_problems, register
 from .spec import EncoderSpec, HeadSpec, Problem
 
 
@@ -57,25 +57,3 @@ class BertArchitecture(Architecture):
             token_type_ids = None  # as in clear text: a tokenizer shared with other experts may number pairs
         with torch.no_grad():
             return embeddings(input_ids=input_ids, token_type_ids=token_type_ids).float()
-
-    def encoder_weights(self, encoder: Any) -> dict[str, Tensor]:
-        weights: dict[str, Tensor] = {}
-        for index, layer in enumerate(encoder.encoder.layer):
-            for name, module in {
-                "query": layer.attention.self.query,
-                "key": layer.attention.self.key,
-                "value": layer.attention.self.value,
-                "attention_output": layer.attention.output.dense,
-                "attention_norm": layer.attention.output.LayerNorm,
-                "intermediate": layer.intermediate.dense,
-                "output": layer.output.dense,
-                "output_norm": layer.output.LayerNorm,
-            }.items():
-                copy_linear(weights, f"layers.{index}.{name}", module)
-        return weights
-
-    def head_weights(self, model: Any) -> dict[str, Tensor]:
-        weights: dict[str, Tensor] = {}
-        copy_linear(weights, "head.dense", model.bert.pooler.dense)
-        copy_linear(weights, "head.classifier", model.classifier)
-        return weights

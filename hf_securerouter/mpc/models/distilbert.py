@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .architecture import ACTIVATIONS, Architecture, activation_problems, copy_linear, register
+from .architecture import ACTIVATIONS, Architecture, activation_problems, register
 from .spec import EncoderSpec, HeadSpec, Problem
 
 
@@ -50,25 +50,3 @@ class DistilBertArchitecture(Architecture):
     def embed(self, embeddings: Any, input_ids: Tensor, token_type_ids: Tensor | None) -> Tensor:
         with torch.no_grad():
             return embeddings(input_ids=input_ids).float()
-
-    def encoder_weights(self, encoder: Any) -> dict[str, Tensor]:
-        weights: dict[str, Tensor] = {}
-        for index, layer in enumerate(encoder.transformer.layer):
-            for name, module in {
-                "query": layer.attention.q_lin,
-                "key": layer.attention.k_lin,
-                "value": layer.attention.v_lin,
-                "attention_output": layer.attention.out_lin,
-                "attention_norm": layer.sa_layer_norm,
-                "intermediate": layer.ffn.lin1,
-                "output": layer.ffn.lin2,
-                "output_norm": layer.output_layer_norm,
-            }.items():
-                copy_linear(weights, f"layers.{index}.{name}", module)
-        return weights
-
-    def head_weights(self, model: Any) -> dict[str, Tensor]:
-        weights: dict[str, Tensor] = {}
-        copy_linear(weights, "head.dense", model.pre_classifier)
-        copy_linear(weights, "head.classifier", model.classifier)
-        return weights

@@ -38,9 +38,3 @@ class ElectraArchitecture(BertArchitecture):
         if hasattr(encoder, "embeddings_project"):
             copy_linear(weights, "embedding_projection", encoder.embeddings_project)
         return weights
-
-    def head_weights(self, model: Any) -> dict[str, Tensor]:
-        weights: dict[str, Tensor] = {}
-        copy_linear(weights, "head.dense", model.classifier.dense)
-        copy_linear(weights, "head.classifier", model.classifier.out_proj)
-        return weights

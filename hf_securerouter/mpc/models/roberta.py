@@ -9,11 +9,7 @@ Reference: Liu et al., RoBERTa: A Robustly Optimized BERT Pretraining Approach (
 
 from __future__ import annotations
 
-from typing import Any
-
-from torch import Tensor
-
-from .architecture import copy_linear, register
+from .architecture import register
 from .bert import BertArchitecture
 
 
@@ -22,9 +18,3 @@ class RobertaArchitecture(BertArchitecture):
     """`RobertaModel` and `RobertaForSequenceClassification`: dense, tanh and out_proj on the first token."""
 
     model_type = "roberta"
-
-    def head_weights(self, model: Any) -> dict[str, Tensor]:
-        weights: dict[str, Tensor] = {}
-        copy_linear(weights, "head.dense", model.classifier.dense)
-        copy_linear(weights, "head.classifier", model.classifier.out_proj)
-        return weights

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from ...number_format import current_precision
+
 
 @dataclass(frozen=True)
 class HeadSpec:
@@ -77,6 +79,7 @@ class EncoderSpec:
         """The spec that `to_dict` described."""
         # Manifests of before there was another precision do not name one.
         known = {field.name: values[field.name] for field in fields(cls) if field.name in values}
+        known["precision"] = current_precision(known.get("precision", "full"))
         return cls(**known | {"layer_map": tuple(values["layer_map"]), "head": HeadSpec(**values["head"])})
 
 
