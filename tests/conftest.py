@@ -6,10 +6,10 @@ import logging
 
 import pytest
 import torch
-from tiny import MAX_POSITIONS, VOCABULARY, pool_model
 from transformers import BertTokenizer
 
 from hf_securerouter import SecureRouterForSequenceClassification
+from tests.tiny import MAX_POSITIONS, VOCABULARY, pool_model
 
 
 class _DeprecationIsAnError(logging.Handler):

@@ -1,8 +1,6 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
 """The embedded checkpoint: size, figures, answers, and values that fixed point can hold."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from huggingface_hub import ModelCard
@@ -11,10 +9,11 @@ from transformers import AutoTokenizer, pipeline
 from hf_securerouter import SecureRouterForSequenceClassification
 from hf_securerouter.range_penalty import range_penalty
 from hf_securerouter.routing import assign_by_quota
+from tests.support import ROOT
 
 
-ASSET = Path(__file__).parent.parent / "hf_securerouter" / "assets" / "demo"
-CARD = Path(__file__).parent.parent / "model_cards" / "demo-sst2.md"
+ASSET = ROOT / "hf_securerouter" / "assets" / "demo"
+CARD = ROOT / "model_cards" / "demo-sst2.md"
 POSITIVE = (
     "A wonderful, touching film.",
     "one of the best movies of the year",

@@ -7,7 +7,6 @@ import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import load_file, save_file
-from tiny import MAX_POSITIONS, VOCABULARY, family_config, pool_config, pool_model
 from transformers import AutoModelForSequenceClassification, BertForSequenceClassification, BertTokenizer, pipeline
 
 from hf_securerouter import (
@@ -17,6 +16,7 @@ from hf_securerouter import (
     SecureRouterValueError,
     SecureRouterWarning,
 )
+from tests.tiny import MAX_POSITIONS, VOCABULARY, family_config, pool_config, pool_model
 
 
 load = AutoModelForSequenceClassification.from_pretrained

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import ROOT
+
 
 @pytest.fixture(autouse=True)
 def _scripts(monkeypatch):
@@ -110,9 +112,9 @@ def test_only_what_is_between_the_marks_is_replaced(report, tmp_path):
 
 
 def test_the_readme_has_the_marks_and_the_plot(report):
-    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert readme.index(report.BEGIN) < readme.index(report.END)
-    assert report.PLOT in readme and (Path(__file__).parent.parent / report.PLOT).exists()
+    assert report.PLOT in readme and (ROOT / report.PLOT).exists()
 
 
 def test_a_rerun_measures_what_is_missing_and_keeps_each_cell(benchmark, report, tmp_path, monkeypatch):

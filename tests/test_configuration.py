@@ -9,12 +9,12 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny import FAMILIES, MAX_POSITIONS, family_config, pool_config
 from transformers import AutoConfig, PreTrainedConfig
 
 from hf_securerouter import SecureRouterConfig, SecureRouterValueError
 from hf_securerouter.configuration_securerouter import is_hub_id
 from hf_securerouter.families import usable_positions
+from tests.tiny import FAMILIES, MAX_POSITIONS, family_config, pool_config
 
 
 REFUSALS = (StrictDataclassError, SecureRouterValueError)

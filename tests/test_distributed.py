@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import pool_model
 from torch.utils.data import Dataset
 from transformers import AutoModelForSequenceClassification, Trainer, TrainingArguments
+
+from tests.support import ROOT
+from tests.tiny import pool_model
 
 
 class Examples(Dataset):
@@ -116,8 +118,8 @@ import torch
 import torch.nn.functional
 sys.path.insert(0, sys.argv[2])
 from accelerate import Accelerator
-from tiny import pool_model
-from test_distributed import Examples
+from tests.tiny import pool_model
+from tests.test_distributed import Examples
 from torch.utils.data import DataLoader
 
 torch.set_num_threads(1)
@@ -161,7 +163,7 @@ def launch(script: Path, source: str, *arguments: str) -> str:
     """Runs `source`, written to `script`, in two CPU processes, as `accelerate launch` does."""
     script.write_text(source + EPILOGUE)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
-    root = str(Path(__file__).parent.parent)
+    root = str(ROOT)
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([root, *sys.path])}
     result = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=180, env=environment)
     assert result.returncode == 0, result.stderr[-3000:]
@@ -170,7 +172,7 @@ def launch(script: Path, source: str, *arguments: str) -> str:
 
 def test_two_processes_under_accelerate_equal_one(tmp_path, smooth):
     script = tmp_path / "train.py"
-    output = launch(script, DDP_SCRIPT, str(tmp_path / "saved"), str(Path(__file__).parent))
+    output = launch(script, DDP_SCRIPT, str(tmp_path / "saved"), str(ROOT))
     report = json.loads(output.strip().splitlines()[-1])
     assert report == {"processes": 2, "type": "DistributedDataParallel", "spread": 0.0, "chosen": 8}
 
@@ -194,8 +196,8 @@ import sys
 sys.path.insert(0, sys.argv[2])
 import torch
 torch.set_num_threads(1)
-from tiny import pool_model
-from test_distributed import train
+from tests.tiny import pool_model
+from tests.test_distributed import train
 
 trainer = train(pool_model(("bert", "bert")), sys.argv[1], max_steps=2, save_strategy="steps", save_steps=2)
 metrics = trainer.evaluate()
@@ -206,7 +208,7 @@ if trainer.is_world_process_zero():
 
 def test_trainer_in_two_processes(tmp_path):
     script = tmp_path / "train.py"
-    output = launch(script, TRAINER_SCRIPT, str(tmp_path / "out"), str(Path(__file__).parent))
+    output = launch(script, TRAINER_SCRIPT, str(tmp_path / "out"), str(ROOT))
     (line,) = [line for line in output.splitlines() if line.startswith("processes")]
     assert line.startswith("processes 2 loss ") and float(line.split()[-1]) > 0
     AutoModelForSequenceClassification.from_pretrained(tmp_path / "out" / "checkpoint-2")
@@ -220,7 +222,7 @@ import torch
 torch.set_num_threads(1)
 import glue_experts
 from accelerate import PartialState
-from test_distributed import teachers_answers
+from tests.test_distributed import teachers_answers
 
 read, predict = [], glue_experts.predict
 glue_experts.predict = lambda model, rows, collate: read.append(len(rows)) or predict(model, rows, collate)

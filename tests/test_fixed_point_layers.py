@@ -3,7 +3,6 @@
 
 import pytest
 import torch
-from tiny import FAMILIES, family_config, pool_model
 from transformers import AutoModelForSequenceClassification
 
 from hf_securerouter import SecureRouterValueError
@@ -11,6 +10,7 @@ from hf_securerouter.fixed_point_layers import rounded, truncated
 from hf_securerouter.mpc_friendly import use_functions
 from hf_securerouter.number_format import MARGIN, number_format
 from hf_securerouter.range_penalty import range_penalty
+from tests.tiny import FAMILIES, family_config, pool_model
 
 
 NARROW = {"hidden_act": "quadratic", "softmax": "2quad", "precision": "reduced"}

@@ -6,7 +6,6 @@ import shutil
 
 import pytest
 import torch
-from tiny import FAMILIES, MAX_POSITIONS, VOCABULARY, family_config
 from transformers import (
     AutoModel,
     AutoModelForMaskedLM,
@@ -21,6 +20,7 @@ from hf_securerouter import (
     SecureRouterWarning,
 )
 from hf_securerouter.pool import _load_tokenizer
+from tests.tiny import FAMILIES, MAX_POSITIONS, VOCABULARY, family_config
 
 
 build = SecureRouterForSequenceClassification.from_expert_pretrained

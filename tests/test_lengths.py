@@ -6,10 +6,10 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny import VOCABULARY, WORDS, pool_config, pool_model
 from transformers import AutoModelForSequenceClassification
 
 from hf_securerouter.lengths import truncate
+from tests.tiny import VOCABULARY, WORDS, pool_config, pool_model
 
 
 SEPARATOR = VOCABULARY["[SEP]"]

@@ -6,7 +6,6 @@ import sys
 
 import pytest
 import torch
-from tiny import FAMILIES, family_config, pool_config, pool_model
 from torch.nn import functional as F
 from transformers import AutoModelForSequenceClassification, BertConfig
 
@@ -17,7 +16,8 @@ from hf_securerouter import (
     SecureRouterValueError,
     SecureRouterWarning,
 )
-from hf_securerouter.modeling_securerouter import _accepted
+from hf_securerouter.pool import accepted_inputs
+from tests.tiny import FAMILIES, family_config, pool_config, pool_model
 
 
 FIELDS = "loss logits router_logits router_probs expert_indices expert_logits expected_cost".split()
@@ -292,7 +292,7 @@ def test_token_types_do_not_reach_a_member_that_takes_none():
     member.config = family_config("bert")  # has a table of two types
     member.forward = lambda input_ids, attention_mask=None: input_ids
     ids = torch.ones(1, 2, dtype=torch.long)
-    assert _accepted(member, {"input_ids": ids, "token_type_ids": ids}).keys() == {"input_ids"}
+    assert accepted_inputs(member, {"input_ids": ids, "token_type_ids": ids}).keys() == {"input_ids"}
 
 
 def test_missing_costs_are_estimated_from_parameter_counts_with_one_warning():

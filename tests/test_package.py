@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 import hf_securerouter
+from tests.support import ROOT
 
 
-ROOT = Path(__file__).parent.parent
 PACKAGE = Path(hf_securerouter.__file__).parent
 MODULES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "hf_securerouter").rglob("*.py"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]

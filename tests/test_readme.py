@@ -8,14 +8,15 @@ from pathlib import Path
 import datasets
 import pytest
 import torch
-from tiny import MAX_POSITIONS, family_config
 from transformers import BertForSequenceClassification
 from typer.testing import CliRunner
 
 from hf_securerouter import SecureRouterForSequenceClassification, cli
+from tests.support import ROOT
+from tests.tiny import MAX_POSITIONS, family_config
 
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 PYTHON_BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 CHECKPOINTS = {"prajjwal1/bert-tiny": 1, "google-bert/bert-base-uncased": 2, "google-bert/bert-large-uncased": 3}
 
@@ -71,20 +72,20 @@ def test_code_of_the_readme_runs_in_its_order(workplace, capsys):
 
 
 def test_every_make_target_named_exists():
-    makefile = (Path(__file__).parent.parent / "Makefile").read_text(encoding="utf-8")
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for target in re.findall(r"^make ([a-z]+)", README, flags=re.MULTILINE):
         assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE)
 
 
 def test_files_and_modules_named_exist():
-    root = Path(__file__).parent.parent
+    root = ROOT
     for name in re.findall(r"`((?:training|model_cards)/[\w./-]+)`", README):
         assert (root / name).exists(), name
 
 
 @pytest.mark.parametrize("page", ["README.md", "model_cards/README.md"])
 def test_links_lead_to_files(page):
-    path = Path(__file__).parent.parent / page
+    path = ROOT / page
     links = [link for link in re.findall(r"\]\(([^)#]+)\)", path.read_text(encoding="utf-8")) if "://" not in link]
     assert links
     for link in links:

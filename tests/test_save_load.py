@@ -11,11 +11,11 @@ import torch
 from huggingface_hub import HfApi
 from huggingface_hub.errors import EntryNotFoundError
 from safetensors.torch import load_file
-from tiny import FAMILIES, pool_model
 from transformers import AutoConfig, AutoModelForSequenceClassification, pipeline
 
 import hf_securerouter
 from hf_securerouter import SecureRouterConfig, SecureRouterForSequenceClassification, SecureRouterValueError
+from tests.tiny import FAMILIES, pool_model
 
 
 def same_weights(first, second):

@@ -6,11 +6,11 @@ import copy
 import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from tiny import family_config, pool_config, pool_model
 from torch.nn import functional as F
 from transformers import AutoModelForSequenceClassification, BertForSequenceClassification
 
 from hf_securerouter import SecureRouterConfig, SecureRouterForSequenceClassification, SecureRouterValueError
+from tests.tiny import family_config, pool_config, pool_model
 
 
 @pytest.fixture

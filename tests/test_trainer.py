@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_distributed import launch
 from transformers import BertConfig, Trainer, TrainingArguments, set_seed
 
 from hf_securerouter import SecureRouterConfig, SecureRouterForSequenceClassification
 from hf_securerouter.errors import SecureRouterValueError
 from hf_securerouter.metrics import compute_metrics_for
 from hf_securerouter.trainer import SecureRouterTrainer, SecureRouterTrainingArguments
+from tests.support import ROOT
+from tests.test_distributed import launch
 
 
 def make_model(**config_fields) -> SecureRouterForSequenceClassification:
@@ -284,7 +285,7 @@ import json, sys
 sys.path.insert(0, sys.argv[2])
 import torch
 torch.set_num_threads(1)
-from test_trainer import make_data, make_model
+from tests.test_trainer import make_data, make_model
 from hf_securerouter.trainer import SecureRouterTrainer, SecureRouterTrainingArguments
 
 args = SecureRouterTrainingArguments(
@@ -305,7 +306,7 @@ if trainer.is_world_process_zero():
 
 def test_two_processes_report_what_one_does(tmp_path, make_trainer):
     script = tmp_path / "train.py"
-    output = launch(script, TWO_PROCESSES, str(tmp_path / "pair"), str(Path(__file__).parent))
+    output = launch(script, TWO_PROCESSES, str(tmp_path / "pair"), str(ROOT))
     report = json.loads(output.strip().splitlines()[-1])
     assert report["processes"] == 2
     for entry in report["logs"]:

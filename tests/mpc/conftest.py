@@ -2,7 +2,8 @@
 """What the tests of the parties' link share."""
 
 import pytest
-from transport_ends import Party1, make_keys
+
+from tests.support.transport_ends import Party1, make_keys
 
 
 @pytest.fixture(scope="module")

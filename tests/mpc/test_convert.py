@@ -7,8 +7,6 @@ import warnings
 
 import pytest
 import torch
-from reference import reference
-from tiny import MAX_POSITIONS, VOCABULARY, family_config, pool_config, pool_model
 from transformers import BertForSequenceClassification, BertTokenizer
 
 from hf_securerouter import SecureRouterForSequenceClassification, SecureRouterValueError, SecureRouterWarning
@@ -18,6 +16,8 @@ from hf_securerouter.mpc.convert import to_mpc
 from hf_securerouter.mpc.models.manifest import Manifest
 from hf_securerouter.mpc.protocols import load_protocol
 from hf_securerouter.mpc.protocols.crypten.fixed_point import from_fixed_point, to_fixed_point
+from tests.support.reference import reference
+from tests.tiny import MAX_POSITIONS, VOCABULARY, family_config, pool_config, pool_model
 
 
 def quiet(model, *args, **options):

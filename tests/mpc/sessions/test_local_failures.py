@@ -1,0 +1,148 @@
+# Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
+"""Whatever ends a session, it ends soon, says why, and leaves no process behind."""
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+import warnings
+
+import psutil
+import pytest
+
+from hf_securerouter.mpc.sessions.local import SessionError
+from tests.support import ROOT
+from tests.support.children import children
+from tests.tiny import pool_model
+
+
+LIMIT = 10.0
+
+CALLER = """
+import signal
+import sys
+sys.path.insert(0, {tests!r})
+import psutil
+import torch
+from tests.tiny import pool_model
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what runs in the background
+secure = pool_model().to_mpc(max_length=16, protocol="crypten")
+with secure.local_session(timeout=120) as session:
+    ids = torch.full((2, 16), 7)
+    session({{"input_ids": ids}})
+    print(*[child.pid for child in psutil.Process().children()], flush=True)
+    while {busy}:
+        session({{"input_ids": ids}})
+    signal.pause()
+"""
+
+
+@pytest.fixture(scope="module")
+def secure(tokenizer):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return pool_model().to_mpc(tokenizer=tokenizer, max_length=16, protocol="crypten")
+
+
+@pytest.fixture(scope="module")
+def without_dealer(tokenizer):
+    """Starts faster: only two processes."""
+    with pytest.warns(UserWarning, match="party 0 make all correlated randomness"):
+        return pool_model().to_mpc(tokenizer=tokenizer, max_length=16, protocol="crypten", provider="tfp")
+
+
+def wait_until_gone(processes):
+    gone, alive = psutil.wait_procs(processes, timeout=LIMIT)
+    for process in alive:
+        process.kill()
+    assert not alive
+
+
+@pytest.mark.parametrize("role", ["party0", "party1", "dealer"])
+def test_a_killed_role_ends_the_session(secure, role):
+    killed = []
+
+    def kill(process):
+        killed.append(time.monotonic())
+        process.kill()
+
+    with pytest.raises(SessionError, match=f"{role} was killed by signal 9"):
+        with secure.local_session(timeout=120) as session:
+            processes = children()
+            threading.Timer(0.7, kill, [session._roles[role].process]).start()
+            while True:  # in the middle of a query, or just before one
+                session(["the film was good"] * 8)
+    assert time.monotonic() - killed[0] < LIMIT
+    assert len(processes) == 3
+    wait_until_gone(processes)
+    assert not session._roles
+
+
+def test_a_role_that_does_not_answer_ends_the_session(secure):
+    with pytest.raises(SessionError, match="No answer from .*party1.* within 2 seconds"):
+        with secure.local_session(timeout=120) as session:
+            processes = children()
+            session.timeout = 2.0
+            session._roles["party1"].process.send_signal(signal.SIGSTOP)
+            start = time.monotonic()
+            session(["the film was good"])
+    assert time.monotonic() - start < LIMIT
+    wait_until_gone(processes)
+
+
+def test_an_exception_in_the_caller_ends_all_roles(without_dealer):
+    with pytest.raises(ZeroDivisionError):
+        with without_dealer.local_session(timeout=120) as session:
+            processes = children()
+            folder = session._folder
+            raise ZeroDivisionError
+    assert len(processes) == 2
+    wait_until_gone(processes)
+    assert not folder.exists()
+
+
+def test_roles_end_with_their_caller():
+    # One is stopped while its roles compute, the other while they wait.
+    tests = str(ROOT)
+    callers = {
+        sent: subprocess.Popen(
+            [sys.executable, "-c", CALLER.format(tests=tests, busy=sent == signal.SIGINT)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for sent in (signal.SIGINT, signal.SIGKILL)
+    }
+    try:
+        for sent, caller in callers.items():
+            roles = [psutil.Process(int(pid)) for pid in caller.stdout.readline().split()]
+            assert len(roles) == 3
+            caller.send_signal(sent)
+            _, errors = caller.communicate(timeout=LIMIT)
+            assert caller.returncode != 0
+            assert ("KeyboardInterrupt" in errors) == (sent == signal.SIGINT)
+            wait_until_gone(roles)
+    finally:
+        for caller in callers.values():
+            caller.kill()
+
+
+def test_a_role_that_cannot_start_is_reported(without_dealer, monkeypatch):
+    monkeypatch.setattr(
+        "hf_securerouter.mpc.sessions.local.ROLE_COMMAND", (sys.executable, "-c", "raise SystemExit('no such thing')")
+    )
+    with pytest.raises(SessionError, match="party. exited, and the session is over: no such thing"):
+        without_dealer.local_session(timeout=60).__enter__()
+    wait_until_gone(children())
+
+
+def test_an_error_inside_a_role_reaches_the_caller(without_dealer):
+    with pytest.raises(SessionError, match="party. failed and the session is over: "):
+        with without_dealer.local_session(timeout=60) as session:
+            processes = children()
+            for role in ("party0", "party1"):
+                session._send(role, {"kind": "query", "batch": 1}, {})  # without its inputs
+            session._collect("result", 60)
+    wait_until_gone(processes)

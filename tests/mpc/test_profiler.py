@@ -1,0 +1,94 @@
+# Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
+"""`securerouter profile`: its report, on a tiny checkpoint, and what a plan is made for."""
+
+import json
+
+import pytest
+from transformers import BertForSequenceClassification
+from typer.testing import CliRunner
+
+from hf_securerouter import cli
+from hf_securerouter.errors import SecureRouterValueError
+from hf_securerouter.mpc.conversion.description import Options
+from hf_securerouter.mpc.conversion.validation import validate
+from hf_securerouter.mpc.convert import to_mpc
+from hf_securerouter.mpc.gates.maximum import groups_of
+from hf_securerouter.mpc.net.network_model import NETWORKS
+from hf_securerouter.mpc.profiler import build
+from tests.tiny import family_config, pool_model
+
+
+COUNTS = ["online_bytes", "rounds", "dealer_bytes", "client_bytes"]
+SECONDS = ["setup_seconds", "preprocess_seconds", "online_seconds", "dealer_seconds"]
+
+
+def test_report_has_its_fields_and_the_clear_models_logits(tmp_path):
+    BertForSequenceClassification(family_config("bert", layers=1)).save_pretrained(tmp_path)
+    arguments = ["profile", "--architecture", str(tmp_path), "--seq-length", "8", "--batch-size", "2", "--json"]
+    done = CliRunner().invoke(cli.app, arguments)
+    assert done.exit_code == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert (report["seq_length"], report["batch_size"], report["protocol"], report["provider"]) == (
+        8,
+        2,
+        "masked",
+        "ttp",
+    )
+    assert all(report[name] > 0 for name in COUNTS + SECONDS)
+    assert set(report["peak_rss_bytes"]) == {"party0", "party1", "dealer", "client"}
+    assert report["max_abs_logit_error"] < 0.01
+    assert sum(gate["online_bytes"] for gate in report["by_gate"]) == report["online_bytes"]
+    assert sum(gate["rounds"] for gate in report["by_gate"]) == report["rounds"]
+    assert report["choices"] == {"maximum_groups": [8]}
+
+
+def test_what_an_expert_computes_instead_is_measured(tmp_path):
+    BertForSequenceClassification(family_config("bert", layers=1)).save_pretrained(tmp_path)
+    arguments = ["profile", "--architecture", str(tmp_path), "--seq-length", "8", "--json"]
+    done = CliRunner().invoke(cli.app, [*arguments, "--hidden-act", "quadratic", "--softmax", "2quad"])
+    assert done.exit_code == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert (report["hidden_act"], report["softmax"]) == ("quadratic", "2quad")
+    narrow = CliRunner().invoke(
+        cli.app, [*arguments, "--hidden-act", "quadratic", "--softmax", "2quad", "--precision", "reduced"]
+    )
+    assert narrow.exit_code == 0, narrow.stderr
+    assert json.loads(narrow.stdout)["precision"] == "reduced"
+    assert json.loads(narrow.stdout)["online_bytes"] < 0.65 * report["online_bytes"]
+    assert json.loads(narrow.stdout)["max_abs_logit_error"] < 0.02
+    gates = {gate["gate"] for gate in report["by_gate"]}
+    assert {"Square", "SelectedSquare"} <= gates and not {"Exponential", "Knockout"} & gates
+    assert report["max_abs_logit_error"] < 0.01
+    done = CliRunner().invoke(cli.app, [*arguments, "--softmax", "3quad"])
+    assert done.exit_code != 0 and "`softmax` should be one of exact, 2quad, 2relu, got '3quad'" in str(done.exception)
+
+
+def test_an_unknown_architecture_is_refused():
+    with pytest.raises(SecureRouterValueError, match="bert-tiny, bert-base, bert-large or the folder"):
+        build("bert-gigantic", 8)
+
+
+def test_a_slow_network_never_takes_more_rounds():
+    for values in (2, 16, 64, 100, 128, 512):
+        fast, slow = (groups_of(values, 12 * values, NETWORKS[name]) for name in ("lan", "wan"))
+        assert len(slow) <= len(fast)
+    assert len(groups_of(512, 12 * 512, NETWORKS["wan"])) < len(groups_of(512, 12 * 512, NETWORKS["lan"]))
+
+
+def test_networks_are_named_and_calibration_is_public(tokenizer):
+    model = pool_model()
+    assert [problem.path for problem in validate(model, tokenizer, Options(network="moon"))] == ["network"]
+    secure = to_mpc(model, tokenizer, max_length=16, network="wan", calibration=["good film", "bad"])
+    assert secure.manifest.network == "wan"
+    assert set(secure.manifest.bounds) == set(secure.manifest.members)
+    assert to_mpc(model, tokenizer, max_length=16).manifest.bounds == {}
+    assert secure.manifest.bounds["router"].keys() == {
+        "scores",
+        "value",
+        "residual",
+        "inner",
+        "variance_low",
+        "variance_high",
+        "head",
+        "logits",
+    }

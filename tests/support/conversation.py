@@ -1,0 +1,200 @@
+# Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
+"""A whole query, program after program, by two parties in one process; everything that a role sees is kept."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+
+import torch
+from scipy import stats
+from torch import Tensor
+
+from hf_securerouter.mpc.gates.weight_share import weight_mask, weight_share
+from hf_securerouter.mpc.protocols.masked.layout import (
+    ATTENTION_MASK,
+    SEED,
+    all_weight_shapes,
+    input_width,
+    logit_width,
+)
+from hf_securerouter.mpc.protocols.masked.programs import secure_program
+from hf_securerouter.mpc.protocols.masked.schedule import run_schedule
+from hf_securerouter.mpc.protocols.masked.sharing import as_seed, input_share
+from hf_securerouter.mpc.ring.randomness import Pad, new_seed
+from hf_securerouter.mpc.ring.words import packed_size, seal
+from hf_securerouter.mpc.secure_model import SecureModel
+from hf_securerouter.mpc.tuples.deal import deal_set
+from hf_securerouter.mpc.tuples.tuple_set import TupleSet
+from tests.support.harness import Message, RecordingParty, drive, links
+
+
+@dataclass
+class Query:
+    """What came of a query.
+
+    Args:
+        logits (`torch.Tensor`): (B, C).
+        experts (`list[int]`, *optional*): As the parties answered.
+        programs (`list[str]`): What they ran, and so ordered from the dealer.
+        records (`tuple[list[Message], list[Message]]`): Every opening, as each party saw it.
+        lengths (`list[list[int]]`): Of every message of both parties.
+        plans (`list[Plan]`): Of the programs.
+    """
+
+    logits: Tensor
+    experts: list[int] | None
+    programs: list[str]
+    records: tuple[list[Message], list[Message]]
+    lengths: list[list[int]]
+    plans: list
+
+
+class Conversation:
+    """A converted model with its weights shared once.
+
+    Args:
+        secure (`SecureModel`): The model.
+        replaced (`dict`, *optional*): Programs by kind that stand in for the real ones, to show a leak.
+    """
+
+    def __init__(self, secure: SecureModel, replaced: dict | None = None):
+        self.secure, self.manifest, self.replaced = secure, secure.manifest, replaced or {}
+        roles = {"party0": {}, "party1": {}, "dealer": {}}
+        for shares in secure.sharing.weights(secure.weights):
+            for role, tensors in shares.items():
+                roles[role] |= tensors
+        self.weights = []
+        for rank in (0, 1):
+            tensors = dict(roles[f"party{rank}"])
+            seed = as_seed(tensors.pop(SEED))
+            self.weights.append({name: weight_share(rank, seed, name, words) for name, words in tensors.items()})
+        seeds = [as_seed(roles["dealer"][f"{SEED}{rank}"]) for rank in (0, 1)]
+        shapes = all_weight_shapes(self.manifest)
+        self._mask = lambda name: sum(weight_mask(seed, name, shapes[name]) for seed in seeds)
+        self._plans = {}
+
+    def _program(self, name):
+        program = secure_program(self.manifest, name)
+        kind = name.partition("/")[0]
+        if kind in self.replaced:
+            object.__setattr__(program, "run", self.replaced[kind])
+        return program
+
+    def __call__(self, input_ids: Tensor, attention_mask: Tensor) -> Query:
+        """Classify a batch."""
+        encoded = self.secure.client.tokenize({"input_ids": input_ids, "attention_mask": attention_mask})
+        shares = self.secure.sharing.inputs(self.secure.client.embed(encoded), encoded["attention_mask"])
+        batch = len(input_ids)
+        lock, sets, pair = threading.Lock(), {}, links()
+        programs, records, plans = ([], []), ([], []), []
+
+        def tuples(number, name, program):
+            with lock:
+                if number not in sets:
+                    if name not in self._plans:
+                        self._plans[name] = program.plan()
+                    seeds = (new_seed(), new_seed())
+                    corrections = list(deal_set(self._plans[name], seeds, self._mask))
+                    sets[number] = (self._plans[name], seeds, corrections)
+                    plans.append(self._plans[name])
+                return sets[number]
+
+        def work(rank):
+            tensors = shares[f"party{rank}"]
+            inputs = {
+                ATTENTION_MASK: input_share(
+                    rank, tensors, ATTENTION_MASK, (batch, self.manifest.max_length), 1, self.manifest.cipher
+                )
+            }
+            for member, spec in self.manifest.inputs.items():
+                shape = (batch, self.manifest.length_of(member), spec.input_size)
+                inputs[member] = input_share(
+                    rank, tensors, member, shape, input_width(self.manifest, member), self.manifest.cipher
+                )
+
+            def run(name, given):
+                program = self._program(name)
+                plan, seeds, corrections = tuples(len(programs[rank]), name, program)
+                programs[rank].append(name)
+                own = TupleSet(plan, rank, seeds[rank], corrections.__getitem__ if rank == 0 else None)
+                party = RecordingParty(rank, pair[rank], own, self.weights[rank])
+                own.prepare(party.weights)
+                try:
+                    return party.run(program.run(party, {key: given[key] for key in program.inputs}))
+                finally:
+                    records[rank].extend(party.record)
+
+            return run_schedule(self.manifest, run, inputs)
+
+        class Worker:
+            def __init__(self, rank):
+                self.rank, self.link = rank, pair[rank]
+
+            def run(self, program):
+                return work(self.rank)
+
+        results = drive(lambda party: None, (Worker(0), Worker(1)))
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+        assert programs[0] == programs[1] and results[0][0] == results[1][0]
+        lengths = [[len(part) for part in parts] for link in pair for parts in link.sent]
+        assert sum(plan.rounds for plan in plans) == len(pair[0].sent)
+        assert sum(plan.payload_bytes for plan in plans) == sum(sum(parts) for parts in lengths) // 2
+        width = logit_width(self.manifest)
+        packed = {f"party{rank}": {"logits": _packed(words, width)} for rank, (_, words) in enumerate(results)}
+        logits = self.secure.sharing.logits(packed)
+        return Query(logits, results[0][0], programs[0], records, lengths, plans)
+
+
+def _packed(words: Tensor, width: int) -> Tensor:
+    """As the parties' answers travel, without the share of zero that covers them."""
+
+    found = seal(words, Pad(torch.zeros_like(words), width))[1]
+    assert found.numel() == packed_size(words.numel(), width)
+    return found
+
+
+def views(talk, batch, runs):
+    """What both servers and the dealer see over some runs: the programs ordered, all lengths, and all openings.
+
+    A batch is token ids, or a tuple of ids and mask.
+    """
+    ids, mask = batch if isinstance(batch, tuple) else (batch, torch.ones_like(batch))
+    shapes, openings = set(), {}
+    for _ in range(runs):
+        done = talk(ids, mask)
+        shapes.add((tuple(done.programs), tuple(map(tuple, done.lengths))))
+        for rank in (0, 1):
+            for position, message in enumerate(done.records[rank]):
+                for name, words in (("received", message.received), ("opened", message.opened)):
+                    key = (rank, position, name, message.gate, message.bits)
+                    openings.setdefault(key, []).append(words.reshape(-1))
+    return shapes, openings
+
+
+def looks_alike(talk, batches, runs=8):
+    """Whether two batches look the same to every role: shapes equal, and all words uniform.
+
+    Ranks are the one thing revealed; that they are a uniform permutation is tested with many runs by itself.
+    """
+    (shapes, first), (others, second) = (views(talk, batch, runs) for batch in batches)
+    if shapes != others or len(shapes) != 1 or first.keys() != second.keys():
+        return False
+    p_values = []
+    for key, parts in first.items():
+        *_, name, gate, bits = key
+        if gate == "Reveal" and name == "opened" and talk.manifest.routing_privacy == "quota":
+            continue
+        shown = min(bits, 3)
+        both = [torch.stack(seen).to(torch.int64) for seen in (parts, second[key])]
+        for shift in {0, bits - shown}:
+            for words in both:
+                counts = torch.bincount((words >> shift).flatten() & ((1 << shown) - 1), minlength=1 << shown)
+                p_values.append(stats.chisquare(counts.numpy()).pvalue)
+            # Word by word: a bit set as often for one batch as for the other.
+            first_set, second_set = (((words >> shift) & 1).sum(0).double() for words in both)
+            distance = ((first_set - second_set).square() / (runs / 2)).sum().item()
+            p_values.append(stats.chi2.sf(distance, len(first_set)))
+    return min(p_values) * len(p_values) > 1e-6

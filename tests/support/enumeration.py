@@ -1,0 +1,267 @@
+# Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
+"""The view of each party over all randomness of a gate in a tiny ring.
+
+A party's *view* is its own words, the dealer's corrections (P0) and the messages that it receives. Many runs go side
+by side as the elements of one tensor, each with other randomness, and the views of all runs must be the same multiset
+for every secret. They are listed in one of two ways:
+
+- everything: the words of both parties take all values;
+- in groups: what the viewer holds before the first round is sampled, once a group, and whatever else there is takes
+  all values. For P1 these are P0's words. For P0 they are P1's masks; each of P1's other words is the pad of one
+  correction, so that fixing the correction fixes the pad. That views agree group by group is more than that they agree
+  over all.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hf_securerouter.mpc.gates.gate import Dealing, Tuple
+from hf_securerouter.mpc.gates.secret import Secret
+from hf_securerouter.mpc.gates.weight_share import WeightShare
+from hf_securerouter.mpc.ring.randomness import Csprng, Pad
+from hf_securerouter.mpc.ring.words import reduce, unpack
+from hf_securerouter.mpc.tuples.plan import trace
+from tests.support.harness import RecordingParty, drive, links
+
+
+SEED = bytes(range(32))  # of what is sampled: the same for every secret
+MOST_RUNS = 1 << 18
+
+
+def _word_type(bits: int) -> torch.dtype:
+    return torch.uint8 if bits <= 8 else torch.int64
+
+
+class Words:
+    """A source that remembers its words, for the party to read them again."""
+
+    def __init__(self, draw: Callable):
+        self.draw, self.log = draw, []
+        self.chosen: Tensor | None = None
+
+    def ring(self, shape, bits: int) -> Tensor:
+        words = self.draw(tuple(shape), bits) if self.chosen is None else self.chosen
+        self.chosen = None
+        words = words.to(_word_type(bits))
+        self.log.append((tuple(shape), bits, words))
+        return words.clone()
+
+    def pad(self, shape, bits: int) -> Pad:
+        return Pad(self.ring(shape, bits), bits)
+
+
+class Again:
+    """The words of a log, in order."""
+
+    def __init__(self, log: list):
+        self.log = iter(log)
+
+    def ring(self, shape, bits: int) -> Tensor:
+        expected, width, words = next(self.log)
+        assert (tuple(shape), bits) == (expected, width), "The parties read other words than the dealer drew."
+        return words.clone()
+
+    def pad(self, shape, bits: int) -> Pad:
+        return Pad(self.ring(shape, bits), bits)
+
+
+class Runs:
+    """Ways to fill the words of many runs.
+
+    Args:
+        groups (`int`): Number of groups.
+        bits (`int`): Every group has 2^`bits` runs, which enumerate that many bits.
+    """
+
+    def __init__(self, groups: int, bits: int):
+        self.groups, self.bits, self.count = groups, bits, groups << bits
+        self.used = 0
+        self._index = torch.arange(self.count) & ((1 << bits) - 1)
+        self._generator = Csprng(SEED, b"sampled")
+
+    def columns(self, words: Tensor) -> Tensor:
+        """The words of every run, (runs, words)."""
+        (axis,) = [axis for axis, size in enumerate(words.shape) if size == self.count]
+        return words.movedim(axis, 0).reshape(self.count, -1)
+
+    def _laid_out(self, shape, columns: Tensor) -> Tensor:
+        (axis,) = [axis for axis, size in enumerate(shape) if size == self.count]
+        rest = [size for at, size in enumerate(shape) if at != axis]
+        return columns.reshape(self.count, *rest).movedim(0, axis).contiguous()
+
+    def sampled(self, shape, bits: int) -> Tensor:
+        """Words at random, equal in all runs of a group."""
+        words = self._generator.ring((self.groups, math.prod(shape) // self.count), bits)
+        return self._laid_out(shape, words.repeat_interleave(1 << self.bits, 0))
+
+    def enumerated(self, shape, bits: int) -> Tensor:
+        """Words that take every value once for each value of all other such words."""
+        parts = []
+        for _ in range(math.prod(shape) // self.count):
+            parts.append((self._index >> self.used) & ((1 << bits) - 1))
+            self.used += bits
+        return self._laid_out(shape, torch.stack(parts, 1))
+
+
+class Counted:
+    """How many bits an enumeration would take."""
+
+    def __init__(self, count: int):
+        self.count, self.bits = count, 0
+
+    def __call__(self, shape, bits: int) -> Tensor:
+        self.bits += math.prod(shape) // self.count * bits
+        return torch.zeros(shape)
+
+
+class SeenDealing(Dealing):
+    """A dealer whose corrections are noted as P0 sees them, and fixed where `fix` says to what."""
+
+    def __init__(self, sources, weight_mask=None, fix: Callable | None = None):
+        super().__init__(sources, weight_mask)
+        self.fix, self.seen = fix, []
+
+    def give(self, values: Tensor, bits: int) -> None:
+        if self.fix:
+            self._sources[1].chosen = reduce(self.fix(values.shape, bits).to(torch.int64) - values, bits)
+        super().give(values, bits)
+        self.seen.append(unpack(self.corrections[-1], values.shape, bits))
+
+    def give_bits(self, values: Tensor) -> None:
+        if self.fix:
+            self._sources[1].chosen = self.fix(values.shape, 8) ^ values
+        super().give_bits(values)
+        self.seen.append(unpack(self.corrections[-1], values.shape, 8))
+
+
+@dataclass
+class Case:
+    """A program on secrets.
+
+    Args:
+        build (callable): From the number of runs and a party to a function of its inputs that is a protocol.
+        widths (`tuple[int, ...]`): Ring of every input; 0 for a bit that is XOR-shared.
+        secrets (`list[tuple]`): Values of the inputs, then of the weights; their shapes are those of one run.
+        weights (`tuple[str, ...]`): Names of the weights.
+        scale (`int`): Fraction bits of the inputs.
+        check (callable, *optional*): From the two results and a secret to whether the result is right in every run.
+    """
+
+    build: Callable
+    widths: tuple[int, ...]
+    secrets: list[tuple]
+    weights: tuple[str, ...] = ()
+    scale: int = 0
+    check: Callable | None = None
+    party_class: type = RecordingParty
+    dealing_class: type = SeenDealing
+
+    def _program(self, runs: int, shares: list | None) -> Callable:
+        def given(party, index: int, width: int) -> Any:
+            shape = (runs, *torch.as_tensor(self.secrets[0][index]).shape)
+            words = torch.zeros(shape, dtype=torch.int64) if shares is None else shares[index][party.rank]
+            if width == 0:
+                return party.constant(words.to(torch.uint8))
+            return Secret(party.constant(words), width, self.scale, width, party.rank)
+
+        def program(party):
+            return self.build(runs)(party, *(given(party, index, width) for index, width in enumerate(self.widths)))
+
+        return program
+
+    def _plan(self, runs: int):
+        clear = zip(self.weights, self.secrets[0][len(self.widths) :], strict=True)
+        shapes = {name: torch.as_tensor(value).to("meta") for name, value in clear}
+        return trace(self._program(runs, None), {name: WeightShare(words, words) for name, words in shapes.items()})
+
+    def _bits(self, rank: int | None) -> int:
+        """Bits of the words that are enumerated for the view of `rank`, or of all words."""
+        count = Counted(101)
+        nothing = Words(lambda shape, bits: torch.zeros(shape))
+        for gate in self._plan(101).gates:
+            sources = [Words(count) if rank in (None, 1 - side) else nothing for side in (0, 1)]
+            # Where corrections are fixed, the pads are what makes them so.
+            fix = (lambda shape, bits: torch.zeros(shape, dtype=torch.uint8)) if rank == 0 else None
+            gate.deal(self.dealing_class(sources, self._weight_masks, fix))
+        return count.bits
+
+    def _weight_masks(self, name: str) -> Tensor:
+        return torch.zeros_like(torch.as_tensor(self.secrets[0][len(self.widths) + self.weights.index(name)]))
+
+    def run(self, secret: tuple, rank: int, everything: bool = False, groups: int | None = None) -> Tensor:
+        """The sorted views of party `rank`, (groups, runs of a group)."""
+        bits = self._bits(None if everything else rank)
+        groups = groups or (1 if everything else max(1, min(16, (1 << 13) >> bits)))
+        runs = Runs(groups, bits)
+        assert runs.count <= MOST_RUNS
+        plan = self._plan(runs.count)
+
+        values = [torch.as_tensor(value) for value in secret]
+        shares, weights = [], [{}, {}]
+        for value, width in zip(values, self.widths, strict=False):
+            value = value.expand(runs.count, *value.shape)
+            # The bits above the ring depend on the secret, too.
+            own = runs.sampled(value.shape, width and 64 or 1).to(torch.int64)
+            pair = (own, value ^ own if width == 0 else value - own)
+            shares.append(pair if rank == 0 else pair[::-1])
+        hidden = {}
+        for name, value in zip(self.weights, values[len(self.widths) :], strict=True):
+            generator = Csprng(SEED, name.encode())
+            masked, own = (generator.ring(value.shape, 64) for _ in range(2))
+            hidden[name] = value - masked
+            masks = (own, hidden[name] - own) if rank == 0 else (hidden[name] - own, own)
+            weights[0][name] = WeightShare(masked, masks[0] + masked)
+            weights[1][name] = WeightShare(masked, masks[1])
+
+        draws = [runs.enumerated if everything or side != rank else runs.sampled for side in (0, 1)]
+        logs, corrections, seen = ([], []), [], []
+        for gate in plan.gates:
+            sources = [Words(draw) for draw in draws]
+            dealing = self.dealing_class(sources, hidden.get, runs.sampled if rank == 0 and not everything else None)
+            gate.deal(dealing)
+            for log, source in zip(logs, sources, strict=True):
+                log.append(source.log)
+            corrections.append(torch.cat([torch.empty(0, dtype=torch.uint8), *dealing.corrections]))
+            seen += dealing.seen
+        assert runs.used == bits
+
+        parties = []
+        for side, link in enumerate(links()):
+            tuples = iter([
+                Tuple(gate, side, Again(logs[side][index]), corrections[index] if side == 0 else None)
+                for index, gate in enumerate(plan.gates)
+            ])  # fmt: skip
+            parties.append(self.party_class(side, link, lambda gate, tuples=tuples: next(tuples), weights[side]))
+        results = drive(self._program(runs.count, shares), tuple(parties))
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+        if self.check:
+            assert self.check(results, secret)
+
+        view = [message.received for message in parties[rank].record]
+        if everything:
+            view += [words for log in logs[rank] for _, _, words in log] + (seen if rank == 0 else [])
+        return self._fingerprints(runs, view)
+
+    @staticmethod
+    def _fingerprints(runs: Runs, view: list[Tensor]) -> Tensor:
+        """One number for the view of each run (two views share one with probability 2^-64 or so), sorted by group."""
+        total = torch.zeros(runs.count, dtype=torch.int64)
+        for words in view:
+            for column in runs.columns(words.to(torch.int64)).unbind(1):
+                total = (total ^ column) * 0x5851F42D4C957F2D + 0x14057B7EF767814F
+                total ^= (total >> 29) & 0x7FFFFFFFF
+        return total.view(runs.groups, -1).sort(-1).values
+
+    def same(self, rank: int, everything: bool = False) -> bool:
+        """Whether party `rank` has the same views for every secret."""
+        first, *others = (self.run(secret, rank, everything) for secret in self.secrets)
+        return all(torch.equal(first, other) for other in others)
