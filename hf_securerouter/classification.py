@@ -1,8 +1,9 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""Text in, labelled text out: what `demo` and `predict` share, whichever way the logits were computed."""
+"""Texts in, labelled texts out, whichever way the logits were computed."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,16 +12,17 @@ from typing import TYPE_CHECKING, cast
 import torch
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
-from hf_securerouter.cli.output import log
 from hf_securerouter.errors import SecureRouterValueError
 from hf_securerouter.modeling_securerouter import SecureRouterForSequenceClassification
-from hf_securerouter.routing import assign_by_quota
+from hf_securerouter.routing import assign_by_quota, fill_batch
 
 
 if TYPE_CHECKING:
     from hf_securerouter.mpc.net.cost import Cost
     from hf_securerouter.mpc.sessions.session import Session
 
+
+logger = logging.getLogger(__name__)
 
 DEMO_CHECKPOINT = Path(__file__).parent / "assets" / "demo"
 
@@ -74,7 +76,7 @@ def classify(
         return [
             answer
             for part in parts
-            for answer in _classify(model, tokenizer, [part[row % len(part)] for row in range(size)], quotas)[
+            for answer in _classify(model, tokenizer, [part[row] for row in fill_batch(len(part), size)], quotas)[
                 : len(part)
             ]
         ]
@@ -94,7 +96,7 @@ def _classify(
         text = texts[index]
         encoded[index] = tokenizer(*(text if isinstance(text, tuple) else (text,)), truncation=True, max_length=limit)
     if too_long:
-        log(f"{len(too_long)} of {len(texts)} texts are longer than {limit} tokens and were truncated.")
+        logger.warning(f"{len(too_long)} of {len(texts)} texts are longer than {limit} tokens and were truncated.")
     batch = tokenizer.pad(encoded, return_tensors="pt").to(model.device)
     with torch.inference_mode():
         output = model(**batch)

@@ -226,6 +226,16 @@ def assign_by_quota(scores: torch.Tensor, quotas: Sequence[int], costs: Sequence
     return assignment
 
 
+def fill_batch(count: int, size: int) -> torch.Tensor:
+    """
+    Rows of a batch of `size` for which there are only `count` queries: each of them, and copies of them in turn.
+
+    Returns:
+        `torch.Tensor` of shape (size,), int64; the first `count` are 0, 1, 2, ...
+    """
+    return torch.arange(size) % count
+
+
 def serve_by_quota(scores: torch.Tensor, quotas: Sequence[int], costs: Sequence[float]) -> torch.Tensor:
     """
     Serves any number of queries, in their order and in batches of `sum(quotas)`, with [`assign_by_quota`].
@@ -238,7 +248,7 @@ def serve_by_quota(scores: torch.Tensor, quotas: Sequence[int], costs: Sequence[
     Returns:
         `torch.Tensor` of shape (B,), int64. The last batch is filled up with copies of its queries, in turn.
     """
-    places = torch.arange(sum(quotas))
+    size = sum(quotas)
     return torch.cat([
-        assign_by_quota(part[places % len(part)], quotas, costs)[: len(part)] for part in scores.split(len(places))
+        assign_by_quota(part[fill_batch(len(part), size)], quotas, costs)[: len(part)] for part in scores.split(size)
     ])  # fmt: skip

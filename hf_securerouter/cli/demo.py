@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from hf_securerouter.cli.labelling import quotas_of
 from hf_securerouter.cli.output import JsonOption, log, only_results_on_stdout, print_cost, print_json, print_table
 
 
@@ -70,7 +71,7 @@ def run_demo(protocol: str = "masked", routing_privacy: str | None = None) -> di
     if routing_privacy is None:
         routing_privacy = "revealed" if protocol == "crypten" else model.config.routing_privacy
     log(f"Classifying {len(SENTENCES)} sentences in clear text ...")
-    quotas = (model.config.quotas or [1] * len(model.experts)) if routing_privacy == "quota" else None
+    quotas = quotas_of(model.config) if routing_privacy == "quota" else None
     plain = classify(model, tokenizer, SENTENCES, quotas)
     answers, cost = plain, None
     if protocol != "clear":

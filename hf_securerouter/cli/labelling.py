@@ -10,20 +10,25 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 from tqdm import tqdm
-from transformers import PreTrainedConfig
 
-from hf_securerouter.classification import Classified, Text
 from hf_securerouter.cli.output import log
 from hf_securerouter.errors import SecureRouterValueError
-from hf_securerouter.mpc.net.cost import Cost
-from hf_securerouter.mpc.sessions.session import Session
 
 
-BATCH_SIZE = 32
+if TYPE_CHECKING:  # `securerouter --help` should not wait for torch and transformers
+    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
+    from hf_securerouter.classification import Classified, Text
+    from hf_securerouter.configuration_securerouter import SecureRouterConfig
+    from hf_securerouter.modeling_securerouter import SecureRouterForSequenceClassification
+    from hf_securerouter.mpc.net.cost import Cost
+    from hf_securerouter.mpc.sessions.session import Session
+
+
+BATCH_SIZE = 32  # texts of a batch in clear text, or as many whole batches of the quotas as fit
 
 Record = dict[str, Any]
 
@@ -107,21 +112,33 @@ class Answering(Protocol):
     def __call__(self, texts: list[Text]) -> list[Classified]: ...
 
 
-class _Clear:
-    """Answers in clear text."""
+class Clear:
+    """Answers in clear text, by the experts that would answer under encryption: with quotas where those are kept.
+
+    Args:
+        model: A pool, in evaluation mode.
+        tokenizer: The tokenizer of its experts.
+    """
 
     protocol = "clear"
-    batch_size = BATCH_SIZE
     cost = None
 
-    def __init__(self, model, tokenizer) -> None:
+    def __init__(self, model: SecureRouterForSequenceClassification, tokenizer: PreTrainedTokenizerBase) -> None:
         self.model, self.tokenizer = model, tokenizer
-        self.routing_privacy: str = model.config.routing_privacy
+        self.routing_privacy = model.config.routing_privacy
+        self.quotas = quotas_of(model.config) if self.routing_privacy == "quota" else None
+        size = sum(self.quotas) if self.quotas else 1
+        self.batch_size = max(1, BATCH_SIZE // size) * size
 
     def __call__(self, texts: list[Text]) -> list[Classified]:
         from hf_securerouter.classification import classify
 
-        return classify(self.model, self.tokenizer, texts)
+        return classify(self.model, self.tokenizer, texts, self.quotas)
+
+
+def quotas_of(config: SecureRouterConfig) -> list[int]:
+    """How many texts of a batch each expert serves under "quota": one each unless the config says otherwise."""
+    return config.quotas or [1] * config.num_experts
 
 
 class Encrypted:

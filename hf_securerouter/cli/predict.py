@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hf_securerouter.cli.labelling import Answering, Encrypted, _Clear, label_file
+from hf_securerouter.cli.labelling import Answering, Clear, Encrypted, label_file
 from hf_securerouter.cli.output import JsonOption, log, only_results_on_stdout, print_json
 
 
@@ -54,7 +54,7 @@ def predict_file(model_path: str, input_path: Path, output_path: Path, encrypted
     def answering() -> Iterator[Answering]:
         model, tokenizer = load_checkpoint(model_path)
         if not encrypted:
-            yield _Clear(model, tokenizer)
+            yield Clear(model, tokenizer)
             return
         secure = model.to_mpc(tokenizer=tokenizer)
         log("Starting two servers and a dealer, and sharing the weights ...")

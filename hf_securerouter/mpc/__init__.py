@@ -1,18 +1,26 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
 """Everything that runs on secret shares.
 
-Two parties hold additive shares of the weights and of the embedded inputs; a dealer hands them correlated randomness
-made without any input; the client makes and reconstructs shares. Nothing in this package imports the trainer side,
-and importing it loads neither `crypten` nor a role: those are loaded when a model is converted.
+Two parties hold additive shares of the weights and of the embedded inputs. A dealer hands them correlated randomness
+that depends on no input. The client makes and reconstructs shares.
 
-The masked engine, from the ground up: `randomness` and `ring` (uniform words; the one door through which words
-leave), `shares` (a secret and its shrinking ring), `gate` (what a gate is; gates side by side), `gates/` (one
-concept a file), `plan` (the gates that a program asks for, and its exact cost), `dealer` and `tuples` (what they
-consume, once), `party` (which runs them), `transport` (the link), `protocols/masked_encoder` (a whole encoder out of
-gates).
+The floors, from the ground up; a folder imports its own floor and those below:
 
-To add a gate, follow `gates/relu.py`: a frozen dataclass whose fields are public; `deal` draws masks and gives
-words, `run` reads them in the same order, yields its openings and returns shares. Its docstring says who sees what
-and why that is uniform, and what it costs. Tests run it with `tests/mpc/harness.py`, compare it with exact
-arithmetic, and enumerate the parties' views in a tiny ring as `tests/mpc/test_views.py` does.
+    ring, net              arithmetic mod 2^K and randomness; sockets, frames, TLS, counting
+    gates, models          one secure function a file; what is public of an encoder and of a model
+    tuples                 the plan of a program, the dealer's randomness for it, and its use, once
+    protocols              the masked engine and the CrypTen reference, with the same file names
+    conversion             from a Hugging Face model to what is shared and what is public
+    sessions               queries to roles on this machine
+    deployment             roles on machines of different owners
+    `secure_model`         what the owner of a converted model can do with it
+    `convert`, `profiler`  the front door, `to_mpc`; what one encoder costs
+
+Importing this package loads neither `crypten` nor a role: those are loaded when a model is converted. Nothing in it
+imports the trainer side.
+
+To add a gate, follow `gates/relu.py`: a frozen dataclass whose fields are public. `deal` draws masks and gives words;
+`run` reads them in the same order, yields its openings and returns shares. The docstring says who sees what and why
+that is uniform, and what the gate costs. Tests run it with `tests/support/harness.py`, compare it with exact
+arithmetic, and enumerate the parties' views in a tiny ring as `tests/mpc/gates/test_views.py` does.
 """

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ...errors import SecureRouterError
+from ...routing import fill_batch
 from ..conversion.client import Client, Text
 from ..models.manifest import Manifest
 from ..net.channel import Channel, ChannelError
@@ -180,7 +181,7 @@ class Session(ABC):
         size = len(batch["input_ids"])
         if self.manifest.batch is None or size == self.batch_size:
             return batch
-        rows = torch.arange(self.batch_size) % size
+        rows = fill_batch(size, self.batch_size)
         return {name: values[rows] for name, values in batch.items()}
 
     def _query(self, batch: dict[str, Tensor]) -> tuple[Tensor, list[int] | None, Cost]:

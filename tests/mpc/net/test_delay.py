@@ -18,7 +18,7 @@ from transformers import BertForSequenceClassification
 from typer.testing import CliRunner
 
 from hf_securerouter import SecureRouterValueError, cli
-from hf_securerouter.mpc import profiler as profile
+from hf_securerouter.mpc import secure_model
 from hf_securerouter.mpc.convert import to_mpc
 from hf_securerouter.mpc.net import delay
 from hf_securerouter.mpc.net.cost import Cost
@@ -134,7 +134,7 @@ class CannedSession:
 
     seconds = 2.0
 
-    def __init__(self, secure, batch_size, delay_ms):
+    def __init__(self, converted, timeout, batch_size, delay_ms):
         self.delay_ms, self.calls = delay_ms, 0
 
     def __enter__(self):
@@ -153,7 +153,7 @@ class CannedSession:
 
 @pytest.mark.parametrize("seconds, typical, runs", [(2.0, 5.0, 3), (40.0, 41.0, 1)])
 def test_report_has_the_measurement_and_the_estimates(monkeypatch, tmp_path, seconds, typical, runs):
-    monkeypatch.setattr(profile, "LocalSession", CannedSession)
+    monkeypatch.setattr(secure_model, "LocalSession", CannedSession)
     monkeypatch.setattr(CannedSession, "seconds", seconds)
     classifier().save_pretrained(tmp_path)
     arguments = ["profile", "--architecture", str(tmp_path), "--seq-length", "8", "--delay-ms", "10"]

@@ -278,7 +278,7 @@ def test_a_set_serves_one_run(live):
         def __init__(self, part):
             self.part = part
 
-        def take(self, name, plan, link):
+        def take(self, name, plan):
             return self.part
 
     def evaluate(rank, link):
@@ -299,7 +299,7 @@ def test_sets_that_differ_are_refused_by_both(live):
         def __init__(self, part):
             self.part = part
 
-        def take(self, name, plan, link):
+        def take(self, name, plan):
             return self.part
 
     def evaluate(rank, link):

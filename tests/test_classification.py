@@ -1,0 +1,51 @@
+# Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
+"""Texts in, labelled texts out."""
+
+import pytest
+import torch
+
+from hf_securerouter.classification import classify, from_logits
+
+
+class TestClassify:
+    def test_logits_scores_and_labels_belong_together(self, model, tokenizer):
+        model.eval()
+        (answer,) = classify(model, tokenizer, ["good film"])
+        with torch.no_grad():
+            output = model(**tokenizer("good film", return_tensors="pt"))
+        assert answer.logits == pytest.approx(output.logits[0].tolist(), abs=1e-6)
+        assert answer.score == pytest.approx(output.logits[0].softmax(-1).max().item(), abs=1e-6)
+        assert answer.label == model.config.id2label[output.logits[0].argmax().item()]
+        assert answer.expert == output.expert_indices.item()
+
+    def test_batching_and_padding_change_nothing(self, model, tokenizer):
+        model.eval()
+        texts = ["good", "a good film and a bad film", ("good film", "bad film"), ""]
+        together = classify(model, tokenizer, texts)
+        for text, one in zip(texts, together, strict=True):
+            (alone,) = classify(model, tokenizer, [text])
+            assert alone.logits == pytest.approx(one.logits, abs=1e-5)
+            assert (alone.expert, alone.label) == (one.expert, one.label)
+
+    def test_long_text_is_truncated_and_counted(self, model, tokenizer, capsys):
+        model.eval()
+        limit = model.config.max_length
+        long = "good " * (limit + 10)
+        (answer,) = classify(model, tokenizer, [long])
+        (same,) = classify(model, tokenizer, ["good " * (limit - 2)])
+        assert answer.logits == pytest.approx(same.logits, abs=1e-6)
+        assert capsys.readouterr().err.count(f"1 of 1 texts are longer than {limit} tokens and were truncated") == 1
+
+    def test_regression_gives_the_score_as_label(self, model):
+        model.config.num_labels = 1
+        (answer,) = from_logits(model.config, torch.tensor([[2.5]]), [0])
+        assert (answer.label, answer.score, answer.logits, answer.expert) == (2.5, None, [2.5], 0)
+
+    def test_several_labels_at_once_have_independent_probabilities(self, model):
+        model.config.problem_type = "multi_label_classification"
+        (answer,) = from_logits(model.config, torch.tensor([[2.0, 1.0]]), [0])
+        assert answer.score == pytest.approx(torch.tensor(2.0).sigmoid().item())
+
+    def test_secret_experts_stay_unnamed(self, model):
+        answers = from_logits(model.config, torch.tensor([[0.0, 1.0], [1.0, 0.0]]), None)
+        assert [answer.expert for answer in answers] == [None, None]
