@@ -27,14 +27,14 @@ class TestClassify:
             assert alone.logits == pytest.approx(one.logits, abs=1e-5)
             assert (alone.expert, alone.label) == (one.expert, one.label)
 
-    def test_long_text_is_truncated_and_counted(self, model, tokenizer, capsys):
+    def test_long_text_is_truncated_and_counted(self, model, tokenizer, caplog):
         model.eval()
         limit = model.config.max_length
         long = "good " * (limit + 10)
         (answer,) = classify(model, tokenizer, [long])
         (same,) = classify(model, tokenizer, ["good " * (limit - 2)])
         assert answer.logits == pytest.approx(same.logits, abs=1e-6)
-        assert capsys.readouterr().err.count(f"1 of 1 texts are longer than {limit} tokens and were truncated") == 1
+        assert caplog.messages.count(f"1 of 1 texts are longer than {limit} tokens and were truncated.") == 1
 
     def test_regression_gives_the_score_as_label(self, model):
         model.config.num_labels = 1

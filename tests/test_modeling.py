@@ -2,6 +2,7 @@
 """The model: mixture in training, chosen experts in evaluation, losses, gradients, and what transformers asks."""
 
 import dataclasses
+import inspect
 import sys
 
 import pytest
@@ -16,6 +17,7 @@ from hf_securerouter import (
     SecureRouterValueError,
     SecureRouterWarning,
 )
+from hf_securerouter.mpc.convert import to_mpc
 from hf_securerouter.pool import accepted_inputs
 from tests.tiny import FAMILIES, family_config, pool_config, pool_model
 
@@ -406,6 +408,18 @@ def test_to_mpc_without_the_package_names_the_remedy(model, monkeypatch):
 
 def test_to_mpc_passes_its_arguments_on(model, monkeypatch):
     module = type(sys)("hf_securerouter.mpc.convert")
-    module.to_mpc = lambda given, **kwargs: (given, kwargs)
+    module.to_mpc = lambda *given: inspect.signature(to_mpc).bind(*given).arguments
     monkeypatch.setitem(sys.modules, "hf_securerouter.mpc.convert", module)
-    assert model.to_mpc(protocol="masked", max_length=8) == (model, {"protocol": "masked", "max_length": 8})
+    chosen = {
+        name: f"any {name}" for name in inspect.signature(SecureRouterForSequenceClassification.to_mpc).parameters
+    }
+    del chosen["self"]
+    assert model.to_mpc(**chosen) == {"model": model, **chosen}
+
+
+def test_to_mpc_of_a_model_has_the_signature_of_the_function():
+    own = inspect.signature(SecureRouterForSequenceClassification.to_mpc).parameters
+    function = inspect.signature(to_mpc).parameters
+    assert [(name, one.default) for name, one in own.items()][1:] == [
+        (name, one.default) for name, one in function.items()
+    ][1:]

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_securerouter import reports
+from hf_securerouter import files, reports
 from hf_securerouter.reports import PoolAnswers, audc, bootstrap, qnc, routed_curve, single_experts, zero_router
 
 
@@ -148,7 +148,7 @@ def test_a_pool_may_be_compared_with_an_expert_outside_of_it(report):
 
 
 def test_report_is_written_as_json_and_drawn_as_png(report, tmp_path):
-    reports.write_json(report[2], tmp_path / "report.json")
+    files.write_json(report[2], tmp_path / "report.json")
     assert json.loads((tmp_path / "report.json").read_text())["costs"] == [1.0, 3.0, 10.0]
     pytest.importorskip("matplotlib")
     reports.draw_report(report[2], tmp_path / "curve.png", title="made up")
@@ -180,7 +180,7 @@ def test_a_figure_without_matplotlib_names_the_install_line(report, tmp_path, mo
 
 def test_a_failed_write_leaves_the_file_as_it_was(tmp_path):
     path = tmp_path / "report.json"
-    reports.write_json({"a": 1}, path)
+    files.write_json({"a": 1}, path)
     with pytest.raises(ValueError):
-        reports.write_json({"a": float("nan")}, path)
+        files.write_json({"a": float("nan")}, path)
     assert json.loads(path.read_text()) == {"a": 1} and [p.name for p in tmp_path.iterdir()] == ["report.json"]

@@ -15,11 +15,14 @@ import torch
 from hf_securerouter import SecureRouterForSequenceClassification
 from hf_securerouter import classification as classify_module
 from hf_securerouter.classification import classify
-from hf_securerouter.cli import predict as predict_module
-from hf_securerouter.cli.labelling import read_records
+from hf_securerouter.cli import labelling
+from hf_securerouter.cli.labelling import BATCH_SIZE, read_records
 from hf_securerouter.cli.predict import predict_file
 from hf_securerouter.errors import SecureRouterValueError
 from tests.support.commands import COST_FIELDS, read_lines, run, write_lines
+
+
+BATCH = BATCH_SIZE // 3 * 3  # whole batches of one text for each of three experts
 
 
 class TestPredict:
@@ -32,7 +35,7 @@ class TestPredict:
         lines = read_lines(output)
         assert [line["id"] for line in lines] == list(range(70))
         model, tokenizer = classify_module.load_checkpoint(checkpoint)
-        expected = classify(model, tokenizer, [line["text"] for line in lines])
+        expected = classify(model, tokenizer, [line["text"] for line in lines], [1, 1, 1])
         for line, answer in zip(lines, expected, strict=True):
             assert set(line) == {"id", "text", "label", "score", "logits", "expert"}
             assert (line["label"], line["expert"]) == (answer.label, answer.expert)
@@ -44,8 +47,9 @@ class TestPredict:
         predict_file(checkpoint, source, output)
         model, tokenizer = classify_module.load_checkpoint(checkpoint)
         pair, alone = read_lines(output)
-        assert pair["logits"] == pytest.approx(classify(model, tokenizer, [("good film", "bad film")])[0].logits)
-        assert alone["logits"] == pytest.approx(classify(model, tokenizer, ["good film"])[0].logits)
+        expected = classify(model, tokenizer, [("good film", "bad film"), "good film"], [1, 1, 1])
+        for line, answer in zip((pair, alone), expected, strict=True):
+            assert line["logits"] == pytest.approx(answer.logits)
         assert pair["logits"] != pytest.approx(alone["logits"])
 
     def test_unicode_and_empty_lines(self, checkpoint, tmp_path):
@@ -83,11 +87,11 @@ class TestPredict:
                 predict_file(checkpoint, texts, output)
         assert not output.exists()
         (partial,) = tmp_path.glob(".out.jsonl.*.partial")
-        assert len(read_lines(partial)) == predict_module.BATCH_SIZE
+        assert len(read_lines(partial)) == BATCH
 
         calls = self.stop_after(monkeypatch, 99)
         report = predict_file(checkpoint, texts, output)
-        assert report["resumed_after"] == predict_module.BATCH_SIZE
+        assert report["resumed_after"] == BATCH
         assert len(calls) == 2
         assert output.read_bytes() == whole.read_bytes()
         assert not list(tmp_path.glob("*.partial")) and not list(tmp_path.glob(".*.partial"))
@@ -101,7 +105,7 @@ class TestPredict:
                 predict_file(checkpoint, texts, output)
         (partial,) = tmp_path.glob(".out.jsonl.*.partial")
         partial.write_bytes(partial.read_bytes()[:-7])
-        assert predict_file(checkpoint, texts, output)["resumed_after"] == predict_module.BATCH_SIZE
+        assert predict_file(checkpoint, texts, output)["resumed_after"] == BATCH
         assert output.read_bytes() == whole.read_bytes()
 
     @pytest.mark.parametrize("changed", ["input", "model"])
@@ -122,8 +126,8 @@ class TestPredict:
 
     def test_two_runs_do_not_write_the_same_output(self, checkpoint, texts, tmp_path):
         output = tmp_path / "out.jsonl"
-        partial = predict_module._partial_path(output, texts, checkpoint, False)
-        with predict_module._open_partial(partial):
+        partial = labelling._partial_path(output, texts, checkpoint, False)
+        with labelling._open_partial(partial):
             with pytest.raises(SecureRouterValueError, match="another run is writing"):
                 predict_file(checkpoint, texts, output)
         assert predict_file(checkpoint, texts, output)["lines"] == 70
@@ -159,7 +163,7 @@ class TestPredict:
         done = partial.read_bytes().count(b"\n")
         assert 0 < done < 8000
         resumed_after = predict_file(checkpoint, source, output)["resumed_after"]
-        assert resumed_after == done - done % predict_module.BATCH_SIZE
+        assert resumed_after == done - done % BATCH
         assert [line["text"] for line in read_lines(output)] == [f"good film {index}" for index in range(8000)]
 
     def test_encrypted_answers_are_those_of_clear_text(self, checkpoint, tmp_path):
@@ -177,9 +181,18 @@ class TestPredict:
             assert other["logits"] == pytest.approx(one["logits"], abs=0.05)
         assert read_lines(clear)[0]["logits"] != read_lines(secret)[0]["logits"]
 
+    @pytest.mark.parametrize("privacy", ["quota", "revealed"])
+    def test_clear_text_is_routed_as_its_report_says(self, checkpoint, texts, tmp_path, privacy):
+        config = Path(checkpoint) / "config.json"
+        config.write_text(config.read_text().replace('"routing_privacy": "quota"', f'"routing_privacy": "{privacy}"'))
+        report = predict_file(checkpoint, texts, tmp_path / "out.jsonl")
+        experts = [line["expert"] for line in read_lines(tmp_path / "out.jsonl")]
+        by_quota = all(sorted(experts[start : start + 3]) == [0, 1, 2] for start in range(0, 69, 3))
+        assert report["routing_privacy"] == privacy and by_quota == (privacy == "quota")
+
     def test_encrypted_run_does_not_go_on_with_answers_in_clear_text(self, checkpoint, texts, tmp_path):
         output = tmp_path / "out.jsonl"
-        names = {predict_module._partial_path(output, texts, checkpoint, encrypted) for encrypted in (True, False)}
+        names = {labelling._partial_path(output, texts, checkpoint, encrypted) for encrypted in (True, False)}
         assert len(names) == 2
 
     def test_existing_label_is_replaced_with_a_word(self, checkpoint, tmp_path):

@@ -27,7 +27,7 @@ def quiet(model, *args, **options):
 
 
 def paths(model, *args, **options):
-    return [problem.path for problem in validate(model, *args, Options(**options))]
+    return [problem.path for problem in validate(model, *args, options=Options(**options))]
 
 
 def test_a_good_pool_has_no_problems(model, tokenizer):
@@ -67,7 +67,8 @@ def test_all_problems_are_listed_at_once(tokenizer):
         "router.encoder.config.max_position_embeddings",
         "router.encoder.config.vocab_size",
     }
-    problems = validate(model, **arguments)
+    chosen = {name: value for name, value in arguments.items() if name != "tokenizer"}
+    problems = validate(model, arguments.get("tokenizer"), Options(**chosen))
     assert {problem.path for problem in problems} == expected
     with pytest.raises(ConversionError) as raised:
         to_mpc(model, **arguments)

@@ -14,13 +14,12 @@ from pathlib import Path
 
 from link_worker import settled_counters
 
-from hf_securerouter.mpc.net import channel
+from hf_securerouter.mpc.net import channel, link
 from hf_securerouter.mpc.net import loopback as rendezvous
-from hf_securerouter.mpc.net import socket_stream as stream
+from hf_securerouter.mpc.net.socket_stream import SocketStream
 from hf_securerouter.mpc.protocols.masked import roles as masked_roles
 from hf_securerouter.mpc.sessions import role_process as roles
-from hf_securerouter.mpc.tuples import dealer_service as supply
-from hf_securerouter.mpc.tuples import plan
+from hf_securerouter.mpc.tuples import dealer_client, plan
 from hf_securerouter.mpc.tuples.party_set import PartySet
 
 
@@ -44,7 +43,7 @@ class RecordingChannel(channel.Channel):
         keep("caller" if self.peer == "the caller" else "dealer" if self.peer == "the dealer" else "parties", view)
 
 
-class RecordingWire(stream.SocketStream):
+class RecordingStream(SocketStream):
     def pull(self, view):
         count = super().pull(view)
         if count:
@@ -86,7 +85,7 @@ class RecordingParty(masked_roles.MaskedParty):
 
 
 RUN = []
-take = supply.DealerClient.take
+take = dealer_client.DealerClient.take
 
 
 def noted_take(self, name, *rest):
@@ -96,9 +95,9 @@ def noted_take(self, name, *rest):
 
 roles.Channel = RecordingChannel
 rendezvous.Channel = RecordingChannel
-masked_roles.Link.__init__.__globals__["Wire"] = RecordingWire
-supply.PartySet = recorded_set
-supply.DealerClient.take = noted_take
+link.SocketStream = RecordingStream
+dealer_client.PartySet = recorded_set
+dealer_client.DealerClient.take = noted_take
 masked_roles.secrets = type("secrets", (), {"token_bytes": staticmethod(fresh)})
 masked_roles.MaskedParty = RecordingParty
 if os.environ.get("SECUREROUTER_ODD") == ROLE:

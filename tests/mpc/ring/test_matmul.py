@@ -10,6 +10,7 @@ from hf_securerouter.mpc.ring import matmul as module
 from hf_securerouter.mpc.ring.matmul import fastest, float_matmul, int8_matmul, ring_matmul, word_matmul
 from hf_securerouter.mpc.ring.randomness import Csprng
 from hf_securerouter.mpc.ring.words import reduce
+from tests.support.each import each
 
 
 def device_digits(left, right, bits):
@@ -57,15 +58,15 @@ def test_digits_make_the_product(product, bits, batch, sizes, batched, random):
 
 
 @BOTH
-@pytest.mark.parametrize("bits", range(1, 65))
+@each("bits", range(1, 65))
 def test_every_ring(product, bits):
     left, right = (Csprng(bytes(32), name).ring((6, 70), 64) for name in (b"left", b"right"))
     assert torch.equal(reduce(product(left, right.mT, bits), bits), reduce(left @ right.mT, bits))
 
 
 @BOTH
-@pytest.mark.parametrize("bits", [8, 22, 27, 46, 48, 54, 64])
-@pytest.mark.parametrize("near", [-1, 0])
+@each("bits", [8, 22, 27, 46, 48, 54, 64])
+@each("near", [-1, 0])
 def test_the_largest_sums_are_exact(product, bits, near):
     """All digits at one end, where sums are largest, over more than one piece of the inner dimension."""
     for width in {-(-bits // count) for count in range(1, 9)}:

@@ -23,6 +23,7 @@ from hf_securerouter.mpc.ring.randomness import (
     cipher_for,
     new_seed,
 )
+from tests.support.each import each
 
 
 SEED = bytes(range(32))
@@ -78,7 +79,7 @@ def test_where_the_parties_compute_decides_the_cipher():
     assert (cipher_for("cpu"), cipher_for("cuda")) == (AES, CHACHA20)
 
 
-@pytest.mark.parametrize("bits", range(1, 65))
+@each("bits", range(1, 65))
 def test_words_are_the_low_bits_of_the_stream(bits):
     size = next(size for size in (1, 2, 4, 8) if bits <= 8 * size)
     stream = keystream(domain_key(SEED, b"words"), 6 * size)
@@ -89,7 +90,7 @@ def test_words_are_the_low_bits_of_the_stream(bits):
     assert [word % 2**64 for word in words.reshape(-1).tolist()] == expected
 
 
-@pytest.mark.parametrize("bits", range(1, 65))
+@each("bits", range(1, 65))
 def test_a_pad_has_exactly_its_bits(bits):
     pad = Csprng(new_seed(), b"pad").pad((4096,), bits)
     assert (pad.bits, pad.xor, pad.spent) == (bits, False, False)

@@ -21,6 +21,7 @@ from hf_securerouter.mpc.ring.words import (
     unpack,
 )
 from hf_securerouter.mpc.tuples.plan import trace
+from tests.support.each import each
 
 
 WIDTHS = range(1, 65)
@@ -39,7 +40,7 @@ def as_integer(packed):
     return int.from_bytes(bytes(packed.tolist()), "little")
 
 
-@pytest.mark.parametrize("bits", WIDTHS)
+@each("bits", WIDTHS)
 def test_unpacking_undoes_packing(bits):
     for count in SIZES:
         words = draw((count,), bits)
@@ -52,7 +53,7 @@ def test_unpacking_undoes_packing(bits):
         assert torch.equal(found, words)
 
 
-@pytest.mark.parametrize("bits", WIDTHS)
+@each("bits", WIDTHS)
 def test_a_message_cut_out_of_a_buffer_unpacks_at_any_address(bits):
     count = 8192 + 5
     words = draw((count,), bits)
@@ -62,7 +63,7 @@ def test_a_message_cut_out_of_a_buffer_unpacks_at_any_address(bits):
         assert torch.equal(unpack(buffer[offset:], (count,), bits), words)
 
 
-@pytest.mark.parametrize("bits", sorted(set(WIDTHS) - {8, 64}))  # those two are the same operation on any device
+@each("bits", sorted(set(WIDTHS) - {8, 64}))  # those two are the same operation on any device
 def test_a_device_packs_the_same_bytes(bits):
     """What runs where there is no numpy, here on the CPU."""
     for count in [*SIZES, 2 * 8192 + 77]:
@@ -77,7 +78,7 @@ def test_a_device_packs_the_same_bytes(bits):
             assert torch.equal(found, words)
 
 
-@pytest.mark.parametrize("bits", [1, 2, 3, 5, 8, 13, 21, 40, 63, 64])
+@each("bits", [1, 2, 3, 5, 8, 13, 21, 40, 63, 64])
 def test_few_words_follow_one_another_bit_by_bit(bits):
     words = draw((37,), bits)
     packed = as_integer(seal(words, no_pad((37,), bits))[1])
@@ -96,7 +97,7 @@ def test_sealed_words_open_with_the_pad(bits, shape, random):
     assert torch.equal(reduce(covered.to(torch.int64) - pad.words, bits), reduce(words, bits))
 
 
-@pytest.mark.parametrize("bits", WIDTHS)
+@each("bits", WIDTHS)
 def test_no_bit_above_the_ring_leaves(bits):
     """Two words that are equal mod 2^K leave as the same bytes, whatever they have above."""
     seed = new_seed()
@@ -149,7 +150,7 @@ def test_a_message_of_another_length_is_refused(change):
         unpack(packed[:-1] if change < 0 else torch.cat([packed, packed[:1]]), (10,), 13)
 
 
-@pytest.mark.parametrize("bits", WIDTHS)
+@each("bits", WIDTHS)
 def test_representatives(bits):
     words = draw((500,), 64)
     assert [value % 2**bits for value in words.tolist()] == [value % 2**64 for value in reduce(words, bits).tolist()]
