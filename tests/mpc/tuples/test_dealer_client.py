@@ -242,7 +242,7 @@ SET = {"kind": "set", "number": "0" * 10, "id": "a", "nonce": "b", "plan": PLAN.
         ([(SET, {"seed": torch.zeros(31, dtype=torch.uint8)})], "something else than a set"),
         ([(SET, {"seed": torch.zeros(32, dtype=torch.int64)})], "something else than a set"),
         ([(SET | {"plan": "0"}, SEED)], "a set for another plan"),
-        ([(SET, SEED), ({"kind": "set"}, {})], "something else than what belongs to a set"),
+        ([(SET, SEED), ({"kind": "set"}, {})], "something else than corrections within a set"),
         ([(SET, SEED), ({"kind": "complete"}, {})], f"ended {PLAN.dealer_bytes} bytes before its plan"),
         ([({"kind": "error", "error": "the disk is full"}, {})], "the disk is full"),
         ([({"number": 3}, {})], "something else"),
