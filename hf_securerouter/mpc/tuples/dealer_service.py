@@ -3,8 +3,8 @@
 
 A party orders a set by the program's name and the plan's digest. When both parties have ordered the same set, the
 dealer draws two seeds, sends each party its own, and streams the corrections to P0, which spools them to a file: no
-role ever holds a whole set in memory. At most one set is ordered ahead of the one in use. Every second the dealer sends
-a keep-alive frame; a party that waits gives up after `SILENCE` seconds without a byte.
+role ever holds a whole set in memory. At most one set is ordered ahead of the one in use. The dealer sends keep-alive
+frames every second; a party that waits gives up after `SILENCE` seconds without a byte.
 
 Who sees what: each party one seed; P0 the corrections, which P1's seed makes uniform; the dealer names and plans.
 """
