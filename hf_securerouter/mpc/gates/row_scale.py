@@ -57,7 +57,7 @@ class RowScale(Gate):
 
     @property
     def product_widths(self) -> list[int]:
-        """Rings of r' r, r' t, t' r and t' t: each t comes with a factor 2^k, so no bits may be left."""
+        """Rings of r' r, r' t, t' r and t' t: each t has a factor 2^k, so a width may be 0 or less."""
         least = self.width - self.scalar_bits
         return [self.width, self.width - self.bits, least, least - self.bits]
 

@@ -327,7 +327,7 @@ class Link:
                 Abort.GARBAGE,
             )
         if got_kind == Kind.ABORT:
-            raise LinkError(f"{self.peer} gave up: {ABORT_TEXTS.get(got_length, 'it did not say why')}.")
+            raise LinkError(f"{self.peer} gave up: {ABORT_TEXTS.get(got_length, 'it gave no known reason')}.")
         if got_kind != kind:
             self._fail(
                 f"{self.peer} sent a message of kind {got_kind} where kind {int(kind)} ({kind.name}) was due.",

@@ -99,7 +99,7 @@ def unpack(packed: Tensor, shape: Sequence[int], bits: int) -> Tensor:
     """
     count = math.prod(shape)
     if packed.numel() != packed_size(count, bits):
-        raise SecureRouterError(f"{packed.numel()} bytes came for {count} words of {bits} bits.")
+        raise SecureRouterError(f"Got {packed.numel()} bytes for {count} words of {bits} bits.")
     return _unpack(packed, count, bits).view(tuple(shape))
 
 

@@ -145,7 +145,7 @@ def test_a_pad_of_another_shape_is_refused(shape):
 @pytest.mark.parametrize("change", [-1, 1])
 def test_a_message_of_another_length_is_refused(change):
     packed = seal(torch.arange(10), no_pad((10,), 13))[1]
-    with pytest.raises(SecureRouterError, match="bytes came for 10 words of 13 bits"):
+    with pytest.raises(SecureRouterError, match="bytes for 10 words of 13 bits"):
         unpack(packed[:-1] if change < 0 else torch.cat([packed, packed[:1]]), (10,), 13)
 
 
