@@ -174,10 +174,10 @@ def test_report_has_the_measurement_and_the_estimates(monkeypatch, tmp_path, sec
 def test_what_is_missing_is_named(monkeypatch, tmp_path):
     with monkeypatch.context() as patch:
         patch.setattr(delay, "_DEVICE_FILE", str(tmp_path / "tun"))
-        with pytest.raises(DelayError, match="takes the device .*tun, open to this user"):
+        with pytest.raises(DelayError, match="needs the device .*tun, open to this user"):
             DelayedNetwork(0.01)
         patch.setattr(shutil, "which", lambda name: None)
-        with pytest.raises(DelayError, match="takes `nsenter`"):
+        with pytest.raises(DelayError, match="needs `nsenter`"):
             DelayedNetwork(0.01)
     refusing = tmp_path / "refusing.py"
     refusing.write_text("import socket, sys\nsocket.socket(fileno=int(sys.argv[1])).sendall(b'not for you')\n")
