@@ -89,6 +89,7 @@ def accept_parties(folder: Path, timeout: float) -> tuple[Channel, Channel]:
 
     Raises:
         `RendezvousError`: A party did not connect within `timeout` seconds, or a process connected with a wrong rank.
+        `ChannelError`: A process connected, but sent no frame with its rank within `timeout` seconds.
     """
     found: dict[int, Channel] = {}
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener, _Shortened(folder) as short:
