@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""The processes that were started from this one and not ended."""
+"""The child processes of this process that have not ended."""
 
 from multiprocessing import forkserver, resource_tracker
 
@@ -7,6 +7,6 @@ import psutil
 
 
 def children():
-    """All of them but the servers that `multiprocessing` keeps as long as this process lives."""
+    """All child processes, except the servers that `multiprocessing` keeps while this process lives."""
     kept = {resource_tracker._resource_tracker._pid, forkserver._forkserver._forkserver_pid}
     return [child for child in psutil.Process().children() if child.pid not in kept]

@@ -31,15 +31,15 @@ from tests.support.harness import Message, RecordingParty, drive, links
 
 @dataclass
 class Query:
-    """What came of a query.
+    """The result of a query, and everything that was sent.
 
     Args:
         logits (`torch.Tensor`): (B, C).
-        experts (`list[int]`, *optional*): As the parties answered.
-        programs (`list[str]`): What they ran, and so ordered from the dealer.
+        experts (`list[int]`, *optional*): The experts in the parties' answers.
+        programs (`list[str]`): The programs that were run, and so ordered from the dealer.
         records (`tuple[list[Message], list[Message]]`): Every opening, as each party saw it.
-        lengths (`list[list[int]]`): Of every message of both parties.
-        plans (`list[Plan]`): Of the programs.
+        lengths (`list[list[int]]`): Lengths of every message of both parties.
+        plans (`list[Plan]`): Plans of the programs.
     """
 
     logits: Tensor
@@ -149,7 +149,7 @@ class Conversation:
 
 
 def _packed(words: Tensor, width: int) -> Tensor:
-    """As the parties' answers travel, without the share of zero that covers them."""
+    """The parties' answers as they are sent, but without the share of zero that masks them."""
 
     found = seal(words, Pad(torch.zeros_like(words), width))[1]
     assert found.numel() == packed_size(words.numel(), width)
@@ -157,7 +157,7 @@ def _packed(words: Tensor, width: int) -> Tensor:
 
 
 def views(talk, batch, runs):
-    """What both servers and the dealer see over some runs: the programs ordered, all lengths, and all openings.
+    """The views of both servers and the dealer over some runs: programs ordered, all lengths, all openings.
 
     A batch is token ids, or a tuple of ids and mask.
     """

@@ -15,7 +15,7 @@ from hf_securerouter import cli
 LIMIT = 60.0
 ROLES = ("dealer", "party0", "party1")
 
-# Forked from one process that has loaded everything, as a start from nothing takes seconds.
+# Forked from one process that has loaded everything, since a fresh start takes seconds.
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["hf_securerouter.cli", "hf_securerouter.mpc.deployment.party_server"])
 
@@ -43,7 +43,7 @@ class Command:
         return self.log.read_text() if self.log.exists() else ""
 
     def wait_for(self, pattern, count=1):
-        """The last of `count` matches in what the command has said, within the limit."""
+        """The last of `count` matches in the command's output, within the limit."""
         deadline = time.monotonic() + LIMIT
         while len(found := list(re.finditer(pattern, self.said))) < count:
             assert time.monotonic() < deadline and self._process.is_alive(), self.said
@@ -54,7 +54,7 @@ class Command:
         os.kill(self._process.pid, number)
 
     def status(self, limit=LIMIT):
-        """Its exit status, within the limit."""
+        """The command's exit status, within the limit."""
         self._process.join(limit)
         assert self._process.exitcode is not None, self.said
         return self._process.exitcode
@@ -104,5 +104,5 @@ class Deployment:
 
     @property
     def options(self):
-        """What a client is told of the parties."""
+        """The options of a client: the parties' addresses."""
         return [item for role in ("party0", "party1") for item in (f"--{role}", "{}:{}".format(*self.address(role)))]

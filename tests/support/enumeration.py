@@ -6,10 +6,9 @@ by side as the elements of one tensor, each with other randomness, and the views
 for every secret. They are listed in one of two ways:
 
 - everything: the words of both parties take all values;
-- in groups: what the viewer holds before the first round is sampled, once a group, and whatever else there is takes
-  all values. For P1 these are P0's words. For P0 they are P1's masks; each of P1's other words is the pad of one
-  correction, so that fixing the correction fixes the pad. That views agree group by group is more than that they agree
-  over all.
+- in groups: the words that the viewer holds before the first round are sampled, once a group, and all other words
+  take all values. For P1 these are P0's words. For P0 these are P1's masks; each of P1's other words is the pad of one
+  correction, so that fixing the correction fixes the pad. Views that agree group by group also agree over all groups.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from hf_securerouter.mpc.tuples.plan import trace
 from tests.support.harness import RecordingParty, drive, links
 
 
-SEED = bytes(range(32))  # of what is sampled: the same for every secret
+SEED = bytes(range(32))  # of the sampled words: the same for every secret
 MOST_RUNS = 1 << 18
 
 
@@ -102,7 +101,7 @@ class Runs:
         return self._laid_out(shape, words.repeat_interleave(1 << self.bits, 0))
 
     def enumerated(self, shape, bits: int) -> Tensor:
-        """Words that take every value once for each value of all other such words."""
+        """Words that take every combination of values once."""
         parts = []
         for _ in range(math.prod(shape) // self.count):
             parts.append((self._index >> self.used) & ((1 << bits) - 1))
@@ -111,7 +110,7 @@ class Runs:
 
 
 class Counted:
-    """How many bits an enumeration would take."""
+    """Counts the bits that an enumeration would take."""
 
     def __init__(self, count: int):
         self.count, self.bits = count, 0
@@ -122,7 +121,7 @@ class Counted:
 
 
 class SeenDealing(Dealing):
-    """A dealer whose corrections are noted as P0 sees them, and fixed where `fix` says to what."""
+    """A dealer that records the corrections as P0 sees them; `fix` chooses their values."""
 
     def __init__(self, sources, weight_mask=None, fix: Callable | None = None):
         super().__init__(sources, weight_mask)
@@ -187,7 +186,7 @@ class Case:
         nothing = Words(lambda shape, bits: torch.zeros(shape))
         for gate in self._plan(101).gates:
             sources = [Words(count) if rank in (None, 1 - side) else nothing for side in (0, 1)]
-            # Where corrections are fixed, the pads are what makes them so.
+            # Corrections are fixed by choosing their pads.
             fix = (lambda shape, bits: torch.zeros(shape, dtype=torch.uint8)) if rank == 0 else None
             gate.deal(self.dealing_class(sources, self._weight_masks, fix))
         return count.bits

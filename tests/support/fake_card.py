@@ -1,9 +1,8 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""A CUDA device that is none: tensors that say `cuda`, compute on the CPU, and are as strict as the real ones.
+"""A stand-in for a CUDA device: tensors whose device is `cuda`, computed on the CPU, as strict as real ones.
 
 Inside `card()` code that is meant for a GPU runs on any machine. It raises where a GPU would: host and device tensors
-in one operation, `numpy()` of a device tensor, an integer matmul. What it cannot show is what only kernels and streams
-can get wrong.
+in one operation, `numpy()` of a device tensor, an integer matmul. It cannot show errors of kernels and streams.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ class CardTensor(torch.Tensor):
             strides=host.stride(),
             storage_offset=host.storage_offset(),
             dtype=host.dtype,
-            device="meta",  # what torch itself takes the card for: it has no `cuda` where there is none
+            device="meta",  # the device for torch itself, which may have no `cuda`
         )
 
     def __init__(self, host):
@@ -98,7 +97,7 @@ class _Card(TorchDispatchMode):
 
 
 class _Keystream(randomness._DeviceKeystream):
-    """The device's keystream with blocks that the CPU made."""
+    """The device's keystream, with blocks computed on the CPU."""
 
     def __init__(self, key, device):
         assert device == "cuda"
@@ -113,20 +112,20 @@ _to = torch.Tensor.to
 
 
 def _to_card(tensor, *args, **options):
-    """`Tensor.to`, which asks for a driver before the mode below sees it."""
+    """`Tensor.to`, which would look for a driver before the mode below is called."""
     if args and str(args[0]) == "cuda":
         return tensor if isinstance(tensor, CardTensor) else CardTensor(tensor.clone())
     return _to(tensor, *args, **options)
 
 
 def _one_hot(tensor, classes):
-    """Of several paths, torch takes one for tensors without data."""
+    """`one_hot`, in which torch would treat a card's tensor as one without data."""
     return (tensor.unsqueeze(-1) == torch.arange(classes, device=tensor.device)).to(torch.int64)
 
 
 @contextmanager
 def faked_cuda():
-    """What is asked of `torch.cuda`; every thread that computes needs `on_card` besides."""
+    """Replaces the functions of `torch.cuda`; every thread that computes needs `on_card` too."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.cuda, "_lazy_init", lambda: None)
         patch.setattr(torch.cuda, "is_available", lambda: True)
@@ -142,7 +141,7 @@ def faked_cuda():
             cache.cache_clear()
         yield
         for cache in caches:
-            cache.cache_clear()  # a real device comes after, perhaps
+            cache.cache_clear()  # a real device may be used next
 
 
 on_card = _Card

@@ -25,7 +25,7 @@ def inside(context, function):
 
 if __name__ == "__main__":
     threading.Thread.run = inside(on_card, threading.Thread.run)
-    # Plans are traced on tensors without data, which are none of the card's.
+    # Plans are traced on meta tensors, which are not on the card.
     masked_roles.secure_program = inside(_disable_current_modes, masked_roles.secure_program)
     SecureProgram.plan = inside(_disable_current_modes, SecureProgram.plan)
     with faked_cuda(), on_card():

@@ -58,7 +58,7 @@ class Message:
         bits (`int`): Width of its words on the wire.
         sent (`torch.Tensor`): The words that this party sent.
         received (`torch.Tensor`): The words that the other party sent.
-        opened (`torch.Tensor`): What the two add up to.
+        opened (`torch.Tensor`): The sum of the two.
     """
 
     gate: str
@@ -77,7 +77,7 @@ class RecordingParty(Party):
 
     def _open(self, openings):
         opened = super()._open(openings)
-        # What the link sent is read back from its bytes, so that the record is of what really crosses the wire.
+        # The record is read back from the bytes that the link sent, so it shows what really crosses the wire.
         for opening, part, value in zip(openings, self.link.sent[-1], opened, strict=True):
             sent = unpack(torch.frombuffer(bytearray(part), dtype=torch.uint8), value.shape, opening.mask.bits)
             self.keep(opening, sent.to(torch.int64), value.cpu().to(torch.int64), opening.mask.bits)
@@ -92,11 +92,11 @@ class Run:
     """A finished run.
 
     Args:
-        results (`tuple`): What the program returned at P0 and at P1.
-        plan (`Plan`): Its plan.
+        results (`tuple`): The program's results at P0 and at P1.
+        plan (`Plan`): The program's plan.
         records (`tuple[list[Message], list[Message]]`): Every opening, as each party saw it.
         sent (`tuple`): The rounds that each party sent, each a list of packed openings.
-        corrections (`list[torch.Tensor]`): What the dealer sent P0, gate by gate.
+        corrections (`list[torch.Tensor]`): The dealer's corrections for P0, gate by gate.
     """
 
     results: tuple[Any, Any]
@@ -112,12 +112,12 @@ class Run:
 
     @property
     def values(self) -> Tensor:
-        """The same as real numbers."""
+        """The result as real numbers."""
         return real(self.results)
 
     @property
     def bits(self) -> Tensor:
-        """The bits that the two XOR shares of the result make."""
+        """The bits of which the result holds two XOR shares."""
         assert all(share.dtype == torch.uint8 and int(share.max()) <= 1 for share in self.results)
         return self.results[0] ^ self.results[1]
 
@@ -169,7 +169,7 @@ class Bits:
 
 
 def drive(program: Callable, parties: tuple[Party, Party], within: Callable = nullcontext) -> list[Any]:
-    """Run a program at both parties, `within` a context on each thread; where one raises, that is its result."""
+    """Run a program at both parties, `within` a context on each thread; an exception is a party's result."""
     results: list[Any] = [None, None]
 
     def work(party: Party) -> None:

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""Gates that leak, to show that the tests of views see it."""
+"""Gates that leak, as controls for the tests of views."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -16,7 +16,7 @@ from tests.support.harness import Message, RecordingParty
 
 
 def again(pad, bits=None):
-    """The same words as a new pad: what the audit cannot see, and the views must."""
+    """The same words as a new pad: a reuse that the audit cannot see, and the views must."""
     bits = bits or pad.bits
     return Pad(reduce(pad.words, bits), bits)
 
@@ -131,7 +131,7 @@ class UnreducedDealing(SeenDealing):
 
 
 def ties(runs):
-    """Reveals whether x < y and whether x <= y: the order, and ties with it."""
+    """Reveals whether x < y and whether x <= y: not only the order, but also ties."""
 
     def program(party, x, y):
         bits = yield from Compare((runs,), 4, (0, 1)).run(party, x - y)

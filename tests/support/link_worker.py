@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""What the other process of the link's tests runs: each task is a function that takes the address first."""
+"""The other process in the link's tests: each task is a function whose first argument is the address."""
 
 import socket
 import ssl
@@ -67,7 +67,7 @@ def say_hello_as_version_2(address):
 
 
 def mirror(address, own, theirs, **options):
-    """Exchange parts of the lengths `own` for parts of the lengths `theirs`; whether what came is what should."""
+    """Exchange parts of lengths `own` for parts of lengths `theirs`; return whether the right bytes arrived."""
     with connected(address, **options) as link:
         received = link.exchange([pattern(1000 + i, length) for i, length in enumerate(own)], theirs)
         return [
@@ -83,7 +83,7 @@ def agree_then(address, fields, lengths):
 
 
 def counted(address, **options):
-    """Exchange some; the ledger's counts and the kernel's, of the whole connection."""
+    """Exchange some parts; return the ledger's and the kernel's counts for the whole connection."""
     sock = socket.create_connection(address)
     acknowledged, _ = kernel_counters(sock)
     context = None if (tls := options.pop("tls", None)) is None else tls_context(tls, "party1", False)
@@ -98,7 +98,7 @@ def exchange_and_count(link, sock, acknowledged):
     link.send_object({"a": [1, None]}) if link.rank else link.receive_object()
     counts = link.ledger.total("sent"), link.ledger.total("received"), link.ledger.total("rounds")
     sent, received = settled_counters(sock)
-    kept.append(link)  # nothing more may arrive before the other party has looked
+    kept.append(link)  # keeps the link open: nothing more may arrive before the other party has read its counters
     return counts, (sent - acknowledged, received), link.traffic
 
 
@@ -108,7 +108,7 @@ def close_kept():
 
 
 def settled_counters(sock):
-    """The counters once all that was sent is acknowledged; what the kernel had to send twice is in them once."""
+    """The counters, once all sent bytes are acknowledged; retransmitted bytes count once."""
     while struct.unpack_from("I", sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 232), 24)[0]:
         time.sleep(0.001)
     return kernel_counters(sock)
@@ -120,7 +120,7 @@ def kernel_counters(sock):
 
 
 def stuck_in_a_frame(address):
-    """Send a frame that nobody takes."""
+    """Send a frame that the other end does not read."""
     connected(address).exchange([bytes(64 << 20)])
 
 

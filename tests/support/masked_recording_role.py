@@ -1,8 +1,8 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
 """A role of the masked protocol that also writes down what it receives: masked_recording_role.py ROLE FD.
 
-SECUREROUTER_RECORD names the folder. ROLE.SOURCE.bin holds every byte from one source, and ROLE.jsonl facts of its
-own: which seeds it holds, what it counted, and what the kernel counted. SECUREROUTER_ODD names a role whose plans are
+SECUREROUTER_RECORD names the folder. ROLE.SOURCE.bin holds every byte from one source, and ROLE.jsonl the role's
+facts: the seeds that it holds, its own counts and the kernel's. SECUREROUTER_ODD names a role whose plans are
 of another version.
 """
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""What an encoder and its head compute, in float64, from nothing but the spec and the canonical weights."""
+"""An encoder and its head in float64, computed from the spec and the canonical weights alone."""
 
 from __future__ import annotations
 

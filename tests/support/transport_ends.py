@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""Two ends of a link for tests: another process, a bare socket that speaks by hand, one that alters what passes."""
+"""Other ends of a link for tests: a process, a bare socket with frames by hand, a relay that alters bytes."""
 
 import datetime
 import json
@@ -41,7 +41,7 @@ class Party1:
         self._pipe.send((task, args, options))
 
     def outcome(self):
-        """How its task ended: "returned" or the name of an error, the value or the text, and the seconds it took."""
+        """How the task ended: "returned" or the name of an error, the value or the error text, and the seconds."""
         assert self._pipe.poll(30), "the other process hangs"
         return self._pipe.recv()
 
@@ -66,7 +66,7 @@ class Party1:
 
 @contextmanager
 def fails(match):
-    """A `LinkError` in time, that shows nothing of a payload."""
+    """Expect a `LinkError` in time, whose text shows nothing of a payload."""
     start = time.monotonic()
     with pytest.raises(LinkError, match=match) as raised:
         yield
@@ -188,7 +188,7 @@ class Fake:
 
 
 class Relay:
-    """Passes one connection on to an address and keeps what it saw."""
+    """Relays one connection to an address, and keeps the bytes."""
 
     def __init__(self, address):
         self._target = address

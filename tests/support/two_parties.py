@@ -20,7 +20,7 @@ WIDTH, SCALE, BOUND = 40, 14, 5
 
 
 def _relu_and_back(party, shares):
-    """ReLU, and in front of it GeLU whose result is thrown away: a second gate of another size."""
+    """ReLU after a GeLU whose result is discarded: a second gate of another size."""
     x = party.secret(shares["x"], WIDTH, SCALE, BOUND)
     yield from Activation("gelu", SHAPE, BOUND, 12, SCALE, 36).run(party, x)
     return (yield from ReLU(SHAPE, x.value_bits, WIDTH).run(party, x))
@@ -38,7 +38,7 @@ def shared(values):
 
 
 def expected(results):
-    """What two shares of a result stand for."""
+    """The real numbers that two shares of a result encode."""
     for result in results:
         if isinstance(result, Exception):
             raise result
@@ -46,7 +46,7 @@ def expected(results):
 
 
 def at_both(action, *, timeout=PATIENCE):
-    """Run `action(rank, link)` at both parties; its two results, or the exceptions that it ended with."""
+    """Run `action(rank, link)` at both parties; return its two results or exceptions."""
     results = [None, None]
 
     def work(rank, sock):

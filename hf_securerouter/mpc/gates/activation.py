@@ -3,9 +3,9 @@
 
 Inside the window the function is a trigonometric polynomial of period 16, F(x) = a_0 + sum_j a_j cos(j w x) + b_j
 sin(j w x). Of c = x + offset + r, the angle of x is that of c minus that of r, so F is a public combination of the
-dealer's cos(j w r) and sin(j w r): no wrap to care for, no power of x, no scale beyond the words'. Two bits, inside
-and right of the window, are read off the coarse index of the same opening; the dealer's words are given for both
-values that an opened bit may have hidden, so selecting costs no product:
+dealer's cos(j w r) and sin(j w r): no wrap to handle, no power of x, no scale beyond the words'. Two bits, inside
+and right of the window, are read off the coarse index of the same opening and opened masked; the dealer gives its
+words for both values of the mask bit, so selecting costs no product:
 
     y = inside * F(x) + right * (slope * x + height) + left * (-height).
 
@@ -39,12 +39,12 @@ from .secret import Secret
 
 _PERIOD_BITS = 4
 _WORD_SCALE, _PUBLIC_SCALE = 15, 14
-_STEP_BITS = 2  # the coarse index counts quarters
+_STEP_BITS = 2  # the coarse index counts quarters of a unit
 
 
 @dataclass(frozen=True)
 class _Shape:
-    """What is curved: `half_window` in quarters; outside, slope * x + height to the right and -height to the left."""
+    """Curved for |x| < `half_window` quarters; slope * x + height to the right of the window, -height to the left."""
 
     half_window: int
     harmonics: int
@@ -91,7 +91,7 @@ def fit(name: str) -> tuple[float, np.ndarray, np.ndarray]:
 
 @lru_cache(maxsize=8)
 def _public_tables(name: str, scale: int) -> Tensor:
-    """Factors of the dealer's words by the angle of c, int64 (2 * harmonics, 2^(scale + 4))."""
+    """Public factors of the dealer's words by the angle of c, int64 (2 * harmonics, 2^(scale + 4))."""
     _, cosines, sines = fit(name)
     positions = np.arange(2 ** (scale + _PERIOD_BITS)) * (2 * np.pi / 2 ** (scale + _PERIOD_BITS))
     rows = []
@@ -103,7 +103,7 @@ def _public_tables(name: str, scale: int) -> Tensor:
 
 @lru_cache(maxsize=8)
 def _hidden_tables(name: str, scale: int) -> Tensor:
-    """cos and sin of j times the angle of the mask, int64 (2 * harmonics, 2^(scale + 4))."""
+    """cos and sin of j times the angle of the mask r, int64 (2 * harmonics, 2^(scale + 4))."""
     positions = np.arange(2 ** (scale + _PERIOD_BITS)) * (2 * np.pi / 2 ** (scale + _PERIOD_BITS))
     rows = [f(j * positions) for j in range(1, _SHAPES[name].harmonics + 1) for f in (np.cos, np.sin)]
     return torch.from_numpy(np.round(np.stack(rows) * 2.0**_WORD_SCALE).astype(np.int64))
@@ -116,7 +116,7 @@ class Activation(Gate):
     Args:
         function (`str`): `"gelu"` or `"tanh"`.
         shape (`tuple[int, ...]`): Shape of x.
-        bound (`int`): R; |x| < 2^R, from 3 on.
+        bound (`int`): R, at least 3; |x| < 2^R.
         scale (`int`): q, the fraction bits at which x is opened.
         result_scale (`int`): Fraction bits of the result.
         width (`int`): Ring of the result.
@@ -165,7 +165,7 @@ class Activation(Gate):
             lift.give_products(dealing, right, self.bits, self.width - (self.result_scale - self.scale))
 
     def run(self, party: Party, x: Secret) -> SecretProtocol[Secret]:
-        """Open x at q bits, read two bits off the opening, open them masked, combine.
+        """Open x at q bits, read two bits off the opening, open these bits masked, combine.
 
         Args:
             party (`Party`): The party.
@@ -192,7 +192,7 @@ class Activation(Gate):
         if_clear, if_set = randomness.word(words, width), randomness.word(words, width)
         hidden = randomness.word(self.shape, width)
         flip = spread(inside_flip)
-        # What is opened is inside xor bit: the words times (1 - bit) serve where that is 1, those times bit where 0.
+        # flip = inside xor mask bit, so inside = 1 - bit where the flip is 1 (first words), and bit where it is 0.
         factors = party.constant(_public_tables(self.function, self.scale))
         angle = (opened - (1 << (self.bits - 2))) & ((1 << (self.scale + _PERIOD_BITS)) - 1)
         constant = round(fit(self.function)[0] * 2.0 ** (_WORD_SCALE + _PUBLIC_SCALE))

@@ -47,7 +47,7 @@ class Argmax(Gate):
         return list(itertools.combinations(range(self.choices), 2))
 
     def _wins(self) -> tuple[tuple[int, ...], ...]:
-        """For each choice the AND inputs that make it win: p is "the first of pair p wins", p + P its negation."""
+        """For each choice the AND inputs that make it win: p is "the first of pair p wins", p + P is its negation."""
         count = len(self._pairs)
         return tuple(
             tuple(
@@ -101,9 +101,10 @@ class Argmax(Gate):
 
 @dataclass(frozen=True)
 class Reveal(Gate):
-    """Open XOR shares of bits to both parties, in the clear: what the caller has decided to reveal, and only that.
+    """Reveal bits to both parties, from their XOR shares.
 
-    The shares are covered by a sharing of zero, so that they tell nothing beyond the bits.
+    A sharing of zero masks the shares, so that they show nothing beyond the bits. Cost: one bit an element, one round;
+    dealer one bit.
 
     Args:
         shape (`tuple[int, ...]`): Shape of the bits.
@@ -115,7 +116,7 @@ class Reveal(Gate):
         dealing.give(torch.zeros(self.shape, dtype=torch.uint8, device=dealing.device), 1)
 
     def run(self, party: Party, bits: Tensor) -> SecretProtocol[Tensor]:
-        """The bits, uint8. One round."""
+        """The bits in the clear, uint8, of shape `shape`."""
         randomness = party.take(self)
         (opened,) = yield [randomness.open(bits, Pad(randomness.word(self.shape, 1) & 1, 1))]
         return opened

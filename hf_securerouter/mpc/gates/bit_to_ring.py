@@ -19,7 +19,7 @@ from .secret import Secret
 
 @dataclass(frozen=True)
 class BitToRing(Gate):
-    """u in Z_2^K.
+    """Additive shares in Z_2^K of a bit u.
 
     Args:
         shape (`tuple[int, ...]`): Shape of the bits.
@@ -33,14 +33,14 @@ class BitToRing(Gate):
         dealing.give(dealing.mask(self.shape, 1).to(torch.int64), self.width)
 
     def run(self, party: Party, bits: Tensor) -> SecretProtocol[Secret]:
-        """Open the bits masked.
+        """Open the bits under mask bits.
 
         Args:
             party (`Party`): The party.
             bits (`torch.Tensor`): XOR share, uint8.
 
         Returns:
-            `Secret`: 0 or 1, at scale 0.
+            `Secret`: 0 or 1 in Z_2^K, at scale 0.
         """
         randomness = party.take(self)
         (flips,) = yield from open_bits(party, randomness, [bits])

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""Reading XOR shares of facts about a masked value off its opening.
+"""XOR shares of facts about a masked value, read off its opening.
 
 For h in [0, N) that only the dealer knows, it shares the thermometer [h <= 0], ..., [h <= N-1] as a string of N bits.
 A look-up at a public position is then local, and so is [n in [a, b)] for n = (p - h) mod N, any public p, a, b: two
@@ -29,7 +29,7 @@ def _thermometers(positions: int) -> Tensor:
 
 
 def deal_thermometer(dealing: Dealing, hidden: Tensor, positions: int) -> None:
-    """Share the thermometer of `hidden`, int64 in [0, `positions`); `positions` is a power of two from 8 on."""
+    """Share the thermometer of `hidden`, int64 in [0, `positions`); `positions` is a power of two, at least 8."""
     rows = dealing.constant(_thermometers(positions)).index_select(0, hidden.reshape(-1))
     dealing.give_bits(rows.view(*hidden.shape, positions // 8))
 
@@ -38,7 +38,7 @@ class Thermometer:
     """A party's XOR share of thermometers.
 
     Args:
-        randomness (`Tuple`): Of the gate that reads them.
+        randomness (`Tuple`): Tuple of the gate that reads the thermometers.
         shape (`tuple[int, ...]`): Shape of the hidden value.
         positions (`int`): N.
     """
@@ -61,14 +61,14 @@ class Thermometer:
 
 
 def spread(flips: Tensor) -> Tensor:
-    """Opened bits as masks for `choose`: int64, all ones where a bit is set and 0 where it is clear."""
+    """Opened bits as masks for `choose`: int64, all ones where a bit is set, 0 where it is clear."""
     return flips.to(torch.int64).neg_()
 
 
 def choose(masks: Tensor, if_set: Tensor, if_clear: Tensor) -> Tensor:
     """`if_set` where the bit of `masks` (see `spread`) is set, `if_clear` elsewhere; int64.
 
-    Opened bits are uniform, so that a branch a word, as in `torch.where`, is mispredicted every other time.
+    No branches: opened bits are uniform, so `torch.where` would mispredict every other word.
     """
     return (if_set ^ if_clear).bitwise_and_(masks).bitwise_xor_(if_clear)
 

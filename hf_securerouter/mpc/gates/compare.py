@@ -57,7 +57,7 @@ def _all_of(bits: Tensor, rows: Iterable[int]) -> Tensor:
 
 
 def deal_and(dealing: Dealing, shape: tuple[int, ...], inputs: int, products: tuple[tuple[int, ...], ...]) -> None:
-    """Make what `and_round` needs."""
+    """Deal the mask bits and their products for `and_round`."""
     masks = dealing.mask((inputs, *shape), 1)
     for monomial in _monomials(products):
         dealing.give(_all_of(masks, monomial), 1)
@@ -67,12 +67,12 @@ def and_round(randomness: Tuple, bits: Tensor, products: tuple[tuple[int, ...], 
     """ANDs of many inputs, in one round.
 
     Args:
-        randomness (`Tuple`): Of the gate, next to be read as `deal_and` dealt it.
+        randomness (`Tuple`): Tuple of the gate, read up to where `deal_and` dealt.
         bits (`torch.Tensor`): XOR shares, uint8 (inputs, ...).
         products: Tuples of input indices, ascending, two or more in each.
 
     Returns:
-        `list[torch.Tensor]`: XOR shares of the products.
+        `list[torch.Tensor]`: XOR shares of the products, uint8. One bit an input, one round.
     """
     pad = randomness.mask(tuple(bits.shape), 1)
     shape = tuple(bits.shape[1:])
@@ -106,7 +106,7 @@ class _Level:
         return cls(tuple(blocks // count + (index < blocks % count) for index in range(count)))
 
     def wiring(self) -> tuple[list[tuple[str, int]], tuple[tuple[int, ...], ...], list[list[int]], list[int | None]]:
-        """The AND inputs (`less` or `equal` of a block), the products, and which products make each group's bits."""
+        """The AND inputs (`less` or `equal` of a block), the products, and each group's products (less, equal)."""
         inputs: list[tuple[str, int]] = []
         products: list[tuple[int, ...]] = []
         less: list[list[int]] = []
@@ -144,13 +144,14 @@ class Comparison:
     """The part of a comparison after c is open, for gates that open c for other uses too.
 
     Args:
-        bits (`int`): k.
-        thresholds (`int`): How many.
+        randomness (`Tuple`): Tuple of the gate, read up to where `Comparison.deal` dealt.
+        shape (`tuple[int, ...]`): Shape of x.
+        bits (`int`): k, the ring of c.
     """
 
     @staticmethod
     def deal(dealing: Dealing, mask: Tensor, bits: int, thresholds: int) -> None:
-        """Make what `run` needs for the mask r, int64 in [0, 2^k)."""
+        """Deal for the mask r, in [0, 2^k), what `run` reads with `thresholds` thresholds."""
         mask = mask.to(torch.int64)
         low = mask & ((1 << (bits - 1)) - 1)
         deal_thermometer(dealing, torch.stack([(low >> at) & 15 for at in _blocks(bits)]), 16)
@@ -228,6 +229,10 @@ class Compare(Gate):
 
     def run(self, party: Party, x: Secret) -> SecretProtocol[Tensor]:
         """Open x and compare.
+
+        Args:
+            party (`Party`): The party.
+            x (`Secret`): Of shape `shape`, in a ring of at least k bits.
 
         Returns:
             `torch.Tensor`: XOR shares, uint8 (len(thresholds), *shape).

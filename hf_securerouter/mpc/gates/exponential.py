@@ -6,9 +6,9 @@ y = 4 n + phi exactly, carry or not, so
 
     exp(-y) = sum over v in 0..3 of [v = (r mod 16) div 4] e^(r mod 4) * exp(-((c - 4 v) mod 16)),
 
-public factors times the dealer's words. Whether y is under the period at all is read off the coarse index of the same
-opening, in steps of 2: n < 6 promises y < 12, as the top unit of the window must stay empty, and otherwise y > 10,
-where exp(-y) < 5e-5 is taken for 0. A key is masked by adding half the ring to its y.
+public factors times the dealer's words. The coarse index of the same opening, in steps of 2, tells whether y is in the
+window: n < 6 means y < 12, as the top unit of the window must stay empty; otherwise y > 10, where exp(-y) < 5e-5
+counts as 0. The attention mask hides a key by adding half the ring to its y.
 
 Who sees what: c is uniform because r is; the bit is opened under a mask bit of its own.
 Cost: `range_bits` + f bits and one bit an element, 2 rounds. Dealer at 9 range bits, K = 57: 89 B.
@@ -86,7 +86,11 @@ class Exponential(Gate):
         dealing.give(words * bit, self.width)
 
     def run(self, party: Party, y: Secret) -> SecretProtocol[Secret]:
-        """Open y, read off whether it is in the window, open that masked, combine.
+        """Open y, read the window bit off the opening, open this bit masked, combine.
+
+        Args:
+            party (`Party`): The party.
+            y (`Secret`): Of shape `shape`, in a ring of at least `range_bits` + f bits.
 
         Returns:
             `Secret`: In Z_2^K at scale `EXP_SCALE`, bound 0 (at most 1).

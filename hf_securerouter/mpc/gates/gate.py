@@ -44,7 +44,7 @@ class Opening:
     Args:
         words (`torch.Tensor`): The party's share of the value.
         mask (`Pad`): The party's share of the mask; its width is the ring of the opening.
-        gate (`str`): Whose opening it is, for the ledger.
+        gate (`str`): Name of the gate that opens, for the ledger.
     """
 
     words: Tensor
@@ -96,11 +96,11 @@ class WordSource(Protocol):
 
 
 Draw = tuple[str, tuple[int, ...], int]
-"""What a gate asks of its tuple: `mask`, `word`, `bits` or `free`, the shape, and the width in bits."""
+"""One draw from a tuple: the kind (`mask`, `word`, `bits` or `free`), the shape, and the width in bits."""
 
 
 def drawn_bytes(draws: Iterable[Draw]) -> int:
-    """Bytes that words take once they are drawn."""
+    """Bytes of memory that the drawn words take."""
     return sum(math.prod(shape) * (1 if bits <= 8 else 8) for _, shape, bits in draws)
 
 
@@ -108,10 +108,12 @@ class Tuple:
     """One party's share of the randomness of one gate, read in the order in which the gate's `deal` made it.
 
     Args:
-        gate (`Gate`): Whose tuple it is.
+        gate (`Gate`): The gate that the tuple serves.
         rank (`int`): 0 or 1.
-        source (`WordSource`): The party's own words.
-        corrections (`torch.Tensor`, *optional*): Rank 0: the packed corrections, uint8.
+        source (`WordSource`): The words that the party expands from its seed.
+        corrections (`torch.Tensor`, *optional*): At P0 the packed corrections, uint8.
+
+    All draws raise `SecureRouterError` if the corrections end too early, or if the gate departs from its plan.
     """
 
     def __init__(self, gate: Gate, rank: int, source: WordSource, corrections: Tensor | None = None):
@@ -121,11 +123,11 @@ class Tuple:
         self._ahead: deque[tuple[Draw, Any]] = deque()
 
     def read_ahead(self, draws: Iterable[Draw]) -> None:
-        """Draw now what the gate will ask for first, in the order in which it will."""
+        """Make the gate's first draws now; the gate must ask for them in this order."""
         self._ahead.extend((draw, self._make(*draw)) for draw in draws)
 
     def mask(self, shape: Sequence[int], bits: int) -> Pad:
-        """This party's share of a mask that is uniform mod 2^`bits`. Costs the dealer nothing."""
+        """This party's share of a mask that is uniform mod 2^`bits`. The dealer sends nothing for it."""
         return self._draw("mask", shape, bits)
 
     def word(self, shape: Sequence[int], bits: int) -> Tensor:
@@ -142,11 +144,11 @@ class Tuple:
         return Pad(reduce(free, bits), bits), free - (self.word(shape, width - bits).to(torch.int64) << bits)
 
     def open(self, words: Tensor, mask: Pad) -> Opening:
-        """`words` plus the mask, to be opened in this gate's name."""
+        """The opening of `words` under `mask`, counted under this gate's name."""
         return Opening(words, mask, self.gate.name)
 
     def _draw(self, kind: str, shape: Sequence[int], bits: int) -> Any:
-        """Words that were drawn ahead, or else the next ones."""
+        """The next draw: made ahead, or made now."""
         draw = kind, tuple(shape), bits
         if not self._ahead:
             return self._make(*draw)
@@ -174,9 +176,9 @@ class Dealing:
     """The dealer's side of one tuple.
 
     Args:
-        sources (`tuple[WordSource, WordSource]`): The words of P0 and of P1, as they will expand them.
+        sources (`tuple[WordSource, WordSource]`): The words that P0 and P1 will expand from their seeds.
         weight_mask (callable, *optional*): From the name of a fixed weight to its mask B, int64 mod 2^64.
-        device (`str`): Where the words of the sources are.
+        device (`str`): Device of the sources' words.
     """
 
     def __init__(self, sources: tuple[WordSource, WordSource], weight_mask: Any = None, device: str = "cpu"):
@@ -199,7 +201,7 @@ class Dealing:
     def permutation(self, count: int) -> Tensor:
         """A uniform permutation of `count` rows that only the dealer knows, int64 (count,)."""
         order = list(range(count))
-        secrets.SystemRandom().shuffle(order)  # Fisher-Yates; indices by rejection from the system's generator
+        secrets.SystemRandom().shuffle(order)  # Fisher-Yates, with unbiased indices from the system's generator
         return torch.tensor(order)
 
     def give(self, values: Tensor, bits: int) -> None:
@@ -216,8 +218,8 @@ class Dealing:
     def lift_mask(self, shape: Sequence[int], bits: int, width: int) -> Tensor:
         """A mask uniform mod 2^`bits` that the parties hold mod 2^`width` too.
 
-        The parties' words are uniform mod 2^`width` and cost nothing; what they have above `bits` bits is corrected by
-        `width` - `bits` bits a word.
+        The parties expand words uniform mod 2^`width`, for which the dealer sends nothing; a correction of `width` -
+        `bits` bits a word cancels the bits of their sum above the mask.
         """
         first, second = (source.ring(shape, width) for source in self._sources)
         total = reduce(first + second, width)
@@ -239,9 +241,9 @@ class Gate(ABC):
         """Make the gate's tuple: draw masks and give words, in the order in which the parties read them."""
 
     def prepare(self, randomness: Tuple, weights: Mapping[str, WeightShare]) -> Any:
-        """What a party computes from the tuple and its shares of the weights before the input is there.
+        """Compute from the tuple and the weight shares what a party can before the input arrives.
 
         Returns:
-            Whatever `run` will read from `Tuple.prepared`.
+            The value that `run` reads from `Tuple.prepared`; None if there is nothing to compute.
         """
         return None

@@ -1,13 +1,13 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
 """Opening a bounded value so that it can be used in any ring.
 
-For |x| < 2^(k-2) open c = x + 2^(k-2) + r mod 2^k. Whether the sum wrapped can be told from two bits: it did exactly
-when r's top bit t is 1 and c's is 0. So, over the integers and hence in every ring,
+For |x| < 2^(k-2) open c = x + 2^(k-2) + r mod 2^k. The sum wrapped exactly when the top bit t of r is 1 and the top
+bit of c is 0. So, over the integers and hence in every ring,
 
     x = C - r + wrap * t * 2^k,   C = c - 2^(k-2) and wrap = 1 - (top bit of c) public.
 
-The dealer knows r and t but not wrap: parties hold shares of r and t, and of their products with whatever else the
-dealer knows, and combine them by public bits. A product of two lifted values is local.
+The dealer knows r and t, but not wrap. The parties hold shares of r and t and of the products of r and t with other
+values that the dealer knows, and combine these shares with public factors. A product of two lifted values is local.
 
 Who sees what: both parties see c, uniform because r is. r is opened nowhere else.
 Cost: k bits an element, one round. Dealer: K - k bits for r mod 2^K, K - k for t.
@@ -43,7 +43,7 @@ class LiftMask:
 
 
 def deal_lift(dealing: Dealing, shape: tuple[int, ...], bits: int, width: int) -> LiftMask:
-    """Make the mask of a lift: opened in Z_2^`bits`, used in Z_2^`width`."""
+    """Deal the mask of a lift: opened in Z_2^`bits`, used in Z_2^`width`."""
     mask = dealing.lift_mask(shape, bits, width)
     top = mask >> (bits - 1)
     dealing.give(top, width - bits)
@@ -51,7 +51,7 @@ def deal_lift(dealing: Dealing, shape: tuple[int, ...], bits: int, width: int) -
 
 
 class Opened:
-    """What is public of a lift: C, and w = wrap * 2^k.
+    """The public part of a lift: `centre`, C, and `wrap`, w = wrap * 2^k.
 
     Args:
         value (`torch.Tensor`): c, in [0, 2^k).
@@ -64,10 +64,20 @@ class Opened:
 
 
 class Lift:
-    """A party's side of a lift.
+    """A party's side of a lift: construct it, yield `opening`, call `opened`, then `value` or `times`.
+
+    The constructor and `products` read the tuple, at the places where the gate's `deal` called `deal_lift` and
+    `give_products`.
+
+    Example:
+        ```python
+        lift = Lift(randomness, shape, bits, width)
+        (opened,) = yield [lift.opening(x)]
+        lift.opened(opened)  # sets `centre` and `wrap`, which `value` and `times` use
+        ```
 
     Args:
-        randomness (`Tuple`): Of the gate that lifts.
+        randomness (`Tuple`): Tuple of the gate that lifts.
         shape (`tuple[int, ...]`): Shape of the value.
         bits (`int`): k, the ring of the opening; |x| < 2^(k-2) as an integer.
         width (`int`): K, the widest ring in which the value is used.
@@ -85,16 +95,16 @@ class Lift:
         return with_mask, self._randomness.word(shape, self.width - self.bits).to(torch.int64)
 
     def opening(self, secret: Secret) -> Opening:
-        """The opening of c."""
+        """The opening of c: k bits an element."""
         return self._randomness.open(secret.narrow(self.bits).add_public(1 << (self.bits - 2)).words, self._pad)
 
     def opened(self, value: Tensor) -> None:
-        """Take note of c."""
+        """Set `centre` and `wrap` from the opened c, int64 in [0, 2^k)."""
         public = Opened(value, self.bits)
         self.centre, self.wrap = public.centre, public.wrap
 
     def value(self) -> Tensor:
-        """A share of x mod 2^K."""
+        """A share of x mod 2^K, int64."""
         share = torch.mul(self.wrap, self.top).sub_(self.mask)
         return share.add_(self.centre) if self.rank == 0 else share
 

@@ -5,8 +5,8 @@ The parties know D = W - B. Per query they hold shares of a mask A and of A.B, o
 
     [x W] = E [W] - ([A] D + [A B]),
 
-whose bracket is made before the query arrives. One opening serves every weight that x meets, each with an A.B of its
-own, and elementwise weights too.
+whose bracket is computed before the query arrives. One opening serves every weight that multiplies x, each with its
+own A.B, and elementwise weights too.
 
 Who sees what: both parties see E, uniform because A is; D is uniform because B is. The dealer sees A and B only.
 Cost: K bits an element of x, one round, however many weights; one ring matmul a party. Dealer: K bits an output.
@@ -75,7 +75,7 @@ class Linear(Gate):
         """Open x once and multiply.
 
         Args:
-            party (`Party`): With the weights' shares.
+            party (`Party`): The party, with the weights' shares.
             x (`Secret`): Shape (rows, features), in a ring of at least K bits.
             scales (`tuple[int, ...]`): Fraction bits of each weight, matrices first.
             bound (`int`): Bound of every result.
@@ -83,6 +83,9 @@ class Linear(Gate):
         Returns:
             `list[Secret]`: (rows, n) for each matrix, then (rows, features) for each diagonal, in Z_2^K at scale
             x.scale + the weight's.
+
+        Raises:
+            `SecureRouterError`: x is shared in a ring of fewer than K bits.
         """
         if x.width < self.width:
             raise SecureRouterError(f"`{self.name}` opens {self.width} bits of a share that has {x.width}.")

@@ -4,7 +4,7 @@
 With masks A, B and shares of A.B, open E = x + A and F = y + B; then x y = E F - E B - A F + A B.
 
 Who sees what: both parties see E and F, uniform because A and B are.
-Cost: K bits an element of x and of y; the two may be opened in different rounds, each with what else is opened then.
+Cost: K bits an element of x and of y, in one round, or in two if x and y are opened apart.
 Dealer: K bits an output.
 
 Reference:
@@ -47,11 +47,16 @@ class Matmul(Gate):
         dealing.give(ring_matmul(left, right, self.width), self.width)
 
     def start(self, party: Party) -> Operands:
-        """The two operands, to be opened when each is ready."""
+        """Take the tuple; each operand can then be opened when it is ready."""
         return Operands(self, party.take(self))
 
     def run(self, party: Party, x: Secret, y: Secret) -> SecretProtocol[Secret]:
-        """Open both in one round and multiply.
+        """Open both operands in one round and multiply.
+
+        Args:
+            party (`Party`): The party.
+            x (`Secret`): Of shape `left`, in a ring of at least K bits.
+            y (`Secret`): Of shape `right`, in a ring of at least K bits.
 
         Returns:
             `Secret`: Shape `result`, in Z_2^K at scale x.scale + y.scale; the bound is x's.
@@ -62,7 +67,15 @@ class Matmul(Gate):
 
 
 class Operands:
-    """A matrix product under way at one party."""
+    """A matrix product under way at one party: start it, open both operands, in either order, then call `product`.
+
+    Example:
+        ```python
+        operands = gate.start(party)
+        yield from together(operands.open_left(x), operands.open_right(y))  # or one after the other
+        result = operands.product(bound)
+        ```
+    """
 
     def __init__(self, gate: Matmul, randomness: Tuple):
         self._gate, self._randomness = gate, randomness
@@ -73,17 +86,17 @@ class Operands:
         self._right: Tensor
 
     def open_left(self, x: Secret) -> SecretProtocol[None]:
-        """Open x."""
+        """Open x: K bits an element, one round."""
         self._left_scale, self._rank = x.scale, x.rank
         (self._left,) = yield [self._randomness.open(x.narrow(self._gate.width).words, self._left_mask)]
 
     def open_right(self, y: Secret) -> SecretProtocol[None]:
-        """Open y."""
+        """Open y: K bits an element, one round."""
         self._right_scale = y.scale
         (self._right,) = yield [self._randomness.open(y.narrow(self._gate.width).words, self._right_mask)]
 
     def product(self, bound: int) -> Secret:
-        """This party's share of the product, once both are open."""
+        """A share of x y in Z_2^K at the sum of the scales. Local, once both operands are open."""
         # P0's E F - E B0 is one matmul: E (F - B0).
         right = -self._right_mask.words if self._rank else self._right - self._right_mask.words
         width = self._gate.width

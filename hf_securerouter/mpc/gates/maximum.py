@@ -2,8 +2,8 @@
 """The maximum of a row of small integers, by a tournament in Z_2^8.
 
 Every value is opened once, c_i = x_i + r_i. A pair is compared locally: x_i - x_j is c_i - c_j minus the dealer's
-r_i - r_j, whose thermometer says on which half of the ring it falls; r_i - r_j itself is opened nowhere. The bits of a
-group are opened under mask bits, and the winner,
+r_i - r_j, whose thermometer tells in which half of the ring the difference is; r_i - r_j itself is never opened. The
+bits of a group are opened under mask bits, and the winner,
 
     sum over i of x_i * product over j of [x_i beats x_j],
 
@@ -36,14 +36,14 @@ BITS = 8
 
 @lru_cache(maxsize=256)
 def groups_of(values: int, rows: int = 1, network: NetworkModel = NETWORKS["lan"]) -> tuple[int, ...]:
-    """Sizes of the groups of each level: what costs least on a network.
+    """Sizes of the groups of each level, the cheapest on a network.
 
-    Larger groups save rounds and take more of the dealer: a group of s has s (s - 1) / 2 thermometers, 2^s s words.
+    Larger groups save rounds and need more from the dealer: s (s - 1) / 2 thermometers and 2^s s words for s values.
 
     Args:
         values (`int`): Values in a row.
         rows (`int`): Rows of the batch.
-        network (`NetworkModel`): What rounds and bytes cost.
+        network (`NetworkModel`): The cost of rounds and bytes.
     """
     if values == 1:
         return ()
@@ -67,7 +67,7 @@ def _seconds(values: int, rows: int, levels: tuple[int, ...], network: NetworkMo
 
 @dataclass(frozen=True)
 class Knockout(Gate):
-    """One level: the maximum of each group.
+    """One level of the tournament: the maximum of each group.
 
     Args:
         shape (`tuple[int, ...]`): (..., groups, size).
@@ -93,7 +93,7 @@ class Knockout(Gate):
             dealing.give(products * mask, BITS)
 
     def run(self, party: Party, x: Secret) -> SecretProtocol[Secret]:
-        """Open the values, then the masked bits.
+        """Open the values, then the bits under mask bits.
 
         Args:
             party (`Party`): The party.
@@ -139,7 +139,7 @@ def maximum(party: Party, x: Secret, network: NetworkModel = NETWORKS["lan"]) ->
     Args:
         party (`Party`): The party.
         x (`Secret`): (..., n) in a ring of at least 8 bits; any two values of a row differ by less than 2^7.
-        network (`NetworkModel`): What the sizes of the groups are chosen for.
+        network (`NetworkModel`): The network for which the sizes of the groups are chosen.
 
     Returns:
         `Secret`: (...,) in Z_2^8. Two rounds a level.
@@ -148,7 +148,7 @@ def maximum(party: Party, x: Secret, network: NetworkModel = NETWORKS["lan"]) ->
     for size in groups_of(x.shape[-1], math.prod(x.shape[:-1]), network):
         short = -x.shape[-1] % size
         if short:
-            # The first values play twice: a copy cannot win against what it copies, nor change who is highest.
+            # Fill the last group with copies of the first values, which do not change the maximum.
             x = x.map(lambda words, short=short: torch.cat([words, words[..., :short]], -1))
         shape = (*x.shape[:-1], x.shape[-1] // size, size)
         x = yield from Knockout(shape).run(party, x.map(lambda words, shape=shape: words.reshape(shape)))

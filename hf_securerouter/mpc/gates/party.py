@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""A computing party: takes tuples, runs protocols, exchanges openings."""
+"""A computing party: takes tuples, runs protocols, exchanges openings with the other party."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Exchange(Protocol):
 
 
 class BoundError(SecureRouterError):
-    """Debugging only: a value was outside the bound that its ring was planned for."""
+    """Debugging only: a value exceeds the bound for which its ring was planned."""
 
 
 class Party:
@@ -41,9 +41,9 @@ class Party:
         tuples (callable): From a gate to its tuple; a `TupleSet` checks that the plan has that gate next.
         weights (`Mapping[str, WeightShare]`): This party's shares of the fixed weights.
         ledger (`Ledger`, *optional*): Counts seconds by gate; the link counts bytes and rounds in the same ledger.
-        debug (`bool`): Open every checked value in the clear and raise `BoundError` where its bound does not hold.
-            For tests on made-up data only: it reveals everything that it checks.
-        device (`str`): Where the shares are.
+        debug (`bool`): `checked` opens its value in the clear and raises `BoundError` if the bound does not hold. For
+            tests on made-up data only: every checked value is revealed.
+        device (`str`): Device of the shares.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Party:
         self._since = time.perf_counter()
 
     def take(self, gate: Gate) -> Tuple:
-        """The tuple for `gate`, which must be next in the plan; prepared, if the gate prepares anything."""
+        """The tuple for `gate`, which must be the plan's next gate; `Tuple.prepared` is set."""
         found = self._tuples(gate)
         if found.prepared is None:
             found.prepared = gate.prepare(found, self.weights)
@@ -82,7 +82,7 @@ class Party:
         """Drive a protocol to its end, one exchange a round.
 
         Returns:
-            What the protocol returns.
+            The protocol's result.
         """
         opened: list[Tensor] | None = None
         self._since = time.perf_counter()
@@ -96,7 +96,7 @@ class Party:
     def _open(self, openings: list[Opening]) -> list[Tensor]:
         own, parts = zip(*(seal(opening.words, opening.mask) for opening in openings), strict=True)
         gate = openings[0].gate
-        # A round's time is that of what led to it: from the last round on, under the name of its first opening.
+        # The time since the last round counts under the gate of this round's first opening.
         self.ledger.spent(gate, time.perf_counter() - self._since)
         with self.ledger.gate(gate):
             received = self._swap(parts)
@@ -108,14 +108,17 @@ class Party:
         return opened
 
     def _swap(self, parts: Sequence[Tensor]) -> list[Tensor]:
-        """Send bytes, uint8, and receive as many."""
+        """Send flat uint8 tensors, and receive tensors of the same lengths."""
         return self._staging.to_device(self.link.exchange(self._staging.to_host(parts)))
 
     def checked(self, secret: Secret, what: str) -> SecretProtocol[Secret]:
-        """In debugging, reveal `secret` and raise unless its bound holds; otherwise nothing at all.
+        """If `debug`, reveal `secret` and check its bound, in one round; otherwise do nothing.
+
+        Returns:
+            `Secret`: `secret` itself.
 
         Raises:
-            `BoundError`: At both parties, naming `what`; the value itself is not in the message.
+            `BoundError`: The bound does not hold; both parties raise, with `what` but without the value.
         """
         if self.debug and secret.words.numel():
             yield from ()

@@ -1,9 +1,9 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""The ranks of distinct secret keys, in the clear to both parties, and nothing else.
+"""The ranks of distinct secret keys, revealed to both parties, and nothing else.
 
 Every pair is compared exactly, all pairs in one batch; the bits are a function of the ranks, since an order is
 transitive. Ranks of keys that were shuffled secretly are a uniform permutation, whatever the keys are, as long as no
-two are equal: a tie would show, so keys must be made distinct before the shuffle.
+two keys are equal: a tie would show, so keys must be made distinct before the shuffle.
 
 Cost: a comparison for each of the B (B - 1) / 2 pairs in 3 rounds at k up to 65, and one round to reveal.
 """

@@ -27,7 +27,7 @@ from .secret import Secret
 
 
 def deal_select(dealing: Dealing, lift: LiftMask, bits: int, width: int) -> None:
-    """Make what `select` needs for the mask of a lift."""
+    """Deal for the mask of a lift what `select` reads."""
     bit = dealing.mask(tuple(lift.mask.shape), 1).to(torch.int64)
     dealing.give(bit, width)
     lift.give_products(dealing, bit, bits, width)
@@ -38,8 +38,8 @@ def select(party: Party, randomness: Tuple, lift: Lift, bit: Tensor, value: Tens
 
     Args:
         party (`Party`): The party.
-        randomness (`Tuple`): Next to be read as `deal_select` dealt it.
-        lift (`Lift`): Of x, opened.
+        randomness (`Tuple`): Tuple of the gate, read up to where `deal_select` dealt.
+        lift (`Lift`): The lift of x, opened already.
         bit (`torch.Tensor`): XOR share of the bit, uint8.
         value (`torch.Tensor`): A share of x mod 2^K.
 
@@ -74,6 +74,10 @@ class ReLU(Gate):
 
     def run(self, party: Party, x: Secret) -> SecretProtocol[Secret]:
         """Compare with zero, then select.
+
+        Args:
+            party (`Party`): The party.
+            x (`Secret`): Of shape `shape`, in a ring of at least k bits.
 
         Returns:
             `Secret`: In Z_2^K, at the scale and bound of x; exact.

@@ -4,13 +4,13 @@
 The range is cut into windows, each 8 times as high as the one below. Every window reads its own table off the same
 opening c = x + r: with n the coarse index of x in the window's bins and phi the signed rest, x = n w + phi exactly, so
 a quadratic in phi with coefficients by n is a public combination of the dealer's one-hots of r times powers of its low
-bits. Tables read outside their window give garbage, which cancels: with L_j = [x below window j's upper end],
+bits. A table T_j gives a wrong result outside its window, but it cancels: with L_j = [x below window j's upper end],
 
     f(x) = T_last + sum_j L_j (T_j - T_(j+1)),
 
-exactly as a sum of shares. L_j is fuzzy between half the end and the end, where both windows hold. It asks whether the
-high bits of c equal those of r or of r + 1: one or two look-ups each, opened under mask bits together with the
-differences T_j - T_(j+1) under masks of their own, and combined with the dealer's products of those masks.
+exactly as a sum of shares. Between half the end and the end L_j may be 0 or 1, since both tables are valid there. L_j
+is whether the high bits of c equal those of r or of r + 1: one or two look-ups each, opened under mask bits together
+with the differences T_j - T_(j+1) under masks of their own, and combined with the dealer's products of those masks.
 
 Who sees what: c is uniform because r is; bits and differences are opened under masks of their own.
 Cost: k bits, then the width of the result and 2 or 4 bits for each window but one; 2 rounds.
@@ -48,7 +48,7 @@ def _coefficients(function: str, first: int, unit: float) -> Tensor:
 
     Args:
         function (`str`): Name of the function.
-        first (`int`): Lowest bin that is ever used; the ones below hold its quadratic.
+        first (`int`): Lowest bin that is ever used; the bins below it repeat its quadratic.
         unit (`float`): Width of a bin.
     """
     nodes = np.cos(np.pi * (np.arange(12) + 0.5) / 12)
@@ -70,6 +70,9 @@ class RowFunction(Gate):
         low (`int`): log2 of the smallest x; `scale` + `low` >= 5.
         high (`int`): log2 of the largest x.
         result_scale (`int`): Fraction bits of the result.
+
+    Raises:
+        `SecureRouterValueError`: `scale` + `low` is less than 5.
     """
 
     function: str
@@ -156,7 +159,7 @@ class RowFunction(Gate):
     def _table(self, party: Party, opened: Tensor, words: Tensor, end: int) -> Tensor:
         """A share of the table of the window up to 2^`end`, in Z_2^width."""
         drop, rest = self._cut(end)
-        # The threshold below is fuzzy by a factor 2 and moved down by two bins.
+        # The bit L of the window below is inexact by a factor of 2, and its threshold is moved down by two bins.
         first = (_BINS >> (_RATIO_BITS + 1)) - 1 if end != self._ends[0] else max(1, 1 << (self._low_bin(end)))
         digits = opened >> drop
         bins, low = (digits >> rest) & (_BINS - 1), digits & ((1 << rest) - 1)
@@ -185,6 +188,10 @@ class RowFunction(Gate):
     def run(self, party: Party, x: Secret) -> SecretProtocol[Secret]:
         """Open x, read all tables, open bits and differences masked, combine.
 
+        Args:
+            party (`Party`): The party.
+            x (`Secret`): Of shape `shape` at `scale`, in a ring of at least k bits.
+
         Returns:
             `Secret`: In Z_2^`width` at `result_scale`, bound `bound`.
         """
@@ -204,7 +211,7 @@ class RowFunction(Gate):
         openings, hidden = [], []
         for index, end in enumerate(self._ends[:-1]):
             difference = values[index] - values[index + 1]
-            # Two bins short of the end, so that no value below it wraps around its table.
+            # The threshold is two bins below the end, so that no x under the threshold wraps around the table.
             high = opened + (2 << (end - _BIN_BITS))
             openings.append(randomness.open(difference, randomness.mask(self.shape, self.width)))
             for alternative in equal[index]:

@@ -6,7 +6,7 @@ Both factors are lifted (`gates/lift.py`), so the product is local once both are
 shares of r, t, t r and of one sum of r^2 a row.
 
 Who sees what: c of z and c of y, each uniform under a mask of its own.
-Cost: k bits an element of z and k' bits a row; the two may be opened in different rounds.
+Cost: k bits an element of z and k' bits a row, in one round, or in two if z and y are opened apart.
 Dealer: 6 K - 4 k - 2 k' bits an element, 2 K - 2 k' a row; for squares K - k - 1 and K more.
 """
 
@@ -36,7 +36,7 @@ class RowScale(Gate):
         bits (`int`): k, the ring in which z is opened; |z| < 2^(k-2) as an integer.
         scalar_bits (`int`): k', the same for y.
         width (`int`): K, the ring of the results.
-        squares (`bool`): Whether sums of squares are asked for.
+        squares (`bool`): Whether the sums of squares of the rows are needed.
     """
 
     shape: tuple[int, ...]
@@ -57,17 +57,27 @@ class RowScale(Gate):
 
     @property
     def product_widths(self) -> list[int]:
-        """Rings of r' r, r' t, t' r and t' t: each t brings a factor 2^k, and what is left may be nothing."""
+        """Rings of r' r, r' t, t' r and t' t: each t has a factor 2^k, so a width may be 0 or less."""
         least = self.width - self.scalar_bits
         return [self.width, self.width - self.bits, least, least - self.bits]
 
     def start(self, party: Party) -> ScaledRows:
-        """The rows and their scalar, to be opened when each is ready."""
+        """Take the tuple; rows and scalars can then be opened when each is ready."""
         return ScaledRows(self, party, party.take(self))
 
 
 class ScaledRows:
-    """A product under way at one party."""
+    """A product z * y under way at one party: start it, open both factors, in either order, then call `product`.
+
+    `sum_of_squares` may be called once z is open, if the gate has `squares`.
+
+    Example:
+        ```python
+        scaled = gate.start(party)
+        yield from together(scaled.open_rows(z), scaled.open_scalar(y))  # or one after the other
+        result = scaled.product(bound)  # last: `product` reads the end of the tuple
+        ```
+    """
 
     def __init__(self, gate: RowScale, party: Party, randomness: Tuple):
         self._gate, self._party, self._randomness = gate, party, randomness
@@ -78,7 +88,7 @@ class ScaledRows:
         self._scalar: Lift
 
     def open_rows(self, z: Secret) -> SecretProtocol[None]:
-        """Open z."""
+        """Open z: k bits an element, one round."""
         self._scale = z.scale
         (opened,) = yield [self._rows.opening(z)]
         self._rows.opened(opened)
@@ -93,7 +103,7 @@ class ScaledRows:
         return self._party.secret(total, self._gate.width, 2 * self._scale, bound)
 
     def open_scalar(self, y: Secret) -> SecretProtocol[None]:
-        """Open y, of shape (..., 1)."""
+        """Open y, of shape (..., 1): k' bits a row, one round."""
         self._scalar = Lift(self._randomness, (*self._gate.shape[:-1], 1), self._gate.scalar_bits, self._gate.width)
         self._scalar_scale = y.scale
         (opened,) = yield [self._scalar.opening(y)]

@@ -5,7 +5,8 @@ With s = f xor b, f opened, a selected value is s x = (f + (1 - 2 f) b) (E - r),
 b r make it local. The sum over all candidates is the chosen one where the bits are a one-hot.
 
 Who sees what: both parties see f and E, uniform because b and r are fresh.
-Cost: K bits an element of every candidate and one bit a row and candidate, one round. Dealer: K bits each.
+Cost: K bits an element of every candidate and one bit a row and candidate, one round. Dealer: K bits for each of these
+elements and bits.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ class Select(Gate):
     """The sum over k of s_k x_k, row by row.
 
     Args:
-        candidates (`int`): How many tensors there are to choose from.
+        candidates (`int`): Number of tensors to choose from.
         rows (`int`): B.
         columns (`int`): Elements of a row.
         width (`int`): K, the ring of the candidates and of the result.

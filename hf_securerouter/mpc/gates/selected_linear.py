@@ -6,8 +6,8 @@ With s_k = f_k xor b_k (f opened), E = x + A opened once as in `linear.py`, and 
     [sum s_k W_k] = sum f_k [W_k] + (1 - 2 f_k) [b_k W_k],    [b_k W_k] = [b_k] D_k + [b_k B_k]
     [x sum s_k W_k] = E [sum s_k W_k] - sum f_k [A W_k] + (1 - 2 f_k) [b_k A W_k],
 
-where the shares of A W_k and of b_k A W_k are made before the query arrives: [A] D_k + [A B_k] and [b_k A] D_k +
-[b_k A B_k]. What is sent does not grow with the weights, nor with their number but for one bit each.
+where the shares of A W_k and of b_k A W_k are computed before the query arrives: [A] D_k + [A B_k] and [b_k A] D_k +
+[b_k A B_k]. The online bytes do not depend on the size of the weights; each candidate adds one bit a row.
 
 Who sees what: both parties see E and f, uniform because A and b are. The dealer sees A, b and B_k.
 Cost: K bits an element of x and one bit a row and candidate, one round. Dealer, a row and candidate: K bits for each
@@ -32,7 +32,7 @@ from .weight_share import WeightShare
 
 
 class _Weight(NamedTuple):
-    """One weight and its bias, for all candidates: what is made before the query arrives.
+    """Shares for one weight and its bias, of all candidates, computed before the query arrives.
 
     Args:
         masked_products (`torch.Tensor`): Shares of A W_k, (K, B, T, n).
@@ -49,7 +49,7 @@ class _Weight(NamedTuple):
 
 @dataclass(frozen=True)
 class SelectedLinear(Gate):
-    """x W + c for W and its bias c chosen row by row.
+    """x W + c, for a weight W and its bias c that are chosen row by row.
 
     Args:
         rows (`int`): B.
@@ -123,7 +123,7 @@ class SelectedLinear(Gate):
         """Open x and the bits once, and multiply.
 
         Args:
-            party (`Party`): With the weights' shares.
+            party (`Party`): The party, with the weights' shares.
             x (`Secret`): (B * T, F), in a ring of at least K bits.
             bits (`torch.Tensor`): XOR shares of a one-hot for each row, uint8 (candidates, B).
             scales (`tuple[int, ...]`): Fraction bits of each weight, matrices first.

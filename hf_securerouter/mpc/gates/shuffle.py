@@ -51,17 +51,23 @@ class Shuffle(Gate):
             dealing.give(dealing.mask((self.rows, columns), width)[order], width)
 
     def start(self, party: Party) -> Shuffled:
-        """The tensors, to be opened when each is ready."""
+        """Take the tuple; each tensor can then be opened when it is ready."""
         return Shuffled(self, party, party.take(self))
 
 
 class Shuffled:
-    """A shuffle under way at one party.
+    """A shuffle under way at one party: start it, then open each tensor once, in any order.
+
+    Example:
+        ```python
+        shuffled = gate.start(party)
+        moved = yield from shuffled.open(0, words)
+        ```
 
     Args:
-        gate (`Shuffle`): What is shuffled.
+        gate (`Shuffle`): The gate.
         party (`Party`): The party.
-        randomness (`Tuple`): Of the gate.
+        randomness (`Tuple`): Tuple of the gate.
     """
 
     def __init__(self, gate: Shuffle, party: Party, randomness: Tuple):
@@ -79,11 +85,11 @@ class Shuffled:
         """Open one tensor.
 
         Args:
-            index (`int`): Which of the gate's tensors it is.
+            index (`int`): Position of the tensor in the gate's `tensors`.
             words (`torch.Tensor`): This party's share, (B, ...): int64, or uint8 for XOR shares of bits.
 
         Returns:
-            `torch.Tensor`: A share of its rows in the new order, of the same shape and type.
+            `torch.Tensor`: A share of the rows in the new order, of the same shape and dtype.
         """
         width = self._gate.tensors[index][1]
         mask, permuted = self._masks[index]

@@ -1,8 +1,8 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""Squares, of all elements or of those that a secret bit selects.
+"""Squares of all elements, or only of elements that a secret bit selects.
 
 The value is lifted (`gates/lift.py`): with x = C - r + w t, x^2 needs shares of r, t, t r and r^2. For m x^2, with a
-bit m that is opened as v = m xor b, the dealer gives those words times b and times 1 - b, and v says which serve.
+bit m that is opened as v = m xor b, the dealer gives these words times b and times 1 - b, and v tells which to use.
 
 Who sees what: c of x, uniform because r is; m xor b, for a fresh b.
 Cost: k bits an element (and one bit for each m), one round. Dealer: 4 K - 3 k - 1 bits; with
@@ -43,6 +43,10 @@ class Square(Gate):
 
     def run(self, party: Party, x: Secret) -> SecretProtocol[Secret]:
         """Open x and square it.
+
+        Args:
+            party (`Party`): The party.
+            x (`Secret`): Of shape `shape`, in a ring of at least k bits.
 
         Returns:
             `Secret`: In Z_2^K at twice the scale of x; exact.
@@ -93,7 +97,7 @@ class SelectedSquare(Gate):
 
         Args:
             party (`Party`): The party.
-            x (`Secret`): Of shape `shape`.
+            x (`Secret`): Of shape `shape`, in a ring of at least k bits.
             bit (`torch.Tensor`): XOR share of m, uint8 (B, T).
 
         Returns:

@@ -1,10 +1,10 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
 """Fixed weights, shared once and used for many queries.
 
-The owner picks a mask B = B0 + B1 for every tensor, from two seeds, and publishes D = W - B to the two parties. Party
-i holds D and the seed of B_i, the dealer both seeds and never D: D and the two seeds together are the weights. B is
-uniform mod 2^64 and is reduced to whatever ring a gate works in. Every sharing draws fresh seeds: two D's under one B
-would differ by the difference of the weights.
+The owner draws a mask B = B0 + B1 for every tensor, from two seeds, and sends D = W - B to both parties. Party i holds
+D and the seed of B_i. The dealer holds both seeds but never D, because D and both seeds together reveal the weights. B
+is uniform mod 2^64 and is reduced to the ring of each gate. Every sharing draws fresh seeds: two D's under one B would
+reveal the difference of the weights.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ..ring.words import MAX_BITS, seal
 
 @dataclass(frozen=True)
 class WeightShare:
-    """What one party holds of one fixed tensor.
+    """One party's share of one fixed tensor.
 
     Args:
         masked (`torch.Tensor`): D = W - B mod 2^64, the same at both parties.
@@ -32,7 +32,7 @@ class WeightShare:
 
 
 def weight_mask(seed: bytes, name: str, shape: tuple[int, ...], cipher: str = AES, device: str = "cpu") -> Tensor:
-    """One half of the mask of the tensor called `name`, int64 mod 2^64 on `device`."""
+    """One half, B0 or B1, of the mask of the tensor `name`: int64, uniform mod 2^64, on `device`."""
     return Csprng(seed, b"weight/" + name.encode(), cipher, device).ring(shape, MAX_BITS)
 
 
@@ -44,14 +44,14 @@ def mask_weights(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tupl
 
     Returns:
         `tuple[dict[str, torch.Tensor], tuple[bytes, bytes]]`: D of every tensor, for both parties; the seeds of P0 and
-        of P1, each for that party and the dealer.
+        of P1, each known to its party and the dealer only.
     """
     seeds = (new_seed(), new_seed())
     return {name: mask_weight(seeds, name, words) for name, words in weights.items()}, seeds
 
 
 def mask_weight(seeds: tuple[bytes, bytes], name: str, words: Tensor, cipher: str = AES) -> Tensor:
-    """D of one tensor, under seeds that were drawn for this sharing."""
+    """D = W - B of one tensor, int64; the seeds must be fresh for each sharing."""
     first, second = (weight_mask(seed, name, tuple(words.shape), cipher) for seed in seeds)
     return seal(words, Pad(-(first + second), MAX_BITS))[0].contiguous()
 
@@ -59,7 +59,7 @@ def mask_weight(seeds: tuple[bytes, bytes], name: str, words: Tensor, cipher: st
 def weight_share(
     rank: int, seed: bytes, name: str, masked: Tensor, cipher: str = AES, device: str = "cpu"
 ) -> WeightShare:
-    """Party `rank`'s view of one tensor on `device`, from D and its own seed."""
+    """Party `rank`'s share of one tensor on `device`, from D and the party's seed."""
     masked = masked.to(device)
     mask = weight_mask(seed, name, tuple(masked.shape), cipher, device)
     return WeightShare(masked, mask + masked if rank == 0 else mask)

@@ -1,8 +1,7 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
 """A bounded value in a wider ring: a lift (`lift.py`) and nothing else.
 
-What only travels (through a shuffle, a selection) does so in a ring of its own few bits, and is widened where it meets
-weights.
+A value that is only moved (shuffled, selected) is shared in a small ring, and is widened before it meets weights.
 
 Who sees what: c = x + 2^(k-2) + r mod 2^k, uniform because r is.
 Cost: k bits an element, one round. Dealer: 2 (K - k) bits.
@@ -37,6 +36,10 @@ class Widen(Gate):
 
     def run(self, party: Party, x: Secret) -> SecretProtocol[Secret]:
         """Open x and lift it.
+
+        Args:
+            party (`Party`): The party.
+            x (`Secret`): Of shape `shape`, in a ring of at least k bits.
 
         Returns:
             `Secret`: The same value at the same scale, in Z_2^K.

@@ -28,7 +28,7 @@ class AlbertArchitecture(BertArchitecture):
 
     def spec(self, config: Any, **chosen: str) -> EncoderSpec:
         spec = super().spec(config, **chosen)
-        # Group by group, as `AlbertTransformer` divides its layers; a group runs all of its own.
+        # As in `AlbertTransformer`: each of the layers runs one group, which runs all of its inner layers.
         per_group = config.num_hidden_layers / config.num_hidden_groups
         groups = [int(index / per_group) for index in range(config.num_hidden_layers)]
         inner = range(config.inner_group_num)

@@ -1,8 +1,9 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""What both protocols need to know of a Hugging Face encoder, and the registry that finds it.
+"""What both protocols need to know of a Hugging Face encoder, and the registry of architectures by `model_type`.
 
-Every supported encoder is a stack of post-LayerNorm transformer layers whose first token feeds a head of the shape
-`classifier(activation(dense(row)))`. An architecture says where in its Hugging Face module tree each weight stands.
+Every supported encoder is a stack of post-LayerNorm transformer layers; its head is
+`classifier(activation(dense(hidden)))`, of the first token's hidden state. An architecture says where in its Hugging
+Face module tree each weight is.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from ...families import FAMILIES, Family
 from .spec import EncoderSpec, Problem
 
 
-# Names of activations in a Hugging Face config, and the gate that computes each (they differ by at most 5e-4).
+# Activations in a Hugging Face config, and the gate for each. Variants of GeLU differ by at most 5e-4.
 ACTIVATIONS = {
     "gelu": "gelu",
     "gelu_python": "gelu",
@@ -29,7 +30,7 @@ ACTIVATIONS = {
 
 
 class Architecture(ABC):
-    """Where the parts of one Hugging Face architecture stand.
+    """Where one Hugging Face architecture keeps its weights, and how its embeddings are computed.
 
     `encoder` below is the base model (`AutoModel`), with or without a pooler; `model` is the
     `AutoModelForSequenceClassification` around it.
@@ -39,7 +40,7 @@ class Architecture(ABC):
 
     @abstractmethod
     def problems(self, config: Any, path: str) -> list[Problem]:
-        """Everything in `config` that cannot be computed on shares; `path` is where the model stands in its pool."""
+        """Everything in `config` that cannot be computed on shares; `path` is the model's place in its pool."""
 
     @abstractmethod
     def spec(
@@ -58,10 +59,10 @@ class Architecture(ABC):
 
     @abstractmethod
     def embed(self, embeddings: nn.Module, input_ids: Tensor, token_type_ids: Tensor | None) -> Tensor:
-        """What the client computes in clear.
+        """Compute the embedding output, in clear at the client.
 
         Args:
-            embeddings (`nn.Module`): As returned by `embeddings`.
+            embeddings (`nn.Module`): The module that `embeddings` returns.
             input_ids (`torch.Tensor`): Shape (B, T), int64.
             token_type_ids (`torch.Tensor`, *optional*): Shape (B, T), int64; zeros when not given.
 
@@ -71,11 +72,11 @@ class Architecture(ABC):
 
     @property
     def family(self) -> Family:
-        """Where its parts stand."""
+        """Where the modules of a layer and of the head are in the module tree."""
         return FAMILIES[self.model_type]
 
     def encoder_weights(self, encoder: nn.Module) -> dict[str, Tensor]:
-        """Float32 copies of all that follows the embeddings, under the names
+        """Float32 copies of the encoder's weights behind the embeddings, under the names
         `layers.{l}.{query,key,value,attention_output,intermediate,output}.{weight,bias}` (weights as (out, in)),
         `layers.{l}.{attention_norm,output_norm}.{weight,bias}` and, where the spec has an `embedding_size`,
         `embedding_projection.{weight,bias}`."""
@@ -93,7 +94,7 @@ class Architecture(ABC):
         return weights
 
     def weights(self, model: nn.Module) -> dict[str, Tensor]:
-        """Everything of a classifier that is shared between the parties."""
+        """All weights of a classifier that are shared between the parties: encoder and head."""
         return self.encoder_weights(self.encoder(model)) | self.head_weights(model)
 
 
@@ -101,7 +102,7 @@ _REGISTRY: dict[str, Architecture] = {}
 
 
 def register(architecture: type[Architecture]) -> type[Architecture]:
-    """Class decorator: offer an architecture under its `model_type`."""
+    """Class decorator: register an architecture under its `model_type`."""
     _REGISTRY[architecture.model_type] = architecture()
     return architecture
 
@@ -117,7 +118,7 @@ def architecture_for(model_type: str) -> Architecture | None:
 
 
 def activation_problems(activation: str, field: str) -> list[Problem]:
-    """What is wrong with the feed-forward activation that the config field `field` names."""
+    """A problem if no gate computes the feed-forward activation that the config field `field` names."""
     if activation in ACTIVATIONS:
         return []
     return [
@@ -130,8 +131,8 @@ def activation_problems(activation: str, field: str) -> list[Problem]:
 
 
 def copy_linear(weights: dict[str, Tensor], name: str, module: nn.Module) -> None:
-    """Copy the weight and the bias of a linear or LayerNorm module to `weights`, as contiguous float32: of a module of
-    a narrow precision, those that it computes with."""
+    """Copy the weight and the bias of a linear or LayerNorm module to `weights`, as contiguous float32. A
+    reduced-precision module has a method `shared`, which returns the rounded ones that it computes with."""
     shared = getattr(module, "shared", lambda: (module.weight, module.bias))
     for part, tensor in zip(("weight", "bias"), shared(), strict=True):
         weights[f"{name}.{part}"] = tensor.detach().to("cpu", torch.float32).clone().contiguous()

@@ -54,6 +54,6 @@ class BertArchitecture(Architecture):
 
     def embed(self, embeddings: Any, input_ids: Tensor, token_type_ids: Tensor | None) -> Tensor:
         if embeddings.token_type_embeddings.num_embeddings == 1:
-            token_type_ids = None  # as in clear text: a tokenizer shared with other experts may number pairs
+            token_type_ids = None  # as in clear: a tokenizer shared with other experts may produce type 1
         with torch.no_grad():
             return embeddings(input_ids=input_ids, token_type_ids=token_type_ids).float()

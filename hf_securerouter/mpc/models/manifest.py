@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""What is public of a converted model: every role reads it, and nothing in it depends on a weight or an input."""
+"""The public description of a converted model: every role reads it, and it depends on no weight and no input."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..ring.randomness import cipher_for
 from . import EncoderSpec
 
 
-BATCH_SIZE = 8  # inputs that run together where the manifest does not fix it
+BATCH_SIZE = 8  # queries that run together if the manifest fixes no batch
 
 
 @dataclass(frozen=True)
@@ -23,19 +23,19 @@ class Manifest:
         provider (`str`): Where correlated randomness comes from: `"ttp"`, a dealer process, or `"tfp"`, party 0.
         routing_privacy (`str`): What the servers learn of the routing.
         device (`str`): Where the parties and the dealer compute: `"cpu"` or `"cuda"`.
-        max_length (`int`): Tokens that every input is padded to.
-        router (`EncoderSpec`, *optional*): The router; its outputs are one score for each expert. None in a pool that
-            is one plain classifier.
+        max_length (`int`): Tokens to which every input is padded.
+        router (`EncoderSpec`, *optional*): The router; its outputs are one score for each expert. None for a single
+            classifier without a router.
         experts (`tuple[EncoderSpec, ...]`): The pool.
-        bounds (`Mapping[str, Mapping[str, int]]`): Bounds that calibration tightened, by member; see `Bounds`. Those
-            of an encoder that two members read stand with the expert.
-        network (`str`): What the plan is made for, a name in `NETWORKS`.
+        bounds (`Mapping[str, Mapping[str, int]]`): Bounds that calibration tightened, by member; see `Bounds`. An
+            encoder that the router shares with an expert has its bounds under the expert.
+        network (`str`): Network that the plan is optimised for, a name in `NETWORKS`.
         quotas (`tuple[int, ...]`): Under `quota`: how many queries of a batch each expert serves.
-        hardest_first (`tuple[int, ...]`): Under `quota`: the experts in the order in which they serve, from the one
-            that gets the queries with the highest scores.
-        router_shares_expert (`int`, *optional*): The expert whose encoder the router reads: what it computes for a
-            query, its weights and its embeddings are there once. None for a router with an encoder of its own.
-        expert_lengths (`tuple[int, ...]`): How many tokens of an input each expert reads; empty if all read all.
+        hardest_first (`tuple[int, ...]`): Under `quota`: the experts in the order in which they take their quotas,
+            starting with the queries of the highest scores.
+        router_shares_expert (`int`, *optional*): The expert whose encoder the router shares: its weights, its
+            embeddings and its output for a query exist once. None for a router with its own encoder.
+        expert_lengths (`tuple[int, ...]`): Tokens of an input that each expert reads; empty if all read all tokens.
     """
 
     protocol: str
@@ -54,22 +54,22 @@ class Manifest:
 
     @property
     def routes(self) -> bool:
-        """Whether there is anything to choose."""
+        """Whether a router chooses among several experts."""
         return self.router is not None and len(self.experts) > 1
 
     @property
     def batch(self) -> int | None:
-        """Queries of every batch, where that is fixed: under `quota`."""
+        """Queries of every batch if their number is fixed, as under `quota`; else None."""
         return sum(self.quotas) if self.routes and self.routing_privacy == "quota" else None
 
     @property
     def largest_batch(self) -> int:
-        """Queries that a server takes at once."""
+        """Largest number of queries that a server runs at once."""
         return self.batch or BATCH_SIZE
 
     @property
     def selects(self) -> bool:
-        """Whether one expert is made of all under encryption: under `oblivious`, where they have one shape."""
+        """Whether secret bits select the weights of one expert: under `oblivious`, if all experts have one shape."""
         names = [f"experts.{index}" for index in range(len(self.experts))]
         shapes = [(self.members[name], self.bounds.get(name, {}), self.length_of(name)) for name in names]
         same = all(shape == shapes[0] for shape in shapes)
@@ -82,12 +82,12 @@ class Manifest:
         return found | {f"experts.{index}": spec for index, spec in enumerate(self.experts)}
 
     def encoder_of(self, member: str) -> str:
-        """The member whose encoder a member reads: itself, or an expert for a router that shares its encoder."""
+        """The member whose encoder `member` uses: an expert for a router that shares its encoder, else `member`."""
         shares = member == "router" and self.router_shares_expert is not None
         return f"experts.{self.router_shares_expert}" if shares else member
 
     def length_of(self, member: str) -> int:
-        """Tokens of an input that a member reads."""
+        """Number of tokens of an input that a member reads."""
         owner = self.encoder_of(member)
         if owner == "router" or not self.expert_lengths:
             return self.max_length
@@ -100,7 +100,7 @@ class Manifest:
 
     @property
     def cipher(self) -> str:
-        """What all roles expand seeds with."""
+        """The cipher with which all roles expand seeds."""
         return cipher_for(self.device)
 
     @property

@@ -12,14 +12,14 @@ from ...number_format import current_precision
 
 @dataclass(frozen=True)
 class HeadSpec:
-    """How the first token's row becomes logits: `classifier(activation(dense(row)))`.
+    """A head: logits are `classifier(activation(dense(hidden)))`, of the first token's hidden state.
 
     Args:
         dense (`str`): Prefix of the weights of the first linear layer.
         activation (`str`): `"tanh"`, `"relu"` or `"gelu"`.
         classifier (`str`): Prefix of the weights of the second linear layer.
         num_outputs (`int`): Number of logits.
-        inner_size (`int`, *optional*): Width between the two linear layers; None stands for the encoder's width.
+        inner_size (`int`, *optional*): Width between the two linear layers; None means the encoder's width.
     """
 
     dense: str
@@ -35,17 +35,17 @@ class EncoderSpec:
 
     Args:
         num_layers (`int`): Number of transformer layers that are run.
-        hidden_size (`int`): Width of a row.
+        hidden_size (`int`): Width of a hidden state.
         num_heads (`int`): Attention heads; `hidden_size` is a multiple of it.
         intermediate_size (`int`): Width of the feed-forward layer.
         hidden_act (`str`): `"gelu"`, `"relu"` or `"quadratic"`.
         softmax (`str`): `"exact"`, `"2quad"` or `"2relu"`.
         layer_norm_eps (`float`): Added to every LayerNorm's variance.
         layer_map (`tuple[int, ...]`): Index of the weights that layer `l` uses; the identity unless layers are shared.
-        head (`HeadSpec`): The head on the first token's row.
-        embedding_size (`int`, *optional*): Width of the embedding output, where a linear layer takes it to
-            `hidden_size`; None where there is no such layer.
-        precision (`str`): What it was trained for, a name in `EXPERT_MPC_CHOICES["precision"]`.
+        head (`HeadSpec`): The head on the first token's hidden state.
+        embedding_size (`int`, *optional*): Width of the embedding output, if a linear layer projects it to
+            `hidden_size`; None without such a layer.
+        precision (`str`): Number format that the encoder was trained for, a name in `EXPERT_MPC_CHOICES["precision"]`.
     """
 
     num_layers: int
@@ -67,7 +67,7 @@ class EncoderSpec:
 
     @property
     def input_size(self) -> int:
-        """Width of the embedding output, which is what the client shares."""
+        """Width of the embedding output, which the client shares."""
         return self.hidden_size if self.embedding_size is None else self.embedding_size
 
     def to_dict(self) -> dict[str, Any]:
@@ -77,7 +77,7 @@ class EncoderSpec:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> EncoderSpec:
         """The spec that `to_dict` described."""
-        # Manifests of before there was another precision do not name one.
+        # Older manifests have no `precision`.
         known = {field.name: values[field.name] for field in fields(cls) if field.name in values}
         known["precision"] = current_precision(known.get("precision", "full"))
         return cls(**known | {"layer_map": tuple(values["layer_map"]), "head": HeadSpec(**values["head"])})

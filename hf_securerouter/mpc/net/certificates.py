@@ -1,8 +1,8 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""Keys for the roles of one sharing: a certificate authority of its own, whose private key signs and is forgotten.
+"""Keys and certificates for the roles of one sharing, signed by an authority whose private key is never stored.
 
-A certificate names one role as its DNS name. Nobody can make another one for this sharing; a key that leaked is
-replaced by sharing anew.
+A certificate names its role as a DNS name. Nobody can issue another certificate for the sharing; if a key leaks, the
+owner shares the model anew.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 
 AUTHORITY, CERTIFICATE, KEY = "ca.pem", "certificate.pem", "key.pem"
-LIFETIME = datetime.timedelta(days=3650)  # that of the shares, which have no end of their own
+LIFETIME = datetime.timedelta(days=3650)  # long, because the shares never expire
 _CLOCK_SKEW = datetime.timedelta(days=1)
 _OID = x509.ExtendedKeyUsageOID
 
 
 def make_certificates(roles: tuple[str, ...]) -> dict[str, dict[str, bytes]]:
-    """Fresh keys (P-256) and certificates, all by one fresh authority.
+    """Make fresh keys (P-256) and certificates, all signed by one fresh authority.
 
     Args:
         roles (`tuple[str, ...]`): Names of the roles.
 
     Returns:
-        `dict[str, dict[str, bytes]]`: For each role what its folder holds, PEM by file name: the authority's
-        certificate, its own, and its private key without a password.
+        `dict[str, dict[str, bytes]]`: The files of each role's folder, PEM by file name: the authority's certificate,
+        the role's certificate, and the role's private key without a password.
     """
     authority = ec.generate_private_key(ec.SECP256R1())
     issuer = _name("hf_securerouter sharing")
@@ -96,7 +96,7 @@ def _sign(
     issuer: x509.Name,
     extensions: list[tuple[x509.ExtensionType, bool]],
 ) -> bytes:
-    """The certificate of `key`, as PEM."""
+    """A certificate for `key`, signed by `authority`, as PEM."""
     now = datetime.datetime.now(datetime.UTC)
     builder = x509.CertificateBuilder(
         subject_name=subject,

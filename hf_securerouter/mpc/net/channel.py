@@ -32,21 +32,23 @@ class ChannelError(SecureRouterError):
 
 
 class ChannelClosed(ChannelError):
-    """The other end is gone."""
+    """The connection is closed."""
 
 
 class ChannelTimeout(ChannelError):
-    """The other end did not answer before the deadline."""
+    """The other end did not send, or did not read, before the deadline."""
 
 
 class Channel:
-    """One end of a stream socket that carries frames. `bytes_sent` and `bytes_received` count these, not TLS records.
+    """One end of a stream socket that carries frames.
+
+    `bytes_sent` and `bytes_received` count the bytes of frames, without TLS records.
 
     Args:
-        sock (`socket.socket` or `SocketStream`): A connected stream socket, or one under TLS; the channel owns it from
-            now on.
-        peer (`str`): What the other end is called in error messages.
-        max_payload (`int`): Bytes of tensors that the other end may send in a frame.
+        sock (`socket.socket` or `SocketStream`): A connected stream socket, or a stream under TLS; the channel owns it
+            from now on.
+        peer (`str`): Name of the other end in error messages.
+        max_payload (`int`): Largest payload, in bytes, that is accepted in a frame.
 
     Example:
         ```python
@@ -58,7 +60,7 @@ class Channel:
     def __init__(self, sock: socket.socket | SocketStream, peer: str, max_payload: int = MAX_PAYLOAD) -> None:
         self.peer = peer
         self.max_payload = max_payload
-        # Never blocking: one thread may wait to read while another waits to write.
+        # Non-blocking: one thread may wait to read while another waits to write.
         self._stream = sock if isinstance(sock, SocketStream) else SocketStream(sock)
         self.bytes_sent = 0
         self.bytes_received = 0
@@ -69,11 +71,12 @@ class Channel:
         Args:
             header (`dict`): JSON-able.
             tensors (`dict[str, torch.Tensor]`, *optional*): Contiguous CPU tensors.
-            timeout (`float`): Seconds within which the other end has to take the frame.
+            timeout (`float`): Seconds within which the other end must take the frame.
 
         Raises:
-            ChannelClosed: The other end is gone.
-            ChannelTimeout: It did not take the frame in time.
+            ChannelClosed: The connection is closed.
+            ChannelTimeout: The other end did not take the frame in time.
+            ChannelError: The frame is larger than `MAX_HEADER` or `MAX_PAYLOAD`.
         """
         head = json.dumps(header).encode()
         payload = save(tensors) if tensors else b""
@@ -83,27 +86,37 @@ class Channel:
         self._write(payload, deadline)
 
     def send_bytes(self, data: bytes | bytearray | memoryview, timeout: float = 60.0) -> None:
-        """Send bytes whose number the frame before has told, without a copy of them; errors as for `send`."""
+        """Send raw bytes, without a copy; the frame before them announced their number.
+
+        Raises:
+            ChannelClosed: The connection is closed.
+            ChannelTimeout: The other end did not take the bytes within `timeout` seconds.
+        """
         self._write(data, time.monotonic() + timeout)
 
     def receive_into(self, buffer: bytearray | memoryview, timeout: float = 60.0) -> None:
-        """Fill `buffer` with what the other end sends by `send_bytes`; errors as for `receive`."""
+        """Fill `buffer` with the bytes that the other end sends by `send_bytes`.
+
+        Raises:
+            ChannelClosed: The connection is closed.
+            ChannelTimeout: The bytes did not arrive within `timeout` seconds.
+        """
         self._fill(memoryview(buffer).cast("B"), time.monotonic() + timeout)
 
     def receive(self, timeout: float | None = 60.0) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Wait for one frame.
 
         Args:
-            timeout (`float`, *optional*): Seconds to wait for the whole frame. With None an idle end waits for the
-                first byte as long as the other end lives, and then 60 seconds for the rest.
+            timeout (`float`, *optional*): Seconds to wait for the whole frame. None waits for the first byte until the
+                connection closes, and then 60 seconds for the rest.
 
         Returns:
             The header and the tensors.
 
         Raises:
-            ChannelClosed: The other end is gone.
-            ChannelTimeout: No whole frame came in time.
-            ChannelError: What came is not a frame.
+            ChannelClosed: The connection is closed.
+            ChannelTimeout: No whole frame arrived in time.
+            ChannelError: The bytes received are not a frame, or the frame is too large.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         first = self._read(1, deadline)
@@ -145,7 +158,7 @@ class Channel:
         except OSError as error:
             raise ChannelClosed(f"The link to {self.peer} is closed ({error}).") from error
         finally:
-            self._stream.drop()  # after a failure nobody could tell where the next frame begins
+            self._stream.drop()  # after a failure nobody knows where the next frame begins
         self.bytes_sent += len(view)
 
     def _read(self, length: int, deadline: float | None) -> bytearray:

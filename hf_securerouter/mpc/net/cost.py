@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""What queries cost, over all roles."""
+"""The cost of queries, over all roles."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from .ledger import ROLES, peak_rss_bytes
 
 @dataclass
 class Cost:
-    """What one or more queries cost, over all roles.
+    """The cost of one or more queries, over all roles.
 
     Args:
         online_bytes (`int`): Bytes on the parties' link, both directions.
         rounds (`int`): Sequential exchanges on that link.
         dealer_bytes (`int`): Bytes that the dealer sent to both parties.
         client_bytes (`int`): Bytes between the client and the parties, both directions.
-        setup_seconds (`float`): Starting the roles and sharing the weights; once per session.
-        preprocess_seconds (`float`): What the parties did without the input.
-        online_seconds (`float`): From shares of the input held to shares of the logits ready.
-        dealer_seconds (`float`): Time that the dealer computed; what it computed while it sent does not count.
+        setup_seconds (`float`): Start of the roles and sharing of the weights; once per session.
+        preprocess_seconds (`float`): The parties' computation before the input arrives.
+        online_seconds (`float`): From the arrival of the input's shares to shares of the logits.
+        dealer_seconds (`float`): The dealer's computation, except what overlaps with its sending.
         peak_rss_bytes (`dict`): Peak memory per role, in bytes.
         by_gate (`list`): `{"gate", "online_bytes", "rounds", "dealer_bytes", "seconds"}` of each kind of gate.
     """
@@ -46,8 +46,8 @@ class Cost:
 
         Args:
             ledgers (`Mapping`): `Ledger.to_dict()` of `party0`, `party1` and, where there is one, `dealer`.
-            client_bytes (`int`): As counted by the client.
-            setup_seconds (`float`): Of the session that the query ran in.
+            client_bytes (`int`): Counted by the client.
+            setup_seconds (`float`): Set-up time of the query's session.
         """
         parties = [ledgers["party0"], ledgers["party1"]]
         names = dict.fromkeys(name for party in parties for name in party["gates"])
@@ -80,7 +80,7 @@ class Cost:
 
     @classmethod
     def total(cls, costs: Iterable[Cost]) -> Cost:
-        """The cost of several queries of one session: counts and times add up, memory and set-up do not."""
+        """The cost of several queries of one session: counts and times add up, memory and set-up take the maximum."""
         result = cls()
         gates: dict[str, dict[str, Any]] = {}
         for cost in costs:
@@ -101,7 +101,7 @@ class Cost:
         return result
 
     def to_dict(self, *, by_gate: bool = False) -> dict[str, Any]:
-        """The fields as a JSON-able dict; the split by gate only when asked for."""
+        """The fields as a JSON-able dict; `by_gate` includes the split by gate."""
         values = asdict(self)
         if not by_gate:
             del values["by_gate"]

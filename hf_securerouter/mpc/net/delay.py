@@ -1,9 +1,9 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""A network between the parties of one machine that takes time: every packet arrives a fixed delay after it was sent.
+"""A slow network between two parties on one machine: every packet arrives a fixed delay after it was sent.
 
 Each party gets a network namespace, and a relay in user space (`delay_relay.py`) is the only way between the two. The
-parties' own TCP runs over it unchanged, whichever library opens it. It stands in for `tc netem`, which needs a kernel
-module that many machines lack.
+parties' TCP runs over the relay unchanged, whichever library opens the connection. `tc netem` would do the same, but
+needs a kernel module that many machines lack.
 """
 
 from __future__ import annotations
@@ -25,18 +25,19 @@ _START_SECONDS = 10.0
 
 
 class DelayError(SecureRouterError):
-    """This machine cannot delay the parties' link, or the relay is gone."""
+    """This machine cannot delay the parties' link, or the relay did not start."""
 
 
 class DelayedNetwork:
-    """Two network namespaces and the relay between them; they are gone when it is closed or its process ends.
+    """Two network namespaces and the relay between them; `close`, or the end of this process, removes all three.
 
     Args:
-        seconds (`float`): One way; both directions are delayed, neither is throttled.
+        seconds (`float`): One-way delay of both directions; the bandwidth is not limited.
 
     Raises:
-        `DelayError`: Something that it takes is missing.
-        `SecureRouterValueError`: `seconds` is not positive.
+        `DelayError`: `nsenter`, TUN devices or the permission to make network namespaces is missing, or the relay did
+            not start in time.
+        `SecureRouterValueError`: `seconds` is not above 0 and at most 10.
 
     Example:
         ```python
@@ -46,7 +47,7 @@ class DelayedNetwork:
         ```
     """
 
-    # CrypTen's transport binds to the device that this names.
+    # Gloo, CrypTen's transport, binds to the network device of this name.
     environment = {"GLOO_SOCKET_IFNAME": DEVICE}
 
     def __init__(self, seconds: float) -> None:
@@ -60,8 +61,8 @@ class DelayedNetwork:
         ):
             if not found:
                 raise DelayError(
-                    f"A delayed link takes {needed}, which is missing here. Run as root on Linux with TUN devices, or "
-                    "leave out `delay_ms`: `estimated_seconds` needs no such thing."
+                    f"A delayed link needs {needed}, which is missing here. Run as root on Linux with TUN devices, or "
+                    "leave out `delay_ms`: `estimated_seconds` works without it."
                 )
         self.descriptors: list[int] = []
         self._caller, theirs = socket.socketpair()
@@ -79,7 +80,7 @@ class DelayedNetwork:
             answer, self.descriptors, _, _ = socket.recv_fds(self._caller, 1024, 3)
             if not self.descriptors:
                 raise DelayError(
-                    "A delayed link takes network namespaces and TUN devices, which this machine does not allow this "
+                    "A delayed link needs network namespaces and TUN devices, which this machine does not allow this "
                     f"user ({answer.decode(errors='replace') or 'the relay ended'}). Run as root, or leave out "
                     "`delay_ms`."
                 )
@@ -91,13 +92,13 @@ class DelayedNetwork:
             raise
 
     def entering(self, rank: int) -> list[str]:
-        """The command that runs what follows it in the namespace of party `rank`; it inherits `descriptors`."""
+        """Prefix of a command that is to run in the namespace of party `rank`; its process needs `descriptors`."""
         network, *user = self.descriptors[rank], *self.descriptors[2:]
         command = ["nsenter", f"--net=/proc/self/fd/{network}"]
         return command + [f"--user=/proc/self/fd/{space}" for space in user] + ["--preserve-credentials"] * len(user)
 
     def wait(self) -> None:
-        """Return when the relay has ended, whatever ended it."""
+        """Wait until the relay ends, for whatever reason."""
         self._process.wait()
 
     def close(self) -> None:

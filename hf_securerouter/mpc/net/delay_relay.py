@@ -1,9 +1,9 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""Two network namespaces whose only way to each other is this process: it holds each packet back for a fixed time.
+"""A process that joins two network namespaces, and holds each packet between them back for a fixed time.
 
-Run as a file by `delay.py`: `delay_relay.py FD SECONDS`, where FD is a socket to the caller. It imports the standard
-library alone, since a process may leave its user namespace only while it has a single thread. Namespaces and devices
-are anonymous: the kernel removes them with the last process that uses them, however that ends.
+Run as a file by `delay.py`: `delay_relay.py FD SECONDS`, where FD is a socket to the caller. Only the standard library
+is imported, since a process may leave its user namespace only while it has a single thread. Namespaces and devices are
+anonymous: the kernel removes them when the last process that uses them ends.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pathlib import Path
 
 
 DEVICE = "delay"
-# Party 0's and party 1's, each in its own namespace. They are loopback addresses for being of this machine.
+# Of party 0 and party 1, each in its own namespace. Loopback addresses, so that a link without TLS is allowed.
 ADDRESSES = ("127.0.0.1", "127.0.0.2")
 
 _CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
@@ -32,8 +32,8 @@ _SIOCSIFADDR, _SIOCSIFNETMASK, _SIOCSIFMTU = 0x8916, 0x891C, 0x8922
 _LARGEST_PACKET = 65535
 _BURST = 64
 
-# The link delays and does not throttle: windows hold what is under way at 1 GB/s for 30 ms there and back, which is
-# also what the device's queue of 500 packets holds, and stay open over a pause for thought.
+# TCP windows must not limit the bandwidth: they hold 30 ms (a round trip) at 1 GB/s, as the device's queue of 500
+# packets does, and do not shrink while a connection is idle.
 _SETTINGS = {
     f"conf/{DEVICE}/route_localnet": "1",
     "tcp_rmem": "4096 16777216 33554432",
@@ -50,7 +50,7 @@ def _unshare(flags: int) -> None:
 
 
 def become_root_of_a_user_namespace() -> None:
-    """Without the right to make network namespaces: take it in a user namespace of one's own."""
+    """Enter a new user namespace as its root, who may make network namespaces."""
     user, group = os.geteuid(), os.getegid()
     _unshare(_CLONE_NEWUSER)
     Path("/proc/self/setgroups").write_text("deny")
@@ -59,7 +59,7 @@ def become_root_of_a_user_namespace() -> None:
 
 
 def make_end(address: str) -> int:
-    """Enter a new network namespace and make its only device; what is sent there can be read from the result."""
+    """Enter a new network namespace with one TUN device; return the descriptor that its packets pass through."""
     _unshare(_CLONE_NEWNET)
     device = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
     name = DEVICE.encode()
@@ -79,7 +79,7 @@ def make_end(address: str) -> int:
 
 
 def relay(ends: tuple[int, int], caller: socket.socket, seconds: float) -> None:
-    """Carry packets both ways, each `seconds` after it came, until the caller goes away."""
+    """Carry packets both ways, each `seconds` after its arrival, until the caller closes its socket."""
     waiting: tuple[deque[tuple[float, bytes]], deque[tuple[float, bytes]]] = (deque(), deque())
     sources: list[int | socket.socket] = [*ends, caller]
     while True:
@@ -99,7 +99,7 @@ def relay(ends: tuple[int, int], caller: socket.socket, seconds: float) -> None:
 
 
 def _read(end: int) -> list[bytes]:
-    """What has come, up to a burst, so that the other direction gets its turn."""
+    """The packets that have arrived, at most `_BURST`, so that the other direction gets its turn."""
     packets: list[bytes] = []
     try:
         while len(packets) < _BURST:
@@ -114,13 +114,13 @@ def main(descriptor: int, seconds: float) -> int:
 
     Args:
         descriptor (`int`): File descriptor of the socket to the caller, who receives the namespaces' descriptors
-            (network of party 0, of party 1 and, where there is one, user), or why there are none.
-        seconds (`float`): One way.
+            (network of party 0, of party 1 and, unless run by root, user), or an error text.
+        seconds (`float`): One-way delay.
 
     Returns:
         `int`: Exit status.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the caller's affair: it closes the socket
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the caller handles Ctrl-C: it closes the socket
     caller = socket.socket(fileno=descriptor)
     spaces: list[int] = []
     ends: list[int] = []

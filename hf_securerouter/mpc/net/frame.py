@@ -1,8 +1,8 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
 """The format of a frame on the parties' link.
 
-A frame is a 16-byte header (magic, kind, round, payload length) and the payload, without type or shape: both parties
-run one plan and know what comes. Objects travel as JSON.
+A frame is a 16-byte header (magic, kind, round, payload length) and the payload, without dtype or shape: both parties
+run the same plan and know them. Objects travel as JSON.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Kind(IntEnum):
 
 
 class Abort(IntEnum):
-    """Why a party gave up: the only thing that it tells the other one, in the length field of an `ABORT` frame."""
+    """Why a party gave up. An `ABORT` frame carries this code in its length field, and nothing else."""
 
     TIMEOUT = 1
     GARBAGE = 2
@@ -44,7 +44,7 @@ class Abort(IntEnum):
 
 ABORT_TEXTS = {
     Abort.TIMEOUT: "it got no message in time",
-    Abort.GARBAGE: "it got bytes that are no message",
+    Abort.GARBAGE: "it got bytes that are not a message",
     Abort.KIND: "it got a message of another kind than it expected",
     Abort.ROUND: "it got a message of another round",
     Abort.LENGTH: "it got a message of another length than it expected",
@@ -56,7 +56,7 @@ def as_bytes(part: Any) -> memoryview:
     """A buffer as flat bytes, without a copy.
 
     Raises:
-        `SecureRouterValueError`: It is no C-contiguous buffer.
+        `SecureRouterValueError`: `part` is not a C-contiguous buffer.
     """
     try:
         view = memoryview(part)
@@ -71,7 +71,7 @@ def to_json(obj: Any) -> bytes:
     """An object as JSON.
 
     Raises:
-        `SecureRouterValueError`: JSON would not give it back as it is, or it is past `MAX_OBJECT`.
+        `SecureRouterValueError`: `obj` changes on its way through JSON, or takes more than `MAX_OBJECT` bytes.
     """
     try:
         data = json.dumps(obj, allow_nan=False).encode()

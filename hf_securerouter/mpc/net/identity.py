@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""The key of one role, and whom it trusts."""
+"""A role's TLS key and certificate, and the authority that it trusts."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from .certificates import AUTHORITY, CERTIFICATE, KEY
 
 @dataclass(frozen=True)
 class Identity:
-    """The key of one role, and whom it trusts: the roles of its own sharing.
+    """A role's TLS contexts: they hold its key and certificate, and trust only the roles of its own sharing.
 
     Args:
         role (`str`): The role that the certificate names.
-        server (`ssl.SSLContext`): For connections that come.
-        client (`ssl.SSLContext`): For connections to others.
+        server (`ssl.SSLContext`): For incoming connections.
+        client (`ssl.SSLContext`): For outgoing connections.
     """
 
     role: str
@@ -29,10 +29,10 @@ class Identity:
 
     @classmethod
     def load(cls, folder: Path) -> Identity:
-        """The identity in a role's folder.
+        """Load the identity in a role's folder.
 
         Raises:
-            `SecureRouterValueError`: Its files are missing or cannot be read.
+            `SecureRouterValueError`: A file is missing, or is not a key or certificate of one role.
         """
         try:
             certificate = x509.load_pem_x509_certificate((folder / CERTIFICATE).read_bytes())
@@ -56,5 +56,5 @@ def _context(folder: Path, protocol: int) -> ssl.SSLContext:
     context.load_verify_locations(folder / AUTHORITY)
     context.load_cert_chain(folder / CERTIFICATE, folder / KEY)
     if protocol == ssl.PROTOCOL_TLS_SERVER:
-        context.num_tickets = 0  # every connection proves its certificate anew
+        context.num_tickets = 0  # no resumption: every connection presents its certificate
     return context

@@ -1,7 +1,7 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""What crosses the wire, counted where it is sent, and what a query cost.
+"""Counts of bytes, rounds and seconds by gate, kept where messages are sent and received.
 
-Every role keeps one `Ledger`. A `Cost` is made from the ledgers of all roles, is JSON-able and adds up over queries.
+Every role keeps one `Ledger`. The ledgers of all roles together make a `Cost` (`cost.py`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ ROLES = ("party0", "party1", "dealer", "client")
 
 
 def peak_rss_bytes() -> int:
-    """The largest resident memory that this process has had (VmHWM), in bytes; 0 where the kernel does not tell."""
+    """The peak resident memory of this process (VmHWM), in bytes; 0 if the kernel does not report it."""
     try:
         found = re.search(r"^VmHWM:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
     except OSError:
@@ -32,14 +32,14 @@ def peak_rss_bytes() -> int:
 
 @dataclass
 class GateCount:
-    """What one kind of gate cost one party.
+    """The cost of one kind of gate at one party.
 
     Args:
         sent (`int`): Bytes sent to the other party.
         received (`int`): Bytes received from the other party.
         rounds (`int`): Sequential exchanges with the other party.
         dealer (`int`): Bytes received from the dealer.
-        seconds (`float`): Wall time, without that of gates inside this one.
+        seconds (`float`): Wall time, without the time of nested gates.
     """
 
     sent: int = 0
@@ -85,7 +85,7 @@ class Ledger:
         self._here().received += nbytes
 
     def round(self) -> None:
-        """Count one exchange that the next step has to wait for."""
+        """Count one sequential exchange."""
         self._here().rounds += 1
 
     def dealer(self, nbytes: int) -> None:
@@ -93,12 +93,12 @@ class Ledger:
         self._here().dealer += nbytes
 
     def spent(self, name: str, seconds: float) -> None:
-        """Count wall time under `name` that was measured elsewhere."""
+        """Add wall time that was measured elsewhere to gate `name`."""
         self.gates.setdefault(name, GateCount()).seconds += seconds
 
     @contextmanager
     def gate(self, name: str) -> Iterator[None]:
-        """Count what happens inside under `name`; of nested gates the innermost counts."""
+        """Count everything inside this context under gate `name`, or under the innermost of nested gates."""
         self._lap()
         self._open.append(name)
         try:
@@ -115,7 +115,7 @@ class Ledger:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Add the wall time spent inside to one of `setup`, `preprocess`, `online` and `dealer`."""
+        """Add the wall time spent inside this context to one of `setup`, `preprocess`, `online` and `dealer`."""
         start = time.perf_counter()
         try:
             yield

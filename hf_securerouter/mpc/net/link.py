@@ -33,39 +33,41 @@ _PAUSE = 0.05  # seconds between two attempts to connect
 
 
 class LinkError(SecureRouterError):
-    """The link to the other party failed and is closed; the other party is told or sees it close."""
+    """The link to the other party failed and is closed; the other party gets an abort frame or sees it close."""
 
 
 class Link:
-    """The parties' own full-duplex link.
+    """The full-duplex link between the two parties.
 
-    Both parties call the same methods in the same order. Each call costs one round: both send one frame at once, and
-    neither waits for the other's before it sends its own. A link is used by one thread. After a `LinkError` it is
-    closed. Making one blocks until the other end has been made too.
+    Both parties call the same methods in the same order. Each call costs one round: both parties send a frame at the
+    same time. A link serves one thread, and is closed after a `LinkError`. The constructor blocks until the other
+    party constructs its end.
 
     Args:
-        sock (`socket.socket` or `TlsStream`): A connected stream socket, or one under TLS already, with certificates
-            as under `ssl_context`. The link owns it from now on.
-        rank (`int`): 0 or 1; the other party has the other one.
-        ledger (`Ledger`, *optional*): Counts every byte that the socket takes and gives, headers, handshake and TLS
-            included, and one round for each exchange.
-        timeout (`float`): Seconds without one byte in either direction after which the other party counts as lost.
+        sock (`socket.socket` or `TlsStream`): A connected stream socket, or a stream under TLS with the certificates
+            that `ssl_context` describes. The link owns it from now on.
+        rank (`int`): 0 or 1; the other party has the other rank.
+        ledger (`Ledger`, *optional*): Counts every byte through the socket, headers, handshake and TLS included, and
+            one round for each exchange.
+        timeout (`float`): Seconds without a byte in either direction after which the other party counts as lost.
             Also the limit for the whole handshake.
-        hello (`dict[str, str]`, *optional*): Public facts that both parties must hold alike, as for `agree`.
-        token (`bytes`, *optional*): 32 secret bytes that both parties prove to hold (HMAC-SHA256 of both challenges),
-            so that no other user of this machine takes the place of a party. They do not encrypt.
-        ssl_context (`ssl.SSLContext`, *optional*): TLS 1.3 with certificates demanded of both ends. The other party's
-            must name its role, `party0` or `party1`, as a DNS name, so that no other role's key will do.
-        server_side (`bool`): Which side of the TLS handshake this is.
+        hello (`dict[str, str]`, *optional*): Public facts that must be equal at both parties, as for `agree`.
+        token (`bytes`, *optional*): 32 secret bytes that each party proves to hold (HMAC-SHA256 of both challenges),
+            so that no other user of this machine can pose as a party. The token does not encrypt.
+        ssl_context (`ssl.SSLContext`, *optional*): TLS 1.3 with certificates required at both ends. The other party's
+            certificate must name its role, `party0` or `party1`, as a DNS name, so that other roles' keys are refused.
+        server_side (`bool`): Whether this end is the TLS server.
 
     Raises:
-        LinkError: The other end is lost or not who it should be, or the parties do not agree; both ends fail.
-        SecureRouterValueError: An argument is wrong.
+        LinkError: The other party is silent or closes the link, its certificate or token is wrong, or the parties
+            differ in version, rank or `hello`. Both ends fail.
+        SecureRouterValueError: `rank` is not 0 or 1, `timeout` is not positive, `token` does not have 32 bytes, or
+            `ssl_context` does not require TLS 1.3 and certificates.
 
     Example:
         ```python
         with Link.listen() as listener:  # in the other process: Link.connect(address, 1, token=token)
-            tell(listener.address)
+            publish(listener.address)
             link = listener.accept(0, token=token)
         (theirs,) = link.exchange([mine])
         ```
@@ -119,7 +121,7 @@ class Link:
                 )
             self._greet(token)
             self.agree(hello or {})
-        except OSError as error:  # only the TLS handshake raises it as it is
+        except OSError as error:  # from the TLS handshake; later `OSError`s become `LinkError`s
             plain.close()
             raise LinkError(f"No TLS 1.3 link to {self.peer}: {error}.") from error
         except BaseException:
@@ -132,7 +134,10 @@ class Link:
         """Bind a TCP port (0: any free one) where the other party can connect.
 
         Returns:
-            A `Listener`, whose `address` is for the other party and whose `accept(rank, ...)` makes the link.
+            A `Listener`: the other party connects to its `address`, and `accept(rank, ...)` makes the link.
+
+        Raises:
+            LinkError: The address cannot be bound.
         """
         return Listener(cls, host, port)
 
@@ -142,11 +147,13 @@ class Link:
 
         Args:
             address (`tuple[str, int]`): Host and port.
-            rank (`int`), timeout (`float`), options: As for `Link`. Without `ssl_context` only an address of this
-                machine will do.
+            rank (`int`), timeout (`float`), options: As for `Link`. Without `ssl_context` the address must be on
+                this machine.
 
         Raises:
-            LinkError: Nobody listened in time, or as for `Link`.
+            LinkError: The other party did not listen within `timeout` seconds, or the handshake failed (see `Link`).
+            SecureRouterValueError: The address is on another machine and `ssl_context` is missing, or an option is
+                wrong (see `Link`).
         """
 
         def attempt(left: float) -> socket.socket:
@@ -163,16 +170,16 @@ class Link:
 
         Args:
             parts (`Sequence[Buffer]`): C-contiguous buffers, sent back to back without a copy. They must not
-                change until this returns.
-            expected (`Sequence[int]`, *optional*): Lengths in bytes of the parts that the other party sends; those of
-                `parts` where not given.
+                change until `exchange` returns.
+            expected (`Sequence[int]`, *optional*): Lengths in bytes of the other party's parts; by default those of
+                `parts`.
 
         Returns:
             `list[memoryview]`: The parts received, writable views of one new buffer.
 
         Raises:
-            LinkError: The other party is lost, silent for `timeout` seconds, gave up, or sent something else than one
-                frame of this round and length. This end closes and the other one fails as well.
+            LinkError: The other party closed the link, was silent for `timeout` seconds, gave up, or sent anything
+                but one frame of this round and these lengths. This end closes, so the other party fails too.
             SecureRouterValueError: A part is not a C-contiguous buffer; nothing has been sent.
 
         Cost: `16 + sum of the lengths` bytes each way, one round.
@@ -187,13 +194,14 @@ class Link:
         return received
 
     def agree(self, fields: Mapping[str, str]) -> None:
-        """Make sure that both parties hold the same facts, such as a plan's digest, a tuple's id and its nonce.
+        """Make sure that both parties hold the same facts, such as a plan's digest and a tuple set's id and nonce.
 
         Args:
             fields (`Mapping[str, str]`): Public; sent to the other party.
 
         Raises:
-            LinkError: At both parties, with the names of the fields that differ.
+            LinkError: Facts differ; both parties raise, with the names of the fields. Also if the exchange fails, as
+                `exchange` can.
 
         Cost: The fields as JSON each way, one round.
         """
@@ -203,25 +211,31 @@ class Link:
         self._compare(dict(fields), theirs)
 
     def send_object(self, obj: Any) -> None:
-        """Send what JSON holds, up to 1 MiB, to the other party, which calls `receive_object` meanwhile: one round.
+        """Send a JSON-able object of up to 1 MiB, while the other party calls `receive_object`: one round.
 
         Raises:
-            LinkError: As for `exchange`.
-            SecureRouterValueError: JSON does not hold `obj`; nothing has been sent.
+            LinkError: The other party closed the link, was silent for `timeout` seconds, or sent anything but the
+                empty frame of `receive_object`.
+            SecureRouterValueError: `obj` is not JSON-able or is too large; nothing has been sent.
         """
         self._swap(Kind.OBJECT, [memoryview(to_json(obj))], 0)
 
     def receive_object(self) -> Any:
-        """The object that the other party sends by `send_object`; errors as for `exchange`."""
+        """Receive the object that the other party sends by `send_object`: one round.
+
+        Raises:
+            LinkError: The other party closed the link, was silent for `timeout` seconds, or sent anything but an
+                object.
+        """
         return self._from_json(self._swap(Kind.OBJECT, [], None))
 
     @property
     def traffic(self) -> int:
-        """Bytes that the socket has taken and given so far, headers, handshake and TLS included."""
+        """Bytes sent and received by the socket so far, headers, handshake and TLS included."""
         return self._stream.sent + self._stream.received
 
     def close(self) -> None:
-        """Close this end; the other one fails at its next exchange."""
+        """Close this end; the other party fails at its next exchange."""
         self._closed = True
         try:
             self._stream.sock.shutdown(socket.SHUT_RDWR)
@@ -238,7 +252,7 @@ class Link:
     # One round.
 
     def _swap(self, kind: Kind, parts: Sequence[memoryview], length: int | None) -> memoryview:
-        """One frame each way; with `length` None any up to `MAX_OBJECT` is received."""
+        """One frame each way; `length` None accepts a payload of up to `MAX_OBJECT` bytes."""
         if self._closed:
             raise LinkError(f"The link to {self.peer} is closed.")
         stream = self._stream
@@ -253,7 +267,7 @@ class Link:
             if self._broken is not None:
                 raise self._lost(self._broken) from self._broken
             self._round = (self._round + 1) & 0xFFFFFFFF
-        except BaseException:  # whatever it is, the next frame would be out of step
+        except BaseException:  # after any failure the next frame would be out of step
             self.close()
             raise
         finally:
@@ -262,20 +276,20 @@ class Link:
         return payload
 
     def _count(self, sent: int, received: int) -> None:
-        """Book what went over the socket since it stood at `sent` and `received`."""
+        """Add to the ledger the bytes since the stream's counters stood at `sent` and `received`."""
         sent, received = self._stream.sent - sent, self._stream.received - received
         self.ledger.sent(sent)
         self.ledger.received(received)
 
     def _pump(self, view: memoryview | None) -> None:
-        """Fill `view`, sending meanwhile what is queued; without a view, send the rest."""
+        """Fill `view` and send queued bytes meanwhile; without a view, send all queued bytes."""
         stream, idle = self._stream, 0
         while view if view is not None else stream.unsent:
             before = stream.sent + stream.received
             if stream.unsent:
                 try:
                     stream.push()
-                except OSError as error:  # the other end may have told why before it closed
+                except OSError as error:  # the other party's abort frame may still be read
                     self._broken = error
                     stream.drop()
             count = None
@@ -313,7 +327,7 @@ class Link:
                 Abort.GARBAGE,
             )
         if got_kind == Kind.ABORT:
-            raise LinkError(f"{self.peer} gave up: {ABORT_TEXTS.get(got_length, 'it did not say why')}.")
+            raise LinkError(f"{self.peer} gave up: {ABORT_TEXTS.get(got_length, 'it gave no known reason')}.")
         if got_kind != kind:
             self._fail(
                 f"{self.peer} sent a message of kind {got_kind} where kind {int(kind)} ({kind.name}) was due.",
@@ -338,7 +352,7 @@ class Link:
         return LinkError(f"{self.peer} closed the link in round {self._round}{f' ({error})' if error else ''}.")
 
     def _fail(self, text: str, why: Abort) -> NoReturn:
-        """Tell the other party, unless it is in the middle of a frame and could not tell this from its payload."""
+        """Send an abort frame, close and raise. A half-sent frame prevents the abort: it would be read as payload."""
         if not self._stream.unsent:
             self._stream.put([memoryview(HEADER.pack(MAGIC, Kind.ABORT, self._round, why))])
             try:
@@ -351,7 +365,7 @@ class Link:
     # The handshake.
 
     def _greet(self, token: bytes | None) -> None:
-        """Exchange version, rank and challenges, then the proofs that both hold the token."""
+        """Exchange version, rank and challenges, then proofs that both parties hold the token."""
         challenge = "" if token is None else secrets.token_hex(32)
         theirs = self._swap_json(Kind.HELLO, {"version": VERSION, "rank": self.rank, "challenge": challenge})
         answer = theirs.get("challenge") if isinstance(theirs, dict) else None
@@ -372,7 +386,7 @@ class Link:
             self._fail(f"The other end did not prove that it holds the `token` of {self.peer}.", Abort.IDENTITY)
 
     def _compare(self, ours: dict[str, Any], theirs: dict[str, Any]) -> None:
-        # Both have the other's fields by now, so both raise this.
+        # Both parties have all fields by now, so both raise.
         names = sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key))
         if names:
             self.close()
@@ -394,7 +408,7 @@ class Link:
 class Listener:
     """A TCP port where one party waits for the other; made by `Link.listen`.
 
-    `accept` may be called again after a stranger was refused.
+    `accept` may be called again after a connection was refused.
     """
 
     def __init__(self, link_class: type[Link], host: str, port: int) -> None:
@@ -409,11 +423,13 @@ class Listener:
         """Wait for the other party and make the link.
 
         Args:
-            rank (`int`), timeout (`float`), options: As for `Link`. Without `ssl_context` only a party on this machine
-                is let in.
+            rank (`int`), timeout (`float`), options: As for `Link`. Without `ssl_context` the other party must be on
+                this machine.
 
         Raises:
-            LinkError: Nobody came in time, or as for `Link`.
+            LinkError: The other party did not connect within `timeout` seconds, or the handshake failed (see `Link`).
+            SecureRouterValueError: The other party is on another machine and `ssl_context` is missing, or an option
+                is wrong (see `Link`).
         """
         self._sock.settimeout(timeout)
         try:
@@ -423,7 +439,7 @@ class Listener:
         return self._link_class(_private(sock, options), rank, timeout=timeout, server_side=True, **options)
 
     def close(self) -> None:
-        """Give the port back."""
+        """Release the port."""
         self._sock.close()
 
     def __enter__(self) -> Listener:
@@ -434,13 +450,13 @@ class Listener:
 
 
 def _private(sock: socket.socket, options: Mapping[str, Any]) -> socket.socket:
-    """Refuse to leave this machine in clear, and send small frames at once."""
+    """Refuse a link to another machine without TLS, and send small frames at once (TCP_NODELAY)."""
     if options.get("ssl_context") is None and not is_this_machine(sock):
         host = sock.getpeername()[0]
         sock.close()
         raise SecureRouterValueError(
-            f"A link to {host} leaves this machine: give it an `ssl_context`. The dealer knows every mask, and with "
-            "what the parties open it would have every input."
+            f"A link to {host} leaves this machine: give it an `ssl_context`. The dealer knows every mask, so the "
+            "openings on this link would show it every input."
         )
     return send_at_once(sock)
 

@@ -1,8 +1,8 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""How the roles of one machine find each other, in a folder that only their user can open.
+"""Connections between the roles of one machine, through a folder that only their user can open.
 
-The parties' link is TCP on the loopback interface; party 0 leaves its address and a token that both must prove to
-hold. The dealer waits on a Unix socket in the same folder, whose permissions are all that it needs.
+The parties' link is TCP on the loopback interface: party 0 writes its address and a token into the folder, and both
+parties must prove to hold the token. The dealer listens on a Unix socket in the folder, whose permissions protect it.
 """
 
 from __future__ import annotations
@@ -25,17 +25,21 @@ _POLL = 0.02
 
 
 class RendezvousError(SecureRouterError):
-    """A role did not come."""
+    """A role did not connect in time, or with a wrong rank."""
 
 
 def connect_parties(folder: Path, rank: int, ledger: Ledger, timeout: float) -> Link:
-    """The link between the two parties of this machine.
+    """Make the link between the two parties of this machine.
 
     Args:
         folder (`Path`): Private to the user, the same for all roles.
         rank (`int`): 0 or 1.
-        ledger (`Ledger`): Where the link counts.
+        ledger (`Ledger`): Counts the link's bytes and rounds.
         timeout (`float`): Seconds to wait for the other party, here and in every round.
+
+    Raises:
+        `RendezvousError`: Party 0 did not write its address in time (at party 1).
+        `LinkError`: The other party did not connect in time, or the handshake failed.
     """
     path = folder / _ADDRESS
     if rank == 0:
@@ -49,7 +53,7 @@ def connect_parties(folder: Path, rank: int, ledger: Ledger, timeout: float) -> 
     deadline = time.monotonic() + timeout
     while not path.exists():
         if time.monotonic() > deadline:
-            raise RendezvousError(f"party0 did not come within {timeout:g} seconds.")
+            raise RendezvousError(f"party0 did not listen within {timeout:g} seconds.")
         time.sleep(_POLL)
     found = json.loads(path.read_text())
     path.unlink()
@@ -58,7 +62,11 @@ def connect_parties(folder: Path, rank: int, ledger: Ledger, timeout: float) -> 
 
 
 def connect_dealer(folder: Path, rank: int, timeout: float) -> Channel:
-    """A party's channel to the dealer."""
+    """Make a party's channel to the dealer.
+
+    Raises:
+        `RendezvousError`: The dealer did not listen within `timeout` seconds.
+    """
     deadline = time.monotonic() + timeout
     while True:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -69,7 +77,7 @@ def connect_dealer(folder: Path, rank: int, timeout: float) -> Channel:
         except OSError as error:
             sock.close()
             if time.monotonic() > deadline:
-                raise RendezvousError(f"The dealer did not come within {timeout:g} seconds ({error}).") from error
+                raise RendezvousError(f"The dealer did not listen within {timeout:g} seconds ({error}).") from error
             time.sleep(_POLL)
     channel = Channel(sock, "the dealer")
     channel.send({"kind": "hello", "rank": rank}, timeout=timeout)
@@ -77,7 +85,12 @@ def connect_dealer(folder: Path, rank: int, timeout: float) -> Channel:
 
 
 def accept_parties(folder: Path, timeout: float) -> tuple[Channel, Channel]:
-    """The dealer's channels to P0 and P1."""
+    """Make the dealer's channels to P0 and P1.
+
+    Raises:
+        `RendezvousError`: A party did not connect within `timeout` seconds, or a process connected with a wrong rank.
+        `ChannelError`: A process connected, but sent no frame with its rank within `timeout` seconds.
+    """
     found: dict[int, Channel] = {}
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener, _Shortened(folder) as short:
         listener.bind(f"{short}/{_SOCKET}")
@@ -88,19 +101,19 @@ def accept_parties(folder: Path, timeout: float) -> tuple[Channel, Channel]:
                 sock, _ = listener.accept()
             except OSError as error:
                 missing = " and ".join(f"party{rank}" for rank in (0, 1) if rank not in found)
-                raise RendezvousError(f"{missing} did not come within {timeout:g} seconds.") from error
+                raise RendezvousError(f"{missing} did not connect within {timeout:g} seconds.") from error
             channel = Channel(sock, "a party")
             header, _ = channel.receive(timeout=timeout)
             rank = header.get("rank")
             if rank not in (0, 1) or rank in found:
-                raise RendezvousError(f"Somebody came as party {rank!r}.")
+                raise RendezvousError(f"A process connected as party {rank!r}, which is no rank or is connected.")
             channel.peer = f"party{rank}"
             found[rank] = channel
     return found[0], found[1]
 
 
 class _Shortened:
-    """A short name for a folder while it is open: a Unix socket's path has at most 107 characters."""
+    """A short path to a folder, inside this context: a Unix socket's path has at most 107 characters."""
 
     def __init__(self, folder: Path) -> None:
         self._descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

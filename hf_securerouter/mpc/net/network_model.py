@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""Networks that a plan can be made for, where rounds, bytes and the dealer's bytes trade against each other."""
+"""Models of networks, by which a plan trades rounds, bytes and the dealer's bytes against each other."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class NetworkModel:
-    """What a round and a byte cost.
+    """The cost of a round and of a byte.
 
     Args:
-        round_seconds (`float`): One way between the parties: the time that an exchange takes.
-        bytes_per_second (`float`): Of each direction of the link.
-        dealer_share (`float`): What a byte of the dealer's counts against one between the parties; it comes ahead of
-            the input, but it has to be made, moved and read.
+        round_seconds (`float`): One-way delay between the parties, the time of one exchange.
+        bytes_per_second (`float`): Bandwidth of each direction of the link.
+        dealer_share (`float`): Weight of a dealer byte against an online byte: it is sent before the input arrives,
+            but still has to be generated and transferred.
     """
 
     round_seconds: float
@@ -22,7 +22,7 @@ class NetworkModel:
     dealer_share: float = 0.05
 
     def seconds(self, rounds: int, payload_bytes: float, dealer_bytes: float) -> float:
-        """Estimated time of `rounds` exchanges with so many bytes each way, and so many from the dealer."""
+        """Estimated time of `rounds` exchanges, `payload_bytes` each way and `dealer_bytes` from the dealer."""
         return rounds * self.round_seconds + (payload_bytes + self.dealer_share * dealer_bytes) / self.bytes_per_second
 
 

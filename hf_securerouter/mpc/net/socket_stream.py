@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""Bytes over a non-blocking socket, in clear or under TLS, counted where the kernel takes and gives them."""
+"""Byte streams over a non-blocking socket, in clear or under TLS; counters at the kernel's boundary."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ _IOV_MAX = 512
 
 
 class SocketStream:
-    """Moves bytes over a non-blocking stream socket and counts those that the kernel took and gave.
+    """A byte stream over a non-blocking socket.
 
-    One thread may send while another receives.
+    `sent` and `received` count the bytes handed to and taken from the kernel. One thread may send while another
+    receives.
     """
 
     def __init__(self, sock: socket.socket) -> None:
@@ -36,11 +37,11 @@ class SocketStream:
         return bool(self._queue)
 
     def put(self, parts: Sequence[memoryview]) -> None:
-        """Queue what `push` will send; the memory must stay as it is until then."""
+        """Queue buffers for `push`; they must not change until they are sent."""
         self._queue.extend(part for part in parts if part)
 
     def push(self) -> None:
-        """Send as much as the kernel takes now."""
+        """Send as many queued bytes as the kernel takes now."""
         try:
             count = self.sock.sendmsg(list(islice(self._queue, _IOV_MAX)))
         except BlockingIOError:
@@ -49,7 +50,7 @@ class SocketStream:
         _advance(self._queue, count)
 
     def pull(self, view: memoryview) -> int | None:
-        """Receive into `view` what is there now: the number of bytes, 0 at the end of the stream, None if none."""
+        """Receive available bytes into `view`: their number, 0 at the end of the stream, None if none arrived."""
         try:
             count = self.sock.recv_into(view)
         except BlockingIOError:
@@ -58,12 +59,16 @@ class SocketStream:
         return count
 
     def drop(self) -> None:
-        """Forget what is queued."""
+        """Discard the queued bytes."""
         self._queue.clear()
 
 
 class TlsStream(SocketStream):
-    """The same under TLS: records are made in memory, so what is counted is what is on the wire."""
+    """A byte stream under TLS. Records are made in memory, so the counters count the bytes on the wire.
+
+    The constructor runs the handshake until `deadline`, as `time.monotonic()` counts, and raises `OSError` if the
+    handshake fails. A client checks that the server's certificate is for the DNS name `peer`.
+    """
 
     def __init__(
         self, sock: socket.socket, context: ssl.SSLContext, server_side: bool, peer: str, deadline: float
@@ -89,20 +94,20 @@ class TlsStream(SocketStream):
         self.sock.setblocking(False)
 
     def _step(self) -> bool:
-        """Go on with the handshake as far as what has been received allows; True when it is done."""
+        """Advance the handshake with the bytes received so far; True when it is done."""
         try:
             self._tls.do_handshake()
             return True
         except ssl.SSLWantReadError:
             return False
-        finally:  # where it failed, this is the alert that tells the other end
+        finally:  # after a failure this sends the TLS alert
             super().put([memoryview(self._outgoing.read())])
             if self._queue:
-                with suppress(OSError):  # a lost end is noticed by the next read
+                with suppress(OSError):  # the next read notices a lost connection
                     super().push()
 
     def peer_names(self) -> set[str]:
-        """The DNS names in the certificate of the other end."""
+        """The DNS names in the other end's certificate."""
         certificate = self._tls.getpeercert() or {}
         alternatives: Any = certificate.get("subjectAltName", ())
         return {value for kind, value in alternatives if kind == "DNS"}
@@ -152,7 +157,7 @@ class TlsStream(SocketStream):
 
 
 def _advance(queue: deque[memoryview], count: int) -> None:
-    """Take the first `count` bytes off a queue of buffers."""
+    """Remove the first `count` bytes from a queue of buffers."""
     while count:
         head = queue[0]
         if count < len(head):

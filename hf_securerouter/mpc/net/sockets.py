@@ -15,11 +15,11 @@ from ...errors import SecureRouterError
 Address = tuple[str, int]
 T = TypeVar("T")
 
-HANDSHAKE = 10.0  # seconds that a connection has to prove who it is
+HANDSHAKE = 10.0  # seconds for a connection's TLS handshake and greeting
 
 
 class MeetingError(SecureRouterError):
-    """A role was not reached, did not come, or is not who it should be."""
+    """A role was not reached, did not connect in time, or has the wrong certificate."""
 
 
 def format_address(address: Address) -> str:
@@ -46,14 +46,14 @@ def connect_until(
     Args:
         deadline (`float`): When to give up, as `time.monotonic()` counts.
         pause (`float`): Seconds between two attempts.
-        attempt (callable): Of the seconds that are left: connects, or raises.
-        retried (`tuple[type[Exception], ...]`): What is tried again; anything else is raised at once.
+        attempt (callable): Called with the seconds left; connects, or raises.
+        retried (`tuple[type[Exception], ...]`): Errors after which `attempt` is repeated; others are raised at once.
 
     Returns:
-        What `attempt` returned.
+        The result of `attempt`.
 
     Raises:
-        One of `retried`: That of the last attempt, once the deadline leaves no time for another one.
+        One of `retried`: The error of the last attempt, when the deadline leaves no time for another attempt.
     """
     while True:
         try:
@@ -65,13 +65,13 @@ def connect_until(
 
 
 def send_at_once(sock: socket.socket) -> socket.socket:
-    """Send small frames without waiting for more (TCP_NODELAY)."""
+    """Send small frames without delay (TCP_NODELAY)."""
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return sock
 
 
 def keep_alive(sock: socket.socket) -> socket.socket:
-    """Send small frames at once, and notice within 20 seconds that the other machine is gone."""
+    """Send small frames without delay, and detect within 20 seconds that the other machine is gone."""
     for level, option, value in (
         (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
         (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 5),

@@ -1,9 +1,9 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""How roles on different machines reach each other: TLS 1.3 with certificates at both ends, and nothing else.
+"""Connections between roles on different machines: TLS 1.3 with certificates at both ends, and nothing else.
 
-A certificate's DNS name says which role holds it. Whoever connects checks the name that it wanted; whoever listens
-checks that the name is one that it serves, and says so in a first frame, `welcome` or `refused`, so that both ends
-know before anything secret is sent.
+A certificate's DNS name is the role that holds it. The connecting end checks it for the role that it wants; the
+listening end checks that it serves that role, and answers with a first frame, `welcome` or `refused`. Both ends know
+the result before anything secret is sent.
 """
 
 from __future__ import annotations
@@ -26,15 +26,16 @@ def connect(address: Address, role: str, identity: Identity, deadline: float) ->
 
     Args:
         address (`tuple[str, int]`): Host and port.
-        role (`str`): Who has to be there.
-        identity (`Identity`): Of this role.
+        role (`str`): The role that must answer.
+        identity (`Identity`): This role's own identity.
         deadline (`float`): When to give up, as `time.monotonic()` counts.
 
     Returns:
-        `TlsStream`: After both ends have accepted each other.
+        `TlsStream`: A connection that both ends have accepted.
 
     Raises:
-        `MeetingError`: Nobody was there in time; at once where somebody else is, or where this role is refused.
+        `MeetingError`: The role did not answer before `deadline`; at once if the certificate there is not that role's,
+            or if this role is refused.
     """
     place = format_address(address)
 
@@ -57,14 +58,14 @@ def _greeted(sock: socket.socket, place: str, role: str, identity: Identity, dea
         stream = TlsStream(keep_alive(sock), identity.client, False, role, deadline)
     except ssl.SSLCertVerificationError as error:
         raise MeetingError(
-            f"Whoever listens at {place} is not `{role}` of this sharing ({error.verify_message})."
+            f"The server at {place} is not `{role}` of this sharing ({error.verify_message})."
         ) from error
     except ssl.SSLError as error:
         raise MeetingError(f"No TLS 1.3 with {place}, where `{role}` should be ({error}).") from error
     try:
         header, _ = Channel(stream, role, max_payload=0).receive(timeout=max(deadline - time.monotonic(), 1e-3))
     except ChannelError as error:
-        # Under TLS 1.3 a server judges the certificate only after the client's handshake is done.
+        # Under TLS 1.3 a server checks the client's certificate only after the client's handshake is done.
         if isinstance(error.__cause__, ssl.SSLError):
             raise MeetingError(
                 f"{role} at {place} refuses the certificate of this role ({error.__cause__}); are both folders of "
@@ -72,5 +73,5 @@ def _greeted(sock: socket.socket, place: str, role: str, identity: Identity, dea
             ) from error
         raise
     if header.get("kind") != "welcome":
-        raise MeetingError(f"{role} at {place} refuses this role: {header.get('error', 'it does not say why')}")
+        raise MeetingError(f"{role} at {place} refuses this role: {header.get('error', 'it gives no reason')}")
     return stream

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""Where a role listens for others, under TLS."""
+"""A role's TLS listener, and the accepted connections that wait to be used."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from .socket_stream import TlsStream
 from .sockets import HANDSHAKE, Address, MeetingError, format_address, keep_alive, listen_at
 
 
-MAX_STRANGERS = 64  # connections that have not proved yet who they are
+MAX_STRANGERS = 64  # connections at once whose handshake is not complete
 _PAUSE = 0.2  # seconds before the next `accept`, after one failed
 
 
 class TlsListener:
-    """Where one role listens for some others; a context manager. Nothing is ever spoken in clear.
+    """Accepts TLS connections from some roles, and refuses all others; a context manager.
 
     Args:
-        identity (`Identity`): Of this role.
+        identity (`Identity`): This role's own identity.
         address (`tuple[str, int]`): Host and port to listen at; port 0 takes a free one.
-        roles (`tuple[str, ...]`): Who is let in.
-        enter (callable): Called with the role and the connection of whoever was let in, in a thread of its own. What
-            it does not keep, it closes; an error that it raises refuses the connection.
-        log (callable): Takes a line about each connection that was refused.
+        roles (`tuple[str, ...]`): The roles that are accepted.
+        enter (callable): Called in a thread of its own with the role and the stream of each accepted connection, which
+            it keeps or closes. If it raises `OSError` or `SecureRouterError`, the connection is refused.
+        log (callable): Called with a line about each refused connection.
 
     Raises:
-        `MeetingError`: The address cannot be listened at.
+        `MeetingError`: The address cannot be bound.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class TlsListener:
         threading.Thread(target=self._listen, daemon=True).start()
 
     def close(self) -> None:
-        """Let nobody in any more."""
+        """Stop accepting connections."""
         try:
             self._sock.shutdown(socket.SHUT_RDWR)
         except OSError:
@@ -107,14 +107,14 @@ class TlsListener:
 
 
 class PendingConnections:
-    """Connections that came and wait to be used, the latest of each role."""
+    """Accepted connections that wait to be used, the latest of each role."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._found: dict[str, tuple[str, TlsStream]] = {}
 
     def put(self, role: str, meeting: str, stream: TlsStream) -> None:
-        """Keep a connection, in the place of an earlier one of the same role."""
+        """Keep a connection and close an earlier one of the same role; `meeting` names the parties' link."""
         with self._changed:
             earlier = self._found.pop(role, None)
             self._found[role] = meeting, stream
@@ -123,10 +123,10 @@ class PendingConnections:
             earlier[1].sock.close()
 
     def take(self, roles: tuple[str, ...], deadline: float) -> list[TlsStream]:
-        """Wait for a connection of each role, all of one meeting.
+        """Wait for a connection of each role, all with the same `meeting`.
 
         Raises:
-            `MeetingError`: Somebody did not come before `deadline`.
+            `MeetingError`: A role did not connect before `deadline`, or only for another `meeting`.
         """
 
         def complete() -> bool:
@@ -137,5 +137,5 @@ class PendingConnections:
                 return [self._found.pop(role)[1] for role in roles]
             missing = [role for role in roles if role not in self._found]
         if missing:
-            raise MeetingError(f"{' and '.join(missing)} did not come in time.")
-        raise MeetingError(f"{' and '.join(roles)} came in time, but are not connected to each other.")
+            raise MeetingError(f"{' and '.join(missing)} did not connect in time.")
+        raise MeetingError(f"{' and '.join(roles)} connected in time, but not to each other.")

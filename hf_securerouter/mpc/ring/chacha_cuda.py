@@ -1,8 +1,8 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
 """The ChaCha20 keystream on a CUDA device, as a Triton kernel.
 
-Only `randomness.py` imports this module, and only where words are wanted on such a device: Triton comes with CUDA
-builds of torch and is needed nowhere else. The words are those of `cryptography`'s ChaCha20 with a nonce of zeros.
+Only `randomness.py` imports this module, and only to draw words on a CUDA device: Triton comes with CUDA builds of
+torch and is needed nowhere else. The keystream equals that of `cryptography`'s ChaCha20 with a nonce of zeros.
 
 Reference:
     RFC 8439, sections 2.3 and 2.4.
@@ -15,7 +15,7 @@ from torch import Tensor
 
 
 BLOCK_BYTES = 64
-_LANES = 128  # blocks of 64 bytes that one program makes
+_LANES = 128  # blocks of 64 bytes per program of the kernel
 
 
 @triton.jit
@@ -38,7 +38,7 @@ def _quarter_round(a, b, c, d):
 
 @triton.jit(do_not_specialize=["first", "count"])
 def _keystream(out, state, first, count, LANES: tl.constexpr):
-    # Every lane makes one block. `state` holds the 8 words of the key and the 3 words of the nonce.
+    # One block per lane. `state` holds the 8 words of the key and the 3 words of the nonce.
     lane = tl.program_id(0).to(tl.int64) * LANES + tl.arange(0, LANES)
     zero = (lane * 0).to(tl.uint32)
     counter = (lane + first).to(tl.uint32)
@@ -92,7 +92,7 @@ def _keystream(out, state, first, count, LANES: tl.constexpr):
 
 
 def state(key: bytes, device: torch.device | str, nonce: bytes = bytes(12)) -> Tensor:
-    """A key and a nonce in the form that `blocks` takes, int32 (11,) on `device`."""
+    """A key (32 bytes) and a nonce (12 bytes) packed for `blocks`: int32 (11,) on `device`."""
     return torch.frombuffer(bytearray(key + nonce), dtype=torch.int32).to(device)
 
 
@@ -100,9 +100,9 @@ def blocks(key_and_nonce: Tensor, first: int, count: int) -> Tensor:
     """Blocks `first` to `first + count - 1` of the keystream.
 
     Args:
-        key_and_nonce (`torch.Tensor`): As `state` makes it.
-        first (`int`): Block counter of the first one; `first + count` must not exceed 2^32, past which it repeats.
-        count (`int`): How many, at least one.
+        key_and_nonce (`torch.Tensor`): The result of `state`.
+        first (`int`): Counter of the first block; `first + count` must not exceed 2^32, where the keystream repeats.
+        count (`int`): Number of blocks, at least one.
 
     Returns:
         `torch.Tensor`: uint8 of 64 * `count` bytes, on the device of the key.

@@ -1,8 +1,8 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""Where a role computes, `"cpu"` or `"cuda"`, and how bytes get there and back.
+"""The device on which a role computes, `"cpu"` or `"cuda"`, and copies between the device and host memory.
 
-Every tensor of a run lives on one device: words come from `Csprng` there, public constants through `kept_on`, and
-messages through a `Staging`. Which device of several `"cuda"` means is for CUDA_VISIBLE_DEVICES to say.
+Every tensor of a run lives on one device: `Csprng` draws words there, `kept_on` copies public constants there, and
+`Staging` carries messages. CUDA_VISIBLE_DEVICES chooses among several GPUs.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ DEVICES = ("cpu", "cuda")
 
 
 def what_is_missing(device: str) -> tuple[str, str] | None:
-    """Why nothing can be computed on `device` here, and what to do about it; None when it can."""
+    """Reason why `device` cannot be used on this machine, and the remedy; None if it can be used."""
     if device == "cpu":
         return None
     if not torch.cuda.is_available():
@@ -33,13 +33,14 @@ def what_is_missing(device: str) -> tuple[str, str] | None:
 
 
 def finish(device: str) -> None:
-    """Wait until everything that was started on `device` is done, so that times mean something."""
+    """Wait until all work queued on `device` is done, so that a clock read afterwards includes it."""
     if device != "cpu":
         torch.cuda.synchronize(device)
 
 
 def memory_budget(device: str) -> int:
-    """Bytes that a role may take on `device` ahead of their use: an eighth of what is free, which others share."""
+    """Memory budget of a role for precomputation on `device`, in bytes: an eighth of the free memory, which other
+    roles and users share; 0 if unknown."""
     if device != "cpu":
         return torch.cuda.mem_get_info(device)[0] // 8
     try:
@@ -50,22 +51,22 @@ def memory_budget(device: str) -> int:
 
 
 def kept_on(device: str, values: Tensor) -> Tensor:
-    """A public constant on `device`, copied there once; not for anything that is made anew for every run."""
+    """A public constant on `device`, copied once and cached; not for tensors made anew in every run."""
     return values if device == "cpu" else _copy(device, values)
 
 
 @lru_cache(maxsize=256)
 def _copy(device: str, values: Tensor) -> Tensor:
-    return values.to(device)  # tensors are hashed by identity, and the cache keeps them alive
+    return values.to(device)  # the cache keys tensors by identity and keeps them alive
 
 
 class Staging:
-    """Between a device and messages in host memory: one pinned buffer, and copies that run one after another.
+    """Copies bytes between a device and messages in host memory, through one pinned buffer.
 
-    What `to_host` returns is overwritten by the next call of either method.
+    The next call of either method overwrites the views that `to_host` returned.
 
     Args:
-        device (`str`): Where tensors are; on a CPU nothing is copied.
+        device (`str`): Device of the tensors; on a CPU nothing is copied.
     """
 
     def __init__(self, device: str) -> None:
@@ -73,17 +74,17 @@ class Staging:
         self._buffer = torch.empty(0, dtype=torch.uint8)
 
     def to_host(self, parts: Sequence[Tensor]) -> list[memoryview]:
-        """The bytes of flat uint8 tensors, ready to be sent."""
+        """The bytes of flat uint8 tensors in host memory, ready to be sent."""
         if self._device != "cpu":
             pieces = self._pieces([part.numel() for part in parts])
             for piece, part in zip(pieces, parts, strict=True):
                 piece.copy_(part, non_blocking=True)
-            finish(self._device)  # no byte leaves before it is there, and no earlier copy still reads the buffer
+            finish(self._device)  # until these copies, and earlier ones that read the buffer, are complete
             parts = pieces
         return [part.numpy().data for part in parts]
 
     def to_device(self, messages: Sequence[Any]) -> list[Tensor]:
-        """Received bytes as flat uint8 tensors."""
+        """Received bytes as flat uint8 tensors on the device."""
         received = [torch.frombuffer(message, dtype=torch.uint8) for message in messages]
         if self._device == "cpu":
             return received
@@ -93,7 +94,7 @@ class Staging:
         return list(self._buffer[: sum(sizes)].to(self._device, non_blocking=True).split(sizes))
 
     def _pieces(self, sizes: list[int]) -> list[Tensor]:
-        """Parts of the buffer, which grows when a message is larger than all before."""
+        """Slices of the buffer, which grows to the size of the largest message."""
         total = sum(sizes)
         if total > self._buffer.numel():
             self._buffer = torch.empty(total, dtype=torch.uint8, pin_memory=True)

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""Real numbers as ring words: value * 2^scale, rounded to the nearest integer."""
+"""Fixed-point encoding: a real number is the ring element value * 2^scale, rounded to the nearest integer."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ def to_fixed_point(values: Tensor, scale: int) -> Tensor:
         scale (`int`): Fraction bits.
 
     Returns:
-        `torch.Tensor`: int64, same shape; off by at most 2^-(scale+1) in units of the values.
+        `torch.Tensor`: int64 on the CPU, same shape; the rounding error is at most 2^-(`scale` + 1).
 
     Raises:
-        `SecureRouterValueError`: A value is not finite, or too large for 63 bits.
+        `SecureRouterValueError`: A value is not finite, or its magnitude is 2^(62 - `scale`) or more.
     """
     scaled = values.detach().to("cpu", torch.float64) * 2.0**scale
     if not bool((scaled.abs() < 2.0**62).all()):
@@ -30,5 +30,5 @@ def to_fixed_point(values: Tensor, scale: int) -> Tensor:
 
 
 def from_fixed_point(words: Tensor, bits: int, scale: int) -> Tensor:
-    """The real numbers that words of Z_2^`bits` stand for, read as signed, float64."""
+    """Decode words of Z_2^`bits`, read as signed integers with `scale` fraction bits: float64, same shape."""
     return signed(words, bits).to(torch.float64) * 2.0**-scale

@@ -1,15 +1,15 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""Products of matrices of ring words.
+"""Exact products of matrices of ring words.
 
-A CPU multiplies int64, fast where it has an instruction for vectors of them and slowly elsewhere; a CUDA device has no
-such product. Words can be cut into signed digits instead, x = sum of x_i 2^(d i) with -2^(d-1) <= x_i < 2^(d-1), whose
-products are exact: in float64 while sums stay within 2^53, or as int8 in int32. Of the pairs of digits only those
-whose shift d (i + j) is inside the ring are multiplied, so that a small ring costs less. Digits stand side by side
-along the inner dimension; then one product makes the sum of all pairs of one shift,
+A CPU multiplies int64 matrices directly, but slowly if it has no vector instruction for int64; a CUDA device has no
+int64 matrix product. Both can cut words into signed digits instead, x = sum of x_i 2^(d i) with -2^(d-1) <= x_i <
+2^(d-1), and multiply digits exactly: in float64 while sums stay within 2^53, or as int8 with int32 sums. Only pairs
+of digits whose shift d (i + j) is inside the ring are multiplied, so a small ring costs less. The digits of a word
+stand side by side along the inner dimension, so one product sums all pairs of one shift,
 
     [x_0 x_1 ... x_s] [y_s ... y_1 y_0]' = sum over i + j = s of x_i y_j.
 
-Which way is faster depends on the device and on the shape: it is timed once per process and kind of shape.
+The faster product depends on the device and the shape: it is timed once per process and kind of shape.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from torch import Tensor
 from .device import finish
 
 
-_FLOAT_BITS, _INT_BITS = 53, 31  # what sums of products have to fit into
-_SHORTEST = 64  # inner dimensions are not cut into shorter pieces than this for the sake of wider digits
+_FLOAT_BITS, _INT_BITS = 53, 31  # sums of products must fit into these
+_SHORTEST = 64  # digits are not made so wide that the inner dimension needs pieces shorter than this
 _TIMED_RUNS = 3
-# On a CPU: products of fewer pairs of words are left as they are, matrices of this size are enough to time, and so
-# many bytes of digits (but of no fewer columns) are made at once, to be multiplied while they are in its cache.
+# On a CPU: products of fewer pairs of words use int64 directly, timing uses matrices of at most this size, and digits
+# are made in blocks of so many bytes (but no fewer columns), which are multiplied while in the CPU's cache.
 _FEW_PAIRS, _TIMED_SIZE, _BLOCK_BYTES, _NARROWEST = 1 << 20, 256, 8 << 20, 128
 
 Product = Callable[[Tensor, Tensor, int], Tensor]
@@ -41,19 +41,19 @@ def ring_matmul(left: Tensor, right: Tensor, bits: int) -> Tensor:
     Args:
         left (`torch.Tensor`): (..., n, m), integer words of any dtype.
         right (`torch.Tensor`): (..., m, p), of the same dtype and on the same device.
-        bits (`int`): Width of the ring; only the residues of words mod 2^`bits` count.
+        bits (`int`): Width of the ring; higher bits of the operands are ignored.
 
     Returns:
-        `torch.Tensor`: (..., n, p) of the same dtype, right mod 2^`bits`; what is above is noise.
+        `torch.Tensor`: (..., n, p) of the same dtype, correct mod 2^`bits`; higher bits are noise.
     """
-    # Besides the devices there are tensors without data, of which a plan is traced.
+    # Plans are traced on meta tensors, which have no data: these need no choice.
     if left.device.type != "cuda" and (left.is_meta or left.dtype != torch.int64 or _pairs(left, right) < _FEW_PAIRS):
         return word_matmul(left, right, bits)
     return fastest(left, right, bits)(left, right, bits).to(left.dtype)
 
 
 def fastest(left: Tensor, right: Tensor, bits: int) -> Product:
-    """What multiplies operands of this kind fastest on their device, timed unless ones of their kind were before."""
+    """The fastest product for operands of this kind on their device, timed at the first call of each kind."""
     products: tuple[Product, ...] = (float_matmul, int8_matmul)
     if left.device.type == "cpu":
         products = (word_matmul, float_matmul)
@@ -65,16 +65,16 @@ def fastest(left: Tensor, right: Tensor, bits: int) -> Product:
 
 
 def word_matmul(left: Tensor, right: Tensor, bits: int) -> Tensor:
-    """`ring_matmul` of words as they are, on a CPU."""
+    """`ring_matmul` without digits, on a CPU."""
     return left @ right
 
 
 def float_matmul(left: Tensor, right: Tensor, bits: int) -> Tensor:
-    """`ring_matmul` by digits in float64, on any device; int64."""
+    """`ring_matmul` by digits in float64, on any device. Returns int64."""
     inner = left.shape[-1]
     for count in range(1, bits + 1):
         digit = -(-bits // count)
-        # At most `count` pairs of digits a shift, each product at most 2^(2 digit - 2).
+        # At most `count` pairs of digits per shift, each product at most 2^(2 digit - 2).
         piece = (1 << _FLOAT_BITS >> (2 * digit - 2)) // count
         if piece >= min(inner, _SHORTEST):
             break
@@ -84,9 +84,9 @@ def float_matmul(left: Tensor, right: Tensor, bits: int) -> Tensor:
 
 
 def int8_matmul(left: Tensor, right: Tensor, bits: int) -> Tensor:
-    """`ring_matmul` by digits in int8, on any device; int64."""
+    """`ring_matmul` by digits in int8, on any device. Returns int64."""
     count = -(-bits // 8)
-    # The largest sum, 2^14 a product, must not reach 2^31.
+    # A product is at most 2^14, and sums must stay below 2^31.
     piece = ((1 << (_INT_BITS - 14)) - 1) // count // 16 * 16
     return _by_digits(left, right, 8, count, piece, torch.int8, _int8_product)
 
@@ -100,12 +100,12 @@ def _by_digits(
     dtype: torch.dtype,
     product: Callable[[Tensor, Tensor], Tensor],
 ) -> Tensor:
-    """The sum over shifts of products of digits, `piece` columns of `left` at a time."""
+    """Sum products of digits over all shifts, `piece` columns of `left` at a time."""
     inner = left.shape[-1]
     batch = torch.broadcast_shapes(left.shape[:-2], right.shape[:-2])
     total = torch.zeros(*batch, left.shape[-2], right.shape[-1], dtype=torch.int64, device=left.device)
     for start in range(0, inner, piece):
-        # The second factor is kept as its transpose: int8 products are fastest that way round.
+        # The right factor is stored transposed, the fastest layout for int8 products.
         rows = _digits(left[..., start : start + piece], digit, range(count), dtype)
         columns = _digits(right[..., start : start + piece, :].mT, digit, range(count - 1, -1, -1), dtype)
         size = rows.shape[-1] // count
@@ -116,7 +116,7 @@ def _by_digits(
 
 
 def _by_blocks(left: Tensor, right: Tensor, digit: int, count: int, piece: int) -> Tensor:
-    """`_by_digits` in float64 for a CPU: some columns of `right` at a time."""
+    """`_by_digits` in float64 on a CPU, a block of columns of `right` at a time (see `_BLOCK_BYTES`)."""
     inner, columns = right.shape[-2:]
     batch = torch.broadcast_shapes(left.shape[:-2], right.shape[:-2])
     total = torch.zeros(*batch, left.shape[-2], columns, dtype=torch.int64)
@@ -135,7 +135,7 @@ def _by_blocks(left: Tensor, right: Tensor, digit: int, count: int, piece: int) 
 
 
 def _stacked_digits(words: Tensor, digit: int, order: range) -> Tensor:
-    """The signed digits of (..., m, p) words, one below the other in float64 (..., digits * m, p)."""
+    """The signed digits of words (..., m, p), stacked along the rows: float64 (..., digits * m, p)."""
     half, mask = 1 << (digit - 1), (1 << digit) - 1
     shifted = words + _halves(half, digit, len(order))
     stacked = words.new_empty(*words.shape[:-2], len(order), *words.shape[-2:], dtype=torch.float64)
@@ -145,7 +145,7 @@ def _stacked_digits(words: Tensor, digit: int, order: range) -> Tensor:
 
 
 def _digits(words: Tensor, digit: int, order: range, dtype: torch.dtype) -> Tensor:
-    """The signed digits of (..., n, m) words, side by side in (..., n, digits * m), m padded with zeros for int8."""
+    """The signed digits of words (..., n, m), side by side: (..., n, digits * m); int8 pads m to a multiple of 16."""
     half, mask = 1 << (digit - 1), (1 << digit) - 1
     shifted = (words.to(torch.int64) + _halves(half, digit, len(order))).unsqueeze(-2)
     shifts = torch.arange(order.start, order.stop, order.step, device=words.device).mul_(digit).unsqueeze(-1)
@@ -156,40 +156,40 @@ def _digits(words: Tensor, digit: int, order: range, dtype: torch.dtype) -> Tens
 
 
 def _halves(half: int, digit: int, count: int) -> int:
-    """Half of every digit's range: added, it makes all digits independent of the ones below, carries included."""
+    """An offset of half a range for every digit: once it is added, plain digits minus half are the signed digits."""
     total = sum(half << (digit * index) for index in range(count))
-    return (total + (1 << 63)) % (1 << 64) - (1 << 63)  # as int64 holds it mod 2^64
+    return (total + (1 << 63)) % (1 << 64) - (1 << 63)  # as a signed 64-bit integer
 
 
 def _int8_product(left: Tensor, right: Tensor) -> Tensor:
-    """int8 matrices to their int32 product, in the shapes that `torch._int_mm` takes on every device."""
+    """The int32 product of int8 matrices, padded to shapes that `torch._int_mm` accepts on every device."""
     if left.dim() > 2 or right.dim() > 2:
         batch = torch.broadcast_shapes(left.shape[:-2], right.shape[:-2])
         lefts, rights = (part.expand(*batch, *part.shape[-2:]).flatten(0, -3) for part in (left, right))
         products = [_int8_product(one, other) for one, other in zip(lefts, rights, strict=True)]
         return torch.stack(products).view(*batch, left.shape[-2], right.shape[-1])
     rows, columns = left.shape[0], right.shape[1]
-    # More than 16 rows, and multiples of 8 everywhere; the inner dimension has been padded with the digits.
+    # It needs more than 16 rows, and multiples of 8 everywhere; `_digits` has padded the inner dimension.
     left = torch.nn.functional.pad(left, (0, 0, 0, max(-rows % 8, 24 - rows)))
     right = torch.nn.functional.pad(right.mT, (0, 0, 0, -columns % 8)).mT
     return torch._int_mm(left, right)[:rows, :columns]
 
 
 def _pairs(left: Tensor, right: Tensor) -> int:
-    """How many products of words `left` @ `right` takes."""
+    """Number of products of two words in `left` @ `right`."""
     batch = torch.broadcast_shapes(left.shape[:-2], right.shape[:-2])
     return math.prod(batch) * left.shape[-2] * left.shape[-1] * right.shape[-1]
 
 
 def _kind(left: Tensor, right: Tensor, bits: int) -> tuple:
-    """Shapes alike enough to share a choice: sizes to the next power of two, and the number of int8 digits."""
+    """The key of a choice: device, number of int8 digits, and sizes rounded up to powers of two."""
     batch = math.prod(torch.broadcast_shapes(left.shape[:-2], right.shape[:-2]))
     sizes = (batch, left.shape[-2], left.shape[-1], right.shape[-1])
     return (left.device, -(-bits // 8), *((size - 1).bit_length() for size in sizes))
 
 
 def _seconds(product: Product, left: Tensor, right: Tensor, bits: int) -> float:
-    """The shortest time of a few runs, after one that loads kernels."""
+    """The shortest time of a few runs; one run before them loads the kernels."""
     best = math.inf
     for run in range(_TIMED_RUNS + 1):
         finish(left.device.type)

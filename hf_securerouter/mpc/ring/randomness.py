@@ -1,12 +1,12 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""Where every mask, share and seed comes from: the keystream of a cipher under a key of its own.
+"""The source of every mask, share and seed: a cipher's keystream, under a new key for each use.
 
 A seed of 32 bytes from the operating system is the root of one role's randomness. Every tensor or tuple draws from a
-generator of its own, whose key is derived from the seed and a domain, so no keystream is ever read twice. Both holders
+generator of its own, whose key is derived from the seed and a domain, so no keystream is ever read twice. The holders
 of a seed draw the same words by asking for the same shapes and widths in the same order.
 
-Where the parties compute decides the cipher of all roles: AES-256-CTR is fastest on a CPU, which has instructions for
-it; ChaCha20 can be had on a CUDA device too (`chacha.py`), and a CPU draws the same words from it.
+The parties' device decides the cipher of all roles: AES-256-CTR is fastest on a CPU, which has instructions for AES;
+ChaCha20 also runs on a CUDA device (`chacha_cuda.py`), and a CPU draws the same words from it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _WORDS = ((8, torch.uint8), (16, torch.int16), (32, torch.int32), (64, torch.int
 
 
 _ZEROS = memoryview(bytes(1 << 18))
-_BLOCK = 64  # bytes of a block of ChaCha20, whose counter has 32 bits
+_BLOCK = 64  # bytes of a ChaCha20 block; the block counter has 32 bits
 
 
 def cipher_for(device: str) -> str:
@@ -38,7 +38,7 @@ def cipher_for(device: str) -> str:
 
 
 class PadReusedError(SecureRouterError):
-    """A pad was about to cover a second message, which would open the difference of two secrets."""
+    """A pad was about to mask a second message, which would reveal the difference of two secrets."""
 
 
 def new_seed() -> bytes:
@@ -47,12 +47,12 @@ def new_seed() -> bytes:
 
 
 class Pad:
-    """Words that are uniform mod 2^`bits` and cover one message, once.
+    """A one-time pad: words uniform mod 2^`bits`, which mask one message.
 
     Args:
         words (`torch.Tensor`): uint8 for `bits` up to 8, int64 above; only the low `bits` bits are used.
         bits (`int`): Number of uniform bits of each word, 1 to 64.
-        xor (`bool`): Cover by XOR instead of addition mod 2^`bits`, for words that are strings of `bits` bits.
+        xor (`bool`): Mask by XOR instead of addition mod 2^`bits`, for words that are strings of `bits` bits.
     """
 
     __slots__ = ("bits", "spent", "words", "xor")
@@ -61,7 +61,11 @@ class Pad:
         self.words, self.bits, self.xor, self.spent = words, bits, xor, False
 
     def spend(self) -> Tensor:
-        """The words, for the one message they may cover; a second call raises `PadReusedError`."""
+        """Return the words, for the one message that they mask.
+
+        Raises:
+            `PadReusedError`: The pad was spent before.
+        """
         if self.spent:
             raise PadReusedError(f"A pad of {self.bits} bits was used for a second message; draw a fresh one.")
         self.spent = True
@@ -72,10 +76,13 @@ class Csprng:
     """A stream of uniform ring words: the keystream of a cipher under a key derived from a seed and a domain.
 
     Args:
-        seed (`bytes`): 32 bytes, secret to its holders.
-        domain (`bytes`): What the words are for; one domain is used for one tensor or tuple, once.
+        seed (`bytes`): 32 bytes, known to its holders only.
+        domain (`bytes`): Name of the use; one domain serves one tensor or tuple, once.
         cipher (`str`): `AES` or `CHACHA20`; the same for all holders of the seed.
-        device (`str` or `torch.device`): Where the words are wanted. It does not change them.
+        device (`str` or `torch.device`): Device of the words. It does not change their values.
+
+    Raises:
+        `SecureRouterValueError`: `seed` does not have 32 bytes.
 
     Example:
         >>> words = Csprng(new_seed(), b"input/0").ring((2, 3), bits=40)
@@ -98,10 +105,14 @@ class Csprng:
         self._device = device
 
     def bytes(self, count: int) -> Tensor:
-        """The next `count` bytes, as a uint8 tensor of shape (count,)."""
+        """The next `count` bytes, as a uint8 tensor of shape (count,).
+
+        Raises:
+            `SecureRouterError`: More than 2^38 bytes were drawn from ChaCha20 on a CUDA device.
+        """
         if isinstance(self._keystream, _DeviceKeystream):
             return self._keystream.bytes(count)
-        # What zeros encrypt to is the keystream; the zeros stay in the cache.
+        # Encrypted zeros are the keystream; a small buffer of zeros stays in the CPU's cache.
         buffer = torch.empty(count, dtype=torch.uint8)
         view = memoryview(buffer.numpy().data)
         for start in range(0, count, len(_ZEROS)):
@@ -118,6 +129,9 @@ class Csprng:
 
         Returns:
             `torch.Tensor`: uint8 for `bits` up to 8, int64 above, in [0, 2^bits) below 64 bits and any word at 64.
+
+        Raises:
+            `SecureRouterValueError`: `bits` is not from 1 to 64.
         """
         if not 1 <= bits <= 64:
             raise SecureRouterValueError(f"`bits` must be from 1 to 64, got {bits}.")
@@ -128,12 +142,12 @@ class Csprng:
         return words if bits in (8, 64) else words.bitwise_and_((1 << bits) - 1)
 
     def pad(self, shape: Sequence[int], bits: int) -> Pad:
-        """The same words as `ring`, to cover one message."""
+        """The same words as `ring`, as a pad for one message."""
         return Pad(self.ring(shape, bits), bits)
 
 
 class _DeviceKeystream:
-    """ChaCha20 where a kernel makes it, read on from where it stopped."""
+    """The ChaCha20 keystream made by a CUDA kernel, read in order."""
 
     def __init__(self, key: bytes, device: str | torch.device):
         from . import chacha_cuda as chacha
@@ -149,5 +163,5 @@ class _DeviceKeystream:
         if not count:
             return torch.empty(0, dtype=torch.uint8, device=self._state.device)
         found = self._kernel.blocks(self._state, first, last - first)[skip : skip + count]
-        # A view as words of 8 bytes starts at a multiple of 8.
+        # The caller views the bytes as words of up to 8 bytes, which need an aligned start.
         return found if skip % 8 == 0 else found.clone()

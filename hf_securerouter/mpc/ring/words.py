@@ -1,9 +1,10 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""Words mod 2^K, and the one door through which they leave a role.
+"""Words, and `seal`, the only way by which words leave a role.
 
-A word of a secret means something only mod 2^K, while it is computed with in 64 bits; the bits above K still depend on
-what was added. So everything that leaves a role or is written to a file (openings, dealer corrections, client shares,
-masked weights) passes `seal`: covered by a pad of exactly K uniform bits, reduced mod 2^K, packed to K bits a word.
+A word is a ring element: a residue mod 2^K, held in an int64 (or in a uint8 if K <= 8). Arithmetic runs mod 2^64, so
+the bits above K depend on the secrets that were added. Therefore everything that leaves a role or is written to a file
+(openings, dealer corrections, client shares, masked weights) passes `seal`: masked by a pad of exactly K uniform bits,
+reduced mod 2^K, packed to K bits a word.
 """
 
 from __future__ import annotations
@@ -21,20 +22,23 @@ from .randomness import Pad
 
 
 MAX_BITS = 64
-_BLOCK = 64  # words that fill a whole number of 64-bit words at any width
-_SMALL = 8192  # fewer words than this are packed bit by bit, which has less to start
+_BLOCK = 64  # words of any width that together fill whole 64-bit units
+_SMALL = 8192  # fewer words than this are packed bit by bit, which has less overhead
 
 
 class RingWidthError(SecureRouterValueError):
-    """Bounds and scales ask for a ring of more than 64 bits."""
+    """Bounds and scales need a ring that does not exist: widths are from 1 to 64 bits."""
 
 
 def checked_width(bits: int, what: str) -> int:
-    """`bits` when a ring of that width exists, else `RingWidthError`.
+    """Return `bits` if a ring of that width exists.
 
     Args:
-        bits (`int`): The width that bounds and scales ask for.
-        what (`str`): Whose width it is, for the message.
+        bits (`int`): The width that bounds and scales need.
+        what (`str`): Name of the value in the error message.
+
+    Raises:
+        `RingWidthError`: `bits` is not from 1 to 64.
     """
     if not 1 <= bits <= MAX_BITS:
         raise RingWidthError(
@@ -44,34 +48,34 @@ def checked_width(bits: int, what: str) -> int:
 
 
 def reduce(words: Tensor, bits: int) -> Tensor:
-    """The representative of `words` in [0, 2^bits); at 64 bits the words themselves, in two's complement."""
+    """The words mod 2^`bits`, in [0, 2^bits); at 64 bits unchanged, in two's complement."""
     return words if bits == MAX_BITS else words & ((1 << bits) - 1)
 
 
 def signed(words: Tensor, bits: int) -> Tensor:
-    """The representative of `words` in [-2^(bits-1), 2^(bits-1)), int64."""
+    """The words mod 2^`bits` as signed integers in [-2^(bits-1), 2^(bits-1)), int64."""
     spare = MAX_BITS - bits
     return (words.to(torch.int64) << spare) >> spare
 
 
 def packed_size(count: int, bits: int) -> int:
-    """Bytes that `count` words of `bits` bits take: exactly ceil(count * bits / 8)."""
+    """Bytes of `count` packed words of `bits` bits: exactly ceil(count * bits / 8)."""
     return (count * bits + 7) // 8
 
 
 def seal(words: Tensor, pad: Pad) -> tuple[Tensor, Tensor]:
-    """Cover `words` with a pad of K bits (added, or XORed where the pad says so), reduce mod 2^K and pack to K bits.
+    """Mask `words` with a pad of K bits (added, or XORed if `pad.xor`), reduce mod 2^K and pack to K bits a word.
 
     Args:
         words (`torch.Tensor`): Any shape, int64 (or uint8 when K <= 8); only the residues mod 2^K matter.
-        pad (`Pad`): Same shape, K = `pad.bits` uniform bits a word; it is spent.
+        pad (`Pad`): Same shape, K = `pad.bits` uniform bits a word. The pad is spent.
 
     Returns:
-        `tuple[torch.Tensor, torch.Tensor]`: (words + pad) mod 2^K, and the same packed, uint8 of `packed_size` bytes.
+        `tuple[torch.Tensor, torch.Tensor]`: (words + pad) mod 2^K; the same packed, uint8 of `packed_size` bytes.
 
     Raises:
-        `PadReusedError`: The pad has covered a message before.
-        `SecureRouterError`: Shapes differ, so some word would leave without a pad.
+        `PadReusedError`: The pad has masked a message before.
+        `SecureRouterError`: The shapes of `words` and `pad` differ, so some word would leave unmasked.
     """
     if words.shape != pad.words.shape:
         raise SecureRouterError(f"A message of shape {tuple(words.shape)} under a pad of {tuple(pad.words.shape)}.")
@@ -89,10 +93,13 @@ def unpack(packed: Tensor, shape: Sequence[int], bits: int) -> Tensor:
 
     Returns:
         `torch.Tensor`: Words in [0, 2^bits), uint8 for `bits` up to 8, int64 above.
+
+    Raises:
+        `SecureRouterError`: `packed` has another number of bytes.
     """
     count = math.prod(shape)
     if packed.numel() != packed_size(count, bits):
-        raise SecureRouterError(f"{packed.numel()} bytes came for {count} words of {bits} bits.")
+        raise SecureRouterError(f"Got {packed.numel()} bytes for {count} words of {bits} bits.")
     return _unpack(packed, count, bits).view(tuple(shape))
 
 
@@ -111,7 +118,7 @@ def _pack(words: Tensor, bits: int) -> Tensor:
     tail = _pack_bits(rows[blocks * _BLOCK :].view(np.uint8).reshape(-1, 8), bits)
     if not blocks:
         return tail
-    # Row i of 64 rows starts at bit i * bits of its column, so each row touches one or two 64-bit rows of the result.
+    # Row i of 64 rows starts at bit i * bits of its column, so it touches one or two 64-bit rows of the result.
     head = rows[: blocks * _BLOCK].reshape(_BLOCK, blocks)
     packed = np.zeros((bits, blocks), dtype=np.uint64)
     for row in range(_BLOCK):
@@ -123,7 +130,7 @@ def _pack(words: Tensor, bits: int) -> Tensor:
 
 
 def _tabled(count: int) -> int:
-    """How many of `count` words are packed by columns of `_BLOCK`; the rest follows bit by bit."""
+    """Number of words, out of `count`, packed in columns of `_BLOCK`; the others follow bit by bit."""
     return count // _BLOCK * _BLOCK if count >= _SMALL else 0
 
 
@@ -155,13 +162,13 @@ def _unpack(packed: Tensor, count: int, bits: int) -> Tensor:
 
 
 def _pack_bits(byte_rows: np.ndarray, bits: int) -> Tensor:
-    """Pack the low `bits` bits of each row of bytes (little end first) one after another."""
+    """Pack the low `bits` bits of each row of bytes (little-endian) one after another."""
     spread = np.unpackbits(byte_rows, axis=1, bitorder="little", count=bits)
     return torch.from_numpy(np.packbits(spread.reshape(-1), bitorder="little"))
 
 
 def _unpack_bits(packed: np.ndarray, count: int, bits: int) -> np.ndarray:
-    """Rows of 1 byte (for 1 bit) or 8 bytes holding `count` words of `bits` bits."""
+    """Unpack `count` words of `bits` bits into rows of 8 bytes (1 byte if `bits` is 1)."""
     spread = np.unpackbits(packed, bitorder="little", count=count * bits).reshape(count, bits)
     if bits == 1:
         return spread

@@ -19,15 +19,15 @@ from .plan import Plan
 
 
 class Corrections:
-    """P0's corrections in a file, mapped and read gate by gate: they may be larger than the memory.
+    """P0's corrections in a memory-mapped file, read gate by gate, since they may be larger than the memory.
 
     Args:
         file (`IO[bytes]`): Open for reading.
-        start (`int`): Where the first gate's corrections begin.
-        sizes (`Sequence[int]`): Bytes of each gate, from the plan.
+        start (`int`): Offset of the first gate's corrections, in bytes.
+        sizes (`Sequence[int]`): Bytes of each gate's corrections, from the plan.
 
     Raises:
-        `SecureRouterError`: The file is shorter than that.
+        `SecureRouterError`: The file is shorter than `start` and all `sizes` together.
     """
 
     def __init__(self, file: IO[bytes], start: int, sizes: Sequence[int]) -> None:
@@ -35,7 +35,7 @@ class Corrections:
         length = os.fstat(file.fileno()).st_size
         if length < self._starts[-1]:
             raise SecureRouterError(f"A set of tuples has {length} bytes where its plan needs {self._starts[-1]}.")
-        # A private mapping is writable for torch and leaves the file alone.
+        # torch wants writable memory; writes to a private mapping never reach the file.
         self._map = mmap.mmap(file.fileno(), self._starts[-1], access=mmap.ACCESS_COPY) if length else None
 
     def __call__(self, index: int) -> Tensor:
@@ -43,19 +43,19 @@ class Corrections:
         start, end = self._starts[index : index + 2]
         if self._map is None or start == end:
             return torch.empty(0, dtype=torch.uint8)
-        # Pages that were read stay in the file only, so that a whole set never counts as this process's memory.
+        # Drop the pages read so far, so that a whole set never counts as this process's memory.
         self._map.madvise(mmap.MADV_DONTNEED)
         return torch.from_numpy(np.frombuffer(self._map, np.uint8, end - start, start))
 
 
 class Spool:
-    """Takes corrections as they arrive, in a temporary file that has no name.
+    """Collects corrections as they arrive, in a temporary file without a name.
 
     Args:
-        plan (`Plan`): How many bytes will come.
+        plan (`Plan`): The plan of the set, which states how many bytes will arrive.
 
     Raises:
-        OSError: The disk has no room for them.
+        `SecureRouterError`: The disk has no space for all corrections.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -69,23 +69,31 @@ class Spool:
                 self._file.close()
                 raise SecureRouterError(
                     f"No room for {self._left} bytes of tuples in {tempfile.gettempdir()} ({error.strerror}); "
-                    "set TMPDIR to a folder that has."
+                    "set TMPDIR to a folder with more space."
                 ) from error
 
     @property
     def left(self) -> int:
-        """Bytes that are still to come."""
+        """Bytes that have not arrived yet."""
         return self._left
 
     def write(self, data: memoryview) -> None:
-        """Append bytes; never more than the plan has."""
+        """Append bytes.
+
+        Raises:
+            `SecureRouterError`: More bytes have arrived than the plan states.
+        """
         if len(data) > self._left:
             raise SecureRouterError(f"The dealer sent more than the {sum(self._sizes)} bytes that the plan has.")
         self._file.write(data)
         self._left -= len(data)
 
     def finish(self) -> Corrections:
-        """The corrections, for reading; all have arrived."""
+        """Close the file for writing, and open the corrections for reading.
+
+        Raises:
+            `SecureRouterError`: Fewer bytes have arrived than the plan states.
+        """
         if self._left:
             raise SecureRouterError(f"The dealer's set ended {self._left} bytes before its plan.")
         self._file.flush()
@@ -93,5 +101,5 @@ class Spool:
             return Corrections(file, 0, self._sizes)
 
     def close(self) -> None:
-        """Give the room back."""
+        """Delete the file."""
         self._file.close()

@@ -1,8 +1,8 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""The dealer: makes sets of tuples from a plan, and how parties read them.
+"""The dealer: makes a set of tuples from a plan.
 
-A set serves one run of a plan. P1's part is a seed, P0's a seed and the corrections. The dealer sees the plan, the
-seeds and the weights' masks B: no input, no opened value and no masked weight D.
+A set serves one run of a plan. P1's part is a seed, P0's part a seed and the corrections. The dealer sees the plan,
+the seeds and the weights' masks B, but no input, no opened value and no masked weight D.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ..gates.gate import Dealing
 from .plan import Plan
 
 
-# Gates that a dealer makes at the same time on a CPU; ciphers and tensor operations leave the interpreter to others.
+# Gates dealt concurrently on a CPU. AES and torch release the GIL, so threads help.
 _SIDE_BY_SIDE = 2
 
 
@@ -32,7 +32,7 @@ def deal_set(
     """Make one set of tuples.
 
     Args:
-        plan (`Plan`): Which gates, in order.
+        plan (`Plan`): The gates, in order.
         seeds (`tuple[bytes, bytes]`): Fresh seeds of P0 and P1; never used for another set.
         weight_mask (callable, *optional*): From the name of a fixed weight to its mask B, on `device`.
         device (`str`): Where the dealer computes.
@@ -40,6 +40,9 @@ def deal_set(
     Yields:
         `torch.Tensor`: P0's corrections for one gate after another, uint8 in host memory, of the lengths that the
         plan states.
+
+    Raises:
+        `SecureRouterError`: A gate deals another number of bytes than the plan states.
     """
 
     def deal(index: int) -> Tensor:
@@ -57,7 +60,7 @@ def deal_set(
     if device != "cpu":
         yield from map(deal, range(len(plan.gates)))
         return
-    # Every gate has streams of its own, so that the order in which gates are made changes nothing.
+    # Every gate has its own keystreams, so the order of dealing does not change the tuples.
     under_way: deque[Future[Tensor]] = deque()
     with ThreadPoolExecutor(_SIDE_BY_SIDE) as pool:
         try:

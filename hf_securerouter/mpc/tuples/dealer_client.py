@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""A party's end of the supply of tuples."""
+"""A party's end of the connection to the dealer: orders sets of tuples, and receives them in the background."""
 
 from __future__ import annotations
 
@@ -18,33 +18,29 @@ from .party_set import PartySet, SetLabel
 from .plan import Plan
 
 
-SIGN_OF_LIFE = 1.0
-
-
-SILENCE = 8.0
-
-
-CHUNK = 4 << 20
+SIGN_OF_LIFE = 1.0  # seconds between the dealer's keep-alive frames
+SILENCE = 8.0  # seconds without a byte from the dealer after which it counts as lost
+CHUNK = 4 << 20  # bytes of corrections that are sent and received at once
 
 
 class SupplyError(SecureRouterError):
-    """The dealer is gone, too late, or sent something else than was ordered."""
+    """Tuples were not delivered: the other end is gone, late, or sent an unexpected frame."""
 
 
 class DealerClient:
-    """A party's end: orders sets, and spools them in the background.
+    """A party's end: orders sets of tuples, and spools them in the background.
 
     Args:
-        channel (`Channel`): To the dealer; owned from now on.
-        rank (`int`): Of this party.
-        timeout (`float`): Seconds that a set may take from its order.
-        silence (`float`): Seconds without a word of the dealer after which a wait for it ends.
+        channel (`Channel`): To the dealer; the client owns it from now on.
+        rank (`int`): 0 or 1.
+        timeout (`float`): Seconds from the order of a set within which it must arrive.
+        silence (`float`): Seconds without a byte from the dealer after which it counts as lost.
     """
 
     def __init__(self, channel: Channel, rank: int, timeout: float = 600.0, silence: float = SILENCE) -> None:
         self.rank, self._channel, self._timeout, self._silence = rank, channel, timeout, silence
         self._changed = threading.Condition()
-        self._ordered: dict[str, int] = {}  # name to number, of what was ordered and not taken
+        self._ordered: dict[str, int] = {}  # program name to order number, of sets not taken yet
         self._plans: dict[int, Plan] = {}
         self._ready: dict[int, PartySet] = {}
         self._count = 0
@@ -53,7 +49,11 @@ class DealerClient:
         threading.Thread(target=self._listen, daemon=True).start()
 
     def order(self, name: str, plan: Plan) -> None:
-        """Ask for a set ahead of its use; what was ordered ahead under another name is given up."""
+        """Order a set ahead of its use. A set that was ordered ahead under another name is discarded.
+
+        Raises:
+            `SupplyError`: The dealer is gone, or took no frame for `silence` seconds.
+        """
         with self._changed:
             if name in self._ordered:
                 return
@@ -67,15 +67,15 @@ class DealerClient:
         self._send({"kind": "order", "number": f"{number:010d}", "name": name, "plan": plan.digest})
 
     def take(self, name: str, plan: Plan) -> PartySet:
-        """A fresh set, ordered now unless it was before.
+        """Wait for a fresh set; it is ordered now unless `order` did so before.
 
         Args:
-            name (`str`): Of the program.
-            plan (`Plan`): Its plan.
+            name (`str`): Name of the program.
+            plan (`Plan`): The program's plan.
 
         Raises:
             `SupplyError`: The dealer is gone, was silent for `silence` seconds, did not deliver within `timeout`
-                seconds, or refused the order because its plan is another one.
+                seconds, or refused the order because its plan for `name` differs.
         """
         self.order(name, plan)
         start = time.monotonic()
@@ -94,10 +94,10 @@ class DealerClient:
             return self._ready.pop(number)
 
     def check(self) -> None:
-        """Make sure, while nothing is waited for, that the dealer is there.
+        """Check that the dealer is alive, while no set is awaited.
 
         Raises:
-            `SupplyError`: It is gone, or silent.
+            `SupplyError`: The dealer is gone, or was silent for `silence` seconds.
         """
         with self._changed:
             failure, silent = self._failure, time.monotonic() - self._heard
@@ -107,7 +107,11 @@ class DealerClient:
             raise SupplyError(f"The dealer was silent for {self._silence:g} seconds.")
 
     def finished(self, labels: list[SetLabel]) -> None:
-        """Tell the dealer that a query is over, and which sets it used."""
+        """Tell the dealer that a query is over, and which sets the query used.
+
+        Raises:
+            `SupplyError`: The dealer is gone, or took no frame for `silence` seconds.
+        """
         self._send({"kind": "finished", "sets": [label.id for label in labels]})
 
     def close(self) -> None:
@@ -132,7 +136,7 @@ class DealerClient:
                 self._changed.notify_all()
 
     def _next(self) -> tuple[dict[str, Any], dict[str, Tensor], int]:
-        """The next frame that is more than a sign of life, and its length in bytes."""
+        """The next frame that is not a keep-alive, and its length in bytes."""
         while True:
             before = self._channel.bytes_received
             header, tensors = self._channel.receive(timeout=None)
@@ -146,13 +150,13 @@ class DealerClient:
         header, tensors, received = self._next()
         seed = tensors.get("seed")
         if header.get("kind") != "set" or seed is None or seed.dtype != torch.uint8 or seed.numel() != SEED_BYTES:
-            raise SupplyError("It sent something else than a set of tuples.")
+            raise SupplyError("the dealer sent something else than a set of tuples.")
         label = SetLabel(header["id"], header["nonce"], header["plan"])
         number = int(header["number"])
         with self._changed:
-            plan = self._plans.get(number)  # none: the set is not wanted any more
+            plan = self._plans.get(number)  # None: the order was discarded
         if plan is not None and label.plan != plan.digest:
-            raise SupplyError("It sent a set for another plan.")
+            raise SupplyError("the dealer sent a set for another plan.")
         spool = Spool(plan) if plan is not None and self.rank == 0 else None
         while True:
             header, _, length = self._next()
@@ -160,7 +164,7 @@ class DealerClient:
             if header.get("kind") == "complete":
                 break
             if header.get("kind") != "corrections" or self.rank != 0:
-                raise SupplyError("It sent something else than what belongs to a set.")
+                raise SupplyError("the dealer sent something else than corrections within a set.")
             received += self._spool(int(header["bytes"]), spool)
         corrections = spool.finish() if spool is not None else None
         found = PartySet(label, self.rank, bytes(seed.tolist()), corrections, received)
@@ -170,14 +174,14 @@ class DealerClient:
             self._changed.notify_all()
 
     def _spool(self, size: int, spool: Spool | None) -> int:
-        """Take the corrections of one gate; without a spool, drop them."""
+        """Receive the corrections of one gate into the spool; without a spool, discard them."""
         buffer = memoryview(bytearray(min(size, CHUNK)))
         left = size
         while left:
             part = buffer[: min(left, CHUNK)]
             try:
                 self._channel.receive_into(part, timeout=self._silence)
-            except ChannelTimeout as error:  # in the middle of a set
+            except ChannelTimeout as error:  # within a set the dealer must keep sending
                 raise SupplyError(f"the dealer was silent for {self._silence:g} seconds.") from error
             self._heard = time.monotonic()
             if spool is not None:

@@ -1,12 +1,12 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""Sets of tuples from a dealer process, gate by gate, ahead of the parties.
+"""The dealer's end of the connection to the parties: sets of tuples, gate by gate, ahead of their use.
 
-A party orders a set by the program's name and the plan's digest. When both have ordered the same, the dealer draws two
-seeds, sends each party its own, and streams the corrections to P0, which spools them to a file: no role ever holds a
-whole set in memory. At most one set is ordered ahead of the one in use. The dealer tells that it lives every second;
-a party that hears nothing for `SILENCE` seconds while it waits gives up.
+A party orders a set by the program's name and the plan's digest. When both parties have ordered the same set, the
+dealer draws two seeds, sends each party its own, and streams the corrections to P0, which spools them to a file: no
+role ever holds a whole set in memory. At most one set is ordered ahead of the one in use. The dealer sends keep-alive
+frames every second; a party that waits gives up after `SILENCE` seconds without a byte.
 
-Who sees what: each party one seed, P0 the corrections, which P1's seed makes uniform; the dealer names and plans.
+Who sees what: each party one seed; P0 the corrections, which P1's seed makes uniform; the dealer names and plans.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from .plan import Plan
 
 
 class DealerService:
-    """The dealer's end: deals what both parties order, in the background.
+    """The dealer's end: deals the sets that both parties order, in the background.
 
     Args:
-        channels (`tuple[Channel, Channel]`): To P0 and P1; owned from now on.
-        plan_of (callable): From a program's name to its plan, as the dealer traced it.
-        weight_mask (callable, *optional*): As for `deal_set`.
-        timeout (`float`): Seconds in which a party has to take a message.
+        channels (`tuple[Channel, Channel]`): To P0 and P1; the service owns them from now on.
+        plan_of (callable): From a program's name to the plan that the dealer traced.
+        weight_mask (callable, *optional*): From the name of a fixed weight to its mask B, on `device`.
+        timeout (`float`): Seconds within which a party must take a message.
         device (`str`): Where the dealer computes.
     """
 
@@ -53,7 +53,7 @@ class DealerService:
         self._orders: tuple[queue.SimpleQueue, queue.SimpleQueue] = (queue.SimpleQueue(), queue.SimpleQueue())
         self._finished: queue.SimpleQueue[tuple[int, list[str]] | None] = queue.SimpleQueue()
         self._dealt = threading.Condition()
-        self._costs: dict[str, tuple[float, int]] = {}  # by id: seconds of dealing, bytes sent
+        self._costs: dict[str, tuple[float, int]] = {}  # by set id: seconds of dealing, bytes sent
         self._failure: Exception | None = None
         self._over = threading.Event()
         for target, arguments in (
@@ -68,13 +68,14 @@ class DealerService:
         """Wait until both parties have finished a query.
 
         Args:
-            timeout (`float`, *optional*): Seconds to wait. With None, as long as both parties are there.
+            timeout (`float`, *optional*): Seconds to wait. None waits until a party is gone.
 
         Returns:
             `tuple[float, int]`: Seconds of dealing, and bytes sent to both parties, for the sets that the query used.
 
         Raises:
-            `SupplyError`: A party is gone, ordered something else than the other one, or is not done in time.
+            `SupplyError`: A party is gone or did not finish within `timeout` seconds, or the parties ordered or used
+                different sets.
         """
         used: dict[int, list[str]] = {}
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -89,7 +90,7 @@ class DealerService:
         if used[0] != used[1]:
             raise SupplyError("The parties used different sets.")
         with self._dealt:
-            # A set is complete at the parties a moment before it is booked here.
+            # The parties may have used a set a moment before its cost is recorded here.
             if not self._dealt.wait_for(lambda: self._costs.keys() >= set(used[0]), timeout=SILENCE):
                 raise SupplyError("The parties used a set that was not dealt here.")
             costs = [self._costs.pop(identity) for identity in used[0]]
@@ -165,19 +166,19 @@ class DealerService:
             return channel.bytes_sent - before
 
     def _keep_alive(self) -> None:
-        """Say that the dealer lives; not where a message is under way, which says the same."""
+        """Send keep-alive frames. A channel that is busy with a message needs none."""
         while not self._over.wait(SIGN_OF_LIFE):
             for channel, lock in zip(self._channels, self._locks, strict=True):
                 if lock.acquire(blocking=False):
                     try:
                         channel.send({"kind": "alive"}, timeout=SILENCE)
                     except SecureRouterError:
-                        pass  # whoever waits for that party notices
+                        pass  # `_listen` notices that the party is gone
                     finally:
                         lock.release()
 
     def _fail(self, error: Exception) -> None:
-        """End everything: tell both parties why, once."""
+        """End the service, once: send both parties the error text and close their channels."""
         with self._dealt:
             if self._over.is_set():
                 return
@@ -185,7 +186,7 @@ class DealerService:
         self._failure = error
         text = str(error) if isinstance(error, SecureRouterError) else type(error).__name__
         for channel, lock in zip(self._channels, self._locks, strict=True):
-            # In the middle of a message nothing else can be said; the closed channel says enough.
+            # An error frame cannot interrupt a message; then the closed channel must suffice.
             if lock.acquire(timeout=2.0):
                 try:
                     channel.send({"kind": "error", "error": text}, timeout=2.0)

@@ -1,8 +1,8 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
 """One party's part of a set of tuples: a label, a seed and, for P0, the corrections of every gate.
 
-A set serves one run. Sent again under the same masks, a query would open the difference of two inputs; so a set opens
-once, and is never kept beyond the process that received it.
+A set serves one run: two queries under the same masks would reveal the difference of their inputs. So a set can be
+opened once, and is never kept beyond the process that received it.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ class TupleReusedError(SecureRouterError):
 
 @dataclass(frozen=True)
 class SetLabel:
-    """What both parties compare before they use a set. Public.
+    """The public label of a set, which both parties compare before they use the set.
 
     Args:
         id (`str`): 32 hex digits, drawn for this set.
-        nonce (`str`): 32 hex digits, drawn when the set is dealt: two deals under one id differ in it.
+        nonce (`str`): 32 hex digits, drawn when the set is dealt: it differs between two deals under one id.
         plan (`str`): Digest of the plan.
     """
 
@@ -48,11 +48,11 @@ class PartySet:
     """One party's part of a set, which can be opened once.
 
     Args:
-        label (`SetLabel`): Its label.
-        rank (`int`): Whose it is.
+        label (`SetLabel`): The label of the set.
+        rank (`int`): 0 or 1, the party.
         seed (`bytes`): The party's seed, 32 bytes.
-        corrections (`Corrections`, *optional*): Rank 0's.
-        received (`int`): Bytes that came from the dealer for it.
+        corrections (`Corrections`, *optional*): P0's corrections; None at P1.
+        received (`int`): Bytes that the party received from the dealer for the set.
     """
 
     def __init__(
@@ -63,15 +63,18 @@ class PartySet:
         self._corrections = corrections
 
     def open(self, plan: Plan, device: str = "cpu") -> TupleSet:
-        """Hand the tuples out, once. The seed and the corrections are forgotten here.
+        """Open the set for its one run; this object then drops the seed and the corrections.
 
         Args:
-            plan (`Plan`): As traced by this party.
+            plan (`Plan`): The plan that this party traced.
             device (`str`): Where the party computes.
 
+        Returns:
+            `TupleSet`: Hands the tuples out.
+
         Raises:
-            `TupleReusedError`: It was opened before.
-            `SecureRouterError`: It was dealt for another plan.
+            `TupleReusedError`: The set was opened before.
+            `SecureRouterError`: The set was dealt for another plan.
         """
         if self._seed is None:
             raise TupleReusedError(f"Set {self.label.id} has served a run; take a new one.")

@@ -1,9 +1,9 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
 """The sequence of gates that one program runs, known before any input.
 
-A model, a batch shape and a protocol fix every gate, ring and message length. Tracing the program on tensors without
-data records them: the dealer works from the plan, both parties check that theirs is the same, and the cost of a run is
-known exactly without running it.
+A model, a batch shape and a protocol fix every gate, ring and message length. Tracing the program on meta tensors,
+which have no data, records them: the dealer works from the plan, both parties check that they have the same plan, and
+the cost of a run is known exactly without running it.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from ..ring.randomness import AES, Csprng, Pad
 from ..ring.words import checked_width, packed_size
 
 
-FORMAT = "1"  # of the plan, the tuples and the messages: parties and dealer must agree
+FORMAT = "1"  # version of plan, tuples and messages: parties and dealer must agree
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a program asks of the dealer and sends over the link.
+    """The gates of a program, and what they need from the dealer and send over the link.
 
     Args:
         gates (`tuple[Gate, ...]`): In the order in which the parties take their tuples.
@@ -37,8 +37,8 @@ class Plan:
         rounds (`int`): Exchanges on the parties' link.
         payload_bytes (`int`): Bytes that one party sends, without the frames' headers.
         by_gate (`dict[str, GateCount]`): The split by gate for one party; `dealer` counts the corrections.
-        cipher (`str`): What seeds are expanded with.
-        draws (`tuple[tuple[Draw, ...], ...]`): What the parties draw from the tuple of each gate, in order.
+        cipher (`str`): Cipher that expands seeds.
+        draws (`tuple[tuple[Draw, ...], ...]`): The draws of a party from each gate's tuple, in order.
     """
 
     gates: tuple[Gate, ...]
@@ -56,7 +56,7 @@ class Plan:
         return hashlib.sha256(text.encode()).hexdigest()
 
     def words(self, seed: bytes, index: int, device: str = "cpu") -> Csprng:
-        """The words of gate `index` under one party's seed, which that party and the dealer expand alike."""
+        """The words of gate `index` under one party's seed: that party and the dealer expand the same words."""
         return Csprng(seed, b"tuple/%d" % index, self.cipher, device)
 
     @property
@@ -66,7 +66,7 @@ class Plan:
 
 
 class _EmptySource:
-    """Words without data."""
+    """A source of meta tensors: words without data."""
 
     def ring(self, shape: Sequence[int], bits: int) -> Tensor:
         checked_width(bits, "A gate")
@@ -77,7 +77,7 @@ class _EmptySource:
 
 
 class _TracedTuple(Tuple):
-    """A tuple that counts the corrections it would read."""
+    """A tuple that records its draws."""
 
     def __init__(self, gate: Gate):
         super().__init__(gate, 0, _EmptySource())
@@ -93,7 +93,7 @@ class _TracedTuple(Tuple):
 
 
 class _Tracer(Party):
-    """A party of tensors without data, which records what it would do."""
+    """A party that computes on meta tensors, and records its tuples, rounds and bytes."""
 
     def __init__(self, weights: Mapping[str, Any]):
         super().__init__(0, None, self._record, weights)  # type: ignore[arg-type]
@@ -125,15 +125,16 @@ def trace(
     """Record the plan of a program.
 
     Args:
-        program (callable): From a party to its protocol; it asks the party for inputs by shape only.
+        program (callable): From a party to its protocol; of its inputs only the shapes count.
         weights (`Mapping[str, WeightShare]`, *optional*): Fixed weights, on the `meta` device.
-        cipher (`str`): What the roles expand seeds with.
+        cipher (`str`): Cipher with which the roles expand seeds.
 
     Returns:
         `Plan`: Exact in every byte and round.
 
     Example:
-        >>> plan = trace(lambda party: ReLU((4,), width=32, scale=14).run(party, party.secret(torch.empty(4, ...))))
+        >>> x = torch.empty(4, dtype=torch.int64, device="meta")
+        >>> plan = trace(lambda party: ReLU((4,), bits=32, width=40).run(party, party.secret(x, 40, 14, 8)))
     """
     tracer = _Tracer(weights or {})
     tracer.run(program(tracer))

@@ -15,10 +15,10 @@ from .plan import Plan
 
 
 class TupleSet:
-    """One party's set: hands out each tuple once, in order, and prepares ahead what needs no input.
+    """Hands out one party's tuples, each once and in order, and precomputes what needs no input.
 
     Args:
-        plan (`Plan`): As traced by this party.
+        plan (`Plan`): The plan that this party traced.
         rank (`int`): 0 or 1.
         seed (`bytes`): This party's seed for the set.
         corrections (callable, *optional*): Rank 0: from a gate's index to its corrections, uint8.
@@ -44,10 +44,10 @@ class TupleSet:
         return Tuple(self._plan.gates[index], self._rank, source, corrections)
 
     def prepare(self, weights: Mapping[str, WeightShare]) -> None:
-        """Compute everything that gates can compute before the input is there (see `Gate.prepare`).
+        """Compute everything that gates can compute before the input arrives (see `Gate.prepare`).
 
-        Where memory allows, a CPU draws the words of the first gates now, and a CUDA device gets all corrections:
-        copies take longer than gates.
+        If memory allows, a CPU also draws the words of the first gates now, and a CUDA device receives all
+        corrections, because a copy takes longer than a gate.
         """
         left = memory_budget(self._device)
         copies = self._device != "cpu" and self._corrections is not None and self._plan.dealer_bytes <= left
@@ -61,7 +61,11 @@ class TupleSet:
                 self._ready[index].read_ahead(self._plan.draws[index])
 
     def __call__(self, gate: Gate) -> Tuple:
-        """The next tuple, which must be `gate`'s; it is forgotten here at once."""
+        """Hand out the next tuple, which must be `gate`'s, and keep no copy.
+
+        Raises:
+            `SecureRouterError`: The next gate of the plan is not `gate`.
+        """
         index, self._next = self._next, self._next + 1
         if index >= len(self._plan.gates) or self._plan.gates[index] != gate:
             raise SecureRouterError(f"Gate {index} of the plan is not `{gate.name}` as the model asks for it now.")

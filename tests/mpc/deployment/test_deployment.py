@@ -298,8 +298,8 @@ def test_a_party_that_is_lost_in_a_query_is_met_again(place, served, tmp_path):
 @pytest.mark.parametrize(
     ("role", "options", "match"),
     [
-        ("dealer", [], "party0 and party1 did not come in time"),
-        ("party0", ["--dealer", "127.0.0.1:{free}"], "party1 did not come in time"),
+        ("dealer", [], "party0 and party1 did not connect in time"),
+        ("party0", ["--dealer", "127.0.0.1:{free}"], "party1 did not connect in time"),
         ("party1", ["--dealer", "127.0.0.1:{free}", "--peer", "127.0.0.1:{free}"], "party0 was not reached at 127"),
         ("party1", ["--dealer", "127.0.0.1:{free}"], "only party 1 takes `peer`"),
     ],

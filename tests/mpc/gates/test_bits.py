@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""Words chosen by opened bits, against `torch.where`."""
+"""Words chosen by opened bits, compared with `torch.where`."""
 
 import torch
 from hypothesis import given, settings

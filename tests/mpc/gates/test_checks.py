@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""Debugging: values are checked against their bounds, at both parties, and only where that is asked for."""
+"""Debugging: values are checked against their bounds, at both parties, and only if `debug` is set."""
 
 import pytest
 import torch
@@ -68,7 +68,7 @@ def test_nothing_to_check_holds():
 
 
 def test_checks_go_between_gates_and_beside_them():
-    """A gate inside its bound works in debugging too; one out of it is named before its result is garbage."""
+    """With `debug` a value inside its bound passes; a value outside is named before it gives a wrong result."""
     inside, outside = Input(torch.tensor([5, -7]), 12, 0, 4), Input(torch.tensor([5, -700]), 12, 0, 4)
 
     def program(share):
@@ -92,7 +92,7 @@ def test_checks_go_between_gates_and_beside_them():
 
 
 def test_a_violated_bound_goes_unseen_in_production():
-    """The result is garbage and nothing else happens: bounds need margin."""
+    """The result is wrong and nothing else happens: bounds need a margin."""
     share = Input(torch.tensor([700, -700]), 10, 0, 4)
     done = run(lambda party: ReLU((2,), 10, 20).run(party, share(party)))
     assert not torch.equal(done.integers, torch.tensor([700, 0]))

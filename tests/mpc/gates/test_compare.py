@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""Gates that decide, against exact integers."""
+"""Comparison, argmax, ReLU, selection and maximum, compared with exact integers."""
 
 import itertools
 
@@ -240,7 +240,7 @@ REFUSE = {
 
 @pytest.mark.parametrize("name", REFUSE)
 def test_a_share_of_too_small_a_ring_is_refused(name):
-    """Opened in a wider ring than it is shared in, a value would be garbage."""
+    """Opened in a wider ring than its own, a value would be wrong."""
     shape, gate = REFUSE[name]
     share = Input(torch.zeros(shape, dtype=torch.int64), 12, scale=6)
     with pytest.raises(SecureRouterError, match="ring of 12 bits cannot be read in one of 13"):
@@ -248,7 +248,7 @@ def test_a_share_of_too_small_a_ring_is_refused(name):
 
 
 def test_selection_leaves_the_shares_fresh():
-    """The result is made of the dealer's words: shares of equal results differ from run to run."""
+    """The dealer's words randomise the result: shares of equal results differ from run to run."""
     share = Input(torch.full((64,), 3), 12)
     runs = [run(lambda party: ReLU((64,), 12, 40).run(party, share(party))) for _ in range(2)]
     words = torch.stack([part.words % 2**40 for done in runs for part in done.results])

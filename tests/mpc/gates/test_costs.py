@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""What gates cost, exactly, as their docstrings say. That runs keep to their plans is checked where gates are run."""
+"""The exact costs of gates, as in their docstrings. Other tests check that runs keep to their plans."""
 
 import pytest
 import torch
@@ -177,7 +177,7 @@ def test_exponentials(range_bits, scale, width):
 
 
 def tournament(values, levels):
-    """Bits that a row's tournament opens and that the dealer gives for it."""
+    """Bits that the tournament of a row opens, and bits that the dealer gives for it."""
     online = dealer = 0
     for size in levels:
         values = -(-values // size)

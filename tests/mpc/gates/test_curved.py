@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""Gates that compute a real function, against float64 and the error bounds that they state."""
+"""Gates of real functions, compared with float64 within the error bounds of their docstrings."""
 
 import pytest
 import torch
@@ -52,7 +52,7 @@ def test_activation_keeps_its_error(function, bound, scale, result_scale, width)
     error = (done.values - EXACT[function](x)).abs()
     assert float(error.max()) < allowed, x[error.argmax()]
     if function == "gelu":
-        # The bound above is where GeLU is cut off to 0; its polynomial, which the error of an encoder hangs on, is
+        # The bound above holds where GeLU is cut off to 0; its polynomial, which decides the error of an encoder, is
         # closer. Words and public factors are rounded, too, which adds some 2^-13 at most.
         curved = error[x.abs() < 3.5]
         assert float(curved.max()) < 1.2e-4 + 1.13 * 2.0**-scale + 2 * 2.0**-result_scale + 2.0**-13
@@ -91,7 +91,7 @@ def test_exponential_keeps_its_error(range_bits, scale, width):
 
 
 def test_exponentials_add_up_without_bias():
-    """The masks average the rounding of words and factors away, also where it is large beside the value."""
+    """Over many masks the rounding of words and factors averages out, even if it is large beside the value."""
     y = rounded(torch.tensor([0.0, 1.7, 3.999, 4.0, 6.3, 9.1], dtype=torch.float64), 12)[:, None].expand(6, 20000)
     gate = Exponential((6, 20000), 6, 12, 50)
     share = Input.real(y, 18, 12, 6)
@@ -141,7 +141,7 @@ def test_row_functions_keep_their_error(function, scale, low, high, result_scale
 
 
 def test_values_on_both_sides_of_a_windows_end_are_read_from_a_table_that_holds_them():
-    """Few masks (1 in 100) choose the less obvious window here, so each value is computed very often."""
+    """Only 1 mask in 100 chooses the other valid window here, so each value is computed very often."""
     scale, low, high = 14, 0, 7
     x = torch.tensor([16 * (1 + 1 / part) for part in (-200, -400, -4000, 4000, 400, 200)], dtype=torch.float64)
     x = rounded(x, scale)[:, None].expand(6, 1000)

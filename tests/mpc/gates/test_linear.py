@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""Gates that multiply, against exact integers, and gates side by side."""
+"""Gates that multiply, compared with exact integers, and gates side by side."""
 
 import pytest
 import torch
@@ -29,7 +29,7 @@ def anything(shape, width):
 
 
 def bounded(shape, bits):
-    """Integers from -2^bits up to 2^bits - 1, both among them where there is room."""
+    """Integers from -2^bits to 2^bits - 1; both ends are included from five elements on."""
     words = torch.randint(-(2**bits), 2**bits, shape)
     ends = torch.tensor([0, 1, -1, 2**bits - 1, -(2**bits)])
     words.view(-1)[: len(ends)] = ends[: words.numel()]
@@ -153,7 +153,7 @@ def test_rows_times_scalars_and_sums_of_squares_are_exact(bits, scalar_bits, wid
 
 
 def test_a_lift_refuses_a_share_of_a_smaller_ring():
-    """Read in a wider ring than it is shared in, a value would be garbage."""
+    """Read in a wider ring than its own, a value would be wrong."""
     share = Input(torch.zeros(3, dtype=torch.int64), 20)
     for gate in (Square((3,), 21, 40), ReLU((3,), 21, 40)):
         with pytest.raises(SecureRouterError, match="ring of 20 bits cannot be read in one of 21"):

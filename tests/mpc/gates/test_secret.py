@@ -39,7 +39,7 @@ def sharings(draw):
 @given(sharings())
 @settings(max_examples=500, deadline=None)
 def test_truncation_is_within_one_unit_in_the_smaller_ring(case):
-    """Whatever the value, the shares and their bits above the ring are."""
+    """For every value, every sharing and any bits above the ring."""
     width, drop, value, first, second = case
     shares = [Secret(torch.tensor([words]), width, drop, 0, rank) for rank, words in enumerate((first, second))]
     assert joined(shares).item() == value
@@ -70,7 +70,7 @@ def test_truncation_is_unbiased_over_random_shares(width, drop):
     first = Csprng(bytes(32), b"truncation").ring((count,), 64)
     shares = [Secret(first, width, drop, 0, 0), Secret(value - first, width, drop, 0, 1)]
     cut = [share.truncate(0) for share in shares]
-    left = value - ((value >> drop) << drop)  # of which the fraction left / 2^drop is rounded up
+    left = value - ((value >> drop) << drop)  # a fraction left / 2^drop of all sharings rounds up
     up = signed(cut[0].words + cut[1].words - (value >> drop), width - drop)
     if width - drop > 1:
         assert set(up.tolist()) <= {0, 1}
@@ -172,7 +172,7 @@ def test_weights_are_shared_as_masked_values_and_seeds():
 
 
 def test_every_sharing_draws_fresh_masks():
-    """Equal masks in two sharings would show the difference of the weights, in two tensors that of the tensors."""
+    """Equal masks would show the difference of the weights of two sharings, or of two tensors."""
     weights = {"a": torch.zeros(64, dtype=torch.int64), "b": torch.zeros(64, dtype=torch.int64)}
     (first, seeds), (second, other_seeds) = mask_weights(weights), mask_weights(weights)
     seen = [first["a"], first["b"], second["a"], second["b"]]

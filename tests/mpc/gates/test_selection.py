@@ -108,7 +108,7 @@ def test_selected_products_are_those_of_the_chosen_weights(candidates, width):
         bias = {name: weights[f"{choice}.{name}.bias"] for name in "wg"}
         assert torch.equal(matrix[part], signed(values[part] @ own["w"] + bias["w"], width))
         assert torch.equal(diagonal[part], signed(values[part] * own["g"] + bias["g"], width))
-    # What is sent does not depend on the weights, and on their number by one bit a row.
+    # The bytes sent do not depend on the size of the weights; each further candidate adds one bit a row.
     assert done.plan.rounds == 1
     assert done.plan.payload_bytes == packed_size(values.numel(), width) + packed_size(candidates * rows, 1)
 
@@ -171,7 +171,7 @@ def orders(scores, runs, tie_after=False, shuffled=True):
         def program(party, x=x):
             scores = x(party)
             shuffle = Shuffle(batch, ((1, width + bits),)).start(party)
-            if tie_after:  # leaky: equal scores are told apart by their place in the new order
+            if tie_after:  # leaky: ties are broken by the place in the new order
                 moved = yield from shuffle.open(0, scores.words)
                 index = party.constant(torch.arange(batch - 1, -1, -1))
                 keys = (moved[:, 0] << bits) + index * (party.rank == 0)

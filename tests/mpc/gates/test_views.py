@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""What a party can see of a gate: its view over all randomness in a tiny ring is the same for every secret."""
+"""A party's view of a gate, over all randomness in a tiny ring, is the same for every secret."""
 
 from dataclasses import dataclass
 
@@ -36,7 +36,7 @@ def each(*values):
 
 
 def elementwise(function):
-    """A check of integers against a function of the secrets."""
+    """Check integers against a function of the secrets."""
 
     def check(results, secret):
         expected = torch.as_tensor(function(*(torch.as_tensor(value) for value in secret)))
@@ -214,7 +214,7 @@ class Raised(Gate):
 
 @dataclass(frozen=True)
 class Coarse(Gate):
-    """A coarse index, and the bit that it gives opened masked: what the curved gates are made of."""
+    """A coarse index and its bit, opened masked: the building block of the curved gates."""
 
     shape: tuple[int, ...]
 
@@ -248,7 +248,7 @@ def test_views_over_all_words_of_both_parties(name, rank):
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_revealed_choice_shows_the_choice_and_no_more(rank):
-    """Scores with the same winner look the same, tied or not; another winner is seen, so the test can see."""
+    """Scores with the same winner look the same, tied or not; another winner is noticed, as a control."""
     same = Case(revealed_argmax(3), (3,), each([0, 0, 0], [1, 0, 1], [1, -1, -2]))
     assert same.same(rank)
     other = Case(revealed_argmax(3), (3,), each([0, 0, 0], [0, 1, 0]))

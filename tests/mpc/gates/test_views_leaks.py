@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""The audit of masks, and proof that the tests of views see: gates that leak are caught."""
+"""The audit of masks, and controls for the tests of views: gates that leak are caught."""
 
 from dataclasses import dataclass
 
@@ -47,7 +47,7 @@ def test_a_mask_serves_one_opening():
 
 
 def test_a_mask_spent_twice_is_seen_at_both_parties():
-    """Also where the plan has not seen it, and in one round."""
+    """Also if the plan was traced without the reuse, and within one round."""
 
     @dataclass(frozen=True)
     class Careless(Gate):
@@ -70,7 +70,7 @@ def test_a_mask_spent_twice_is_seen_at_both_parties():
 
 
 def test_an_operand_is_not_opened_twice():
-    """A product's half that is opened again, with another value, is refused by the real gate's own mask."""
+    """An operand of a product cannot be opened twice: the gate's mask is spent."""
     shares = Input(torch.ones(1, 1, dtype=torch.int64), 20), Input(torch.zeros(1, 1, dtype=torch.int64), 20)
 
     def program(party):

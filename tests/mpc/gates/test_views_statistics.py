@@ -29,7 +29,7 @@ from tests.support.leaks import LEAKS, Twice, gate_of
 
 
 RUNS = 4099  # a prime, so that no other dimension has as many
-SHOWN = 4  # low bits, and top bits, that are looked at
+SHOWN = 4  # number of low bits, and of top bits, that are tested
 FALSE_ALARM = 1e-9
 
 
@@ -114,7 +114,7 @@ def row_scale(runs):
 
 
 def twice(runs):
-    """One gate after another, equal as a plan sees them, on two inputs."""
+    """Two gates with equal fields, one after the other, on two inputs."""
 
     def program(party, x, y):
         for secret in (x, y):

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""Every architecture: its embeddings, weights and spec are the whole model, in clear text and on shares."""
+"""Every architecture: embeddings, weights and spec together reproduce the model, in clear and on shares."""
 
 import json
 import warnings
@@ -137,7 +137,7 @@ def converted(model, **options):
 
 
 def masked(model, batch, **functions):
-    """A run of the masked encoder on a batch whose padding rows are copies of the last live row."""
+    """A run of the masked encoder on a batch whose padding rows are copies of the last real row."""
     spec, embedded, weights = parts(model, batch, **functions)
     precision = RingWidths(Bounds(), embedded.shape[1], spec.softmax)
     live = batch["attention_mask"].to(torch.uint8)
@@ -247,7 +247,7 @@ def test_variants_of_an_activation_are_within_the_stated_bound(name):
 
 @pytest.mark.parametrize("protocol, tolerance, shared", [("crypten", 0.02, 2), ("masked", 0.01, None)])
 def test_a_session_serves_every_architecture(protocol, tolerance, shared):
-    """Each of them serves some inputs, and one with a projection routes them, which is an expert's or the router's."""
+    """Each architecture serves some inputs; an encoder with a projection, an expert's or the router's, routes them."""
     families = ("distilbert", "roberta", "electra", "albert")
     router = family_config("albert", layers=2, width=16, num_hidden_groups=2) if shared is None else None
     pool = pool_model(families, router_config=router, router_shares_expert=shared)

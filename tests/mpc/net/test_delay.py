@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""The delayed network: everything between the parties goes through it, late but at full speed, and nothing stays."""
+"""The delayed network: it delays everything between the parties, at full bandwidth, and leaves nothing behind."""
 
 import json
 import math
@@ -124,13 +124,13 @@ def test_the_parties_meet_on_it_and_leave_nothing(protocol, provider):
 @needs_network
 def test_the_relay_ends_with_its_caller():
     network = DelayedNetwork(0.01)
-    network._caller.close()  # as the kernel does when the process that holds it ends, however it ends
+    network._caller.close()  # as the kernel does when the process that holds the socket ends
     assert network._process.wait(timeout=10) == 0
     network.close()
 
 
 class CannedSession:
-    """Answers with logits 0 and costs that tell where and in which run they arose."""
+    """Answers with logits 0, and with costs that encode their role and run."""
 
     seconds = 2.0
 
@@ -174,10 +174,10 @@ def test_report_has_the_measurement_and_the_estimates(monkeypatch, tmp_path, sec
 def test_what_is_missing_is_named(monkeypatch, tmp_path):
     with monkeypatch.context() as patch:
         patch.setattr(delay, "_DEVICE_FILE", str(tmp_path / "tun"))
-        with pytest.raises(DelayError, match="takes the device .*tun, open to this user"):
+        with pytest.raises(DelayError, match="needs the device .*tun, open to this user"):
             DelayedNetwork(0.01)
         patch.setattr(shutil, "which", lambda name: None)
-        with pytest.raises(DelayError, match="takes `nsenter`"):
+        with pytest.raises(DelayError, match="needs `nsenter`"):
             DelayedNetwork(0.01)
     refusing = tmp_path / "refusing.py"
     refusing.write_text("import socket, sys\nsocket.socket(fileno=int(sys.argv[1])).sendall(b'not for you')\n")

@@ -32,7 +32,7 @@ pytestmark = pytest.mark.timeout(120)
 
 @pytest.mark.parametrize("tls", [False, True])
 def test_exchange_carries_any_lengths(party1, keys, tls):
-    big = 24 << 20  # past what the buffers of both sockets hold
+    big = 24 << 20  # more than the buffers of both sockets hold
     own = [0, 1, 15, 16, 17, 65537, big, 0, 3]
     theirs = [5, 0, big + 1, 1, 16384]
     options = {"tls": keys} if tls else {}
@@ -170,7 +170,7 @@ def test_a_stranger_without_the_token_is_refused_and_the_party_let_in_after(part
     with Link.listen() as listener:
         stranger = Fake(socket.create_connection(listener.address))
         stranger.send(stranger.hello(version=1, rank=1, challenge="0" * 64))
-        # What comes back is all that it can know; it sends the proof back as its own.
+        # An impostor knows only the proof that it received, and sends it back as its own.
         thread = threading.Thread(target=stranger.reflect_proof)
         thread.start()
         with fails("did not prove"):

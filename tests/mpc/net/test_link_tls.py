@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""The parties' link under TLS: what it hides, and whom it refuses."""
+"""The parties' link under TLS: it hides payloads, and refuses other certificates."""
 
 import socket
 import ssl

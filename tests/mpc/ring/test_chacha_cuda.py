@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""The ChaCha20 kernel: on a GPU where there is one, in Triton's interpreter elsewhere."""
+"""The ChaCha20 kernel: on a GPU if there is one, else in Triton's interpreter."""
 
 import hashlib
 import importlib
@@ -69,7 +69,7 @@ def test_the_key_streams_of_the_standard(chacha, key, counter, nonce, start):
 
 @pytest.mark.parametrize(("first", "count"), [(0, 1), (7, 127), (0, 128), (3, 129), (2**31 - 2, 4), (2**32 - 3, 3)])
 def test_the_kernel_is_the_cipher(chacha, first, count):
-    """Counters of all magnitudes, programs that are full, part full and several."""
+    """Counters of all magnitudes; full, partial and several programs of the kernel."""
     assert made(chacha, SEED, first, count) == reference(SEED, first, count)
 
 
@@ -84,7 +84,7 @@ def test_a_device_reads_the_stream_that_a_cpu_reads(chacha, counts):
 
 
 def test_words_of_all_widths_agree(chacha):
-    """Both holders of a seed, one of which computes on the device."""
+    """Two holders of a seed, one of them on the device, draw the same words."""
     host, device = Csprng(SEED, b"words", CHACHA20), Csprng(SEED, b"words", CHACHA20, DEVICE)
     key = hashlib.blake2b(b"words", key=SEED, digest_size=32, person=b"securerouter").digest()
     device._keystream = _DeviceKeystream(key, DEVICE)

@@ -14,7 +14,7 @@ from tests.support.each import each
 
 
 def device_digits(left, right, bits):
-    """`float_matmul` as a CUDA device makes it."""
+    """`float_matmul` as a CUDA device computes it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_by_blocks", lambda *how: module._by_digits(*how, torch.float64, torch.matmul))
         return float_matmul(left, right, bits)
@@ -68,7 +68,7 @@ def test_every_ring(product, bits):
 @each("bits", [8, 22, 27, 46, 48, 54, 64])
 @each("near", [-1, 0])
 def test_the_largest_sums_are_exact(product, bits, near):
-    """All digits at one end, where sums are largest, over more than one piece of the inner dimension."""
+    """All digits at one end of their range, where sums are largest; several pieces of the inner dimension."""
     for width in {-(-bits // count) for count in range(1, 9)}:
         value = near - sum((1 << (width - 1)) << (width * place) for place in range(9))
         left = torch.full((1, 34000), (value + 2**63) % 2**64 - 2**63)

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""The generator of all masks: AES-256-CTR or ChaCha20, one key a domain."""
+"""The generator of all masks: AES-256-CTR or ChaCha20, with one key for each domain."""
 
 import hashlib
 import math
@@ -154,7 +154,7 @@ def test_words_look_uniform(bits):
 
 
 def test_large_draws_match_small_ones():
-    """Whatever is drawn at once or in rows, both holders must agree."""
+    """Both holders must draw the same words, at once or row by row."""
     count = 100_003
     whole = Csprng(SEED, b"large").ring((count,), 40)
     generator = Csprng(SEED, b"large")

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""Words mod 2^K: packing, and the door through which they leave."""
+"""Words mod 2^K: packing, and `seal`, by which they leave a role."""
 
 import pytest
 import torch
@@ -63,9 +63,9 @@ def test_a_message_cut_out_of_a_buffer_unpacks_at_any_address(bits):
         assert torch.equal(unpack(buffer[offset:], (count,), bits), words)
 
 
-@each("bits", sorted(set(WIDTHS) - {8, 64}))  # those two are the same operation on any device
+@each("bits", sorted(set(WIDTHS) - {8, 64}))  # widths 8 and 64 take the same code on any device
 def test_a_device_packs_the_same_bytes(bits):
-    """What runs where there is no numpy, here on the CPU."""
+    """The packing of CUDA devices, here on the CPU."""
     for count in [*SIZES, 2 * 8192 + 77]:
         words = draw((count,), bits)
         packed = seal(words, no_pad((count,), bits))[1]
@@ -99,7 +99,7 @@ def test_sealed_words_open_with_the_pad(bits, shape, random):
 
 @each("bits", WIDTHS)
 def test_no_bit_above_the_ring_leaves(bits):
-    """Two words that are equal mod 2^K leave as the same bytes, whatever they have above."""
+    """Two words that are equal mod 2^K leave as the same bytes, whatever their bits above K."""
     seed = new_seed()
     words = draw((9000,), 64)
     noise = draw((9000,), 64) << bits if bits < 64 else torch.zeros_like(words)
@@ -136,7 +136,7 @@ def test_a_pad_spent_by_hand_is_refused_too():
 
 @pytest.mark.parametrize("shape", [(3,), (5,), (2, 2), (1,), (4, 1), ()])
 def test_a_pad_of_another_shape_is_refused(shape):
-    """Broadcasting would cover several words by one."""
+    """Broadcasting would mask several words by one word of the pad."""
     pad = Csprng(new_seed(), b"test").pad(shape, 20)
     with pytest.raises(SecureRouterError, match="under a pad of"):
         seal(torch.arange(4), pad)
@@ -146,7 +146,7 @@ def test_a_pad_of_another_shape_is_refused(shape):
 @pytest.mark.parametrize("change", [-1, 1])
 def test_a_message_of_another_length_is_refused(change):
     packed = seal(torch.arange(10), no_pad((10,), 13))[1]
-    with pytest.raises(SecureRouterError, match="bytes came for 10 words of 13 bits"):
+    with pytest.raises(SecureRouterError, match="bytes for 10 words of 13 bits"):
         unpack(packed[:-1] if change < 0 else torch.cat([packed, packed[:1]]), (10,), 13)
 
 

@@ -84,7 +84,7 @@ def test_a_set_is_made_of_the_plan_and_the_seeds():
 
 
 def test_gates_made_side_by_side_are_those_made_one_after_another(monkeypatch):
-    """In the order of the plan, whichever is ready first; what is not asked for is not made."""
+    """Corrections come in the order of the plan, whichever is ready first; those not requested are not made."""
 
     @dataclass(frozen=True)
     class Slow(Gate):
@@ -143,7 +143,7 @@ def test_equal_gates_of_one_plan_have_masks_of_their_own():
 
 
 def test_one_set_for_two_inputs_would_open_their_difference():
-    """Why a set serves one run."""
+    """The reason why a set serves one run."""
     seeds = new_seed(), new_seed()
     opened = []
     for value in (3, 10):

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""Sets of tuples from a live dealer: what each end gets, how far ahead, and how it ends."""
+"""Sets of tuples from a live dealer: what each end receives, how far ahead, and how failures end."""
 
 import socket
 import threading
@@ -65,7 +65,7 @@ def until(condition):
 
 
 def failure(action):
-    """The error that `action` ends with, within the limit."""
+    """The text of the error that `action` raises within the limit."""
     start = time.monotonic()
     with pytest.raises(SupplyError) as caught:
         action()
@@ -142,7 +142,7 @@ def test_what_was_ordered_ahead_in_vain_is_dropped(live):
     first, second = live.take()
     assert first.label == second.label and first.label.plan == PLAN.digest
     assert not any(end._ready or end._plans or end._ordered for end in live.ends)
-    again = [part.label for part in live.take("other", OTHER_PLAN)]  # a fresh one
+    again = [part.label for part in live.take("other", OTHER_PLAN)]  # a fresh set
     assert again[0] == again[1] and again[0].plan == OTHER_PLAN.digest
 
 
@@ -242,7 +242,7 @@ SET = {"kind": "set", "number": "0" * 10, "id": "a", "nonce": "b", "plan": PLAN.
         ([(SET, {"seed": torch.zeros(31, dtype=torch.uint8)})], "something else than a set"),
         ([(SET, {"seed": torch.zeros(32, dtype=torch.int64)})], "something else than a set"),
         ([(SET | {"plan": "0"}, SEED)], "a set for another plan"),
-        ([(SET, SEED), ({"kind": "set"}, {})], "something else than what belongs to a set"),
+        ([(SET, SEED), ({"kind": "set"}, {})], "something else than corrections within a set"),
         ([(SET, SEED), ({"kind": "complete"}, {})], f"ended {PLAN.dealer_bytes} bytes before its plan"),
         ([({"kind": "error", "error": "the disk is full"}, {})], "the disk is full"),
         ([({"number": 3}, {})], "something else"),
@@ -271,7 +271,7 @@ def test_more_corrections_than_the_plan_has_are_refused():
 
 
 def test_a_set_serves_one_run(live):
-    """The same pair of sets, handed to two runs, by a source that cheats."""
+    """A source that wrongly gives the same pair of sets to two runs."""
     pair = live.take()
 
     class Again:

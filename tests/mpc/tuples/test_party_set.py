@@ -22,7 +22,7 @@ OTHER_PLAN = replace(PLAN, gates=PLAN.gates[:1], correction_bytes=PLAN.correctio
 
 
 class Dealt:
-    """One party's sets, dealt ahead, in the place of a dealer's client."""
+    """One party's sets, dealt ahead, as a stand-in for `DealerClient`."""
 
     def __init__(self):
         self.left = []
@@ -32,7 +32,7 @@ class Dealt:
 
 
 def dealt(nonces=(None, None)):
-    """Both parties' parts of a fresh set; a nonce of its own makes a party's label another one."""
+    """Both parties' parts of a fresh set; different `nonces` make different labels."""
     seeds, spool, label = (new_seed(), new_seed()), Spool(PLAN), SetLabel.new(PLAN)
     for corrections in deal_set(PLAN, seeds):
         spool.write(corrections.numpy().data)
@@ -49,7 +49,7 @@ def dealt(nonces=(None, None)):
 
 
 def run(parts, values):
-    """What the program gives on these parts, or each party's error."""
+    """The program's result on these parts, or each party's error."""
     halves = shared(values)
 
     def party(rank, link):
