@@ -34,8 +34,8 @@ class SecureRouterPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *model_args, output_loading_info=False, **kwargs):
-        """
-        Loads a saved pool, as [`~PreTrainedModel.from_pretrained`] does, and refuses a checkpoint that is not whole.
+        """Loads a saved pool, as [`~PreTrainedModel.from_pretrained`] does, and refuses a checkpoint that is not
+        whole.
 
         Raises:
             `SecureRouterError`: Tensors are missing, foreign or not finite, or a file is corrupt.
@@ -70,9 +70,8 @@ class SecureRouterPreTrainedModel(PreTrainedModel):
         push_to_hub: bool = False,
         **kwargs: Any,
     ) -> None:
-        """
-        Saves config, safetensors and model card, as [`~PreTrainedModel.save_pretrained`] does. Files are written to a
-        temporary folder first and then renamed, so that a failed write leaves an earlier checkpoint as it was.
+        """Saves config, safetensors and model card, as [`~PreTrainedModel.save_pretrained`] does. Files are written to
+        a temporary folder first and then renamed, so that a failed write leaves an earlier checkpoint as it was.
         """
         if os.path.isfile(save_directory):
             raise SecureRouterValueError(f"`save_directory` should be a folder, got the file {str(save_directory)!r}.")
@@ -114,8 +113,7 @@ class SecureRouterPreTrainedModel(PreTrainedModel):
         max_shard_size: int | str = "50GB",
         tags: list[str] | None = None,
     ) -> Any:
-        """
-        Uploads config, safetensors and model card, as [`~PreTrainedModel.push_to_hub`] does. Nothing else of a
+        """Uploads config, safetensors and model card, as [`~PreTrainedModel.push_to_hub`] does. Nothing else of a
         training folder goes with them, `training_args.bin` least of all: it is a pickle. A README.md that a person
         wrote on the Hub stays.
         """

@@ -145,8 +145,7 @@ def is_hub_id(name: str) -> bool:
 
 @strict
 class SecureRouterConfig(PreTrainedConfig):
-    r"""
-    Configuration of [`SecureRouterForSequenceClassification`]: a router and the experts it chooses among.
+    r"""Configuration of [`SecureRouterForSequenceClassification`]: a router and the experts it chooses among.
 
     `num_labels`, `id2label`, `problem_type` and `dtype` are stated once, here, and reach every expert. When they are
     not given, they are taken from the experts, which then have to agree. `SecureRouterConfig()` describes an empty
@@ -318,8 +317,7 @@ class SecureRouterConfig(PreTrainedConfig):
                 setattr(expert, name, copy.copy(getattr(self, name)))
 
     def temperature_at(self, step: int, max_steps: int) -> float:
-        """
-        The annealed temperature of the Gumbel-softmax: a function of the step alone, so that a resumed run goes on
+        """The annealed temperature of the Gumbel-softmax: a function of the step alone, so that a resumed run goes on
         where it stopped.
 
         Args:
@@ -363,8 +361,7 @@ class SecureRouterConfig(PreTrainedConfig):
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """
-        The config as a dict that JSON can hold and from which `SecureRouterConfig(**config.to_dict())` rebuilds it.
+        """The config as a dict that JSON can hold and from which `SecureRouterConfig(**config.to_dict())` rebuilds it.
         What the experts share stands at the top only, and no path of this machine in it.
         """
         output = super().to_dict()

@@ -1,7 +1,6 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""
-What this package knows of a family of encoders: where its layers and its head stand in the module tree, which fields
-of its config say how wide it is, how it numbers positions, and what may be changed in it.
+"""What this package knows of a family of encoders: where its layers and its head stand in the module tree, which
+fields of its config say how wide it is, how it numbers positions, and what may be changed in it.
 
 A family that is not listed here still routes and answers in clear text; it has no counterpart on shares, no reduced
 precision, and loses no heads. Add one to `FAMILIES`; what it computes on shares is one more file in `mpc/models/`.
@@ -53,8 +52,7 @@ class HeadParts(NamedTuple):
 
 @dataclass(frozen=True)
 class Family:
-    """
-    Where the parts of one family stand.
+    """Where the parts of one family stand.
 
     Args:
         layers (callable): Of a base model: the modules of its layers, each once, in the order of their weights.
@@ -158,8 +156,7 @@ FOLDED_FAMILIES = tuple(name for name, family in FAMILIES.items() if family.fold
 
 
 def family_of(config: PreTrainedConfig) -> Family:
-    """
-    The family of a config.
+    """The family of a config.
 
     Raises:
         `KeyError`: It is none of `FAMILIES`; whoever asks has made sure.

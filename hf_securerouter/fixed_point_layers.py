@@ -1,6 +1,5 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""
-What an expert of a narrow precision computes in clear: its weights as they are shared, folded and rounded, and, in
+"""What an expert of a narrow precision computes in clear: its weights as they are shared, folded and rounded, and, in
 training, its values rounded up or down at random, as truncation on shares rounds them. Gradients pass straight
 through. Without training values are left as they are: truncation is right in the mean, so that these logits are the
 mean of the encrypted ones, to which they are nearer than those of values rounded to nearest.
@@ -78,8 +77,7 @@ def truncated(values: torch.Tensor, bits: int, training: bool) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class LinearFormat:
-    """
-    How a matrix is shared, and what stands before and behind it.
+    """How a matrix is shared, and what stands before and behind it.
 
     Args:
         weights (`int`): Fraction bits of the folded matrix.
@@ -176,8 +174,7 @@ class FixedPointEmbeddingNorm(nn.LayerNorm):
 
 
 def use_fixed_point(expert: PreTrainedModel, precision: str, softmax: str, hidden_act: str) -> None:
-    """
-    Lets a classifier compute with the weights that are shared, in the place, and round as shares do in training.
+    """Lets a classifier compute with the weights that are shared, in the place, and round as shares do in training.
 
     Args:
         expert (`PreTrainedModel`): A classifier of BERT, DistilBERT or RoBERTa.

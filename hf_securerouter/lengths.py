@@ -17,8 +17,7 @@ T = TypeVar("T", torch.Tensor, torch.Tensor | None)
 
 
 def truncate(inputs: Mapping[str, T], length: int | None) -> tuple[dict[str, T], int]:
-    """
-    A batch without the tokens that are too many: a text loses its end, a pair the end of its longer text, as with a
+    """A batch without the tokens that are too many: a text loses its end, a pair the end of its longer text, as with a
     tokenizer's `"longest_first"`. The separators stay.
 
     The last token of a row is taken for the separator, and the first text to end where that token is for the first

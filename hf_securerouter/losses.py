@@ -1,7 +1,6 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""
-Losses that train a router and its experts together: equations 1 to 6 of the SecureRouter paper, section 3.4, and the
-regression of each expert's utility.
+"""Losses that train a router and its experts together: equations 1 to 6 of the SecureRouter paper, section 3.4, and
+the regression of each expert's utility.
 
 Shapes: B examples, K experts, C outputs of an expert. Everything is computed in float32, whatever the model's dtype.
 """
@@ -18,8 +17,7 @@ from .errors import SecureRouterValueError
 
 
 def mix_experts(expert_logits: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """
-    Equation 1: the experts' outputs, weighted by the router.
+    """Equation 1: the experts' outputs, weighted by the router.
 
     Logits are mixed, not probabilities. For a one-hot weight both give the chosen expert's answer, but the mixture of
     logits is itself a logit: the cross-entropy of equation 2 and the softmax of a pipeline apply to it unchanged, and
@@ -36,8 +34,7 @@ def mix_experts(expert_logits: torch.Tensor, weights: torch.Tensor) -> torch.Ten
 
 
 def task_loss(logits: torch.Tensor, labels: torch.Tensor, problem_type: ProblemType) -> torch.Tensor:
-    """
-    Equation 2: cross-entropy for one label of several, mean squared error for regression, binary cross-entropy for
+    """Equation 2: cross-entropy for one label of several, mean squared error for regression, binary cross-entropy for
     several labels at once.
 
     Args:
@@ -62,8 +59,7 @@ def expert_loads(weights: torch.Tensor) -> torch.Tensor:
 
 
 def balance_loss(weights: torch.Tensor) -> torch.Tensor:
-    """
-    Equation 4: the squared coefficient of variation of the experts' loads, their variance over their squared mean.
+    """Equation 4: the squared coefficient of variation of the experts' loads, their variance over their squared mean.
     Zero when all experts are used alike; K - 1, the most, when one gets everything.
 
     Args:
@@ -87,8 +83,7 @@ def cost_loss(weights: torch.Tensor, costs: torch.Tensor) -> torch.Tensor:
 
 
 def expert_utilities(expert_logits: torch.Tensor, labels: torch.Tensor, problem_type: ProblemType) -> torch.Tensor:
-    """
-    How good each expert's answer is: 1 or 0 for a right or a wrong class, the share of right labels when there are
+    """How good each expert's answer is: 1 or 0 for a right or a wrong class, the share of right labels when there are
     several, minus the squared error in regression.
 
     Args:
@@ -109,8 +104,7 @@ def expert_utilities(expert_logits: torch.Tensor, labels: torch.Tensor, problem_
 
 
 def joint_belief(expert_logits: torch.Tensor) -> torch.Tensor:
-    """
-    What the experts believe together: the mean of their outputs, which for classes is the geometric mean of their
+    """What the experts believe together: the mean of their outputs, which for classes is the geometric mean of their
     probabilities. Of calibrated experts, it counts one that is not sure for little.
 
     Args:
@@ -127,10 +121,9 @@ def joint_belief(expert_logits: torch.Tensor) -> torch.Tensor:
 
 
 def believed_utilities(expert_logits: torch.Tensor, problem_type: ProblemType) -> torch.Tensor:
-    """
-    How good the experts together believe each expert's answer to be: what [`expert_utilities`] would be on average if
-    labels were drawn as their [`joint_belief`] predicts them. In regression, where that is the mean of the labels, up
-    to a variance that all experts share.
+    """How good the experts together believe each expert's answer to be: what [`expert_utilities`] would be on average
+    if labels were drawn as their [`joint_belief`] predicts them. In regression, where that is the mean of the labels,
+    up to a variance that all experts share.
 
     One label says right or wrong; calibrated experts say how likely, and on which examples they differ. A router that
     learns from both needs fewer examples.
@@ -152,8 +145,7 @@ def believed_utilities(expert_logits: torch.Tensor, problem_type: ProblemType) -
 
 
 def target_utilities(expert_logits: torch.Tensor, labels: torch.Tensor, problem_type: ProblemType) -> torch.Tensor:
-    """
-    What a utility router learns: the mean of [`expert_utilities`] and [`believed_utilities`].
+    """What a utility router learns: the mean of [`expert_utilities`] and [`believed_utilities`].
 
     Args:
         expert_logits (`torch.Tensor` of shape (B, K, C)): Output of every expert.
@@ -168,8 +160,7 @@ def target_utilities(expert_logits: torch.Tensor, labels: torch.Tensor, problem_
 
 
 def fit_temperature(logits: torch.Tensor, labels: torch.Tensor, problem_type: ProblemType) -> float:
-    """
-    What logits are to be divided by so that their probabilities are as good as they can be on these examples, which
+    """What logits are to be divided by so that their probabilities are as good as they can be on these examples, which
     the model must not have been trained on.
 
     Args:
@@ -190,8 +181,7 @@ def fit_temperature(logits: torch.Tensor, labels: torch.Tensor, problem_type: Pr
 
 
 def utility_loss(predicted: torch.Tensor, utilities: torch.Tensor) -> torch.Tensor:
-    """
-    Squared error of the utilities that the router predicts, (B, K) each; a scalar.
+    """Squared error of the utilities that the router predicts, (B, K) each; a scalar.
 
     The squared error is a proper scoring rule (Brier's), so that its minimum is the probability of being right. It
     asks for no sigmoid: the router's outputs are the utilities, `utility - lambda * cost` is linear in them, and
@@ -203,8 +193,7 @@ def utility_loss(predicted: torch.Tensor, utilities: torch.Tensor) -> torch.Tens
 def distillation_loss(
     logits: torch.Tensor, labels: torch.Tensor, teacher_logits: torch.Tensor | None, problem_type: ProblemType
 ) -> torch.Tensor:
-    """
-    What one expert learns from the labels and from a larger expert: the mean of [`task_loss`] and of the same loss
+    """What one expert learns from the labels and from a larger expert: the mean of [`task_loss`] and of the same loss
     towards the teacher's answers, its probabilities or its values.
 
     Args:
@@ -238,9 +227,8 @@ def layer_loss(
     teacher_attentions: Sequence[torch.Tensor],
     attention_mask: torch.Tensor,
 ) -> torch.Tensor:
-    """
-    What an expert with other functions learns from the layers of the exact one: squared errors of hidden states and of
-    attention, each relative to the teacher's mean square, over all tokens that are no padding; a mean over layers.
+    """What an expert with other functions learns from the layers of the exact one: squared errors of hidden states and
+    of attention, each relative to the teacher's mean square, over all tokens that are no padding; a mean over layers.
 
     Args:
         hidden_states, teacher_states (sequences of `torch.Tensor` of shape (B, T, H)): Embeddings and layers.
@@ -283,8 +271,7 @@ def infer_problem_type(labels: torch.Tensor, num_labels: int) -> ProblemType:
 
 
 def check_labels(labels: torch.Tensor, batch: int, num_labels: int, problem_type: ProblemType) -> None:
-    """
-    Refuses labels that do not fit the outputs.
+    """Refuses labels that do not fit the outputs.
 
     Args:
         labels (`torch.Tensor`): The labels of a batch.

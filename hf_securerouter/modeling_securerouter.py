@@ -50,8 +50,7 @@ except ImportError:
 
 @dataclass
 class SecureRouterOutput(ModelOutput):
-    """
-    Output of [`SecureRouterForSequenceClassification`]. Shapes: B examples, K experts, C labels.
+    """Output of [`SecureRouterForSequenceClassification`]. Shapes: B examples, K experts, C labels.
 
     Args:
         loss (`torch.FloatTensor` of shape (), *optional*, returned with `labels`):
@@ -90,8 +89,8 @@ class SecureRouterOutput(ModelOutput):
 
 
 class SecureRouterGate(nn.Module):
-    """
-    The router: a summary encoder, whose first token is the summary, and a two-layer perceptron with ReLU and dropout.
+    """The router: a summary encoder, whose first token is the summary, and a two-layer perceptron with ReLU and
+    dropout.
 
     Args:
         config (`SecureRouterConfig`): Gives the encoder's config, the hidden width and the dropout.
@@ -133,8 +132,7 @@ class SecureRouterGate(nn.Module):
 
 
 class SecureRouterForSequenceClassification(SecureRouterPreTrainedModel):
-    r"""
-    A pool of sequence classifiers and a router that chooses one of them for each input.
+    r"""A pool of sequence classifiers and a router that chooses one of them for each input.
 
     In training every expert runs, and the outputs are mixed with Gumbel-softmax weights (equation 1), so that router
     and experts learn together. The balance and the cost loss reach the router only. In evaluation only the chosen
@@ -235,8 +233,7 @@ class SecureRouterForSequenceClassification(SecureRouterPreTrainedModel):
         router_summary: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> SecureRouterOutput:
-        r"""
-        Routes a batch and classifies it.
+        r"""Routes a batch and classifies it.
 
         Args:
             input_ids (`torch.LongTensor` of shape (B, T)): Token ids.
@@ -342,8 +339,7 @@ class SecureRouterForSequenceClassification(SecureRouterPreTrainedModel):
         return self.config.problem_type
 
     def run_experts(self, inputs: dict[str, torch.Tensor | None], expert_indices: torch.Tensor) -> torch.Tensor:
-        """
-        The logits of each input's expert, whoever chose it; an expert that no input has does not run.
+        """The logits of each input's expert, whoever chose it; an expert that no input has does not run.
 
         Args:
             inputs (`dict[str, torch.Tensor]`): `input_ids`, `attention_mask` and `token_type_ids`, (B, T) each.
@@ -375,8 +371,7 @@ class SecureRouterForSequenceClassification(SecureRouterPreTrainedModel):
         num_labels: int | None = None,
         **config_fields: Any,
     ) -> "SecureRouterForSequenceClassification":
-        r"""
-        Builds a pool from pretrained checkpoints.
+        r"""Builds a pool from pretrained checkpoints.
 
         Args:
             router (`str` or `os.PathLike`, *optional*):
@@ -449,8 +444,7 @@ class SecureRouterForSequenceClassification(SecureRouterPreTrainedModel):
         routing_lambda: float | None = None,
         quotas: Sequence[int] | None = None,
     ) -> "SecureModel":
-        """
-        Turns the model into secret shares that two servers run. The arguments and the result are those of
+        """Turns the model into secret shares that two servers run. The arguments and the result are those of
         [`hf_securerouter.mpc.convert.to_mpc`], which explains each.
 
         Raises:

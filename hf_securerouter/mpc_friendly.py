@@ -1,7 +1,7 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""
-The functions that an expert may compute in the place of softmax and of its feed-forward activation, because they cost
-less on secret shares. An expert has to be trained with them; what it computes in clear is what it computes on shares.
+"""The functions that an expert may compute in the place of softmax and of its feed-forward activation, because they
+cost less on secret shares. An expert has to be trained with them; what it computes in clear is what it computes on
+shares.
 
 Reference:
     Li et al., MPCFormer: Fast, Performant and Private Transformer Inference with MPC, arXiv 2211.01452 (2Quad and the
@@ -48,8 +48,7 @@ UNNORMALIZED: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {"2quad": shif
 
 
 def attention_weights(scores: torch.Tensor, is_token: torch.Tensor | None, softmax: str) -> torch.Tensor:
-    """
-    What stands for softmax: numerators over their sum in each row.
+    """What stands for softmax: numerators over their sum in each row.
 
     Args:
         scores (`torch.Tensor` of shape (..., T, T)): Attention scores, scaled, not masked.
@@ -139,8 +138,7 @@ for _names, _function in _ATTENTIONS.items():
 def use_functions(
     expert: PreTrainedModel, hidden_act: str = "exact", softmax: str = "exact", precision: str = "full"
 ) -> None:
-    """
-    Lets a classifier compute other functions, in the place; its weights stay. `to_mpc` converts it with these.
+    """Lets a classifier compute other functions, in the place; its weights stay. `to_mpc` converts it with these.
 
     Args:
         expert (`PreTrainedModel`): A BERT-like classifier.

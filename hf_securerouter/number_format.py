@@ -1,8 +1,7 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""
-The precisions that an expert may be computed with under encryption: fraction bits of every value that is truncated and
-of every weight, and bounds on what is computed. `"full"` serves any fine-tuned encoder; `"reduced"` takes about 8 bits
-each for activations and weights, and narrow bounds, both of which an expert has to be trained for.
+"""The precisions that an expert may be computed with under encryption: fraction bits of every value that is truncated
+and of every weight, and bounds on what is computed. `"full"` serves any fine-tuned encoder; `"reduced"` takes about 8
+bits each for activations and weights, and narrow bounds, both of which an expert has to be trained for.
 
 Truncation on shares rounds up or down at random, so that bits of activations are noise in the logits, while weights
 are rounded once and a clear model can round them as well. Bits therefore go where noise would be largest.

@@ -66,8 +66,7 @@ def build_pool(
     id2label: dict[int, str] | None,
     dtype: torch.dtype,
 ) -> Pool:
-    """
-    Loads the members of a pool; the arguments are those of
+    """Loads the members of a pool; the arguments are those of
     [`SecureRouterForSequenceClassification.from_expert_pretrained`].
 
     Raises:
@@ -109,8 +108,7 @@ def build_pool(
 
 
 def cut_layers(model: PreTrainedModel, layers: int) -> PreTrainedModel:
-    """
-    A copy of a classifier with its first layers only, and with its embeddings, its pooler and its head.
+    """A copy of a classifier with its first layers only, and with its embeddings, its pooler and its head.
 
     Args:
         model (`PreTrainedModel`): The whole classifier.
@@ -334,8 +332,7 @@ def accepted_inputs(member: nn.Module, inputs: dict[str, torch.Tensor | None]) -
 
 
 def check_buildable(config: SecureRouterConfig) -> None:
-    """
-    Makes sure that a pool can be made of a config.
+    """Makes sure that a pool can be made of a config.
 
     Raises:
         `SecureRouterValueError`: It has no expert or no router, or an expert of a family without a classifier.

@@ -17,8 +17,7 @@ from .number_format import MARGIN
 
 
 class RangePenalty:
-    """
-    How far values go beyond what their bounds leave as margin; made by [`range_penalty`].
+    """How far values go beyond what their bounds leave as margin; made by [`range_penalty`].
 
     Args:
         attention_mask (`torch.Tensor` of shape (B, T)): 0 where a token is padding, whose values do not count.
@@ -33,10 +32,9 @@ class RangePenalty:
         self.widest = 0.0
 
     def __call__(self) -> torch.Tensor:
-        """
-        Returns:
-            `torch.Tensor`: A scalar, 0 where all values keep their margin: by how much of their limit values exceed
-            it (below a fifth: squared), a sum over values and layers and a mean over tokens. It has a gradient.
+        """Returns:
+        `torch.Tensor`: A scalar, 0 where all values keep their margin: by how much of their limit values exceed
+        it (below a fifth: squared), a sum over values and layers and a mean over tokens. It has a gradient.
         """
         return sum(self._terms, torch.zeros((), device=self._is_token.device))
 
@@ -64,8 +62,7 @@ _watched: ContextVar[RangePenalty | None] = ContextVar("range_penalty", default=
 
 @contextmanager
 def range_penalty(attention_mask: torch.Tensor) -> Iterator[RangePenalty]:
-    """
-    Watches the values of every expert of a narrow precision that runs inside.
+    """Watches the values of every expert of a narrow precision that runs inside.
 
     Args:
         attention_mask (`torch.Tensor` of shape (B, T)): 0 where a token is padding.
@@ -86,8 +83,7 @@ def range_penalty(attention_mask: torch.Tensor) -> Iterator[RangePenalty]:
 
 
 def watch(values: torch.Tensor, bound: float, pairs: bool = False) -> None:
-    """
-    Tells the penalty, if there is one, of values that should stay below a bound by the margin.
+    """Tells the penalty, if there is one, of values that should stay below a bound by the margin.
 
     Args:
         values (`torch.Tensor`): Of shape (B, T, ...) or (B, C); of shape (B, heads, T, T) with `pairs`.

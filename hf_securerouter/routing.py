@@ -1,6 +1,5 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""
-Policies: from the router's outputs to the expert that serves each query.
+"""Policies: from the router's outputs to the expert that serves each query.
 
 A score is what the router expects of an expert (`router_logits`, higher is better), a cost what that expert takes
 (`expert_costs`). Shapes: B queries, K experts.
@@ -17,8 +16,7 @@ from .errors import SecureRouterValueError
 
 
 def choose_expert(scores: torch.Tensor, costs: Sequence[float] | torch.Tensor, routing_lambda: float) -> torch.Tensor:
-    """
-    The expert with the best score less lambda times cost; of equal ones the first.
+    """The expert with the best score less lambda times cost; of equal ones the first.
 
     Args:
         scores (`torch.Tensor` of shape (B, K)): Router's outputs.
@@ -34,8 +32,8 @@ def choose_expert(scores: torch.Tensor, costs: Sequence[float] | torch.Tensor, r
 
 
 def lambda_for_budget(scores: torch.Tensor, costs: Sequence[float], budget: float) -> float:
-    """
-    The lambda with which queries cost `budget` or less on average under [`choose_expert`], as little less as can be.
+    """The lambda with which queries cost `budget` or less on average under [`choose_expert`], as little less as can
+    be.
 
     The mean cost never rises with lambda, and changes only where one expert's lead over a cheaper one is used up. So
     one lambda between each two such points stands for all; the lowest that keeps the budget is found by bisection.
@@ -88,8 +86,8 @@ def _decisive_lambdas(scores: torch.Tensor, costs: torch.Tensor) -> torch.Tensor
 
 
 def lambda_grid(scores: torch.Tensor, costs: Sequence[float], points: int = 101) -> list[float]:
-    """
-    Lambdas that lead from the best expert of every query to the cheapest, in steps of about as many changed decisions.
+    """Lambdas that lead from the best expert of every query to the cheapest, in steps of about as many changed
+    decisions.
 
     Args:
         scores (`torch.Tensor` of shape (B, K)): Router's outputs.
@@ -106,9 +104,8 @@ def lambda_grid(scores: torch.Tensor, costs: Sequence[float], points: int = 101)
 
 
 def quotas_for_budget(scores: torch.Tensor, costs: Sequence[float], budget: float, batch_size: int) -> list[int]:
-    """
-    The quotas with which queries cost `budget` or less on average and the router expects most of their answers, when
-    they are served as [`assign_by_quota`] does.
+    """The quotas with which queries cost `budget` or less on average and the router expects most of their answers,
+    when they are served as [`assign_by_quota`] does.
 
     All quotas are tried: there are few, for a batch of 32 and five experts 58,905. Of equally good ones the cheapest
     are taken.
@@ -151,8 +148,7 @@ def quotas_for_budget(scores: torch.Tensor, costs: Sequence[float], budget: floa
 
 
 def quotas_for_batch(quotas: Sequence[int], batch_size: int) -> list[int]:
-    """
-    How many of `batch_size` queries each expert serves: whole batches of the quotas, the last one padded.
+    """How many of `batch_size` queries each expert serves: whole batches of the quotas, the last one padded.
 
     Args:
         quotas (K integers): Queries of one batch that each expert serves.
@@ -166,8 +162,7 @@ def quotas_for_batch(quotas: Sequence[int], batch_size: int) -> list[int]:
 
 
 def quotas_for_shares(shares: Sequence[float], batch_size: int) -> list[int]:
-    """
-    Quotas of one batch that come closest to given shares, by largest remainders; of equal ones the first is raised.
+    """Quotas of one batch that come closest to given shares, by largest remainders; of equal ones the first is raised.
 
     Args:
         shares (K numbers): What part of all queries each expert serves, such as the routing distribution on training
@@ -186,15 +181,12 @@ def quotas_for_shares(shares: Sequence[float], batch_size: int) -> list[int]:
 
 
 def by_cost(costs: Sequence[float]) -> list[int]:
-    """
-    The experts from the cheapest to the costliest; of equal ones the first.
-    """
+    """The experts from the cheapest to the costliest; of equal ones the first."""
     return sorted(range(len(costs)), key=lambda k: costs[k])
 
 
 def assign_by_quota(scores: torch.Tensor, quotas: Sequence[int], costs: Sequence[float]) -> torch.Tensor:
-    """
-    Serves a batch so that every expert gets exactly its quota, whatever the queries say.
+    """Serves a batch so that every expert gets exactly its quota, whatever the queries say.
 
     Queries are ranked by one difficulty: how much better the router expects the costliest expert to do than the
     cheapest. The hardest go to the costliest expert until its quota is full, and so on down. Of equally hard queries
@@ -227,8 +219,7 @@ def assign_by_quota(scores: torch.Tensor, quotas: Sequence[int], costs: Sequence
 
 
 def fill_batch(count: int, size: int) -> torch.Tensor:
-    """
-    Rows of a batch of `size` for which there are only `count` queries: each of them, and copies of them in turn.
+    """Rows of a batch of `size` for which there are only `count` queries: each of them, and copies of them in turn.
 
     Returns:
         `torch.Tensor` of shape (size,), int64; the first `count` are 0, 1, 2, ...
@@ -237,8 +228,7 @@ def fill_batch(count: int, size: int) -> torch.Tensor:
 
 
 def serve_by_quota(scores: torch.Tensor, quotas: Sequence[int], costs: Sequence[float]) -> torch.Tensor:
-    """
-    Serves any number of queries, in their order and in batches of `sum(quotas)`, with [`assign_by_quota`].
+    """Serves any number of queries, in their order and in batches of `sum(quotas)`, with [`assign_by_quota`].
 
     Args:
         scores (`torch.Tensor` of shape (B, K)): Router's outputs.
