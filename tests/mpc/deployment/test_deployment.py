@@ -181,7 +181,7 @@ def test_clients_that_leave_cost_the_servers_nothing(place, served, tmp_path):
         ("party1", query(identity="0" * 32), {SEED: as_tensor(bytes(32))}, "32 hex digits"),
         ("party1", query(identity="ab"), {SEED: as_tensor(bytes(32))}, "32 hex digits"),
         ("party1", query(identity="../" * 10), {SEED: as_tensor(bytes(32))}, "32 hex digits"),
-        ("party0", {"kind": "result"}, {}, "is no query"),
+        ("party0", {"kind": "result"}, {}, "is not a query"),
     ],
 )
 def test_nonsense_is_answered_with_an_error(served, role, header, tensors, match):

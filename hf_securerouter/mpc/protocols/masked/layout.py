@@ -40,7 +40,7 @@ def encoders(manifest: Manifest) -> dict[str, MaskedEncoder]:
 
 
 def _ring_widths(manifest: Manifest, member: str) -> RingWidths:
-    """Ring widths of a member; with a shared encoder they are the expert's, but for the bounds of the router's head."""
+    """Ring widths of a member; with a shared encoder they are the expert's, except for the bounds of its own head."""
     owner = manifest.encoder_of(member)
     spec = manifest.members[owner]
     chosen = number_format(spec.precision, spec.softmax)

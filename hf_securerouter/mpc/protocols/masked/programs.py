@@ -62,7 +62,7 @@ def summarize(manifest: Manifest, member: str, party: Party, shares: Inputs) -> 
 
 
 def expert_head(manifest: Manifest, party: Party, hidden: Secret) -> list[SecretProtocol[Secret]]:
-    """If the router shares an expert's encoder, that expert's head, to run in parallel with the router's; else none."""
+    """If the router shares an expert's encoder, that expert's head, to run in parallel with the router's; else []."""
     owner = manifest.encoder_of("router")
     return [] if owner == "router" else [encoders(manifest)[owner].head(party, hidden)]
 

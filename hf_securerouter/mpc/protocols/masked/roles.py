@@ -31,8 +31,7 @@ from .sharing import as_seed, input_share
 
 
 class MaskedDealer(Program):
-    """Deals the sets of tuples that the parties order. It has the seeds of the weights' masks, and never sees a masked
-    weight, an input or an opening."""
+    """Deals the sets of tuples that the parties order, with the seeds of the weights' masks; never sees an opening."""
 
     def __init__(self, manifest: Manifest, ledger: Ledger, timeout: float) -> None:
         self.manifest, self.ledger, self.timeout = manifest, ledger, timeout
