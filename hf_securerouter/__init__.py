@@ -1,9 +1,9 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
 """Cost-aware routing over a pool of Hugging Face encoders, in clear text and under two-party computation.
 
-Importing this package imports nothing else: public names are loaded when they are first used, as transformers loads
-its own, and transformers' auto classes learn of the model when transformers is there (`registration.py`). Role
-processes need no model class, and importing transformers would dominate their start-up time.
+Importing this package imports nothing else: public names are loaded when they are first used, as in transformers, and
+the model is registered in transformers' auto classes once they are imported (`registration.py`). Role processes need
+no model class, and importing transformers would dominate their start-up time.
 """
 
 import importlib

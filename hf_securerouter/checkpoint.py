@@ -19,7 +19,7 @@ from .pool import not_finite
 
 
 class SecureRouterPreTrainedModel(PreTrainedModel):
-    """What transformers has to know of the pool to load, save, place and train it."""
+    """The base class of the pool, with what transformers needs to load, save, place and train a model."""
 
     config: SecureRouterConfig
     base_model_prefix = "secure_router"
@@ -29,16 +29,15 @@ class SecureRouterPreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
 
-    # The auxiliary losses are means over the batch, so that the Trainer has to divide by the accumulation steps.
+    # The auxiliary losses are means over the batch, so the Trainer has to divide by the accumulation steps.
     accepts_loss_kwargs = False
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *model_args, output_loading_info=False, **kwargs):
-        """
-        Loads a saved pool, as [`~PreTrainedModel.from_pretrained`] does, and refuses a checkpoint that is not whole.
+        """Loads a saved pool, as [`~PreTrainedModel.from_pretrained`] does, and refuses an incomplete checkpoint.
 
         Raises:
-            `SecureRouterError`: Tensors are missing, foreign or not finite, or a file is corrupt.
+            `SecureRouterError`: Tensors are missing, unexpected or not finite, or a file is corrupt.
         """
         try:
             loaded: Any = super().from_pretrained(
@@ -70,9 +69,11 @@ class SecureRouterPreTrainedModel(PreTrainedModel):
         push_to_hub: bool = False,
         **kwargs: Any,
     ) -> None:
-        """
-        Saves config, safetensors and model card, as [`~PreTrainedModel.save_pretrained`] does. Files are written to a
-        temporary folder first and then renamed, so that a failed write leaves an earlier checkpoint as it was.
+        """Saves config, safetensors and model card, as [`~PreTrainedModel.save_pretrained`] does. Files are written to
+        a temporary folder first and then renamed, so that a failed write leaves an earlier checkpoint as it was.
+
+        Raises:
+            `SecureRouterValueError`: `save_directory` is a file.
         """
         if os.path.isfile(save_directory):
             raise SecureRouterValueError(f"`save_directory` should be a folder, got the file {str(save_directory)!r}.")
@@ -114,10 +115,8 @@ class SecureRouterPreTrainedModel(PreTrainedModel):
         max_shard_size: int | str = "50GB",
         tags: list[str] | None = None,
     ) -> Any:
-        """
-        Uploads config, safetensors and model card, as [`~PreTrainedModel.push_to_hub`] does. Nothing else of a
-        training folder goes with them, `training_args.bin` least of all: it is a pickle. A README.md that a person
-        wrote on the Hub stays.
+        """Uploads config, safetensors and model card, as [`~PreTrainedModel.push_to_hub`] does, and no other file of a
+        training folder, such as the pickle `training_args.bin`. A README.md that a person wrote on the Hub stays.
         """
         repo_id = HfApi().create_repo(repo_id, private=private, token=token, exist_ok=True).repo_id
         with tempfile.TemporaryDirectory() as folder:
@@ -151,7 +150,7 @@ class SecureRouterPreTrainedModel(PreTrainedModel):
 
     @staticmethod
     def _move_checkpoint(staging: Path, folder: Path) -> None:
-        """Moves the files of `staging` to `folder`, where no shard of an earlier checkpoint stays."""
+        """Moves the files of `staging` to `folder`, and deletes the shards of an earlier checkpoint there."""
         new = {path.name for path in staging.iterdir()}
         for name in sorted(new):
             os.replace(staging / name, folder / name)

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""Texts in, labelled texts out, whichever way the logits were computed."""
+"""Texts in, labelled texts out, in clear text or on secret shares."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ Text = str | tuple[str, str]
 
 @dataclass(frozen=True)
 class Classified:
-    """What the model says about one text.
+    """A model's answer to one text.
 
     Attributes:
         label: The name of the most probable class, or the predicted score of a regression.
         score: The probability of the label, None for a regression.
         logits: The C logits.
-        expert: The expert that answered, None where the routing mode keeps it secret.
+        expert: The expert that answered; None if the routing privacy keeps it secret.
     """
 
     label: str | float
@@ -47,7 +47,11 @@ class Classified:
 
 
 def load_checkpoint(path: str | Path) -> tuple[SecureRouterForSequenceClassification, PreTrainedTokenizerBase]:
-    """Load a model in float32, in evaluation mode, and its tokenizer."""
+    """Load a model in float32, in evaluation mode, and its tokenizer.
+
+    Raises:
+        `SecureRouterValueError`: `path` is neither a folder nor a name on the Hub.
+    """
     path = str(path)
     if not Path(path).exists() and path.count("/") != 1:
         raise SecureRouterValueError(f"`model` {path!r} is neither a folder nor a name on the Hub (`owner/name`).")
@@ -67,8 +71,8 @@ def classify(
         model: The model, in evaluation mode.
         tokenizer: The tokenizer of its experts.
         texts: Texts and (text, pair) tuples, in one batch.
-        quotas: How many texts each expert serves, as under `routing_privacy="quota"`; a batch that is smaller is
-            filled up with copies. Without them every text gets the expert that the router prefers.
+        quotas: How many texts each expert serves, as under `routing_privacy="quota"`; a smaller batch is filled up
+            with copies. Without quotas every text gets the expert that the router prefers.
     """
     if quotas is not None:
         size = sum(quotas)
@@ -118,7 +122,7 @@ def classify_encrypted(
         texts: Texts and (text, pair) tuples.
 
     Returns:
-        The answers, and what they cost.
+        The answers and their cost.
     """
     result = session(texts)
     return from_logits(config, result.logits, result.expert_indices), result.cost
@@ -127,12 +131,12 @@ def classify_encrypted(
 def from_logits(
     config: PreTrainedConfig, logits: torch.Tensor, expert_indices: Sequence[int] | None
 ) -> list[Classified]:
-    """Put labels and scores to logits.
+    """Turn logits into labels and scores.
 
     Args:
-        config: Names the labels and the problem type.
+        config: Has the labels and the problem type.
         logits: (B, C) logits, on any device.
-        expert_indices: (B,) the experts that answered, or None where they are secret.
+        expert_indices: (B,) the experts that answered, or None if they are secret.
     """
     logits = logits.detach().float().cpu()
     experts = [None] * len(logits) if expert_indices is None else list(expert_indices)

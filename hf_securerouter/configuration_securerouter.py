@@ -34,7 +34,7 @@ TEMPERATURE_SCHEDULES = ("constant", "linear", "exponential")
 COST_SOURCES = ("estimate", "given", "measured")
 
 
-# What an expert may trade for speed under encryption; the first value of each is the default.
+# The functions and the precision of an expert, cheaper or more exact under encryption; the first value is the default.
 EXPERT_MPC_CHOICES = {
     "hidden_act": ("exact", "quadratic", "relu"),
     "softmax": ("exact", "2quad", "2relu"),
@@ -42,7 +42,7 @@ EXPERT_MPC_CHOICES = {
 }
 
 
-# Stated once, at the top of the config; every expert takes them from there.
+# Fields that are stated once, at the top of the config, and copied to every expert.
 _SHARED_WITH_EXPERTS = ("id2label", "label2id", "problem_type", "dtype")
 
 
@@ -115,7 +115,7 @@ def _check_expert_mpc(value: Any) -> None:
 
 
 def _as_config(name: str, value: Any) -> PreTrainedConfig:
-    """A private copy of a sub-config, from a config or from the dict that its `to_dict` gives."""
+    """A copy of a sub-config, from a config or from the dict of its `to_dict`."""
     if isinstance(value, PreTrainedConfig):
         config = copy.deepcopy(value)
     elif isinstance(value, dict) and isinstance(value.get("model_type"), str):
@@ -135,7 +135,7 @@ def _as_config(name: str, value: Any) -> PreTrainedConfig:
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether a checkpoint's name is a Hub id, which may be published, and not a path of this machine."""
+    """Whether a checkpoint's name is a Hub id, which may be published, rather than a path of this machine."""
     try:
         validate_repo_id(name)
     except HFValidationError:
@@ -145,31 +145,30 @@ def is_hub_id(name: str) -> bool:
 
 @strict
 class SecureRouterConfig(PreTrainedConfig):
-    r"""
-    Configuration of [`SecureRouterForSequenceClassification`]: a router and the experts it chooses among.
+    r"""Configuration of [`SecureRouterForSequenceClassification`]: a router and the experts it chooses among.
 
-    `num_labels`, `id2label`, `problem_type` and `dtype` are stated once, here, and reach every expert. When they are
+    `num_labels`, `id2label`, `problem_type` and `dtype` are stated once, here, and copied to every expert. If they are
     not given, they are taken from the experts, which then have to agree. `SecureRouterConfig()` describes an empty
     pool, from which no model can be made.
 
     Args:
         router_config (`PreTrainedConfig` or `dict`, *optional*):
-            Config of the router's summary encoder, BERT-tiny say.
+            Config of the router's summary encoder, such as BERT-tiny.
         expert_configs (`list` of `PreTrainedConfig` or `dict`, *optional*):
             Config of each expert: any family that `AutoModelForSequenceClassification` knows. Order is kept.
         router_shares_expert (`int`, *optional*):
-            Index of the expert whose encoder is the router's summary encoder as well: the weights are one and the
-            same, and `router_config` is that expert's. It is computed once for both, under encryption too. By default
-            the router has an encoder of its own.
+            Index of an expert whose encoder is the router's summary encoder too: the two share weights and
+            `router_config`, and the encoder is computed once for both, also under encryption. By default the router
+            has an encoder of its own.
         router_hidden_size (`int`, *optional*, defaults to 128):
             Width of the hidden layer of the router's two-layer perceptron.
         router_dropout (`float`, *optional*, defaults to 0.1):
             Dropout before the perceptron's second layer, in training.
         expert_costs (`list[float]`, *optional*):
-            What one query costs with each expert, in relative seconds: positive, any unit. When it is not given, the
-            model fills in parameter counts relative to the smallest expert, and warns.
+            Cost of one query with each expert, in relative seconds: positive, in any unit. If it is not given, the
+            model sets parameter counts relative to the smallest expert, and warns.
         expert_costs_source (`str`, *optional*):
-            Where `expert_costs` come from: `"estimate"`, `"given"` or `"measured"`.
+            Source of `expert_costs`: `"estimate"`, `"given"` or `"measured"`.
         alpha (`float`, *optional*, defaults to 0.01):
             Weight of the load balancing loss.
         beta (`float`, *optional*, defaults to 0.01):
@@ -177,35 +176,35 @@ class SecureRouterConfig(PreTrainedConfig):
         temperature (`float`, *optional*, defaults to 1.0):
             Temperature of the Gumbel-softmax at the start of training.
         min_temperature (`float`, *optional*, defaults to 0.5):
-            Temperature that annealing does not go below.
+            Lowest temperature of the annealing.
         temperature_annealing (`str`, *optional*, defaults to `"linear"`):
             `"constant"`, `"linear"` (reaches `min_temperature` at the last step) or `"exponential"`
             (`temperature * exp(-temperature_annealing_rate * step)`).
         temperature_annealing_rate (`float`, *optional*, defaults to 1e-4):
             Rate of the exponential annealing, per optimisation step.
         router_objective (`str`, *optional*, defaults to `"gumbel"`):
-            `"gumbel"` trains the router through the Gumbel-softmax mixture of the experts; `"utility"` trains its
+            `"gumbel"` trains the router through the Gumbel-softmax mixture of the experts. `"utility"` trains its
             outputs to predict each expert's utility: the probability that the expert's answer is right, or, in
-            regression, minus its expected squared error. It learns from the labels and, by half, from what the
-            experts together believe.
+            regression, minus its expected squared error. Targets are half from the labels, half from the mean of the
+            experts' outputs.
         routing_lambda (`float`, *optional*, defaults to 0.0):
-            What one unit of cost weighs in the decision `argmax(router_logits - routing_lambda * expert_costs)`.
+            Weight of one unit of cost in the decision `argmax(router_logits - routing_lambda * expert_costs)`.
         routing_privacy (`str`, *optional*, defaults to `"quota"`):
-            What the servers may learn of the decision under encryption: `"revealed"` (the expert of each query),
-            `"quota"` or `"oblivious"` (nothing).
+            What the servers may learn about the decision under encryption: `"revealed"` (the expert of each query),
+            `"quota"` (the fixed quotas only) or `"oblivious"` (nothing).
         quotas (`list[int]`, *optional*):
-            How many queries of a batch each expert serves under `routing_privacy="quota"`. A batch is their sum. One
-            each when not given.
+            How many queries of a batch each expert serves under `routing_privacy="quota"`; the quotas sum to the
+            batch. Defaults to one query each.
         expert_mpc (`list[dict]`, *optional*):
-            For each expert, what it was trained with because that costs less under encryption: `hidden_act`
-            (`"exact"`, `"quadratic"`, `"relu"`), `softmax` (`"exact"`, `"2quad"`, `"2relu"`) and `precision`
-            (`"full"`, `"reduced"`). It holds in clear as well, see `mpc_friendly.py` and `fixed_point_layers.py`.
+            For each expert, the functions and the precision that it was trained with: `hidden_act` (`"exact"`,
+            `"quadratic"`, `"relu"`), `softmax` (`"exact"`, `"2quad"`, `"2relu"`) and `precision` (`"full"`,
+            `"reduced"`). They apply in clear too, see `mpc_friendly.py` and `fixed_point_layers.py`.
         expert_max_lengths (`list[int]`, *optional*):
             For each expert, how many tokens of an input it reads; the rest is cut off. Under encryption every input
-            is padded to one length, and an expert that reads half of it costs less than half. By default all read
-            the whole input.
+            is padded to one length, and an expert that reads half of it costs less than half. By default every expert
+            reads the whole input.
         max_length (`int`, *optional*):
-            Longest input in tokens. Defaults to what the shortest position table among router and experts allows.
+            Longest input in tokens. Defaults to the shortest position table of router and experts.
 
     Example:
         ```python
@@ -307,20 +306,19 @@ class SecureRouterConfig(PreTrainedConfig):
         return len(self.expert_configs or [])
 
     def length_of(self, index: int) -> int | None:
-        """Tokens that an expert reads at most; None if neither `expert_max_lengths` nor `max_length` says."""
+        """Most tokens that an expert reads; None if neither `expert_max_lengths` nor `max_length` is set."""
         own = [] if self.expert_max_lengths is None else [self.expert_max_lengths[index]]
         return min([*own, *([] if self.max_length is None else [self.max_length])], default=None)
 
     def share_with_experts(self) -> None:
-        """Gives the labels, the problem type and the dtype of this config to every expert's."""
+        """Copies the labels, the problem type and the dtype of this config to every expert's config."""
         for expert in self._experts:
             for name in _SHARED_WITH_EXPERTS:
                 setattr(expert, name, copy.copy(getattr(self, name)))
 
     def temperature_at(self, step: int, max_steps: int) -> float:
-        """
-        The annealed temperature of the Gumbel-softmax: a function of the step alone, so that a resumed run goes on
-        where it stopped.
+        """The annealed temperature of the Gumbel-softmax: a function of the step alone, so that a resumed run
+        continues where it stopped.
 
         Args:
             step (`int`): Optimisation steps done.
@@ -349,7 +347,7 @@ class SecureRouterConfig(PreTrainedConfig):
         if self.router_shares_expert is not None and self.router_shares_expert >= self.num_experts:
             raise SecureRouterValueError(
                 f"`router_shares_expert` should be the index of one of the {self.num_experts} experts, got "
-                f"{self.router_shares_expert}: pass a smaller one, or None for an encoder of the router's own."
+                f"{self.router_shares_expert}: pass a smaller index, or None for an encoder of the router's own."
             )
         if self.quotas is not None and sum(self.quotas) < 1:
             raise SecureRouterValueError(
@@ -363,9 +361,8 @@ class SecureRouterConfig(PreTrainedConfig):
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """
-        The config as a dict that JSON can hold and from which `SecureRouterConfig(**config.to_dict())` rebuilds it.
-        What the experts share stands at the top only, and no path of this machine in it.
+        """The config as a dict that JSON can hold and from which `SecureRouterConfig(**config.to_dict())` rebuilds it.
+        Fields that all experts share are at the top only, and no path of this machine is in it.
         """
         output = super().to_dict()
         if isinstance(self.router_config, PreTrainedConfig):
@@ -390,7 +387,7 @@ class SecureRouterConfig(PreTrainedConfig):
                 f"`expert_configs` have different numbers of labels, {counts}: pass `num_labels` or `id2label` to say "
                 "which holds for the pool, or leave the other experts out."
             )
-        # Default names say nothing, so that an expert with them takes the names of the others.
+        # Default names (`LABEL_0`, ...) carry no meaning, so an expert that has them takes the names of the others.
         chosen = [labels for labels in named if any(name != f"LABEL_{i}" for i, name in labels.items())]
         if any(labels != chosen[0] for labels in chosen):
             raise SecureRouterValueError(

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""The errors and the warning that hf_securerouter raises of its own."""
+"""The errors and the warning of hf_securerouter."""
 
 
 class SecureRouterError(Exception):
@@ -11,4 +11,4 @@ class SecureRouterValueError(SecureRouterError, ValueError):
 
 
 class SecureRouterWarning(UserWarning):
-    """Something works, but perhaps not as the caller thinks."""
+    """Something works, but perhaps not as the caller expects."""

@@ -1,10 +1,9 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""
-What this package knows of a family of encoders: where its layers and its head stand in the module tree, which fields
-of its config say how wide it is, how it numbers positions, and what may be changed in it.
+"""The facts about each family of encoders: where its layers and its head are in the module tree, which fields of its
+config give widths and activation, how it numbers positions, and whether it can be cut or folded.
 
-A family that is not listed here still routes and answers in clear text; it has no counterpart on shares, no reduced
-precision, and loses no heads. Add one to `FAMILIES`; what it computes on shares is one more file in `mpc/models/`.
+A family that is not listed here works in clear text only, without reduced precision and without head pruning. To add a
+family, list it in `FAMILIES`; to run it on shares, add a file to `mpc/models/`.
 """
 
 from __future__ import annotations
@@ -21,18 +20,18 @@ if TYPE_CHECKING:  # role processes read this file, and importing transformers w
     from transformers import PreTrainedConfig
 
 
-# These families number positions from `pad_token_id + 1`, so that as many rows of the table serve no token.
+# These families number positions from `pad_token_id + 1`, so the rows of the table before it are unused.
 _OFFSET_POSITIONS = frozenset(
     {"camembert", "data2vec-text", "longformer", "mpnet", "roberta", "roberta-prelayernorm", "xlm-roberta"}
     | {"xlm-roberta-xl", "xmod"}
 )
 
-# Where transformers' layers keep the feed-forward activation.
+# Attributes in which transformers' layers keep the feed-forward activation.
 _ACTIVATION_ATTRIBUTES = ("intermediate_act_fn", "activation")
 
 
 class LayerParts(NamedTuple):
-    """The modules of one post-LayerNorm layer that have weights, in the order in which it runs them."""
+    """The modules with weights of one post-LayerNorm layer, in the order in which the layer runs them."""
 
     query: nn.Linear
     key: nn.Linear
@@ -53,17 +52,16 @@ class HeadParts(NamedTuple):
 
 @dataclass(frozen=True)
 class Family:
-    """
-    Where the parts of one family stand.
+    """Where the parts of one family are found.
 
     Args:
-        layers (callable): Of a base model: the modules of its layers, each once, in the order of their weights.
-        parts (callable): Of one of them: its [`LayerParts`].
-        head (callable): Of a classifier: its [`HeadParts`].
-        inner_field (`str`): The config's name of the feed-forward width.
-        activation_field (`str`): The config's name of the feed-forward activation.
+        layers (callable): From a base model, the modules of its layers, each once, in the order of their weights.
+        parts (callable): From a layer, its [`LayerParts`].
+        head (callable): From a classifier, its [`HeadParts`].
+        inner_field (`str`): The config field of the feed-forward width.
+        activation_field (`str`): The config field of the feed-forward activation.
         folds_into_layers (`bool`): Whether all weights are folded into layers of the same shape before they are
-            shared: what reduced precision and head pruning need.
+            shared; reduced precision and head pruning need this.
     """
 
     layers: Callable[[Any], Any]
@@ -125,7 +123,7 @@ def _bert_layers(base: Any) -> Any:
 
 
 def _classification_head(model: Any) -> HeadParts:
-    """That of the classifiers of RoBERTa and ELECTRA, which is one module."""
+    """The head of a RoBERTa or ELECTRA classifier, which is one module."""
     return HeadParts(model.classifier.dense, model.classifier.out_proj)
 
 
@@ -153,16 +151,15 @@ FAMILIES = {
     "roberta": Family(layers=_bert_layers, parts=_bert_parts, head=_classification_head, folds_into_layers=True),
 }
 
-# Of which an expert may have a reduced precision, and fewer heads.
+# Families whose experts can have reduced precision, and heads pruned.
 FOLDED_FAMILIES = tuple(name for name, family in FAMILIES.items() if family.folds_into_layers)
 
 
 def family_of(config: PreTrainedConfig) -> Family:
-    """
-    The family of a config.
+    """The family of a config.
 
     Raises:
-        `KeyError`: It is none of `FAMILIES`; whoever asks has made sure.
+        `KeyError`: The family is not in `FAMILIES`; callers check this first.
     """
     return FAMILIES[config.model_type]
 
@@ -178,7 +175,7 @@ def head_of(expert: Any) -> HeadParts:
 
 
 def activation_slots(base: nn.Module) -> Iterator[tuple[nn.Module, str]]:
-    """Every module of a base model that has a feed-forward activation, and the attribute that holds it."""
+    """Every module of a base model with a feed-forward activation, and the name of the activation's attribute."""
     for path, module in base.named_modules():
         for name in _ACTIVATION_ATTRIBUTES:
             if hasattr(module, name) and not path.startswith("pooler"):
@@ -186,7 +183,7 @@ def activation_slots(base: nn.Module) -> Iterator[tuple[nn.Module, str]]:
 
 
 def usable_positions(config: PreTrainedConfig) -> int | None:
-    """The longest input, in tokens and special tokens included, that an encoder of this config has positions for."""
+    """The longest input, in tokens with special tokens, for which an encoder has positions; None if there is none."""
     positions = getattr(config, "max_position_embeddings", None)
     if not isinstance(positions, int) or positions < 1:
         return None
@@ -196,7 +193,7 @@ def usable_positions(config: PreTrainedConfig) -> int | None:
 
 
 def why_not_cut(config: PreTrainedConfig) -> tuple[str, str] | None:
-    """Why an encoder cannot be cut to its first layers, and the remedy; None if it can."""
+    """Why an encoder cannot be cut to its first layers, and the remedy; None if it can be cut."""
     groups = getattr(config, "num_hidden_groups", 1)
     if groups == 1:
         return None
@@ -204,7 +201,7 @@ def why_not_cut(config: PreTrainedConfig) -> tuple[str, str] | None:
 
 
 def resized(config: PreTrainedConfig, layers: int, width: int, heads: int) -> PreTrainedConfig:
-    """A copy of a config with other sizes, four times as wide in its feed-forward layers."""
+    """A copy of a config with other sizes; its feed-forward layers are four times as wide as `width`."""
     other: Any = copy.deepcopy(config)
     other.num_hidden_layers, other.hidden_size, other.num_attention_heads = layers, width, heads
     for name, size in (("intermediate_size", 4 * width), ("hidden_dim", 4 * width), ("embedding_size", width)):

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""Files and folders that are whole or not there: written under a temporary name beside their own, then renamed."""
+"""Files and folders that are complete or absent: written under a temporary name beside the final one, then renamed."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ PRIVATE = 0o600  # a file that only its owner can read
 
 @contextmanager
 def write_atomically(path: str | os.PathLike, private: bool = False) -> Iterator[Path]:
-    """A path to write to, which takes the place of `path` when the block ends; after an error `path` is as it was.
+    """A temporary path to write to, which replaces `path` when the block ends; after an error `path` is unchanged.
 
     Args:
         path (`str` or `os.PathLike`): The file to write, or to replace.
-        private (`bool`): Whether only its owner may read it.
+        private (`bool`): Whether only the owner may read the file.
 
     Example:
         ```python
@@ -44,11 +44,11 @@ def write_atomically(path: str | os.PathLike, private: bool = False) -> Iterator
 
 @contextmanager
 def new_folder(path: str | os.PathLike, private: bool = False) -> Iterator[Path]:
-    """A folder to fill, which becomes `path` when the block ends; after an error nothing of it is left.
+    """A temporary folder to fill, which becomes `path` when the block ends; after an error it is removed.
 
     Args:
         path (`str` or `os.PathLike`): Must not exist, or be an empty folder.
-        private (`bool`): Whether only its owner may open it and read what is in it.
+        private (`bool`): Whether only the owner may open the folder and read its files.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -83,6 +83,6 @@ def write_json(value: Any, path: str | os.PathLike) -> None:
     """Write a value as indented JSON.
 
     Raises:
-        `ValueError`: It holds a NaN or an infinity.
+        `ValueError`: `value` holds a NaN or an infinity.
     """
     write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", path)

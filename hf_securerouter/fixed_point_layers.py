@@ -1,11 +1,11 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""
-What an expert of a narrow precision computes in clear: its weights as they are shared, folded and rounded, and, in
-training, its values rounded up or down at random, as truncation on shares rounds them. Gradients pass straight
-through. Without training values are left as they are: truncation is right in the mean, so that these logits are the
-mean of the encrypted ones, to which they are nearer than those of values rounded to nearest.
+"""Layers of an expert of reduced precision, in clear.
 
-Weights stay what they were, in the place and under the name where they were: only the modules' classes change.
+They compute with the folded and rounded weights that are shared. In training they also round values up or down at
+random, as truncation on shares does; gradients pass straight through. In evaluation values are not rounded: truncation
+is right in the mean, so these logits are the mean of the encrypted logits, and nearer to them than with rounding.
+
+The classes of an expert's modules change in place; parameters keep their values and their names.
 
 Reference:
     Bengio et al., Estimating or Propagating Gradients Through Stochastic Neurons, arXiv 1308.3432 (straight through).
@@ -28,18 +28,18 @@ from .number_format import NumberFormat, deviation_ratio, number_format
 from .range_penalty import watch
 
 
-_NOISE = 1 << 23  # numbers of a table, 32 MB
+_NOISE = 1 << 23  # random numbers in the table, 32 MB
 
 
 @cache
 def _noise() -> torch.Tensor:
-    """The same in every process, of a generator of its own: what a seed gives does not hang on what ran before."""
+    """A table of random numbers from a generator of its own, so that a seed's results do not depend on its making."""
     return torch.rand(_NOISE, generator=torch.Generator().manual_seed(0))
 
 
 def _uniform(values: torch.Tensor) -> torch.Tensor:
-    """Between 0 and 1, of the shape of the values, float32. On a CPU, where drawing takes longer than all of the
-    rounding, a window of a table that is drawn once."""
+    """Random numbers between 0 and 1, float32, in the shape of `values`. On a CPU, where drawing takes longer than
+    rounding, a random window of the table."""
     count = values.numel()
     if values.device.type != "cpu" or count > _NOISE // 2:
         return torch.rand(values.shape, device=values.device)
@@ -48,13 +48,13 @@ def _uniform(values: torch.Tensor) -> torch.Tensor:
 
 
 class _StraightThrough(torch.autograd.Function):
-    """Values to multiples of 2^-`bits`: to the nearest, or at random to one of the two around, in the mean the same.
-    The gradient is that of the identity."""
+    """Rounds values to multiples of 2^-`bits`: to the nearest, or up or down at random with the right mean. The
+    gradient is that of the identity."""
 
     @staticmethod
     def forward(ctx: Any, values: torch.Tensor, bits: int, at_random: bool) -> torch.Tensor:
         scale = 2.0**bits
-        if at_random:  # in float32: bfloat16 has too few bits to tell the two apart
+        if at_random:  # in float32: bfloat16 has too few bits to round up or down
             return torch.add(_uniform(values), values, alpha=scale).floor_().mul_(1 / scale).to(values.dtype)
         return torch.mul(values, scale).round_().mul_(1 / scale)
 
@@ -64,12 +64,12 @@ class _StraightThrough(torch.autograd.Function):
 
 
 def rounded(values: torch.Tensor, bits: int) -> torch.Tensor:
-    """Values to the nearest multiple of 2^-`bits`; the gradient is that of the identity."""
+    """Round values to the nearest multiple of 2^-`bits`; the gradient is that of the identity."""
     return _StraightThrough.apply(values, bits, False)
 
 
 def truncated(values: torch.Tensor, bits: int, training: bool) -> torch.Tensor:
-    """In training, values to one of the two multiples of 2^-`bits` around, in the mean the same; else as they are."""
+    """In training, round values up or down at random to a multiple of 2^-`bits`; in evaluation, leave them."""
     return _StraightThrough.apply(values, bits, True) if training else values
 
 
@@ -78,17 +78,17 @@ def truncated(values: torch.Tensor, bits: int, training: bool) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class LinearFormat:
-    """
-    How a matrix is shared, and what stands before and behind it.
+    """How a matrix is shared, and how its inputs and outputs are truncated.
 
     Args:
         weights (`int`): Fraction bits of the folded matrix.
-        norm (`tuple`): The LayerNorm whose weight is folded into it, if any; a tuple, as no module owns another here.
-        scale (`float`): What else is folded in.
-        centred (`bool`): Whether the mean of its outputs is removed.
-        inputs (`int`, *optional*): Fraction bits to which inputs are truncated, if they are here.
-        outputs (`int`, *optional*): The same for outputs, after `scale`.
-        bound (`int`, *optional*): log2 of what outputs stay below, before `scale`.
+        norm (`tuple`): The LayerNorm whose weight is folded into the matrix, if any; in a tuple, so that the linear
+            module does not register the LayerNorm as its own.
+        scale (`float`): A factor that is folded into the matrix.
+        centred (`bool`): Whether the mean of the outputs is removed.
+        inputs (`int`, *optional*): Fraction bits to which inputs are truncated; None if they are not.
+        outputs (`int`, *optional*): Fraction bits to which outputs are truncated, after `scale`; None if they are not.
+        bound (`int`, *optional*): log2 bound of the outputs, before `scale`.
     """
 
     weights: int
@@ -101,7 +101,7 @@ class LinearFormat:
 
 
 class FixedPointLinear(nn.Linear):
-    """A linear layer that multiplies by the matrix that is shared. Its `weight` is the one that is trained."""
+    """A linear layer that multiplies by the shared matrix; `weight` is the matrix that is trained."""
 
     format: LinearFormat
 
@@ -117,14 +117,14 @@ class FixedPointLinear(nn.Linear):
         return truncated(y * chosen.scale, chosen.outputs, self.training) / chosen.scale
 
     def shared(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Weight and bias as shares have them; rounded once more, they stay the same."""
+        """Weight and bias as they are shared; rounding them again does not change them."""
         change, norm = self._rounding(), self.format.norm
-        # What the LayerNorm adds goes into the bias on shares, before anything is rounded.
+        # On shares the LayerNorm's bias is folded into this bias, from the weight before rounding.
         return self.weight + change, self.bias - change @ norm[0].bias if norm else self.bias
 
     @torch.no_grad()
     def _rounding(self) -> torch.Tensor:
-        """What rounding changes in `weight`."""
+        """The change of `weight` by rounding the folded matrix."""
         chosen = self.format
         weight = self.weight.float()
         factor = weight.new_tensor(chosen.scale)
@@ -138,7 +138,7 @@ class FixedPointLinear(nn.Linear):
 
 
 class FixedPointLayerNorm(nn.LayerNorm):
-    """A LayerNorm whose input and output are truncated, and whose weight is the one that is shared."""
+    """A LayerNorm with truncated input and output, and with the shared weight."""
 
     format: NumberFormat
 
@@ -162,12 +162,12 @@ class FixedPointLayerNorm(nn.LayerNorm):
         return deviation_ratio(self.normalized_shape[0])
 
     def shared(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Weight and bias as shares have them."""
+        """Weight and bias as they are shared."""
         return rounded(self.weight.float() * self._ratio, self.format.bits.gamma) / self._ratio, self.bias
 
 
 class FixedPointEmbeddingNorm(nn.LayerNorm):
-    """The embeddings' LayerNorm, which the client computes; it rounds what it shares."""
+    """The embeddings' LayerNorm, which the client computes; its output is rounded as the client's shares are."""
 
     format: NumberFormat
 
@@ -176,8 +176,7 @@ class FixedPointEmbeddingNorm(nn.LayerNorm):
 
 
 def use_fixed_point(expert: PreTrainedModel, precision: str, softmax: str, hidden_act: str) -> None:
-    """
-    Lets a classifier compute with the weights that are shared, in the place, and round as shares do in training.
+    """Change a classifier, in place, to compute with the shared weights, and in training to round as shares do.
 
     Args:
         expert (`PreTrainedModel`): A classifier of BERT, DistilBERT or RoBERTa.
@@ -185,7 +184,7 @@ def use_fixed_point(expert: PreTrainedModel, precision: str, softmax: str, hidde
         softmax (`str`), hidden_act (`str`): As in `expert_mpc`.
 
     Raises:
-        `SecureRouterValueError`: Of another family, whose weights are folded in a way that no layer of its own shows.
+        `SecureRouterValueError`: The classifier is of another family, whose weights do not fold layer by layer.
     """
     family = expert.config.model_type
     if family not in FOLDED_FAMILIES:
@@ -198,6 +197,7 @@ def use_fixed_point(expert: PreTrainedModel, precision: str, softmax: str, hidde
     dense, classifier = head_of(expert)
     heads = cast(Any, expert.config).num_attention_heads
 
+    # A module changes its class rather than being replaced, so the names in `state_dict`, and references, stay valid.
     def linear(module: nn.Module, layout: LinearFormat) -> None:
         module.__class__ = FixedPointLinear
         module.format = layout  # type: ignore[assignment]

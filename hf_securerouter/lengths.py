@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""Inputs that are longer than what reads them."""
+"""Inputs that are longer than their reader allows, and padding."""
 
 from __future__ import annotations
 
@@ -17,16 +17,15 @@ T = TypeVar("T", torch.Tensor, torch.Tensor | None)
 
 
 def truncate(inputs: Mapping[str, T], length: int | None) -> tuple[dict[str, T], int]:
-    """
-    A batch without the tokens that are too many: a text loses its end, a pair the end of its longer text, as with a
-    tokenizer's `"longest_first"`. The separators stay.
+    """Truncate a batch: a text loses its end, a pair the end of its longer text, as with a tokenizer's
+    `"longest_first"`. The separators stay.
 
-    The last token of a row is taken for the separator, and the first text to end where that token is for the first
-    time; so no token types are needed, which not every tokenizer has.
+    The last token of a row is taken as the separator, and its first occurrence as the end of the first text; so token
+    types, which not every tokenizer has, are not needed.
 
     Args:
-        inputs (`Mapping[str, torch.Tensor]`): `input_ids` of shape (B, T), padded on the right, and whatever else
-            there is of `attention_mask` and `token_type_ids`.
+        inputs (`Mapping[str, torch.Tensor]`): `input_ids` of shape (B, T), padded on the right, and optionally
+            `attention_mask` and `token_type_ids`.
         length (`int`, *optional*): Tokens to keep; None for all.
 
     Returns:
@@ -40,7 +39,7 @@ def truncate(inputs: Mapping[str, T], length: int | None) -> tuple[dict[str, T],
     end = (ids == ids.gather(1, last[:, None])).int().argmax(dim=1)  # of the first text
     first, second = ((end - 1).clamp(min=0), (last - end - 1).clamp(min=0))  # tokens of each text
     excess = (last + 1 - length).clamp(min=0)
-    # The longer text is brought down to the shorter one; then both lose alike, and the longer one keeps what is odd.
+    # First the longer text loses its surplus, then both texts lose alike; the longer text keeps an odd token.
     alone = torch.minimum((first - second).abs(), excess)
     from_first = torch.where(first > second, alone + (excess - alone) // 2, (excess - alone + 1) // 2)
     from_first = torch.minimum(from_first, first)
@@ -53,7 +52,7 @@ def truncate(inputs: Mapping[str, T], length: int | None) -> tuple[dict[str, T],
 
 
 def truncate_with_warning(inputs: Mapping[str, T], length: int | None) -> dict[str, T]:
-    """The inputs as [`truncate`] gives them, with a [`SecureRouterWarning`] if any text was too long."""
+    """The inputs, truncated by [`truncate`], with a [`SecureRouterWarning`] if any text was too long."""
     shorter, count = truncate(inputs, length)
     if count:
         warnings.warn(
@@ -65,10 +64,10 @@ def truncate_with_warning(inputs: Mapping[str, T], length: int | None) -> dict[s
 
 
 def copy_into_padding(values: Tensor, attention_mask: Tensor) -> Tensor:
-    """Replace padding rows by copies of the last live row of their text, (B, T, H); the mask may have more tokens.
+    """Replace padding rows, (B, T, H), by copies of their text's last token; the attention mask may be longer than T.
 
-    A copy equals what it copies in every layer, so padding never leaves the range of live values; the attention mask
-    keeps it out of every result.
+    A copy equals its token in every layer, so padding stays within the bounds of tokens; the attention mask keeps the
+    copies out of every result.
     """
     is_token = attention_mask[:, : values.shape[1]].bool()
     positions = torch.arange(is_token.shape[1]).expand(is_token.shape)

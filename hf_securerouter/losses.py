@@ -1,7 +1,6 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""
-Losses that train a router and its experts together: equations 1 to 6 of the SecureRouter paper, section 3.4, and the
-regression of each expert's utility.
+"""Losses that train a router and its experts together: equations 1 to 6 of the SecureRouter paper, section 3.4, and
+the regression of each expert's utility.
 
 Shapes: B examples, K experts, C outputs of an expert. Everything is computed in float32, whatever the model's dtype.
 """
@@ -18,12 +17,11 @@ from .errors import SecureRouterValueError
 
 
 def mix_experts(expert_logits: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """
-    Equation 1: the experts' outputs, weighted by the router.
+    """Equation 1: the experts' outputs, weighted by the router.
 
-    Logits are mixed, not probabilities. For a one-hot weight both give the chosen expert's answer, but the mixture of
-    logits is itself a logit: the cross-entropy of equation 2 and the softmax of a pipeline apply to it unchanged, and
-    regression needs no rule of its own.
+    Logits are mixed, not probabilities. With one-hot weights both give the chosen expert's answer. But a mixture of
+    logits is a logit too: the cross-entropy of equation 2 and the softmax of a pipeline apply to it unchanged, and
+    regression needs no extra rule.
 
     Args:
         expert_logits (`torch.Tensor` of shape (B, K, C)): Output of every expert.
@@ -36,8 +34,7 @@ def mix_experts(expert_logits: torch.Tensor, weights: torch.Tensor) -> torch.Ten
 
 
 def task_loss(logits: torch.Tensor, labels: torch.Tensor, problem_type: ProblemType) -> torch.Tensor:
-    """
-    Equation 2: cross-entropy for one label of several, mean squared error for regression, binary cross-entropy for
+    """Equation 2: cross-entropy for one label of several, mean squared error for regression, binary cross-entropy for
     several labels at once.
 
     Args:
@@ -62,9 +59,8 @@ def expert_loads(weights: torch.Tensor) -> torch.Tensor:
 
 
 def balance_loss(weights: torch.Tensor) -> torch.Tensor:
-    """
-    Equation 4: the squared coefficient of variation of the experts' loads, their variance over their squared mean.
-    Zero when all experts are used alike; K - 1, the most, when one gets everything.
+    """Equation 4: the squared coefficient of variation of the experts' loads, their variance over their squared mean.
+    Zero if all experts are used alike; at most K - 1, if one expert gets all weight.
 
     Args:
         weights (`torch.Tensor` of shape (B, K)): Router's weights.
@@ -77,7 +73,7 @@ def balance_loss(weights: torch.Tensor) -> torch.Tensor:
 
 
 def expected_cost(weights: torch.Tensor, costs: torch.Tensor) -> torch.Tensor:
-    """Equation 5: what each example costs on average, (B,), in the units of `costs` (K,)."""
+    """Equation 5: the expected cost of each example, (B,), in the units of `costs` (K,)."""
     return weights.float() @ costs.float()
 
 
@@ -87,8 +83,7 @@ def cost_loss(weights: torch.Tensor, costs: torch.Tensor) -> torch.Tensor:
 
 
 def expert_utilities(expert_logits: torch.Tensor, labels: torch.Tensor, problem_type: ProblemType) -> torch.Tensor:
-    """
-    How good each expert's answer is: 1 or 0 for a right or a wrong class, the share of right labels when there are
+    """How good each expert's answer is: 1 or 0 for a right or a wrong class, the share of right labels when there are
     several, minus the squared error in regression.
 
     Args:
@@ -109,9 +104,8 @@ def expert_utilities(expert_logits: torch.Tensor, labels: torch.Tensor, problem_
 
 
 def joint_belief(expert_logits: torch.Tensor) -> torch.Tensor:
-    """
-    What the experts believe together: the mean of their outputs, which for classes is the geometric mean of their
-    probabilities. Of calibrated experts, it counts one that is not sure for little.
+    """The joint prediction of the experts: the mean of their outputs, which for classes is the geometric mean of their
+    probabilities. An uncertain expert counts little in it, if all are calibrated.
 
     Args:
         expert_logits (`torch.Tensor` of shape (B, K, C)): Output of every expert.
@@ -127,13 +121,11 @@ def joint_belief(expert_logits: torch.Tensor) -> torch.Tensor:
 
 
 def believed_utilities(expert_logits: torch.Tensor, problem_type: ProblemType) -> torch.Tensor:
-    """
-    How good the experts together believe each expert's answer to be: what [`expert_utilities`] would be on average if
-    labels were drawn as their [`joint_belief`] predicts them. In regression, where that is the mean of the labels, up
-    to a variance that all experts share.
+    """The expected [`expert_utilities`] if labels were drawn from the [`joint_belief`] of the experts; in regression
+    up to a variance that is the same for all experts.
 
-    One label says right or wrong; calibrated experts say how likely, and on which examples they differ. A router that
-    learns from both needs fewer examples.
+    A label says only right or wrong; calibrated experts give probabilities, and show on which examples they differ. A
+    router that learns from both needs fewer examples.
 
     Args:
         expert_logits (`torch.Tensor` of shape (B, K, C)): Output of every expert.
@@ -152,8 +144,7 @@ def believed_utilities(expert_logits: torch.Tensor, problem_type: ProblemType) -
 
 
 def target_utilities(expert_logits: torch.Tensor, labels: torch.Tensor, problem_type: ProblemType) -> torch.Tensor:
-    """
-    What a utility router learns: the mean of [`expert_utilities`] and [`believed_utilities`].
+    """The targets of a utility router: the mean of [`expert_utilities`] and [`believed_utilities`].
 
     Args:
         expert_logits (`torch.Tensor` of shape (B, K, C)): Output of every expert.
@@ -168,9 +159,7 @@ def target_utilities(expert_logits: torch.Tensor, labels: torch.Tensor, problem_
 
 
 def fit_temperature(logits: torch.Tensor, labels: torch.Tensor, problem_type: ProblemType) -> float:
-    """
-    What logits are to be divided by so that their probabilities are as good as they can be on these examples, which
-    the model must not have been trained on.
+    """The temperature by which to divide logits, for the smallest loss on examples that the model was not trained on.
 
     Args:
         logits (`torch.Tensor` of shape (B, C)): Outputs of one expert.
@@ -178,7 +167,7 @@ def fit_temperature(logits: torch.Tensor, labels: torch.Tensor, problem_type: Pr
         problem_type (`str`): As for [`task_loss`].
 
     Returns:
-        `float`: That of the smallest loss from 1/4 to 16, to 7 %; 1 in regression.
+        `float`: The temperature between 1/4 and 16 with the smallest loss, to 7 %; 1 in regression.
 
     Reference:
         Guo et al., On Calibration of Modern Neural Networks, arXiv 1706.04599, section 4.2.
@@ -190,12 +179,11 @@ def fit_temperature(logits: torch.Tensor, labels: torch.Tensor, problem_type: Pr
 
 
 def utility_loss(predicted: torch.Tensor, utilities: torch.Tensor) -> torch.Tensor:
-    """
-    Squared error of the utilities that the router predicts, (B, K) each; a scalar.
+    """Squared error of the utilities that the router predicts, (B, K) each; a scalar.
 
-    The squared error is a proper scoring rule (Brier's), so that its minimum is the probability of being right. It
-    asks for no sigmoid: the router's outputs are the utilities, `utility - lambda * cost` is linear in them, and
-    lambda folds into the bias of the last layer before that layer is shared.
+    The squared error is a proper scoring rule (Brier's), so its minimum is the probability of being right. It needs no
+    sigmoid: the router's outputs are the utilities, `utility - lambda * cost` is linear in them, and `lambda * cost`
+    is folded into the bias of the last layer before this layer is shared.
     """
     return F.mse_loss(predicted.float(), utilities)
 
@@ -203,15 +191,14 @@ def utility_loss(predicted: torch.Tensor, utilities: torch.Tensor) -> torch.Tens
 def distillation_loss(
     logits: torch.Tensor, labels: torch.Tensor, teacher_logits: torch.Tensor | None, problem_type: ProblemType
 ) -> torch.Tensor:
-    """
-    What one expert learns from the labels and from a larger expert: the mean of [`task_loss`] and of the same loss
-    towards the teacher's answers, its probabilities or its values.
+    """The loss of an expert that learns from labels and a larger expert (the teacher): the mean of [`task_loss`]
+    towards the labels and towards the teacher's probabilities or values.
 
     Args:
         logits (`torch.Tensor` of shape (B, C)): The expert's outputs.
         labels (`torch.Tensor`): As for [`task_loss`].
-        teacher_logits (`torch.Tensor` of shape (B, C), *optional*): The teacher's outputs; without them only the
-            labels count.
+        teacher_logits (`torch.Tensor` of shape (B, C), *optional*): The teacher's outputs; if None, only the labels
+            count.
         problem_type (`str`): As for [`task_loss`].
 
     Returns:
@@ -238,20 +225,20 @@ def layer_loss(
     teacher_attentions: Sequence[torch.Tensor],
     attention_mask: torch.Tensor,
 ) -> torch.Tensor:
-    """
-    What an expert with other functions learns from the layers of the exact one: squared errors of hidden states and of
-    attention, each relative to the teacher's mean square, over all tokens that are no padding; a mean over layers.
+    """The loss of an expert with other functions towards the layers of the exact expert (the teacher): squared errors
+    of hidden states and of attention, each relative to the teacher's mean square, over all tokens but padding; a mean
+    over layers.
 
     Args:
         hidden_states, teacher_states (sequences of `torch.Tensor` of shape (B, T, H)): Embeddings and layers.
         attentions, teacher_attentions (sequences of `torch.Tensor` of shape (B, heads, T, T)): Weights of each layer.
-        attention_mask (`torch.Tensor` of shape (B, T)): 0 where a token is padding.
+        attention_mask (`torch.Tensor` of shape (B, T)): 0 for padding.
 
     Returns:
         `torch.Tensor`: A scalar, of no unit.
 
     Raises:
-        `SecureRouterValueError`: The two have different shapes.
+        `SecureRouterValueError`: Expert and teacher have other numbers of layers, or layers of other shapes.
 
     Reference:
         Jiao et al., TinyBERT: Distilling BERT for Natural Language Understanding, arXiv 1909.10351, equations 7 and 8.
@@ -266,8 +253,8 @@ def layer_loss(
     if len(hidden_states) != len(teacher_states) or any(own.shape != target.shape for own, target in pairs):
         raise SecureRouterValueError(
             f"`hidden_states` of {len(hidden_states) - 1} layers, {tuple(hidden_states[0].shape)} each, cannot follow "
-            f"`teacher_states` of {len(teacher_states) - 1} layers, {tuple(teacher_states[0].shape)} each: teach by "
-            "the outputs."
+            f"`teacher_states` of {len(teacher_states) - 1} layers, {tuple(teacher_states[0].shape)} each: use "
+            "`distillation_loss`, which needs the outputs only."
         )
     for own, target in pairs:
         own, target = own.float()[real], target.float()[real]
@@ -283,8 +270,7 @@ def infer_problem_type(labels: torch.Tensor, num_labels: int) -> ProblemType:
 
 
 def check_labels(labels: torch.Tensor, batch: int, num_labels: int, problem_type: ProblemType) -> None:
-    """
-    Refuses labels that do not fit the outputs.
+    """Refuses labels that do not fit the outputs.
 
     Args:
         labels (`torch.Tensor`): The labels of a batch.
@@ -293,8 +279,8 @@ def check_labels(labels: torch.Tensor, batch: int, num_labels: int, problem_type
         problem_type (`str`): As for [`task_loss`].
 
     Raises:
-        `SecureRouterValueError`: Wrong shape, or a class outside of 0 to C - 1 (looked for on the CPU only, for it
-            would stall an accelerator).
+        `SecureRouterValueError`: The labels have a wrong shape, or a class outside 0 to C - 1 (checked on the CPU
+            only; the check would stall an accelerator).
     """
     if problem_type == "single_label_classification":
         if labels.is_floating_point() or labels.numel() != batch:

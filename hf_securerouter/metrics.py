@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""The metrics of the GLUE tasks, with or without a network."""
+"""The metrics of the GLUE tasks, with or without network access."""
 
 import functools
 import warnings
@@ -40,8 +40,8 @@ def glue_metric(task: str) -> Metric:
         task: One of `GLUE_METRICS`, such as "sst2".
 
     Returns:
-        A function of predictions (N,) and references (N,), giving a float for each metric of the task. Predictions
-        are class indices, for "stsb" scores.
+        A function of predictions (N,) and references (N,) that returns a float for each metric of the task.
+        Predictions are class indices, for "stsb" scores.
 
     Raises:
         SecureRouterValueError: `task` is not a GLUE task.
@@ -69,7 +69,7 @@ def compute_metrics_for(task: str | None = None, regression: bool = False) -> Ca
     """Return a `compute_metrics` function for [`~transformers.Trainer`].
 
     Args:
-        task: A GLUE task. Without one the metric is accuracy, for regression the mean squared error.
+        task: A GLUE task. If None, the metric is accuracy, for regression the mean squared error.
         regression: Whether the labels are scores; read only without `task`.
 
     Inputs:
@@ -90,12 +90,12 @@ def compute_metrics_for(task: str | None = None, regression: bool = False) -> Ca
     return compute_metrics
 
 
-# The one number that a task is ranked by; the mean where there are two.
+# The metrics whose mean ranks results of a task.
 SCORES: dict[str, tuple[str, ...]] = GLUE_METRICS | {"mrpc": ("f1",), "qqp": ("f1",)}
 
 
 def glue_score(task: str) -> Callable[[np.ndarray, np.ndarray], float]:
-    """Return the one number by which results of a GLUE task are compared, without a network.
+    """Return the function that scores results of a GLUE task by one number, without network access.
 
     Accuracy; F1 for "mrpc" and "qqp"; Matthews' correlation for "cola"; the mean of Pearson's and Spearman's
     correlation for "stsb".
@@ -104,7 +104,7 @@ def glue_score(task: str) -> Callable[[np.ndarray, np.ndarray], float]:
         task: One of `GLUE_METRICS`.
 
     Returns:
-        A function of predictions (N,) and references (N,), giving a float of at most 1.
+        A function of predictions (N,) and references (N,) that returns a float of at most 1.
 
     Raises:
         SecureRouterValueError: `task` is not a GLUE task.
@@ -115,7 +115,7 @@ def glue_score(task: str) -> Callable[[np.ndarray, np.ndarray], float]:
 
     def score(predictions: np.ndarray, references: np.ndarray) -> float:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a constant answer correlates with nothing: 0, not NaN
+            warnings.simplefilter("ignore")  # a constant prediction has no correlation; it counts as 0, not NaN
             found = _compute_locally(names, predictions, references).values()
         return float(np.mean(np.nan_to_num(list(found))))
 
@@ -174,11 +174,11 @@ _LOCAL_METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
 
 @functools.cache
 def _load_from_evaluate(task: str):
-    """Return evaluate's metric for `task`, or None where the library or the network is missing."""
+    """Return evaluate's metric for `task`, or None if the library or the network is missing."""
     try:
         import evaluate
 
         return evaluate.load("glue", task)
-    except Exception as error:  # no library, no network, a proxy's answer: the local metric is equal
+    except Exception as error:  # no library, no network or a proxy's answer; the local metric has equal values
         logger.info("`evaluate` gave no metric for %s (%s); using scikit-learn and scipy.", task, type(error).__name__)
         return None

@@ -26,7 +26,7 @@ logger = logging.get_logger(__name__)
 TEMPLATE = Path(__file__).with_name("model_card_template.md")
 
 
-# The last generated line. Its digest tells a card that a person has edited from one that may be written again.
+# The last generated line. Its digest shows whether a person has edited the card, or it may be written again.
 _END = re.compile(r"<!-- Written by hf_securerouter \(digest ([0-9a-f]{16})\)\. Text below this line is kept\. -->\n?")
 
 
@@ -61,17 +61,17 @@ _TRAINING_ARGUMENTS = (
 
 
 class SecureRouterModelCardData(ModelCardData):
-    """The metadata of a card: huggingface_hub's, and what this package measures.
+    """The metadata of a card: huggingface_hub's, and this package's measurements.
 
     A model carries it as `model.model_card_data`; [`ModelCardCallback`] fills it in training. Every argument of
     [`~huggingface_hub.ModelCardData`] is accepted (`datasets`, `language`, `license`, `model_name`, `eval_results` as
     a list of [`~huggingface_hub.EvalResult`], ...). Base models are added from the experts.
 
     Args:
-        securerouter: What has no field on the Hub: `routing_shares` (K fractions of the evaluated texts),
-            `routing_cost` (their mean cost, in the units of `expert_costs`), `metrics` (name to value, shown when no
+        securerouter: Metadata without a field on the Hub: `routing_shares` (K fractions of the evaluated texts),
+            `routing_cost` (mean cost of a text, in the units of `expert_costs`), `metrics` (name to value, shown if no
             dataset is named), `training` (name to value), `report` (of [`~hf_securerouter.reports.make_report`]) and
-            `figure` (the name of its picture, a file beside the card).
+            `figure` (file name of the report's figure, beside the card).
 
     Example:
         ```python
@@ -93,7 +93,7 @@ class SecureRouterModelCardData(ModelCardData):
         super()._to_dict(data_dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """The metadata as the dict that is written to the card; empty entries are left out."""
+        """The metadata as a dict, as in the card; empty entries are left out."""
         return {key: value for key, value in super().to_dict().items() if value not in ([], {})}
 
 
@@ -119,7 +119,7 @@ def generate_model_card(
     Returns:
         The card: YAML metadata, text, and a last line that lets a later call recognise an unedited card.
     """
-    config: Any = model.config  # fields that are optional until a model is built are set here
+    config: Any = model.config  # its optional fields are set once a model is built
     data = card_data or getattr(model, "model_card_data", None) or SecureRouterModelCardData()
     data = SecureRouterModelCardData(**data.to_dict() | {"library_name": "transformers"})
     data.pipeline_tag = "text-classification"
@@ -167,11 +167,10 @@ def write_model_card(
     card_data: SecureRouterModelCardData | None = None,
     repo_id: str | None = None,
 ) -> bool:
-    """Write the card to `folder`/README.md, without losing what a person wrote there.
+    """Write the card to `folder`/README.md, without losing a person's text.
 
-    A card that this function wrote is written again: metadata that were added to it, its figures and the text below
-    its last generated line stay. A README.md that a person wrote or edited above that line is left as it is, with a
-    warning.
+    A generated card is written again; metadata that were added to it, its figures and the text below its last
+    generated line stay. A README.md that a person wrote, or edited above that line, is left as it is, with a warning.
 
     Returns:
         Whether the card was written.
@@ -196,10 +195,10 @@ def write_model_card(
 
 
 class ModelCardCallback(TrainerCallback):
-    """Collects for the card what happens in training: the arguments, and the metrics of the last evaluation.
+    """Collects the arguments of training and the metrics of the last evaluation for the card.
 
-    The metrics become `EvalResult`s when `model.model_card_data.datasets` names a dataset, and stay a table in the
-    card otherwise. [`SecureRouterTrainer`] adds this callback by itself.
+    The metrics become `EvalResult`s if `model.model_card_data.datasets` names a dataset, else a table in the card.
+    [`SecureRouterTrainer`] adds this callback by itself.
     """
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
@@ -286,7 +285,7 @@ def _result_table(data: SecureRouterModelCardData) -> str:
 
 
 def _report_tables(report: dict[str, Any] | None) -> list[str]:
-    """Policies beside single experts, and the curves' areas."""
+    """Tables of policies and single experts, and of the curves' areas."""
     if not report:
         return []
 
@@ -314,7 +313,7 @@ def _report_tables(report: dict[str, Any] | None) -> list[str]:
 
 
 def _measured_table(report: dict[str, Any] | None) -> str:
-    """A batch under encryption: the routed pool beside the largest expert, where the report says so."""
+    """A batch under encryption, routed and by the largest expert; empty if the report has no measurement."""
     measured = (report or {}).get("measured")
     if not measured:
         return ""
@@ -330,7 +329,7 @@ def _measured_table(report: dict[str, Any] | None) -> str:
 
 
 def _variant_table(report: dict[str, Any] | None) -> str:
-    """Experts as they were and with cheaper functions and numbers, where the report says so."""
+    """Exact experts and their variants with cheaper functions and numbers; empty if the report has no variants."""
     rows: list[list[Any]] = []
     exact: dict[int, dict[str, Any]] = {}
     for variant in (report or {}).get("variants", []):
@@ -344,14 +343,14 @@ def _variant_table(report: dict[str, Any] | None) -> str:
 
 
 def describe_variant(variant: dict[str, Any], exact: dict[str, Any]) -> str:
-    """What makes a variant of an expert another than the exact one, such as "reduced, 8 heads, 1280 neurons"."""
+    """The differences of a variant from the exact expert, such as "reduced, 8 heads, 1280 neurons"."""
     special = [variant[name] for name in EXPERT_MPC_CHOICES if variant[name] not in ("exact", "full")]
     shape = [f"{variant[name]} {name}" for name in ("heads", "neurons") if variant.get(name) != exact.get(name)]
     return ", ".join(special + shape) or "exact"
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """A table in Markdown, or the empty string where there is no row."""
+    """A table in Markdown, or the empty string if there is no row."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines) if rows else ""
 
@@ -367,12 +366,12 @@ def _digest(text: str) -> str:
 def _load_card(path: Path) -> SecureRouterModelCard | None:
     try:
         return SecureRouterModelCard.load(path)
-    except (OSError, ValueError, TypeError, yaml.YAMLError):  # not a card that can be read: a person's
+    except (OSError, ValueError, TypeError, yaml.YAMLError):  # not a generated card, so a person wrote it
         return None
 
 
 def _merge(old: SecureRouterModelCardData, new: SecureRouterModelCardData) -> SecureRouterModelCardData:
-    """Metadata of `new` over those of `old`, which keeps what `new` does not say."""
+    """The metadata of `old`, overwritten by the metadata of `new`; tags and measurements are joined."""
     merged = old.to_dict() | new.to_dict()
     merged["tags"] = list(dict.fromkeys([*(old.tags or []), *(new.tags or [])]))
     merged["securerouter"] = old.securerouter | new.securerouter

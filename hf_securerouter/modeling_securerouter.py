@@ -41,7 +41,7 @@ from .pool import accepted_inputs, build_pool, check_buildable
 from .routing import choose_expert
 
 
-try:  # in a `try`, since transformers demands whatever else a file from the Hub imports
+try:  # transformers demands every import of a file from the Hub to be installed, unless it is in a `try`
     if TYPE_CHECKING:
         from hf_securerouter.mpc.secure_model import SecureModel
 except ImportError:
@@ -50,8 +50,7 @@ except ImportError:
 
 @dataclass
 class SecureRouterOutput(ModelOutput):
-    """
-    Output of [`SecureRouterForSequenceClassification`]. Shapes: B examples, K experts, C labels.
+    """Output of [`SecureRouterForSequenceClassification`]. Shapes: B examples, K experts, C labels.
 
     Args:
         loss (`torch.FloatTensor` of shape (), *optional*, returned with `labels`):
@@ -63,7 +62,7 @@ class SecureRouterOutput(ModelOutput):
         router_probs (`torch.FloatTensor` of shape (B, K), float32):
             The weights of equation 1: the Gumbel-softmax sample in training, the softmax in evaluation.
         expert_indices (`torch.LongTensor` of shape (B,)):
-            The decision, `argmax(router_logits - routing_lambda * expert_costs)`, of equal ones the first.
+            The decision, `argmax(router_logits - routing_lambda * expert_costs)`; of equal values the first.
         expert_logits (`torch.FloatTensor` of shape (B, K, C), returned in training):
             Every expert's output, computed or cached.
         expected_cost (`torch.FloatTensor` of shape (B,), float32):
@@ -90,13 +89,13 @@ class SecureRouterOutput(ModelOutput):
 
 
 class SecureRouterGate(nn.Module):
-    """
-    The router: a summary encoder, whose first token is the summary, and a two-layer perceptron with ReLU and dropout.
+    """The router: a summary encoder, whose first token is the summary, and a two-layer perceptron with ReLU and
+    dropout.
 
     Args:
         config (`SecureRouterConfig`): Gives the encoder's config, the hidden width and the dropout.
-        encoder (`PreTrainedModel`, *optional*): A loaded encoder, instead of a new one; with
-            `config.router_shares_expert`, that expert's, which the expert goes on owning.
+        encoder (`PreTrainedModel`, *optional*): A loaded encoder, instead of a new one. With
+            `config.router_shares_expert` it is the expert's, and stays a module of the expert.
 
     Inputs: token ids, mask and token types of shape (B, T), or their summaries, (B, H), as `summary`. Output: (B, K),
     one number for each expert.
@@ -108,11 +107,12 @@ class SecureRouterGate(nn.Module):
         if encoder is None:
             encoder = AutoModel.from_config(encoder_config, dtype=torch.get_default_dtype())
         if config.router_shares_expert is not None:
-            # Not registered here: the weights are the expert's, and saved, moved and trained once.
+            # Past `nn.Module.__setattr__`, which would register the expert's encoder twice: its weights are saved,
+            # moved and trained once, by the expert.
             self.__dict__["encoder"] = encoder
         else:
             if getattr(encoder, "pooler", None) is not None:
-                encoder.pooler = None  # the perceptron reads the first token itself
+                encoder.pooler = None  # the perceptron reads the first token, not the pooler's output
             self.encoder = encoder
         self.max_length = (
             None if config.router_shares_expert is None else config.length_of(config.router_shares_expert)
@@ -122,7 +122,7 @@ class SecureRouterGate(nn.Module):
         self.out_proj = nn.Linear(config.router_hidden_size, config.num_experts)
 
     def summarize(self, **inputs: torch.Tensor | None) -> torch.Tensor:
-        """The encoder's first token, (B, H); a shared encoder reads as much of an input as its expert."""
+        """The hidden state of the first token, (B, H); a shared encoder reads as many tokens as its expert."""
         inputs, _ = truncate(inputs, self.max_length)
         return self.encoder(**accepted_inputs(self.encoder, inputs)).last_hidden_state[:, 0]
 
@@ -133,8 +133,7 @@ class SecureRouterGate(nn.Module):
 
 
 class SecureRouterForSequenceClassification(SecureRouterPreTrainedModel):
-    r"""
-    A pool of sequence classifiers and a router that chooses one of them for each input.
+    r"""A pool of sequence classifiers and a router that chooses one of them for each input.
 
     In training every expert runs, and the outputs are mixed with Gumbel-softmax weights (equation 1), so that router
     and experts learn together. The balance and the cost loss reach the router only. In evaluation only the chosen
@@ -146,7 +145,7 @@ class SecureRouterForSequenceClassification(SecureRouterPreTrainedModel):
         experts (`list[PreTrainedModel]`, *optional*): Loaded experts, instead of new ones.
 
     Raises:
-        `SecureRouterValueError`: The config has no expert or no router, or an expert of an unknown family.
+        `SecureRouterValueError`: The config has no expert or no router, or an expert whose family has no classifier.
 
     Example:
         ```python
@@ -169,7 +168,7 @@ class SecureRouterForSequenceClassification(SecureRouterPreTrainedModel):
         router_encoder: PreTrainedModel | None = None,
         experts: Sequence[PreTrainedModel] | None = None,
     ):
-        requested_attention = config._attn_implementation  # before the base class settles on a default of its own
+        requested_attention = config._attn_implementation  # before the base class sets its own default
         super().__init__(config)
         check_buildable(config)
         config.share_with_experts()
@@ -187,14 +186,14 @@ class SecureRouterForSequenceClassification(SecureRouterPreTrainedModel):
         self.router = SecureRouterGate(config, router_encoder)
         self.experts = nn.ModuleList(experts)
         self._use_functions()
-        # One object for each config, so that what is changed here is what is saved.
+        # The pool's config holds the members' own config objects, so that changes to a member are saved.
         config.router_config = self.router.encoder.config
         config.expert_configs = [expert.config for expert in self._expert_models]
         config.share_with_experts()
 
         members = [self.router.encoder, *self._expert_models]
         self._no_split_modules = sorted({name for member in members for name in member._no_split_modules or []})
-        # What the Gumbel-softmax uses instead of `config.temperature`, which stays the start of the annealing.
+        # The current temperature of the Gumbel-softmax; `config.temperature` stays the temperature of the first step.
         self.annealed_temperature: float | None = None
         if config.expert_costs is None:
             self._estimate_costs()
@@ -210,7 +209,7 @@ class SecureRouterForSequenceClassification(SecureRouterPreTrainedModel):
             use_functions(expert, **chosen)
 
     def set_attn_implementation(self, *args: Any, **kwargs: Any) -> None:
-        """As in transformers, but for experts whose `expert_mpc` names a softmax of its own."""
+        """As in transformers, except for experts whose `expert_mpc` sets the softmax."""
         super().set_attn_implementation(*args, **kwargs)
         self._use_functions()
 
@@ -235,8 +234,7 @@ class SecureRouterForSequenceClassification(SecureRouterPreTrainedModel):
         router_summary: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> SecureRouterOutput:
-        r"""
-        Routes a batch and classifies it.
+        r"""Routes a batch and classifies it.
 
         Args:
             input_ids (`torch.LongTensor` of shape (B, T)): Token ids.
@@ -244,17 +242,17 @@ class SecureRouterForSequenceClassification(SecureRouterPreTrainedModel):
             token_type_ids (`torch.LongTensor` of shape (B, T), *optional*): 0 for the first text, 1 for its pair.
             labels (`torch.Tensor`, *optional*): Classes, shape (B,) int64; values, shape (B,) or (B, C) float; or
                 (B, C) of zeros and ones if `problem_type="multi_label_classification"`.
-            expert_logits (`torch.FloatTensor` of shape (B, K, C), *optional*): The experts' answers, when they are
-                known already: no expert runs then, and only the router learns.
-            router_summary (`torch.FloatTensor` of shape (B, H), *optional*): What the router's encoder makes of the
-                inputs, when it is known already: the encoder does not run then, and only the perceptron learns.
+            expert_logits (`torch.FloatTensor` of shape (B, K, C), *optional*): Cached outputs of the experts; then no
+                expert runs, and only the router learns.
+            router_summary (`torch.FloatTensor` of shape (B, H), *optional*): Cached summaries of the router's encoder;
+                then the encoder does not run, and only the perceptron learns.
 
         Returns:
             [`SecureRouterOutput`]
 
         Raises:
-            `SecureRouterValueError`: Empty inputs, answers or summaries of another shape, or labels that do not fit
-                `num_labels`.
+            `SecureRouterValueError`: The inputs are empty, `expert_logits` or `router_summary` has another shape, or
+                the labels do not fit `num_labels`.
         """
         if input_ids is None or input_ids.dim() != 2 or input_ids.numel() == 0:
             shape = None if input_ids is None else tuple(input_ids.shape)
@@ -272,7 +270,7 @@ class SecureRouterForSequenceClassification(SecureRouterPreTrainedModel):
         if router_summary is not None and tuple(router_summary.shape) != (input_ids.shape[0], width):
             raise SecureRouterValueError(
                 f"`router_summary` should be of shape {(input_ids.shape[0], width)} (examples, router's width), got "
-                f"{tuple(router_summary.shape)}: pass what `model.router.summarize` gives, or leave it out."
+                f"{tuple(router_summary.shape)}: pass the output of `model.router.summarize`, or leave it out."
             )
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
         inputs = truncate_with_warning(inputs, self.config.max_length)
@@ -325,8 +323,8 @@ class SecureRouterForSequenceClassification(SecureRouterPreTrainedModel):
         if expert_logits is None or self.config.router_objective == "gumbel":
             task = task_loss(logits, labels, problem_type)
         else:
-            # Each expert learns the task by itself, and the router to say how well each of them does. Balance and
-            # cost keep their place in the loss's value, but their gradient would bend the predicted utilities.
+            # Each expert learns the task by itself, and the router learns to predict each expert's utility. Balance
+            # and cost stay in the loss's value, without gradient, which would distort the predicted utilities.
             own_losses = [task_loss(own, labels, problem_type) for own in expert_logits.unbind(dim=1)]
             utilities = target_utilities(expert_logits, labels, problem_type)
             task = torch.stack(own_losses).mean() + utility_loss(router_logits, utilities)
@@ -342,8 +340,7 @@ class SecureRouterForSequenceClassification(SecureRouterPreTrainedModel):
         return self.config.problem_type
 
     def run_experts(self, inputs: dict[str, torch.Tensor | None], expert_indices: torch.Tensor) -> torch.Tensor:
-        """
-        The logits of each input's expert, whoever chose it; an expert that no input has does not run.
+        """The logits of each input's chosen expert; an expert that no input chose does not run.
 
         Args:
             inputs (`dict[str, torch.Tensor]`): `input_ids`, `attention_mask` and `token_type_ids`, (B, T) each.
@@ -361,7 +358,7 @@ class SecureRouterForSequenceClassification(SecureRouterPreTrainedModel):
         return torch.cat(parts)[torch.cat(rows).argsort()]
 
     def _run_expert(self, index: int, inputs: dict[str, torch.Tensor | None]) -> torch.Tensor:
-        """The logits of one expert, which reads no more of its inputs than `expert_max_lengths` says."""
+        """The logits of one expert, which reads at most `expert_max_lengths` tokens of an input."""
         expert = self.experts[index]
         shorter, _ = truncate(inputs, self.config.length_of(index))
         return expert(**accepted_inputs(expert, shorter)).logits
@@ -375,23 +372,22 @@ class SecureRouterForSequenceClassification(SecureRouterPreTrainedModel):
         num_labels: int | None = None,
         **config_fields: Any,
     ) -> "SecureRouterForSequenceClassification":
-        r"""
-        Builds a pool from pretrained checkpoints.
+        r"""Builds a pool from pretrained checkpoints.
 
         Args:
             router (`str` or `os.PathLike`, *optional*):
-                Id or folder of the router's summary encoder; it should be small. None lets the router share the
+                Id or folder of the router's summary encoder, which should be small. With None the router shares the
                 encoder of the expert with the fewest parameters (`config.router_shares_expert`).
             experts (`list` of `str` or `os.PathLike`):
                 Id or folder of each expert. Base checkpoints get a new head, fine-tuned ones keep theirs.
             expert_layers (`list[int]`, *optional*):
-                With one expert only: its depths. `[2, 4, 6]` makes three experts of its first 2, 4 and 6 layers, each
-                with the checkpoint's embeddings, pooler and head.
+                Depths of a single expert: `[2, 4, 6]` makes three experts of its first 2, 4 and 6 layers, each with
+                the checkpoint's embeddings, pooler and head.
             num_labels (`int`, *optional*):
-                Number of labels; defaults to that of the fine-tuned experts, or to 2 if there are none.
+                Number of labels; defaults to the fine-tuned experts' number, or to 2 if no expert is fine-tuned.
             config_fields:
-                Fields of [`SecureRouterConfig`]. `id2label` says which labels hold where experts name theirs
-                differently; `dtype` is that of the weights, float32 by default.
+                Fields of [`SecureRouterConfig`]. `id2label` decides if experts name their labels differently; `dtype`
+                is the dtype of the weights, float32 by default.
 
         Returns:
             [`SecureRouterForSequenceClassification`], in evaluation mode.
@@ -449,9 +445,8 @@ class SecureRouterForSequenceClassification(SecureRouterPreTrainedModel):
         routing_lambda: float | None = None,
         quotas: Sequence[int] | None = None,
     ) -> "SecureModel":
-        """
-        Turns the model into secret shares that two servers run. The arguments and the result are those of
-        [`hf_securerouter.mpc.convert.to_mpc`], which explains each.
+        """Converts the model, so that two servers can run it on secret shares. Arguments and result are those of
+        [`hf_securerouter.mpc.convert.to_mpc`], which explains them.
 
         Raises:
             `ConversionError`: Something cannot be converted; the message lists everything at once.

@@ -1,7 +1,7 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""
-The functions that an expert may compute in the place of softmax and of its feed-forward activation, because they cost
-less on secret shares. An expert has to be trained with them; what it computes in clear is what it computes on shares.
+"""Functions that can replace an expert's softmax and feed-forward activation, and cost less on secret shares.
+
+An expert has to be trained with them; it computes the same functions in clear and on shares.
 
 Reference:
     Li et al., MPCFormer: Fast, Performant and Private Transformer Inference with MPC, arXiv 2211.01452 (2Quad and the
@@ -27,19 +27,19 @@ from .number_format import Bounds, current_precision, number_format
 from .range_penalty import watch
 
 
-SMALLEST_ROW_SUM = 2.0**Bounds.row_sum  # of numerators; on shares the inverse of less is not defined
+SMALLEST_ROW_SUM = 2.0**Bounds.row_sum  # of unnormalised weights; on shares a smaller sum has no inverse
 _PREFIX = "securerouter_"
 
 
 class Quadratic(nn.Module):
-    """x^2 / 8 + x / 4 + 1 / 2, which is near to GeLU between -2 and 2."""
+    """x^2 / 8 + x / 4 + 1 / 2, close to GeLU between -2 and 2."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return 0.125 * x * x + 0.25 * x + 0.5
 
 
 def shifted_squares(scores: torch.Tensor) -> torch.Tensor:
-    """Numerators of 2Quad: (score + 5)^2."""
+    """Unnormalised attention weights of 2Quad: (score + 5)^2."""
     return (scores + 5).square()
 
 
@@ -48,16 +48,15 @@ UNNORMALIZED: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {"2quad": shif
 
 
 def attention_weights(scores: torch.Tensor, is_token: torch.Tensor | None, softmax: str) -> torch.Tensor:
-    """
-    What stands for softmax: numerators over their sum in each row.
+    """Attention weights without softmax: unnormalised weights over their row sum.
 
     Args:
         scores (`torch.Tensor` of shape (..., T, T)): Attention scores, scaled, not masked.
-        is_token (`torch.Tensor`, *optional*): True where a key counts, of a shape that broadcasts to that of scores.
+        is_token (`torch.Tensor`, *optional*): False for keys that are padding; broadcasts to the shape of `scores`.
         softmax (`str`): `"2quad"` or `"2relu"`.
 
     Returns:
-        `torch.Tensor` like `scores`. A row sums to 1, unless its numerators sum to less than 1/8.
+        `torch.Tensor` like `scores`. A row sums to 1, unless its unnormalised weights sum to less than 1/8.
     """
     unnormalized = UNNORMALIZED[softmax](scores.to(torch.promote_types(scores.dtype, torch.float32)))
     if is_token is not None:
@@ -66,7 +65,7 @@ def attention_weights(scores: torch.Tensor, is_token: torch.Tensor | None, softm
 
 
 def _fixed_point_attention(softmax: str, precision: str) -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
-    """An attention function of transformers' interface that truncates, in training, where shares do."""
+    """An attention function for transformers' interface that, in training, truncates as shares do."""
     chosen = number_format(precision, softmax)
     half, least = 2.0 ** (chosen.bounds.scores - 1), 2.0**chosen.bounds.row_sum
 
@@ -107,7 +106,7 @@ def _fixed_point_attention(softmax: str, precision: str) -> Callable[..., tuple[
 
 
 def _attention(softmax: str) -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
-    """An attention function of transformers' interface."""
+    """An attention function for transformers' interface."""
 
     def attend(
         module: nn.Module,
@@ -139,17 +138,16 @@ for _names, _function in _ATTENTIONS.items():
 def use_functions(
     expert: PreTrainedModel, hidden_act: str = "exact", softmax: str = "exact", precision: str = "full"
 ) -> None:
-    """
-    Lets a classifier compute other functions, in the place; its weights stay. `to_mpc` converts it with these.
+    """Change the functions of a classifier, in place; its weights stay. `to_mpc` converts it with these functions.
 
     Args:
         expert (`PreTrainedModel`): A BERT-like classifier.
-        hidden_act (`str`): Of its feed-forward layers: `"exact"` (the config's own), `"quadratic"` or `"relu"`.
-        softmax (`str`): Of its attention: `"exact"`, `"2quad"` or `"2relu"`.
-        precision (`str`): What it computes with: `"full"` or `"reduced"`; see `fixed_point_layers.py`.
+        hidden_act (`str`): Feed-forward activation: `"exact"` (the config's own), `"quadratic"` or `"relu"`.
+        softmax (`str`): Attention: `"exact"`, `"2quad"` or `"2relu"`.
+        precision (`str`): Number format: `"full"` or `"reduced"`; see `fixed_point_layers.py`.
 
     Raises:
-        `SecureRouterValueError`: There is no such function, or the family has no such precision.
+        `SecureRouterValueError`: A function or precision is unknown, or the family has no reduced precision.
     """
     precision = current_precision(precision)
     chosen = {"hidden_act": hidden_act, "softmax": softmax, "precision": precision}
@@ -165,5 +163,5 @@ def use_functions(
     if hidden_act == "exact":
         return
     for module, name in [*activation_slots(expert.base_model)]:
-        delattr(module, name)  # it may be a function, whose place a module cannot take
+        delattr(module, name)  # a module cannot be set over an attribute that is a function
         setattr(module, name, ACTIVATIONS[hidden_act]())

@@ -1,11 +1,11 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""
-The precisions that an expert may be computed with under encryption: fraction bits of every value that is truncated and
-of every weight, and bounds on what is computed. `"full"` serves any fine-tuned encoder; `"reduced"` takes about 8 bits
-each for activations and weights, and narrow bounds, both of which an expert has to be trained for.
+"""The precisions of an expert under encryption: fraction bits of truncated values and of weights, bounds of values.
 
-Truncation on shares rounds up or down at random, so that bits of activations are noise in the logits, while weights
-are rounded once and a clear model can round them as well. Bits therefore go where noise would be largest.
+`"full"` is the default and needs no training. `"reduced"` has about 8 fraction bits for activations and for weights,
+and narrow bounds; an expert has to be trained for both.
+
+Truncation on shares rounds up or down at random, so fewer bits of activations mean more noise in the logits. Weights
+are rounded once, and a clear model can round them in the same way. Bits are spent where noise would be largest.
 """
 
 from __future__ import annotations
@@ -16,29 +16,29 @@ from dataclasses import dataclass, fields, replace
 from .errors import SecureRouterValueError
 
 
-MARGIN = 1.5  # a bound is at least this many times what was seen, or what training lets values reach
+MARGIN = 1.5  # a bound is at least this many times the largest value of calibration, or the limit in training
 
-# The windows of the curved activations and of the exponential have to fit into the range.
+# Least bounds: the windows of GeLU, tanh and the exponential have to fit into the range.
 _FLOORS = {"inner": 3, "head": 3, "scores": 4}
 _LOWEST = ("row_sum", "variance_low")  # bounds from below
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """log2 of what absolute values stay below. The defaults hold for real encoders with a margin; what was seen in a
-    fine-tuned six-layer encoder stands behind each.
+    """log2 bounds of absolute values; values of one fine-tuned six-layer encoder in parentheses. Larger encoders can
+    exceed the defaults.
 
     Args:
-        scores (`int`): Attention scores lie within -2^(scores-1) and 2^(scores-1) (seen: -41 to 45), and two scores
-            of one row differ by less than 2^(scores-1) - 4 (seen: 76).
-        value (`int`): Entries of V (seen: 6.0).
-        context (`int`): What softmax divides, times V, in the mean over the length; never above the bounds of both.
-        residual (`int`): Centred inputs of LayerNorm (seen: 218).
-        inner (`int`): Inputs of the feed-forward activation (seen: 24).
-        row_sum (`int`): Smallest sum of a row's numerators under 2Quad and 2ReLU.
-        variance_low (`int`): Smallest variance in LayerNorm (seen: 0.13).
-        variance_high (`int`): Largest variance in LayerNorm, up to 15/16 of the power (seen: 124).
-        embedding (`int`): Embedding outputs, where they are shuffled or selected; checked by the client.
+        scores (`int`): Attention scores lie between -2^(scores-1) and 2^(scores-1) (-41 to 45), and two scores of one
+            row differ by less than 2^(scores-1) - 4 (76).
+        value (`int`): Entries of V (6.0).
+        context (`int`): Unnormalised attention weights times V, over the length; at most the product of both bounds.
+        residual (`int`): Centred inputs of LayerNorm (218).
+        inner (`int`): Inputs of the feed-forward activation (24).
+        row_sum (`int`): Smallest row sum of unnormalised attention weights under 2Quad and 2ReLU.
+        variance_low (`int`): Smallest variance in LayerNorm (0.13).
+        variance_high (`int`): Largest variance in LayerNorm, up to 15/16 of the power (124).
+        embedding (`int`): Embedding outputs that are shuffled or selected; checked by the client.
         head (`int`): Inputs of the head's activation.
         logits (`int`): Logits, and a router's scores.
     """
@@ -56,10 +56,10 @@ class Bounds:
     logits: int = 6
 
     def narrowed(self, **calibrated: int) -> Bounds:
-        """These bounds with some of them tightened; a calibration can never loosen one, nor go below what gates need.
+        """These bounds with some of them tightened; no bound is loosened, or tightened below what the gates need.
 
         Raises:
-            `SecureRouterValueError`: An unknown name.
+            `SecureRouterValueError`: `calibrated` has the name of no bound.
         """
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         for name, value in calibrated.items():
@@ -71,25 +71,24 @@ class Bounds:
 
 @dataclass(frozen=True)
 class FractionBits:
-    """Fraction bits of what is truncated, and of the weights.
+    """Fraction bits of truncated values, and of the weights.
 
     Args:
-        hidden (`int`): Embedding outputs and normalised rows: what meets Q, K, V, the first feed-forward matrix and
-            the head.
-        query (`int`), key (`int`), value (`int`): Their rows; the root of a head's width is in the queries' weights.
-        scores (`int`): Attention scores, where softmax opens them.
-        unnormalized (`int`): What softmax divides, at most.
-        context (`int`): Fraction bits of numerators, and of their products with V, and the bound of these together.
-        row_inverse (`int`): Fraction bits of the numerators and of the inverse of their sum together.
-        row_sum (`int`): Sums of numerators.
-        mixed (`int`): What attention gives the next matrix.
+        hidden (`int`): Hidden states: embedding outputs and outputs of LayerNorm.
+        query (`int`), key (`int`), value (`int`): Q, K and V; 1 / sqrt(head size) is folded into the query weights.
+        scores (`int`): Attention scores, as softmax opens them.
+        unnormalized (`int`): Unnormalised attention weights, at most.
+        context (`int`): At most, the fraction bits of the context (unnormalised weights times V) and its bound, added.
+        row_inverse (`int`): The fraction bits of unnormalised weights and of the inverse row sum, added.
+        row_sum (`int`): Row sums of unnormalised weights.
+        mixed (`int`): Output of attention, before the next matrix.
         inner (`int`), active (`int`): Inputs and outputs of the feed-forward activation.
-        normal (`int`), deviation (`int`): Factors of a LayerNorm: its input and the inverse deviation, at most.
+        normal (`int`), deviation (`int`): Factors of a LayerNorm, its input and the inverse deviation, at most.
         variance (`int`): The variance in LayerNorm.
         head_inner (`int`), head_active (`int`): Inputs and outputs of the head's activation.
         query_weights (`int`), key_weights (`int`), value_weights (`int`), attention_output_weights (`int`),
-        intermediate_weights (`int`), output_weights (`int`), head_weights (`int`): Of the matrices.
-        gamma (`int`), mean_weights (`int`): A LayerNorm's weight, and that over the width, which makes the mean.
+        intermediate_weights (`int`), output_weights (`int`), head_weights (`int`): The matrices of these layers.
+        gamma (`int`), mean_weights (`int`): A LayerNorm's weight, and this weight over the width, for the mean.
     """
 
     hidden: int = 14
@@ -122,27 +121,27 @@ class FractionBits:
 
 @dataclass(frozen=True)
 class NumberFormat:
-    """What a precision stands for.
+    """The numbers of a precision.
 
     Args:
-        bits (`FractionBits`): Of values and weights.
-        bounds (`Bounds`): By default; training for `"reduced"` keeps values within them by `MARGIN`.
+        bits (`FractionBits`): Fraction bits of values and weights.
+        bounds (`Bounds`): Default bounds; training for `"reduced"` keeps values within them by `MARGIN`.
     """
 
     bits: FractionBits
     bounds: Bounds
 
     def unnormalized_bound(self, softmax: str) -> int:
-        """log2 of what softmax divides by its sum: exponentials are at most 1."""
+        """log2 bound of unnormalised attention weights; exponentials are at most 1."""
         return {"exact": 0, "2quad": 2 * self.bounds.scores - 2, "2relu": self.bounds.scores - 1}[softmax]
 
     def context_bound(self, softmax: str, length: int) -> int:
-        """log2 of numerators times V, before the division, for rows of `length` tokens."""
+        """log2 bound of unnormalised attention weights times V, before the division, for rows of `length` tokens."""
         one = min(self.unnormalized_bound(softmax) + self.bounds.value, self.bounds.context)
         return one + (length - 1).bit_length()
 
     def unnormalized(self, softmax: str, length: int) -> int:
-        """Fraction bits of what softmax divides, and of the context: few enough that 64 bits hold a LayerNorm."""
+        """Fraction bits of unnormalised attention weights and of the context; few enough for LayerNorm in 64 bits."""
         return min(self.bits.unnormalized, self.bits.context - self.context_bound(softmax, length))
 
 
@@ -182,26 +181,26 @@ _REDUCED = NumberFormat(
 
 
 def deviation_bits(features: int) -> int:
-    """ceil(log2 d)."""
+    """ceil(log2 d) of the width d of a LayerNorm."""
     return (features - 1).bit_length()
 
 
 def deviation_ratio(features: int) -> float:
-    """What a LayerNorm's weight is multiplied by on shares: z is divided by the root of sum z^2 / 2^ceil(log2 d)."""
+    """Factor of a LayerNorm's weight on shares, where z is divided by the root of sum z^2 / 2^ceil(log2 d)."""
     return math.sqrt(features / 2 ** deviation_bits(features))
 
 
 def current_precision(name: str) -> str:
-    """The name that a precision has now: checkpoints and shares of before 0.1 say `w8a8`, which is not INT8."""
+    """The current name of a precision: checkpoints and shares from before 0.1 name `reduced` `w8a8` (not INT8)."""
     return "reduced" if name == "w8a8" else name
 
 
 def number_format(precision: str, softmax: str = "exact") -> NumberFormat:
-    """What the precision of this name stands for in an expert with this softmax."""
+    """The numbers of a precision, in an expert with this softmax."""
     if precision == "full":
         return _FULL
     if softmax == "2quad":
         return _REDUCED
-    # Numerators are small here, and small ones need bits; so do the scores that they are made of.
+    # Unnormalised weights are small under "exact" and "2relu", so they and the scores need more bits.
     bits, one = replace(_REDUCED.bits, scores=7, context=14), {"exact": 1, "2relu": 2}[softmax]
     return NumberFormat(bits, replace(_REDUCED.bounds, scores=6, context=one, row_sum=_FULL.bounds.row_sum))

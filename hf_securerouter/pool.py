@@ -39,12 +39,12 @@ _TOKENIZER_FILES = (
     "sentencepiece.bpe.model",
     "tokenizer.model",
 )
-_NO_LIMIT = 10**6  # tokenizers without a length limit say a far larger number
+_NO_LIMIT = 10**6  # a tokenizer without a length limit has a far larger number
 
 
 @dataclass
 class Pool:
-    """Loaded members of a pool, the labels that hold for it, and the longest input that all of them take."""
+    """Loaded members of a pool, the labels of the pool, and the longest input that all members take."""
 
     router_encoder: PreTrainedModel | None
     experts: list[PreTrainedModel]
@@ -66,12 +66,11 @@ def build_pool(
     id2label: dict[int, str] | None,
     dtype: torch.dtype,
 ) -> Pool:
-    """
-    Loads the members of a pool; the arguments are those of
+    """Loads the members of a pool; the arguments are those of
     [`SecureRouterForSequenceClassification.from_expert_pretrained`].
 
     Raises:
-        `SecureRouterValueError`: The checkpoints cannot form a pool; the message says which and what to do.
+        `SecureRouterValueError`: The checkpoints cannot form a pool; the message names the checkpoint and a remedy.
     """
     if isinstance(experts, (str, os.PathLike)) or not experts:
         raise SecureRouterValueError(f"`experts` should be a list of at least one id or folder, got {experts!r}.")
@@ -104,13 +103,12 @@ def build_pool(
             )
     for model in (*routers, *loaded):
         if not is_hub_id(model.config.name_or_path or ""):
-            model.config.name_or_path = ""  # a path of this machine, which no saved config should tell
+            model.config.name_or_path = ""  # a saved config must not reveal a path of this machine
     return Pool(encoder, loaded, id2label, max_length)
 
 
 def cut_layers(model: PreTrainedModel, layers: int) -> PreTrainedModel:
-    """
-    A copy of a classifier with its first layers only, and with its embeddings, its pooler and its head.
+    """A copy of a classifier with its first layers only, and with its embeddings, pooler and head.
 
     Args:
         model (`PreTrainedModel`): The whole classifier.
@@ -153,7 +151,7 @@ def _load_config(argument: str, name: str) -> PreTrainedConfig:
         config = None if is_adapter else AutoConfig.from_pretrained(name)
     except (OSError, ValueError) as error:
         raise SecureRouterValueError(
-            f"`{argument}` is {name!r}, which is no folder with a config.json and no id that the Hub gives: {error}"
+            f"`{argument}` is {name!r}, which is neither a folder with a config.json nor an id on the Hub: {error}"
         ) from error
     if config is None:
         raise SecureRouterValueError(
@@ -169,7 +167,7 @@ def _load_config(argument: str, name: str) -> PreTrainedConfig:
 
 
 def _load(auto_class: Any, argument: str, name: str, dtype: torch.dtype, **kwargs: Any) -> PreTrainedModel:
-    """Loads a checkpoint and refuses one without the tensors of its own encoder."""
+    """Loads a checkpoint, and refuses one that lacks tensors of its encoder or of its trained head."""
     try:
         model, info = auto_class.from_pretrained(name, dtype=dtype, output_loading_info=True, **kwargs)
     except SafetensorError as error:
@@ -232,7 +230,7 @@ def _common_count(configs: dict[str, PreTrainedConfig], num_labels: int | None) 
 def _agree_on_labels(
     names: list[str], experts: list[PreTrainedModel], fine_tuned: list[bool], id2label: dict[int, str] | None
 ) -> dict[int, str]:
-    """Brings the trained heads to one order of labels, which is that of `id2label` or of the first trained head."""
+    """Brings the trained heads to one order of labels: the order of `id2label`, or of the first trained head."""
     trained = [(name, expert) for name, expert, tuned in zip(names, experts, fine_tuned, strict=True) if tuned]
     if not trained:
         return id2label or _labels(experts[0])
@@ -270,7 +268,7 @@ def _permute_head(expert: PreTrainedModel, order: list[int]) -> None:
 
 
 def _shared_max_length(members: dict[str, str], configs: dict[str, PreTrainedConfig]) -> int | None:
-    """Refuses different tokenizers, and returns the longest input that every member and its tokenizer take."""
+    """Refuses different tokenizers, and returns the longest input that all members and tokenizers take."""
     tokenizers: dict[str, _Tokenizer | None] = {}
     for name in dict.fromkeys(members.values()):
         tokenizers[name] = _load_tokenizer(name)
@@ -299,7 +297,7 @@ def _shared_max_length(members: dict[str, str], configs: dict[str, PreTrainedCon
 
 
 def _load_tokenizer(name: str) -> _Tokenizer | None:
-    """What decides how a text becomes ids, from whatever files the checkpoint keeps it in; None if it has none."""
+    """The parts of a tokenizer that decide how a text becomes ids, and its limit; None if there is no tokenizer."""
     if not any(
         cached_file(name, file, _raise_exceptions_for_missing_entries=False) is not None for file in _TOKENIZER_FILES
     ):
@@ -326,7 +324,7 @@ def _load_tokenizer(name: str) -> _Tokenizer | None:
 
 
 def accepted_inputs(member: nn.Module, inputs: dict[str, torch.Tensor | None]) -> dict[str, torch.Tensor | None]:
-    """The inputs that a member of the pool takes: not every family has token types, or more than one of them."""
+    """The inputs that a member of the pool accepts: some families have no token types, or only one type."""
     if "token_type_ids" in inspect.signature(member.forward).parameters:
         if getattr(member.config, "type_vocab_size", 0) > 1:
             return inputs
@@ -334,11 +332,10 @@ def accepted_inputs(member: nn.Module, inputs: dict[str, torch.Tensor | None]) -
 
 
 def check_buildable(config: SecureRouterConfig) -> None:
-    """
-    Makes sure that a pool can be made of a config.
+    """Checks that a pool can be made from a config.
 
     Raises:
-        `SecureRouterValueError`: It has no expert or no router, or an expert of a family without a classifier.
+        `SecureRouterValueError`: The config has no expert or no router, or an expert whose family has no classifier.
     """
     remedy = (
         "Build the pool with `SecureRouterForSequenceClassification.from_expert_pretrained(router=..., experts=[...])`"

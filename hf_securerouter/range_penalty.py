@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""How far an expert's values go beyond the bounds that they have on shares: watched in training, and penalised."""
+"""Watches, in training, how far an expert's values exceed their bounds on shares, and penalises it."""
 
 from __future__ import annotations
 
@@ -13,18 +13,15 @@ from torch.nn import functional
 from .number_format import MARGIN
 
 
-# Ranges.
-
-
 class RangePenalty:
-    """
-    How far values go beyond what their bounds leave as margin; made by [`range_penalty`].
+    """The penalty for values beyond their limits, a bound over `MARGIN` each; made by [`range_penalty`].
 
     Args:
-        attention_mask (`torch.Tensor` of shape (B, T)): 0 where a token is padding, whose values do not count.
+        attention_mask (`torch.Tensor` of shape (B, T)): 0 for padding, whose values do not count.
 
     Attributes:
-        widest (`float`): The largest absolute value over its bound, so far: above 1 the encrypted answer is garbage.
+        widest (`float`): The largest ratio of an absolute value to its bound so far; above 1 a bound is exceeded and
+            the encrypted result is wrong.
     """
 
     def __init__(self, attention_mask: torch.Tensor) -> None:
@@ -33,15 +30,16 @@ class RangePenalty:
         self.widest = 0.0
 
     def __call__(self) -> torch.Tensor:
-        """
+        """The penalty of all values so far.
+
         Returns:
-            `torch.Tensor`: A scalar, 0 where all values keep their margin: by how much of their limit values exceed
-            it (below a fifth: squared), a sum over values and layers and a mean over tokens. It has a gradient.
+            `torch.Tensor`: A scalar with a gradient, 0 if no value exceeds its limit. Each excess counts as a fraction
+            of the limit (squared below a fifth), summed over values and layers, averaged over tokens.
         """
         return sum(self._terms, torch.zeros((), device=self._is_token.device))
 
     def add(self, values: torch.Tensor, limit: float, pairs: bool) -> None:
-        """Notes values that should stay within `limit`; see [`watch`]."""
+        """Record values that should stay within `limit`; see [`watch`]."""
         is_token, (low, high) = self._is_token, values.detach().aminmax()
         if max(-low.item(), high.item()) <= min(limit, MARGIN * self.widest * limit):
             return
@@ -53,7 +51,7 @@ class RangePenalty:
             is_token = torch.ones_like(values, dtype=torch.bool)
         largest = (values.detach().abs() * is_token).amax().item() / limit
         self.widest = max(self.widest, largest / MARGIN)
-        if largest > 1:  # rarely, once an expert is trained, and the rest takes long
+        if largest > 1:  # rare once an expert is trained, and the lines below are slow
             over = functional.relu(values.abs() / limit - 1) * is_token
             penalty = functional.smooth_l1_loss(over, torch.zeros_like(over), reduction="sum", beta=0.2)
             self._terms.append(penalty / self._is_token.sum())
@@ -64,11 +62,10 @@ _watched: ContextVar[RangePenalty | None] = ContextVar("range_penalty", default=
 
 @contextmanager
 def range_penalty(attention_mask: torch.Tensor) -> Iterator[RangePenalty]:
-    """
-    Watches the values of every expert of a narrow precision that runs inside.
+    """Watch the values of every expert of reduced precision that runs in the block.
 
     Args:
-        attention_mask (`torch.Tensor` of shape (B, T)): 0 where a token is padding.
+        attention_mask (`torch.Tensor` of shape (B, T)): 0 for padding.
 
     Example:
         ```python
@@ -86,12 +83,11 @@ def range_penalty(attention_mask: torch.Tensor) -> Iterator[RangePenalty]:
 
 
 def watch(values: torch.Tensor, bound: float, pairs: bool = False) -> None:
-    """
-    Tells the penalty, if there is one, of values that should stay below a bound by the margin.
+    """Record values in the penalty, if one is watching; they should stay below a bound by the margin.
 
     Args:
         values (`torch.Tensor`): Of shape (B, T, ...) or (B, C); of shape (B, heads, T, T) with `pairs`.
-        bound (`float`): What their absolute values are bounded by on shares.
+        bound (`float`): The bound of their absolute values on shares.
         pairs (`bool`): Whether there is a value for every pair of tokens.
     """
     penalty = _watched.get()

@@ -1,8 +1,8 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""Tells transformers' auto classes of this package's config and model, as soon as they are imported.
+"""Registers this package's config and model in transformers' auto classes, as soon as those are imported.
 
-`import hf_securerouter` and `import transformers` may come in either order, and neither imports the other. What is not
-imported yet is waited for by a finder in front of `sys.meta_path`, which lets the other finders do their work.
+`import hf_securerouter` and `import transformers` may come in either order, and neither imports the other. For a
+module that is not imported yet, a finder at the front of `sys.meta_path` waits; the other finders still load it.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ _OWN = {_CONFIG: "hf_securerouter.configuration_securerouter", _MODEL: "hf_secur
 
 
 def _under_way(name: str) -> bool:
-    """Whether the module of this class is in the middle of its import, whose end calls for registration again."""
+    """Whether the module of this class is being imported; the end of its import registers it again."""
     module = sys.modules.get(_OWN[name])
     return module is not None and not hasattr(module, name)
 
 
 def register_config() -> None:
-    """Let `AutoConfig` know `SecureRouterConfig`."""
+    """Register `SecureRouterConfig` in `AutoConfig`."""
     if not _under_way(_CONFIG):
         from transformers import AutoConfig
 
@@ -40,7 +40,7 @@ def register_config() -> None:
 
 
 def register_model() -> None:
-    """Let `AutoModelForSequenceClassification` know `SecureRouterForSequenceClassification`."""
+    """Register `SecureRouterForSequenceClassification` in `AutoModelForSequenceClassification`."""
     if not _under_way(_MODEL):
         from transformers import AutoModelForSequenceClassification
 
@@ -61,7 +61,7 @@ _REGISTERED = {
 
 
 def when_transformers_is_imported() -> None:
-    """Register now what is imported already, and the rest when it is."""
+    """Register now with the modules that are imported already, and with the others when they are imported."""
     for name, register in _REGISTERED.items():
         if name in sys.modules:
             register()
@@ -74,7 +74,7 @@ class _AfterImport(MetaPathFinder):
 
     Args:
         name (`str`): The module.
-        then (callable): What to call.
+        then (callable): The function to call.
     """
 
     def __init__(self, name: str, then: Callable[[], None]) -> None:

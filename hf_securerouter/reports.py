@@ -1,8 +1,8 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""What a router is worth: quality over cost, beside what can be had without one.
+"""The benefit of a router: quality over cost, compared with single experts and random mixes of them.
 
-A curve is a list of operating points (cost, score), ascending in cost. Costs are relative: 1 is the largest expert
-alone. Shapes: N inputs, K experts.
+A curve is a list of operating points (cost, score), ascending in cost. Costs are relative: 1 is the cost of the
+largest expert alone. Shapes: N inputs, K experts.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ Score = Callable[[np.ndarray, np.ndarray], float]
 
 @dataclass(frozen=True)
 class PoolAnswers:
-    """What every expert answered to the inputs that a report is about.
+    """The answers of every expert to the inputs of a report.
 
     Args:
         predictions (`np.ndarray` of shape (N, K)): Class or value that each expert predicts.
-        references (`np.ndarray` of shape (N,)): The right ones.
-        utilities (`np.ndarray` of shape (N, K)): How good each answer is, as
-            [`~hf_securerouter.losses.expert_utilities`] gives it.
-        costs (K positive numbers): Cost of a query that goes to each expert without a router.
-        routed_costs (K positive numbers): Cost of one that the router sends to each expert, router included.
-        largest (`np.ndarray` of shape (N,)): What the largest expert predicts, with which quality is compared; it need
-            not be one of these.
-        largest_cost (`float`): Its cost.
-        score (callable): Of predictions (N,) and references (N,); higher is better.
+        references (`np.ndarray` of shape (N,)): The right classes or values.
+        utilities (`np.ndarray` of shape (N, K)): Utility of each answer, from
+            [`~hf_securerouter.losses.expert_utilities`].
+        costs (K positive numbers): Cost of a query with each expert, without a router.
+        routed_costs (K positive numbers): Cost of a query with the router and each expert.
+        largest (`np.ndarray` of shape (N,)): Predictions of the largest expert, the measure of quality; it need not be
+            one of the K experts.
+        largest_cost (`float`): Cost of a query with the largest expert.
+        score (callable): Score of predictions (N,) against references (N,); higher is better.
     """
 
     predictions: np.ndarray
@@ -52,7 +52,7 @@ class PoolAnswers:
     score: Score
 
     def take(self, rows: np.ndarray) -> PoolAnswers:
-        """The same for some of the inputs, which may repeat."""
+        """The answers to the inputs of `rows`, which may repeat."""
         return PoolAnswers(
             self.predictions[rows],
             self.references[rows],
@@ -65,19 +65,19 @@ class PoolAnswers:
         )
 
     def point(self, chosen: np.ndarray, routed: bool = True) -> tuple[float, float]:
-        """Relative cost and score when input n goes to expert `chosen[n]`, by the router or without one."""
+        """Relative cost and score if input n goes to expert `chosen[n]`, with or without the router's cost."""
         cost = np.asarray(self.routed_costs if routed else self.costs)[chosen].mean() / self.largest_cost
         return float(cost), self.score(self.predictions[np.arange(len(chosen)), chosen], self.references)
 
 
 def routed_curve(answers: PoolAnswers, scores: torch.Tensor, points: int = 101, routed: bool = True) -> Curve:
-    """The operating points that lambda leads through, from the best expert of every input to the cheapest.
+    """The operating points of growing lambda, from the best expert of every input to the cheapest.
 
     Args:
         answers ([`PoolAnswers`]): The experts' answers.
         scores (`torch.Tensor` of shape (N, K)): Router's outputs.
-        points (`int`): How many lambdas at most.
-        routed (`bool`): Whether the router costs anything.
+        points (`int`): Most lambdas to try.
+        routed (`bool`): Whether the router's cost counts.
     """
     own = answers.routed_costs if routed else answers.costs
     costs = torch.tensor(own, dtype=torch.float64)
@@ -89,7 +89,7 @@ def routed_curve(answers: PoolAnswers, scores: torch.Tensor, points: int = 101, 
 
 
 def oracle_curve(answers: PoolAnswers, points: int = 101) -> Curve:
-    """Routing by the true utilities, at no cost: what no router can beat, for a metric that is a mean."""
+    """Routing by the true utilities, at no cost: an upper bound of every router, for a metric that is a mean."""
     return routed_curve(answers, torch.from_numpy(answers.utilities).double(), points, routed=False)
 
 
@@ -121,9 +121,9 @@ def audc(curve: Curve) -> float:
     """Area under the curve of score over relative cost, from cost 0 to cost 1; higher is better.
 
     `audc = integral from 0 to 1 of q(c) dc`, where q joins the operating points by straight lines (a random mix of two
-    points lies on the line between them), keeps the score of the cheapest point to its left and that of the costliest
-    to its right. So it is a mean score: that of a pool whose budget is drawn evenly between nothing and the largest
-    expert. Costs include the router's, so that its points lie further to the right.
+    points lies on the line between them), and is constant left of the cheapest point and right of the costliest. So
+    AUDC is the mean score of a pool whose budget is uniform between 0 and the cost of the largest expert. Costs
+    include the router's.
     """
     costs, scores = np.array(curve).T
     inside = (costs > 0) & (costs < 1)
@@ -135,7 +135,7 @@ def qnc(curve: Curve, score: float) -> float | None:
     """Quality-neutral cost: the smallest relative cost at which the curve reaches `score`, the largest expert's.
 
     Returns:
-        `float`, or None if it never does. Points between operating points are on straight lines.
+        `float`, or None if the curve never reaches it. Straight lines join the operating points.
     """
     for (c0, s0), (c1, s1) in zip([curve[0], *curve], curve, strict=False):
         if s1 >= score:
@@ -146,13 +146,13 @@ def qnc(curve: Curve, score: float) -> float | None:
 def bootstrap(
     statistic: Callable[[np.ndarray], float], count: int, resamples: int = 1000, seed: int = 0
 ) -> tuple[float, float]:
-    """The 95 % percentile interval of a statistic, over inputs drawn again with replacement.
+    """The 95 % bootstrap percentile interval of a statistic, over inputs drawn with replacement.
 
     Args:
-        statistic (callable): Of the indices (N,) of the inputs that were drawn.
-        count (`int`): N.
-        resamples (`int`): How many draws.
-        seed (`int`): Of the draws; the same seed draws the same inputs, so that statistics can be compared.
+        statistic (callable): A number from the indices (N,) of the drawn inputs.
+        count (`int`): N, the number of inputs.
+        resamples (`int`): Number of draws.
+        seed (`int`): Seed of the draws; with the same seed, statistics are computed on the same inputs.
     """
     generator = np.random.default_rng(seed)
     values = [statistic(generator.integers(0, count, count)) for _ in range(resamples)]
@@ -166,17 +166,17 @@ def make_report(
     chosen: Mapping[str, np.ndarray],
     resamples: int = 1000,
 ) -> dict[str, Any]:
-    """Everything that is reported of a pool, as JSON-able values.
+    """The report of a pool, as JSON-able values.
 
     Args:
         answers ([`PoolAnswers`]): The experts' answers.
         scores (`dict` of `torch.Tensor` of shape (N, K)): Router's outputs, by objective.
-        chosen (`dict` of `np.ndarray` of shape (N,)): Experts that served the inputs, by policy: what was settled on
+        chosen (`dict` of `np.ndarray` of shape (N,)): The expert of each input, by policy; every policy was fixed
             before these inputs were seen.
-        resamples (`int`): Of the bootstrap; areas, which take many points each, get a fifth of them.
+        resamples (`int`): Draws of the bootstrap; the slower intervals of areas use a fifth of them.
 
     Returns:
-        `dict`: `curves`, `experts`, `audc`, `qnc` and `policies`; every interval holds 95 %.
+        `dict`: Among others `curves`, `experts`, `audc`, `qnc` and `policies`; intervals are 95 % intervals.
     """
 
     def curve(name: str, rows: np.ndarray, points: int) -> Curve:
@@ -232,8 +232,8 @@ def make_report(
 def draw_report(
     report: Mapping[str, Any], path: str | os.PathLike, title: str = "", score_name: str = "score"
 ) -> None:
-    """Draw the curves, the single experts and the chosen policies of a report as one figure, a PNG file; and the
-    `variants` of experts that were tried, if it names any with `seconds` and a `score`.
+    """Draw the curves, single experts and policies of a report as a PNG figure; also its `variants` of experts, if
+    they have `seconds` and a `score`.
 
     Raises:
         ImportError: matplotlib is not installed.

@@ -1,9 +1,8 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""
-Policies: from the router's outputs to the expert that serves each query.
+"""Policies: from the router's outputs to the expert that serves each query.
 
-A score is what the router expects of an expert (`router_logits`, higher is better), a cost what that expert takes
-(`expert_costs`). Shapes: B queries, K experts.
+A score is the router's prediction for an expert (`router_logits`, higher is better), a cost is the expert's cost of a
+query (`expert_costs`). Shapes: B queries, K experts.
 """
 
 from __future__ import annotations
@@ -17,13 +16,12 @@ from .errors import SecureRouterValueError
 
 
 def choose_expert(scores: torch.Tensor, costs: Sequence[float] | torch.Tensor, routing_lambda: float) -> torch.Tensor:
-    """
-    The expert with the best score less lambda times cost; of equal ones the first.
+    """The expert with the best score - lambda * cost; of equal experts the first.
 
     Args:
         scores (`torch.Tensor` of shape (B, K)): Router's outputs.
         costs (K positive numbers): Cost of each expert.
-        routing_lambda (`float`): What one unit of cost weighs.
+        routing_lambda (`float`): Weight of one unit of cost.
 
     Returns:
         `torch.Tensor` of shape (B,), int64.
@@ -34,11 +32,10 @@ def choose_expert(scores: torch.Tensor, costs: Sequence[float] | torch.Tensor, r
 
 
 def lambda_for_budget(scores: torch.Tensor, costs: Sequence[float], budget: float) -> float:
-    """
-    The lambda with which queries cost `budget` or less on average under [`choose_expert`], as little less as can be.
+    """The smallest lambda with which queries cost at most `budget` on average under [`choose_expert`].
 
-    The mean cost never rises with lambda, and changes only where one expert's lead over a cheaper one is used up. So
-    one lambda between each two such points stands for all; the lowest that keeps the budget is found by bisection.
+    The mean cost never rises with lambda, and changes only where an expert's lead over a cheaper expert is used up.
+    The candidates are one lambda between every two such points; bisection finds the lowest that keeps the budget.
 
     Args:
         scores (`torch.Tensor` of shape (B, K)): Router's outputs for held-out queries.
@@ -79,7 +76,7 @@ def _check_budget(costs: Sequence[float], budget: float) -> None:
 
 
 def _decisive_lambdas(scores: torch.Tensor, costs: torch.Tensor) -> torch.Tensor:
-    """One lambda between each two at which some decision may change, and one beyond the last; ascending, float64."""
+    """One lambda between every two values at which a decision may change, and one beyond; ascending, float64."""
     gains = scores[:, :, None] - scores[:, None, :]
     steps = costs[:, None] - costs[None, :]
     crossings = (gains / steps)[:, steps > 0].flatten()
@@ -88,13 +85,13 @@ def _decisive_lambdas(scores: torch.Tensor, costs: torch.Tensor) -> torch.Tensor
 
 
 def lambda_grid(scores: torch.Tensor, costs: Sequence[float], points: int = 101) -> list[float]:
-    """
-    Lambdas that lead from the best expert of every query to the cheapest, in steps of about as many changed decisions.
+    """Lambdas from 0, where every query gets its best expert, to one where every query gets the cheapest; about as
+    many decisions change in every step.
 
     Args:
         scores (`torch.Tensor` of shape (B, K)): Router's outputs.
         costs (K positive numbers): Cost of each expert.
-        points (`int`): How many lambdas at most, at least 2.
+        points (`int`): Most lambdas to return, at least 2.
 
     Returns:
         `list[float]`: Ascending, from 0.
@@ -106,18 +103,17 @@ def lambda_grid(scores: torch.Tensor, costs: Sequence[float], points: int = 101)
 
 
 def quotas_for_budget(scores: torch.Tensor, costs: Sequence[float], budget: float, batch_size: int) -> list[int]:
-    """
-    The quotas with which queries cost `budget` or less on average and the router expects most of their answers, when
-    they are served as [`assign_by_quota`] does.
+    """The quotas with the highest mean score among those with which queries cost at most `budget` on average, if they
+    are served by [`assign_by_quota`].
 
-    All quotas are tried: there are few, for a batch of 32 and five experts 58,905. Of equally good ones the cheapest
-    are taken.
+    All quotas are tried; for a batch of 32 and five experts there are 58,905. Of equally good quotas the cheapest are
+    taken.
 
     Args:
         scores (`torch.Tensor` of shape (B, K)): Router's outputs for held-out queries.
         costs (K positive numbers): Cost of each expert.
         budget (`float`): Mean cost of a query, in the units of `costs`.
-        batch_size (`int`): What the quotas sum to.
+        batch_size (`int`): The sum of the quotas.
 
     Returns:
         `list[int]`: K counts.
@@ -151,8 +147,7 @@ def quotas_for_budget(scores: torch.Tensor, costs: Sequence[float], budget: floa
 
 
 def quotas_for_batch(quotas: Sequence[int], batch_size: int) -> list[int]:
-    """
-    How many of `batch_size` queries each expert serves: whole batches of the quotas, the last one padded.
+    """How many of `batch_size` queries each expert serves: whole batches of the quotas, the last one padded.
 
     Args:
         quotas (K integers): Queries of one batch that each expert serves.
@@ -166,13 +161,12 @@ def quotas_for_batch(quotas: Sequence[int], batch_size: int) -> list[int]:
 
 
 def quotas_for_shares(shares: Sequence[float], batch_size: int) -> list[int]:
-    """
-    Quotas of one batch that come closest to given shares, by largest remainders; of equal ones the first is raised.
+    """Quotas of a batch that are closest to given shares, by largest remainders; of equal remainders the first wins.
 
     Args:
-        shares (K numbers): What part of all queries each expert serves, such as the routing distribution on training
-            data; their sum is 1.
-        batch_size (`int`): What the quotas sum to.
+        shares (K numbers): Fraction of all queries that each expert serves, such as the routing distribution on
+            training data; the fractions sum to 1.
+        batch_size (`int`): The sum of the quotas.
 
     Returns:
         `list[int]`: K counts.
@@ -186,19 +180,16 @@ def quotas_for_shares(shares: Sequence[float], batch_size: int) -> list[int]:
 
 
 def by_cost(costs: Sequence[float]) -> list[int]:
-    """
-    The experts from the cheapest to the costliest; of equal ones the first.
-    """
+    """The experts from the cheapest to the costliest; experts of equal cost stay in order."""
     return sorted(range(len(costs)), key=lambda k: costs[k])
 
 
 def assign_by_quota(scores: torch.Tensor, quotas: Sequence[int], costs: Sequence[float]) -> torch.Tensor:
-    """
-    Serves a batch so that every expert gets exactly its quota, whatever the queries say.
+    """Serves a batch so that every expert gets exactly its quota, whatever the queries are.
 
-    Queries are ranked by one difficulty: how much better the router expects the costliest expert to do than the
-    cheapest. The hardest go to the costliest expert until its quota is full, and so on down. Of equally hard queries
-    the first counts as the harder one.
+    Queries are ranked by difficulty: the costliest expert's score minus the cheapest's. The hardest queries go to the
+    costliest expert until its quota is full, the next to the next cheaper one, and so on. Of equally hard queries the
+    first counts as the harder one.
 
     Args:
         scores (`torch.Tensor` of shape (B, K)): Router's outputs.
@@ -227,8 +218,7 @@ def assign_by_quota(scores: torch.Tensor, quotas: Sequence[int], costs: Sequence
 
 
 def fill_batch(count: int, size: int) -> torch.Tensor:
-    """
-    Rows of a batch of `size` for which there are only `count` queries: each of them, and copies of them in turn.
+    """Fill a batch of `size` rows from `count` queries: the index of each query, then copies of them in turn.
 
     Returns:
         `torch.Tensor` of shape (size,), int64; the first `count` are 0, 1, 2, ...
@@ -237,8 +227,7 @@ def fill_batch(count: int, size: int) -> torch.Tensor:
 
 
 def serve_by_quota(scores: torch.Tensor, quotas: Sequence[int], costs: Sequence[float]) -> torch.Tensor:
-    """
-    Serves any number of queries, in their order and in batches of `sum(quotas)`, with [`assign_by_quota`].
+    """Serves any number of queries, in their order and in batches of `sum(quotas)`, with [`assign_by_quota`].
 
     Args:
         scores (`torch.Tensor` of shape (B, K)): Router's outputs.

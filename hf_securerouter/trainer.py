@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""`transformers.Trainer` with what a router needs: annealing, the parts of the loss, routing shares."""
+"""`transformers.Trainer` for a router: anneals the temperature, logs the parts of the loss and the routing shares."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,11 +24,14 @@ class SecureRouterTrainingArguments(TrainingArguments):
 
     Args:
         router_learning_rate (`float`, *optional*):
-            Learning rate of the router; defaults to `learning_rate`. Experts that were fine-tuned already want a small
-            one, the router's new layers do not.
+            Learning rate of the router; defaults to `learning_rate`. Fine-tuned experts need a small rate, the
+            router's new layers a larger one.
         hub_strategy (`str`, defaults to `"end"`):
             When to push. The strategies that push during training also upload the pickled `training_args.bin`, and
             are refused.
+
+    Raises:
+        SecureRouterValueError: `router_learning_rate` is negative, or `push_to_hub` is set with another strategy.
     """
 
     router_learning_rate: float | None = field(
@@ -52,8 +55,8 @@ class SecureRouterTrainingArguments(TrainingArguments):
 class TemperatureAnnealingCallback(TrainerCallback):
     """Sets the temperature of the Gumbel-softmax before each step.
 
-    The temperature is a function of the step alone (`config.temperature_at`), so that a resumed run goes on where it
-    stopped. The config, and so the checkpoint, keeps the temperature that training starts with.
+    The temperature is a function of the step alone (`config.temperature_at`), so that a resumed run continues where it
+    stopped. The config, and so the checkpoint, keeps the temperature of the first step.
     """
 
     def on_step_begin(self, args, state, control, model=None, **kwargs):
@@ -64,17 +67,17 @@ class TemperatureAnnealingCallback(TrainerCallback):
 class SecureRouterTrainer(Trainer):
     """[`~transformers.Trainer`] for [`SecureRouterForSequenceClassification`].
 
-    It anneals the temperature, logs `task_loss`, `balance_loss`, `cost_loss`, `temperature` and the share of each
-    expert beside the loss, adds the routing shares and the mean cost of the chosen experts to every evaluation, and
-    collects both for the model card. Training itself is the Trainer's.
+    It anneals the temperature, and logs `task_loss`, `balance_loss`, `cost_loss`, `temperature` and the share of each
+    expert beside the loss. It adds the routing shares and the mean cost of the chosen experts to every evaluation, and
+    collects both for the model card. Training itself is unchanged.
 
     Args:
         model: The model to train.
-        args ([`SecureRouterTrainingArguments`] or [`~transformers.TrainingArguments`], *optional*): Its arguments.
-        kwargs: Everything else that the Trainer takes.
+        args ([`SecureRouterTrainingArguments`] or [`~transformers.TrainingArguments`], *optional*): The arguments.
+        kwargs: All other arguments of the Trainer.
 
     Raises:
-        SecureRouterValueError: An argument would put another loss in the place of the model's own.
+        SecureRouterValueError: `compute_loss_func` or label smoothing would replace the model's own loss.
 
     Example:
         ```python
@@ -132,7 +135,7 @@ class SecureRouterTrainer(Trainer):
         super().log(logs, start_time)
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-        # The routing outputs are on the model's list of what predictions leave out; they are read on the way.
+        # Predictions leave the routing outputs out (`keys_to_ignore_at_inference`), so a hook reads them.
         seen: list[dict[str, Any]] = []
         hook = model.register_forward_hook(lambda module, arguments, output: seen.append(output))
         try:
@@ -181,10 +184,10 @@ class SecureRouterTrainer(Trainer):
         dataset=None,
         dataset_args=None,
     ):
-        """Write the model's card to the output folder, with the metadata given.
+        """Write the model's card to the output folder, with the given metadata.
 
-        Takes the arguments of [`~transformers.Trainer.create_model_card`]; `tasks`, `dataset` and `dataset_args` have
-        no place in this card. See [`~hf_securerouter.model_card.write_model_card`] for what is never overwritten.
+        Takes the arguments of [`~transformers.Trainer.create_model_card`]; `tasks`, `dataset` and `dataset_args` are
+        ignored. A person's text is not overwritten, see [`~hf_securerouter.model_card.write_model_card`].
         """
         if not self.is_world_process_zero():
             return
@@ -205,7 +208,7 @@ class SecureRouterTrainer(Trainer):
 
     def _save(self, output_dir=None, state_dict=None):
         super()._save(output_dir, state_dict=state_dict)
-        # A pickle, which nothing reads again: it must not reach the Hub with the weights.
+        # The training arguments are a pickle that nothing reads again: it must not reach the Hub with the weights.
         pickled = Path(output_dir or str(self.args.output_dir)) / TRAINING_ARGS_NAME
         if self.args.should_save:
             pickled.unlink(missing_ok=True)
@@ -223,7 +226,7 @@ def _named_shares(shares: list[float]) -> dict[str, float]:
 
 
 def _set_router_learning_rate(optimizer: torch.optim.Optimizer, model: torch.nn.Module, rate: float) -> None:
-    """Move the router's parameters to groups of their own, which keep the weight decay of the group they leave."""
+    """Move the router's parameters to groups of their own, with the weight decay of their old group."""
     router = {id(parameter) for name, parameter in model.named_parameters() if ".router." in f".{name}"}
     for group in list(optimizer.param_groups):
         chosen = [parameter for parameter in group["params"] if id(parameter) in router]

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""The `securerouter` command, one file a subcommand."""
+"""The `securerouter` command, one file per subcommand."""
 
 import sys
 
@@ -34,7 +34,7 @@ app.command(epilog="Example: securerouter card my-router")(card.card)
 
 
 def main() -> None:
-    """Run the command; a foreseen error is one line on stderr and exit status 1, without a traceback."""
+    """Run the command; an expected error is one line on stderr and exit status 1, without a traceback."""
     try:
         app()
     except (SecureRouterError, ImportError, OSError) as error:

@@ -14,7 +14,7 @@ def card(
     path: Annotated[Path, typer.Argument(help="The folder of a checkpoint.")],
     json: JsonOption = False,
 ) -> None:
-    """Write the card of a checkpoint again, with the costs that its config holds by now.
+    """Write the card of a checkpoint again, with the current costs of its config.
 
     Results, metadata and the text below the last generated line stay.
     """
@@ -27,7 +27,11 @@ def card(
 
 
 def rewrite_card(path: Path) -> dict[str, Any]:
-    """Write the card of the checkpoint in `path` again, and return what it says of costs as JSON-able values."""
+    """Write the card of the checkpoint in `path` again, and return its path and the costs, as JSON-able values.
+
+    Raises:
+        SecureRouterValueError: `path` has no config.json, or a person wrote or edited the card.
+    """
     from hf_securerouter.classification import load_checkpoint
     from hf_securerouter.model_card import write_model_card
 

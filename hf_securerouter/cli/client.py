@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""`securerouter client`: a file of texts in, the same file with labels out, by servers that see neither."""
+"""`securerouter client`: a file of texts in, the same file with labels out; the servers see neither."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def client(
     timeout: TimeoutOption = 600.0,
     json: JsonOption = False,
 ) -> None:
-    """Label every line of a file; a run that was stopped goes on where it was when it is started again.
+    """Label every line of a file; a stopped run continues where it was, when it is started again.
 
-    Each server gets one share of a text's embeddings, from which nothing can be learned, and this machine alone puts
-    the logits together. The output appears under its name only when it is complete.
+    Each server gets one share of a text's embeddings, from which nothing can be learned; only this machine
+    reconstructs the logits. The output appears under its name when it is complete.
     """
     with only_results_on_stdout():
         report = ask_servers(folder, party0, party1, input, output, timeout)
@@ -45,15 +45,15 @@ def ask_servers(
     output_path: Path,
     timeout: float,
 ) -> dict[str, Any]:
-    """Label the lines of `input_path` by the servers, and return what was done as JSON-able values.
+    """Label the lines of `input_path` by the servers, and return a report as JSON-able values.
 
     Args:
-        folder: The client's.
-        party0: Where party 0 listens.
-        party1: Where party 1 listens.
+        folder: The client's folder.
+        party0: Party 0's address.
+        party1: Party 1's address.
         input_path: JSON lines with "text" and optionally "text_pair".
-        output_path: Where the same lines go, with the answers.
-        timeout: Seconds to wait for the servers, and that each text may take.
+        output_path: The file for the same lines with the answers.
+        timeout: Seconds to wait for the servers, and for the answer to each text.
     """
     from transformers import PreTrainedConfig
 

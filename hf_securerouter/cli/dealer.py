@@ -15,7 +15,7 @@ def dealer(
     listen: ListenOption,
     timeout: TimeoutOption = 600.0,
 ) -> None:
-    """Deal to both servers until stopped (Ctrl-C). Only they can connect, with the keys of this sharing."""
+    """Deal to both servers until stopped (Ctrl-C). Only servers with the keys of this sharing can connect."""
     from hf_securerouter.mpc.deployment.dealer_server import DealerServer
     from hf_securerouter.mpc.deployment.role_folder import RoleFolder
 

@@ -58,11 +58,11 @@ def run_demo(protocol: str = "masked", routing_privacy: str | None = None) -> di
 
     Args:
         protocol: The two-party protocol, or "clear".
-        routing_privacy: What the servers may learn of the routing; defaults to the checkpoint's own, and under
-            "crypten" to "revealed", which is all that it has.
+        routing_privacy: What the servers may learn about the routing; defaults to the checkpoint's mode, and under
+            "crypten" to "revealed", its only mode.
 
     Returns:
-        The six examples, the share of them whose label is the clear model's, and what they cost.
+        The six examples, the fraction of them with the clear model's label, and their cost.
     """
     from hf_securerouter.classification import DEMO_CHECKPOINT, classify, classify_encrypted, load_checkpoint
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""From a file of texts to the same file with labels, in batches; a run that was stopped goes on where it was."""
+"""From a file of texts to the same file with labels, in batches; a stopped run continues where it was."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:  # `securerouter --help` should not wait for torch and transfo
     from hf_securerouter.mpc.sessions.session import Session
 
 
-BATCH_SIZE = 32  # texts of a batch in clear text, or as many whole batches of the quotas as fit
+BATCH_SIZE = 32  # most texts of a batch in clear text; with quotas, as many whole quota batches as fit
 
 Record = dict[str, Any]
 
@@ -40,14 +40,18 @@ def label_file(
     opened: Callable[[], contextlib.AbstractContextManager[Answering]],
     encrypted: bool,
 ) -> dict[str, Any]:
-    """Label the lines of `input_path` with whatever `opened()` gives; the rest is as for `predict_file`.
+    """Label the lines of `input_path`, and return a report as JSON-able values.
 
     Args:
-        made_with: The model, or a folder of it; a run that was stopped goes on with the same one only.
+        made_with: The model's name or folder; a stopped run continues only with the same one.
         input_path: JSON lines with "text" and optionally "text_pair".
-        output_path: Where the same lines go, with the answers.
-        opened: Makes a context of what answers, once the input has been read.
+        output_path: The file for the same lines with the answers.
+        opened: Makes the context that answers, after the input was read.
         encrypted: Whether it answers on secret shares.
+
+    Raises:
+        SecureRouterValueError: A line is wrong (its number is named, its text is not repeated), or the output cannot
+            be written.
     """
     if output_path.is_dir() or output_path.resolve() == input_path.resolve():
         raise SecureRouterValueError(f"`output` must be a file of its own, got {str(output_path)!r}.")
@@ -94,7 +98,7 @@ def label_file(
 
 
 class Answering(Protocol):
-    """Answers one batch after the other, and adds up what they cost."""
+    """Answers one batch after another, and adds up their costs."""
 
     @property
     def protocol(self) -> str: ...
@@ -104,7 +108,7 @@ class Answering(Protocol):
 
     @property
     def batch_size(self) -> int:
-        """Texts of a batch, which is what a stopped run has to do again."""
+        """Texts of a batch; a stopped run repeats at most one batch."""
 
     @property
     def cost(self) -> dict[str, Any] | None: ...
@@ -113,7 +117,7 @@ class Answering(Protocol):
 
 
 class Clear:
-    """Answers in clear text, by the experts that would answer under encryption: with quotas where those are kept.
+    """Answers in clear text, with the experts that would answer under encryption: under "quota" by quotas.
 
     Args:
         model: A pool, in evaluation mode.
@@ -168,7 +172,11 @@ class Encrypted:
 
 
 def read_records(path: Path) -> list[Record]:
-    """Read and check JSON lines; empty lines are passed over."""
+    """Read and check JSON lines; empty lines are skipped.
+
+    Raises:
+        SecureRouterValueError: The file is not UTF-8, has no line, or has a line that is not as required.
+    """
     records = []
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
@@ -201,7 +209,7 @@ def read_records(path: Path) -> list[Record]:
 
 
 def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON value")  # Python would read NaN, and write it again
+    raise ValueError(f"{name} is no JSON value")  # Python's json reads and writes NaN, which is not JSON
 
 
 def _text(record: Record) -> Text:
@@ -210,7 +218,7 @@ def _text(record: Record) -> Text:
 
 
 def _partial_path(output_path: Path, input_path: Path, model_path: str, encrypted: bool) -> Path:
-    """Name the unfinished output after what it was made from, so that no other run goes on with it."""
+    """Name the unfinished output after input, model and mode, so that only a run with the same ones continues it."""
     fingerprint = hashlib.sha256(input_path.read_bytes())
     fingerprint.update(f"{model_path} {encrypted}".encode())
     if Path(model_path).is_dir():
@@ -234,10 +242,10 @@ def _open_partial(path: Path) -> BinaryIO:
 
 
 def _drop_incomplete_batch(file: BinaryIO, batch_size: int, total: int) -> int:
-    """Cut off what a stopped run left after its last complete batch; return the number of lines that stay.
+    """Cut off the lines after the last complete batch of a stopped run; return the number of lines that stay.
 
-    What answers a text may depend on the others of its batch (quotas, rounding): a run that goes on makes the batches
-    of one that was never stopped.
+    The answer to a text may depend on the other texts of its batch (quotas, rounding), so a continued run has to form
+    the same batches as an uninterrupted run.
     """
     lines = file.read().splitlines(keepends=True)
     done = sum(line.endswith(b"\n") for line in lines)

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""How every subcommand speaks: results on stdout, everything else on stderr."""
+"""The output of every subcommand: results on stdout, everything else on stderr."""
 
 import contextlib
 import json
@@ -15,13 +15,17 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON documen
 
 @contextlib.contextmanager
 def only_results_on_stdout() -> Iterator[None]:
-    """Send what libraries print to stderr while the work is done."""
+    """Send the prints of libraries to stderr inside the block."""
     with contextlib.redirect_stdout(sys.stderr):
         yield
 
 
 def print_json(document: dict[str, Any]) -> None:
-    """Print one JSON document; a value that JSON has no word for (NaN, infinity) is an error, not a broken file."""
+    """Print one JSON document.
+
+    Raises:
+        ValueError: `document` holds a NaN or an infinity, which JSON does not have.
+    """
     typer.echo(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False))
 
 
@@ -39,7 +43,7 @@ def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
 
 
 def print_cost(cost: dict[str, Any]) -> None:
-    """Print what encrypted answers cost, as a table for people."""
+    """Print the cost of encrypted answers, as a table for people."""
     rows = [
         ["between the servers", f"{cost['online_bytes'] / 1e6:,.1f} MB in {cost['rounds']:,} rounds"],
         ["from the dealer", f"{cost['dealer_bytes'] / 1e6:,.1f} MB"],
@@ -54,5 +58,5 @@ def print_cost(cost: dict[str, Any]) -> None:
 
 
 def log(message: str) -> None:
-    """Tell how far the work is, on stderr."""
+    """Print a line of progress on stderr."""
     typer.echo(message, err=True)

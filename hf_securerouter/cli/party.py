@@ -16,14 +16,14 @@ def party(
     dealer: Annotated[tuple, typer.Option(parser=address, metavar="HOST:PORT", help="Where the dealer listens.")],
     peer: Annotated[
         tuple | None,
-        typer.Option(parser=address, metavar="HOST:PORT", help="Of party1 alone: where party0 listens."),
+        typer.Option(parser=address, metavar="HOST:PORT", help="Where party0 listens; only party1 takes it."),
     ] = None,
     timeout: TimeoutOption = 600.0,
 ) -> None:
     """Compute for clients, with the other server and the dealer, until stopped (Ctrl-C).
 
-    Clients connect to both servers where they listen, and party1 to party0 in the same place. Everybody is told apart
-    by the keys of this sharing. When a role is lost, the others wait for it as long as --timeout says, and go on.
+    Clients connect to both servers, and party1 connects to party0, at the --listen address. The keys of this sharing
+    show who connects. When a role is lost, the others wait for it for --timeout seconds, and then continue with it.
     """
     from hf_securerouter.mpc.deployment.party_server import PartyServer
     from hf_securerouter.mpc.deployment.role_folder import RoleFolder

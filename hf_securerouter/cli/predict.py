@@ -23,9 +23,9 @@ def predict(
     ] = False,
     json: JsonOption = False,
 ) -> None:
-    """Label every line of a file; a run that was stopped goes on where it was when it is started again.
+    """Label every line of a file; a stopped run continues where it was, when it is started again.
 
-    The output appears under its name only when it is complete.
+    The output appears under its name when it is complete.
     """
     with only_results_on_stdout():
         report = predict_file(model, input, output, encrypted)
@@ -36,17 +36,17 @@ def predict(
 
 
 def predict_file(model_path: str, input_path: Path, output_path: Path, encrypted: bool = False) -> dict[str, Any]:
-    """Label the lines of `input_path`, and return what was done as JSON-able values.
+    """Label the lines of `input_path`, and return a report as JSON-able values.
 
     Args:
         model_path: A folder, or a name on the Hub.
         input_path: JSON lines with "text" and optionally "text_pair".
-        output_path: Where the same lines go, with the answers.
-        encrypted: Whether to answer on secret shares, with the protocol that `to_mpc` chooses by default.
+        output_path: The file for the same lines with the answers.
+        encrypted: Whether to answer on secret shares, with the default protocol of `to_mpc`.
 
     Raises:
-        SecureRouterValueError: A line is not what it should be (its number is named, its text is not repeated), or
-            the output cannot be written where it should.
+        SecureRouterValueError: A line is wrong (its number is named, its text is not repeated), or the output cannot
+            be written.
     """
     from hf_securerouter.classification import load_checkpoint
 

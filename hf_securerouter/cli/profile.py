@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""`securerouter profile`: what one encoder costs under encryption, measured on this machine."""
+"""`securerouter profile`: the cost of one encoder under encryption, measured on this machine."""
 
 from typing import Annotated
 
@@ -13,16 +13,16 @@ def profile(
         str, typer.Option(help="bert-tiny, bert-base, bert-large (random weights), or a classifier's folder.")
     ] = "bert-tiny",
     seq_length: Annotated[int, typer.Option(min=2, help="Tokens of every input.")] = 128,
-    batch_size: Annotated[int, typer.Option(min=1, help="Inputs of the one batch.")] = 1,
+    batch_size: Annotated[int, typer.Option(min=1, help="Inputs of the batch.")] = 1,
     protocol: Annotated[str, typer.Option(help='The two-party protocol: "masked" or "crypten".')] = "masked",
     provider: Annotated[
-        str | None, typer.Option(help='Of "crypten": "tfp" (no dealer, to measure only) or "ttp".')
+        str | None, typer.Option(help='For "crypten": "tfp" (no dealer, to measure only) or "ttp".')
     ] = None,
     device: Annotated[str, typer.Option(help='Where the servers compute: "cpu" or "cuda".')] = "cpu",
-    network: Annotated[str, typer.Option(help='What the plan is made for: "lan" or "wan".')] = "lan",
+    network: Annotated[str, typer.Option(help='The network to optimise for: "lan" or "wan".')] = "lan",
     delay_ms: Annotated[
         float | None,
-        typer.Option(help="Milliseconds one way between the servers: measure over a link that takes so long."),
+        typer.Option(help="Measure once more with this one-way delay between the servers, in milliseconds."),
     ] = None,
     hidden_act: Annotated[str, typer.Option(help='Activation: "exact", "quadratic" or "relu".')] = "exact",
     softmax: Annotated[str, typer.Option(help='Attention: "exact", "2quad" or "2relu".')] = "exact",
@@ -31,8 +31,8 @@ def profile(
 ) -> None:
     """Measure one encoder, its pooler and head on shared embeddings: median of three runs after a warm-up.
 
-    A run of more than 30 seconds is not repeated. --delay-ms takes root on Linux, with TUN devices: each server gets a
-    network namespace, and a relay between the two holds every packet back.
+    A run of more than 30 seconds is not repeated. --delay-ms needs root on Linux, with TUN devices: each server gets a
+    network namespace, and a relay between the two delays every packet.
     """
     from hf_securerouter.mpc.profiler import profile as measure
 

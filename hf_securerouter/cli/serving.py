@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""What the commands of the deployed roles share: addresses, deadlines, and how a server ends."""
+"""Options of the deployed roles' commands (addresses, deadlines), and how a server ends."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ from hf_securerouter.cli.output import log
 
 
 def address(text: str) -> tuple[str, int]:
-    """Host and port of `HOST:PORT`; an IPv6 host may stand in brackets."""
+    """Host and port of `HOST:PORT`; an IPv6 host may be in brackets.
+
+    Raises:
+        typer.BadParameter: `text` is not of this form.
+    """
     host, colon, port = text.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
     if not (colon and host and port.isdecimal() and int(port) < 1 << 16):
@@ -26,7 +30,7 @@ ListenOption = Annotated[
     tuple, typer.Option(parser=address, metavar="HOST:PORT", help="Where to listen; 0.0.0.0:PORT for every interface.")
 ]
 TimeoutOption = Annotated[
-    float, typer.Option(min=0.1, help="Seconds to wait for another role, and that each text of a query may take.")
+    float, typer.Option(min=0.1, help="Seconds to wait for another role, and for each text of a query.")
 ]
 
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""`securerouter share`: a checkpoint in, one private folder a role out."""
+"""`securerouter share`: a checkpoint in, one private folder per role out."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,22 +14,22 @@ def share(
     model: Annotated[str, typer.Argument(help="A folder, or a name on the Hub.")],
     out: Annotated[Path, typer.Argument(help="A new folder: it gets party0, party1, dealer and client.")],
     max_length: Annotated[
-        int | None, typer.Option(help="Tokens that every text is padded to, by default the checkpoint's.")
+        int | None, typer.Option(help="Tokens to which every text is padded, by default the checkpoint's.")
     ] = None,
     routing_privacy: Annotated[
         str | None, typer.Option(help='What the servers may learn of the routing: "revealed", "quota" or "oblivious".')
     ] = None,
     quotas: Annotated[
-        str | None, typer.Option(help="Of quota: how many texts of a batch each expert serves, such as 3,2,1.")
+        str | None, typer.Option(help="How many texts of a batch each expert serves under quota, such as 3,2,1.")
     ] = None,
     device: Annotated[str, typer.Option(help='Where servers and dealer compute: "cpu" or "cuda".')] = "cpu",
-    network: Annotated[str, typer.Option(help='What the plan is made for: "lan" or "wan".')] = "lan",
+    network: Annotated[str, typer.Option(help='The network to optimise for: "lan" or "wan".')] = "lan",
     json: JsonOption = False,
 ) -> None:
     """Share a model's weights between two servers and a dealer, and make the keys of all roles.
 
     Give each folder to its role alone, over a channel that nobody else reads, and delete it here: the dealer's folder
-    and a server's together are the weights.
+    and a server's together reveal the weights.
     """
     with only_results_on_stdout():
         report = share_model(
@@ -48,12 +48,15 @@ def share(
 
 
 def share_model(model_path: str, out: Path, **options: Any) -> dict[str, Any]:
-    """Write the folders, and return what was done as JSON-able values.
+    """Write the folders, and return a report as JSON-able values.
 
     Args:
         model_path: A folder, or a name on the Hub.
         out: A folder that does not exist yet.
         options: As for `to_mpc`.
+
+    Raises:
+        SecureRouterValueError: `out` exists already, or the model cannot be converted.
     """
     from hf_securerouter.classification import load_checkpoint
 
@@ -75,7 +78,11 @@ def share_model(model_path: str, out: Path, **options: Any) -> dict[str, Any]:
 
 
 def parse_quotas(text: str) -> list[int]:
-    """The counts in `3,2,1`."""
+    """The counts in a text such as `3,2,1`.
+
+    Raises:
+        SecureRouterValueError: The text is not of this form.
+    """
     parts = text.split(",")
     if not all(part.strip().isdecimal() for part in parts):
         raise SecureRouterValueError(f"`quotas` should be counts such as 3,2,1, got {text!r}.")

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""From a Hugging Face model to one that two servers run on secret shares."""
+"""Conversion of a Hugging Face model, so that two servers can run it on secret shares."""
 
 from __future__ import annotations
 
@@ -38,25 +38,26 @@ def to_mpc(
     Args:
         model (`SecureRouterForSequenceClassification` or `PreTrainedModel`): A pool with its router, or one plain
             sequence classifier.
-        tokenizer (`PreTrainedTokenizerBase`, *optional*): What texts are read with; token ids can do without.
+        tokenizer (`PreTrainedTokenizerBase`, *optional*): Needed for texts, not for token ids.
         protocol (`str`): `"masked"`, the engine, or `"crypten"`, the reference.
-        routing_privacy (`str`, *optional*): What the servers may learn of the routing; defaults to
-            `config.routing_privacy`, and under `"crypten"` to all that it has, `"revealed"`.
-            `"revealed"`: which expert each query used. `"quota"`: nothing; a batch has a fixed number of queries, of
-            which each expert serves its quota. `"oblivious"`: nothing; every expert computes, or one that is made of
-            all under encryption where they have one shape.
-        device (`str`): Where the parties and the dealer compute: `"cpu"`, or `"cuda"` of `"masked"`.
-        max_length (`int`, *optional*): The public length that every input is padded to; defaults to
-            `config.max_length`. What a query costs depends on it, and on nothing in the query.
+        routing_privacy (`str`, *optional*): What the servers may learn about the routing; defaults to
+            `config.routing_privacy`, and under `"crypten"` to `"revealed"`, its only mode.
+            `"revealed"`: which expert each query used. `"quota"`: nothing but the fixed quotas; of the queries of a
+            batch, each expert serves its quota. `"oblivious"`: nothing; every expert computes every query, or, if all
+            experts have one shape, one expert that is selected under encryption.
+        device (`str`): Where the parties and the dealer compute: `"cpu"`, or `"cuda"` (only under `"masked"`).
+        max_length (`int`, *optional*): The public length to which every input is padded; defaults to
+            `config.max_length`. The cost of a query depends on it, and on nothing in the query.
         provider (`str`): `"ttp"`, a dealer process that sees no input, or `"tfp"`: party 0 deals and can unmask
             everything, for debugging only.
-        calibration (`list` or `Mapping`, *optional*): Of `"masked"`: sample inputs, as a session takes them, which
-            tighten the default bounds and so shorten messages. The tightened bounds are public.
-        network (`str`): Of `"masked"`: `"lan"` or `"wan"`, what rounds and bytes are traded for.
-        routing_lambda (`float`, *optional*): What a unit of cost weighs in the decision; defaults to
+        calibration (`list` or `Mapping`, *optional*): Sample inputs, as for a session, which tighten the default
+            bounds and so shorten messages. The tightened bounds are public. Only under `"masked"`.
+        network (`str`): The network to optimise for, `"lan"` or `"wan"`: a plan trades rounds against bytes. Only
+            under `"masked"`.
+        routing_lambda (`float`, *optional*): Weight of a unit of cost in the decision; defaults to
             `config.routing_lambda`. It is folded into the router's head. Not used under `"quota"`.
-        quotas (`list[int]`, *optional*): Of `"quota"`: how many queries of a batch each expert serves; defaults to
-            `config.quotas`, and to one each without. Public, like everything that is fixed here.
+        quotas (`list[int]`, *optional*): How many queries of a batch each expert serves under `"quota"`; defaults to
+            `config.quotas`, or to one query each. Public, like all other arguments but the calibration samples.
 
     Returns:
         `SecureModel`
@@ -87,7 +88,7 @@ def to_mpc(
 
 
 def make_client(model: Any, tokenizer: Any, members: Sequence[Member], manifest: Manifest) -> Client:
-    """The client of a model: copies of the embeddings of its members, and how its logits become labels."""
+    """The client of a model, with copies of its members' embeddings, and with its labels."""
     labels = Labels(
         names=dict(model.config.id2label),
         regression=model.config.problem_type == "regression" or model.config.num_labels == 1,

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""What one encoder costs under encryption on this machine: measured, by gate."""
+"""Measures the cost of one encoder under encryption on this machine, by gate."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ ARCHITECTURES = {
     "bert-large": (24, 1024, 16, 4096),
 }
 RUNS = 3
-# A run that takes longer is not repeated: starting up is nothing against it.
+# A run that takes longer is not repeated: in so long a run, start-up costs do not matter.
 LONG_SECONDS = 30.0
-# Trips one way that a round takes. Ours sends both ways at once; gloo's all-reduce of two parties is a reduce-scatter
-# and an all-gather, each after a handshake.
+# One-way trips of a round. The masked protocol sends both ways at once; gloo's all-reduce of two parties is a
+# reduce-scatter and an all-gather, each after a handshake.
 TRIPS = {"masked": 1, "crypten": 4}
 _SECONDS = ("preprocess_seconds", "online_seconds", "dealer_seconds")
 
@@ -43,7 +43,7 @@ def build(architecture: str, seq_length: int) -> Any:
     """A two-label classifier: random weights for a name, since cost does not depend on values, or a checkpoint.
 
     Raises:
-        `SecureRouterValueError`: Neither a known name nor a folder.
+        `SecureRouterValueError`: `architecture` is neither a known name nor a folder.
     """
     if architecture in ARCHITECTURES:
         layers, width, heads, inner = ARCHITECTURES[architecture]
@@ -82,27 +82,29 @@ def profile(
     Args:
         architecture (`str`): `"bert-tiny"`, `"bert-base"`, `"bert-large"`, or the folder of a sequence classifier.
         seq_length (`int`): Tokens of every input.
-        batch_size (`int`): Inputs of the one batch.
+        batch_size (`int`): Inputs of the batch that is measured.
         protocol (`str`): `"masked"` or `"crypten"`.
-        provider (`str`, *optional*): Of `"crypten"`: `"tfp"` by default, in which no dealer sends anything.
-        device (`str`): Where the parties and the dealer compute: `"cpu"`, or `"cuda"` of `"masked"`.
-        network (`str`): Of `"masked"`: what the plan is made for.
-        delay_ms (`float`, *optional*): Measure once more on a link between the parties that takes so many
-            milliseconds one way.
-        hidden_act (`str`), softmax (`str`), precision (`str`): What the encoder computes, as in `expert_mpc`.
-        progress (callable, *optional*): Told what happens.
+        provider (`str`, *optional*): `"tfp"` by default under `"crypten"`, where party 0 deals; else `"ttp"`.
+        device (`str`): Where the parties and the dealer compute: `"cpu"`, or `"cuda"` (only under `"masked"`).
+        network (`str`): The network to optimise for, `"lan"` or `"wan"`; only under `"masked"`.
+        delay_ms (`float`, *optional*): One-way delay between the parties, in milliseconds, for a second measurement.
+        hidden_act (`str`), softmax (`str`), precision (`str`): Functions and precision, as in `expert_mpc`.
+        progress (callable, *optional*): Called with a line before each step.
 
     Returns:
-        `dict`: The arguments, the cost fields of `Cost` (times: median of three runs after a warm-up, or one run where
-        that takes more than 30 seconds; counts are the same in every run), `runs`, `max_abs_logit_error` against the
-        clear model, `by_gate`, and what the planner chose. `compute_seconds` are the online seconds on a link without
-        delay, `estimated_seconds` what follows from them for the networks `lan`, `wan` and, where `delay_ms` is
-        given, for `delay` (a round is one trip for `"masked"`, four for `"crypten"`); the cost's own times are then
-        those measured under the delay.
+        `dict`: The arguments; the fields of `Cost` (times are the median of three runs after a warm-up, or of one run
+        if it takes more than 30 seconds; counts are the same in every run); `runs`; `max_abs_logit_error` against the
+        clear model; `by_gate`; and the planner's `choices`. `compute_seconds` are the online seconds on a link without
+        delay. `estimated_seconds` adds the rounds and bytes of the networks `lan`, `wan` and, with `delay_ms`,
+        `delay` (a round is one trip under `"masked"`, four under `"crypten"`). With `delay_ms`, the times of `Cost`
+        are measured under the delay.
+
+    Raises:
+        `SecureRouterValueError`: An argument is wrong, or the encoder cannot be converted.
     """
     log = progress or (lambda message: None)
     log(f"Building {architecture} ...")
-    torch.manual_seed(0)  # of the weights and tokens that are measured on; shares never come from here
+    torch.manual_seed(0)  # for the random weights and tokens; shares never use this generator
     model = build(architecture, seq_length)
     use_functions(model, hidden_act, softmax, precision)
     if provider is None:
@@ -114,7 +116,7 @@ def profile(
     with torch.no_grad():
         expected = model(**inputs).logits.float()
     with warnings.catch_warnings():
-        # Both warnings of the reference protocol are answered by what is done here: measuring.
+        # The reference protocol warns against use other than measuring, which is done here.
         warnings.simplefilter("ignore", SecureRouterWarning)
         secure = to_mpc(
             model, protocol=protocol, device=device, max_length=seq_length, provider=provider, network=network
@@ -152,13 +154,13 @@ def profile(
 
 
 def estimate(compute: float, trips: int, online_bytes: int, network: NetworkModel) -> float:
-    """Online seconds on another network: the computation, the trips one after the other, and the bytes.
+    """Online seconds on another network: the computation, the trips one after another, and the bytes.
 
     Args:
         compute (`float`): Seconds on a link without delay.
         trips (`int`): Sequential messages, each one way.
-        online_bytes (`int`): Of both directions, which flow at the same time and carry half each.
-        network (`NetworkModel`): What a trip and a byte cost.
+        online_bytes (`int`): Bytes of both directions, which flow at the same time, half in each direction.
+        network (`NetworkModel`): Seconds of a trip and of a byte.
     """
     return compute + network.seconds(trips, online_bytes / 2, 0)
 
@@ -170,7 +172,7 @@ def _measure(
     delay_ms: float | None,
     log: Callable[[str], None],
 ) -> tuple[Cost, int, float]:
-    """The typical cost of a query in a session of its own, the runs that it is the median of, the largest error."""
+    """The median cost of a query in a new session, the number of runs, and the largest error of a logit."""
     where = "" if delay_ms is None else f" with {delay_ms:g} ms between the parties"
     log(f"Starting the roles{where} and sharing the weights ...")
     costs: list[Cost] = []
@@ -191,7 +193,7 @@ def _measure(
 
 
 def _choices(protocol: str, seq_length: int, heads: int, network: str) -> dict[str, Any]:
-    """What the planner chose for a layer's attention: the groups of the tournament for the row maxima."""
+    """The planner's choices for a layer's attention: the group sizes of the tournament for the row maxima."""
     if protocol != "masked":
         return {}
     return {"maximum_groups": list(groups_of(seq_length, heads * seq_length, NETWORKS[network]))}

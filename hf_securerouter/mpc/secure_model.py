@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""A converted model, and what its owner can do with it: try it on this machine, or share it."""
+"""A converted model, which its owner can run on this machine or share between servers."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from .sessions.local import LocalSession
 
 
 class SecureModel:
-    """A converted model, in the hands of its owner, who is also the client of a local session; made by `to_mpc`.
+    """A converted model, for its owner only; made by `to_mpc`.
 
     Args:
-        converted (`Converted`): What conversion made of the model.
+        converted (`Converted`): The result of the conversion.
     """
 
     def __init__(self, converted: Converted) -> None:
@@ -28,7 +28,7 @@ class SecureModel:
 
     @property
     def manifest(self) -> Manifest:
-        """What is public of the model."""
+        """The public description of the model."""
         return self.converted.manifest
 
     @property
@@ -38,25 +38,24 @@ class SecureModel:
 
     @property
     def weights(self) -> Mapping[str, Tensor]:
-        """Everything else of the model, in clear; shared afresh by every session and every `save_shares`."""
+        """All other weights, in clear; every session and every `save_shares` shares them afresh."""
         return self.converted.weights
 
     @property
     def sharing(self) -> Sharing:
-        """How the model's protocol shares weights and inputs."""
+        """The sharing of weights and inputs under the model's protocol."""
         return self.converted.sharing
 
     def local_session(
         self, timeout: float = 600.0, batch_size: int = BATCH_SIZE, delay_ms: float | None = None
     ) -> LocalSession:
-        """Both parties and the dealer as processes of this machine.
+        """A session with both parties and the dealer as processes of this machine.
 
         Args:
-            timeout (`float`): Seconds that set-up, and each input of a query, may take before the session gives up.
-            batch_size (`int`): Inputs that run together; more of them are split. Under `quota` a batch is the sum of
-                the quotas.
-            delay_ms (`float`, *optional*): Milliseconds that everything between the two parties takes, one way, to
-                measure what a network would do; takes root on Linux, see `DelayedNetwork`.
+            timeout (`float`): Seconds to wait for set-up, and for the answer to each input of a query.
+            batch_size (`int`): Most inputs of a batch. Under `quota` a batch has as many inputs as the quotas sum to.
+            delay_ms (`float`, *optional*): One-way delay between the two parties, in milliseconds, to measure the
+                effect of a network; needs root on Linux, see `DelayedNetwork`.
 
         Returns:
             `LocalSession`: A context manager; call it with texts.
@@ -73,14 +72,14 @@ class SecureModel:
         return LocalSession(self.converted, timeout, batch_size, delay_ms)
 
     def save_shares(self, folder: str | os.PathLike) -> None:
-        """Write fresh shares, one folder a role: `party0`, `party1`, `dealer` and `client`.
+        """Write fresh shares, one folder per role: `party0`, `party1`, `dealer` and `client`.
 
         Args:
-            folder (`str` or `os.PathLike`): A new folder, for its owner's eyes only; see
+            folder (`str` or `os.PathLike`): A new folder, which only its owner can open; see
                 `hf_securerouter.mpc.deployment.save_shares`.
 
         Raises:
-            `SecureRouterValueError`: `folder` exists.
+            `SecureRouterValueError`: `folder` exists already.
         """
         save_shares(self.converted, folder)
 

@@ -1,6 +1,7 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""From a Hugging Face model to what is shared and what is public.
+"""From a Hugging Face model to shared weights and a public manifest.
 
-`description` says what a model is made of, `validation` lists everything that cannot be converted, `weights` collects
-the tensors to share, `calibration` measures bounds on samples, `client` embeds texts. `converted` holds the result.
+`validation` lists everything that keeps a model from being converted. `description` finds its encoders and makes the
+manifest, `weights` collects the tensors to share, `calibration` tightens bounds on sample inputs. `client` turns texts
+into embeddings and logits into labels. `converted` holds the result.
 """

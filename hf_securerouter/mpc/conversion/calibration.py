@@ -1,9 +1,10 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""Tighter bounds from sample inputs, and the encoder in clear that they are read off.
+"""Tighter bounds from sample inputs, measured with an encoder in clear.
 
-The default bounds of the masked protocol hold for real encoders. Samples can only tighten them: narrower rings,
-shorter messages. The bounds become part of the public manifest and so tell a little of the weights and the samples. A
-later input outside of them gives a wrong answer, which nobody notices; the margin below is what guards against it.
+Samples can only tighten the default bounds of the masked protocol, for narrower rings and shorter messages; they never
+widen a default that an encoder exceeds. The bounds become part of the public manifest and so reveal a little about the
+weights and the samples. A later input beyond a bound gives a wrong result without an error; only the margin guards
+against it.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class ClearEncoder:
-    """What an encoder computes on shares, in float64 and from the same weights, with the range of every bounded value.
+    """An encoder as shares compute it, in float64 from the same weights; records the range of every bounded value.
 
     Args:
         spec (`EncoderSpec`): Its public shape.
@@ -49,7 +50,7 @@ class ClearEncoder:
         """Classify.
 
         Args:
-            x (`torch.Tensor`): Embedding output, (B, T, H) float; padding rows copy a live one.
+            x (`torch.Tensor`): Embedding output, (B, T, H) float; padding rows are copies of a token's row.
             is_token (`torch.Tensor`): Attention mask, (B, T).
 
         Returns:
@@ -65,13 +66,13 @@ class ClearEncoder:
         return self._note("logits", self._linear(_ACTIVATIONS[head.activation](row), head.classifier))
 
     def bounds(self) -> dict[str, int]:
-        """log2 of bounds for all that was seen so far, with the margin; named as in `Bounds`."""
+        """log2 bounds of all values recorded so far, with the margin; named as in `Bounds`."""
         largest = {name: max(abs(low), abs(high)) for name, (low, high) in self.seen.items()}
         found = {
             name: math.ceil(math.log2(max(largest[name] * MARGIN, 2.0)))
             for name in ("value", "residual", "inner", "head", "logits")
         }
-        # Scores lie within half of 2^scores, and a row's span within that half, less four.
+        # Scores lie within 2^(scores-1) of 0, and two scores of a row differ by less than 2^(scores-1) - 4.
         widest = max(largest["scores"] * MARGIN, largest["span"] * MARGIN + 4, 8.0)
         found["scores"] = math.ceil(math.log2(widest)) + 1
         low, high = self.seen["variance"]
@@ -122,11 +123,11 @@ def calibrated_bounds(
 
     Args:
         converted (`Converted`): The model with its default bounds.
-        samples (`list` or `Mapping`): As a session takes inputs.
+        samples (`list` or `Mapping`): Inputs, as for a session.
 
     Returns:
-        `dict[str, dict[str, int]]`: log2 of each bound by member, as in `Manifest.bounds`; of an encoder that two
-        members read, the expert has them.
+        `dict[str, dict[str, int]]`: log2 bounds by member, as in `Manifest.bounds`; the bounds of a shared encoder are
+        the expert's.
     """
     manifest = converted.manifest
     encoded = converted.client.tokenize(samples)
@@ -142,7 +143,7 @@ def calibrated_bounds(
         if shared != member:
             bounds[member] = {name: bounds[member][name] for name in ("head", "logits")}
     if manifest.selects:
-        # One expert is made of all, so its bounds have to hold for each.
+        # One encoder computes with the weights of whichever expert is selected, so its bounds must hold for all.
         experts = [bounds[f"experts.{index}"] for index in range(len(manifest.experts))]
         loosest = {name: (min if name == "variance_low" else max)(own[name] for own in experts) for name in experts[0]}
         bounds |= {f"experts.{index}": loosest for index in range(len(experts))}

@@ -1,7 +1,7 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
 """The client: tokens, embeddings in clear, and labels from reconstructed logits.
 
-It holds the embedding tables of the router and of every expert, and nothing else of the model.
+The client holds the embedding tables of the router and of every expert, and no other weights.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Labels:
 
     Args:
         names (`dict[int, str]`): `id2label`.
-        regression (`bool`): The first logit itself is the answer.
+        regression (`bool`): Whether the first logit is the predicted number.
     """
 
     names: dict[int, str]
@@ -45,13 +45,13 @@ class Client:
     """Turns texts into the embedding outputs that are shared, all padded to one public length.
 
     Args:
-        members (`dict[str, tuple[Architecture, nn.Module]]`): For the router and each expert its architecture and its
-            base model, of which only the embeddings are copied; no router where it reads an expert's encoder.
-        tokenizer (`PreTrainedTokenizerBase`, *optional*): Needed for texts; token ids can do without.
-        max_length (`int`): Tokens that every input is padded or truncated to.
+        members (`dict[str, tuple[Architecture, nn.Module]]`): Architecture and base model of the router and of each
+            expert; only the embeddings are copied. A router that shares an expert's encoder is left out.
+        tokenizer (`PreTrainedTokenizerBase`, *optional*): Needed for texts, not for token ids.
+        max_length (`int`): Tokens to which every input is padded or truncated.
         labels (`Labels`): How logits become labels.
-        pad_token_id (`int`): What token ids are padded with.
-        lengths (`dict[str, int]`, *optional*): Of members that do not read a whole input: how many tokens.
+        pad_token_id (`int`): The token id of padding.
+        lengths (`dict[str, int]`, *optional*): Tokens that a member reads, for members that read only a part.
     """
 
     def __init__(
@@ -80,13 +80,14 @@ class Client:
         return {name: module for name, (_, module) in self._members.items()}
 
     def tokenize(self, inputs: Sequence[Text] | Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Token ids, mask and token types of shape (B, max_length).
+        """Token ids, attention mask and token types of shape (B, max_length).
 
         Args:
             inputs (`list` or `Mapping`): Texts and (text, pair) tuples, or the tensors that a tokenizer returned.
 
         Raises:
-            `SecureRouterValueError`: Not a non-empty list of texts, or token ids that are too long.
+            `SecureRouterValueError`: The inputs are no list of texts or an empty one, texts are given without a
+                tokenizer, or token ids are not of shape (B, at most `max_length`).
         """
         if isinstance(inputs, Mapping):
             return self._pad(inputs)
@@ -125,7 +126,7 @@ class Client:
         return padded
 
     def embed(self, encoded: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The embedding output of every member with an encoder of its own, (B, tokens that it reads, H) float32."""
+        """The embedding output of every member with an encoder of its own, (B, tokens the member reads, H) float32."""
         embedded = {}
         for name, (architecture, module) in self._members.items():
             read, _ = truncate(encoded, self.lengths.get(name))

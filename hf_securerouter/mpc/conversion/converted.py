@@ -16,12 +16,12 @@ from .client import Client
 
 @dataclass(frozen=True)
 class Converted:
-    """What conversion makes of a model, in the hands of its owner.
+    """The result of a conversion, for the model's owner only: its weights are in clear.
 
     Args:
-        manifest (`Manifest`): What is public.
-        client (`Client`): The embeddings and the tokenizer, in clear.
-        weights (`Mapping[str, torch.Tensor]`): Everything else of the model, in clear: float32 by canonical name.
+        manifest (`Manifest`): The public description of the model.
+        client (`Client`): The embeddings and the tokenizer.
+        weights (`Mapping[str, torch.Tensor]`): All other weights, float32 by canonical name.
     """
 
     manifest: Manifest
@@ -30,5 +30,5 @@ class Converted:
 
     @cached_property
     def sharing(self) -> Sharing:
-        """How the manifest's protocol shares."""
+        """The sharing of the manifest's protocol."""
         return load_protocol(self.manifest.protocol).sharing(self.manifest)

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""What a model is made of, what its owner asked for, and the public manifest that follows from both."""
+"""The encoders of a model, the owner's options, and the public manifest made from both."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from ..models import Architecture, EncoderSpec, HeadSpec, architecture_for
 from ..models.manifest import Manifest
 
 
-LONGEST = 512  # tokens of an input where neither the model nor its tokenizer says
+LONGEST = 512  # tokens of an input, if neither the model nor its tokenizer has a limit
 
 
 @dataclass(frozen=True)
 class Options:
-    """What the owner of a model asked for; the fields are the arguments of `to_mpc`."""
+    """The options of a conversion; the fields are the arguments of `to_mpc`."""
 
     protocol: str = "masked"
     routing_privacy: str | None = None
@@ -35,10 +35,10 @@ class Member:
     """One encoder of a model.
 
     Args:
-        path (`str`): Where it stands in the model, such as `router.encoder` or `experts.0`; for messages.
-        name (`str`): What the manifest calls it: `router`, `experts.0`, ...
+        path (`str`): Its module path in the model, such as `router.encoder` or `experts.0`; for messages.
+        name (`str`): Its name in the manifest: `router`, `experts.0`, ...
         module (`PreTrainedModel`): A base model for the router, a classifier for an expert.
-        architecture (`Architecture`, *optional*): Of its `model_type`; None if there is none.
+        architecture (`Architecture`, *optional*): The architecture of its `model_type`; None if it has no counterpart.
     """
 
     path: str
@@ -53,13 +53,13 @@ class Member:
 
     @property
     def known(self) -> Architecture:
-        """The architecture, where validation has found one."""
+        """The architecture, after validation."""
         assert self.architecture is not None, "validated"
         return self.architecture
 
 
 def describe(model: Any) -> list[Member]:
-    """The members of a model that have an encoder of their own, the router first.
+    """The members of a model with an encoder of their own, the router first.
 
     Args:
         model (`SecureRouterForSequenceClassification` or `PreTrainedModel`): A pool, or one plain classifier.
@@ -75,17 +75,17 @@ def describe(model: Any) -> list[Member]:
 
 
 def is_pool(model: Any) -> bool:
-    """Whether a model has a router and experts, and is not one plain classifier."""
+    """Whether a model has a router and experts, rather than being one plain classifier."""
     return hasattr(model, "experts")
 
 
 def count_experts(model: Any) -> int:
-    """Experts of a pool; 1 for a plain classifier."""
+    """The number of experts of a pool; 1 for a plain classifier."""
     return len(model.experts) if is_pool(model) else 1
 
 
 def shared_expert(model: Any) -> int | None:
-    """The expert whose encoder the router reads; None where the router has its own."""
+    """The index of the expert whose encoder the router shares; None if the router has its own."""
     return getattr(model.config, "router_shares_expert", None)
 
 
@@ -96,13 +96,13 @@ def chosen_quotas(model: Any, options: Options) -> list[int]:
 
 
 def chosen_privacy(model: Any, options: Options) -> str:
-    """What the servers may learn of the routing."""
+    """The routing privacy of the options, or the protocol's or the config's default."""
     own = "revealed" if options.protocol == "crypten" else getattr(model.config, "routing_privacy", "revealed")
     return str(options.routing_privacy or own)
 
 
 def chosen_length(model: Any, tokenizer: Any, members: Sequence[Member], options: Options) -> int:
-    """Tokens that every input is padded to: what the caller asked for, or the least that anything allows."""
+    """Tokens to which every input is padded: the option `max_length`, or the least limit of model and tokenizer."""
     if options.max_length is not None:
         return options.max_length
     known: list[int] = [usable_positions(member.module.config) or LONGEST for member in members]
@@ -133,7 +133,7 @@ def spec_of(model: Any, member: Member) -> EncoderSpec:
 
 
 def make_manifest(model: Any, tokenizer: Any, members: Sequence[Member], options: Options) -> Manifest:
-    """The public description of a model that was validated."""
+    """The public manifest of a validated model."""
     max_length = chosen_length(model, tokenizer, members, options)
     manifest = Manifest(
         protocol=options.protocol,
@@ -149,7 +149,7 @@ def make_manifest(model: Any, tokenizer: Any, members: Sequence[Member], options
     )
     if not manifest.routes or manifest.routing_privacy != "quota" or manifest.router is None:
         return manifest
-    # The router's head gives one number: by how much a query is better served by the costliest expert.
+    # Under `quota` the router's head has one output: the costliest expert's score minus the cheapest expert's.
     return replace(
         manifest,
         router=replace(manifest.router, head=replace(manifest.router.head, num_outputs=1)),

@@ -27,7 +27,7 @@ from .description import (
 )
 
 
-MAX_BATCH = 256  # queries that are shuffled together: the dealer's permutation has a word for every pair
+MAX_BATCH = 256  # queries that are shuffled together; the dealer's permutation has a word for every pair of them
 _ADAPTER = "it carries a PEFT adapter", "Merge the adapter first, with `merge_and_unload()`"
 
 
@@ -50,10 +50,10 @@ def validate(model: Any, tokenizer: Any = None, options: Options | None = None) 
     Args:
         model (`SecureRouterForSequenceClassification` or `PreTrainedModel`): As for `to_mpc`.
         tokenizer (`PreTrainedTokenizerBase`, *optional*): As for `to_mpc`.
-        options (`Options`, *optional*): The other arguments of `to_mpc`; defaults to its own.
+        options (`Options`, *optional*): The other arguments of `to_mpc`; defaults to its defaults.
 
     Returns:
-        `list[Problem]`: Empty if `to_mpc` can do it.
+        `list[Problem]`: Empty if the model can be converted.
     """
     options = options or Options()
     found = []
@@ -101,7 +101,7 @@ def _routing_problems(model: Any, options: Options) -> list[Problem]:
         )
     price = options.routing_lambda
     if price is not None and not (math.isfinite(price) and price >= 0):
-        found.append(Problem("routing_lambda", f"it should be at least 0, got {price!r}", "Pass 0.1, say"))
+        found.append(Problem("routing_lambda", f"it should be at least 0, got {price!r}", "Pass 0.1"))
     if options.quotas is not None and privacy != "quota":
         found.append(Problem("quotas", f"{privacy!r} has none", "Pass `routing_privacy='quota'`, or no quotas"))
     counts = chosen_quotas(model, options)
@@ -146,7 +146,7 @@ def _module_problems(member: Member) -> list[Problem]:
 def _length_problems(model: Any, tokenizer: Any, members: list[Member], options: Options) -> list[Problem]:
     found, max_length = [], options.max_length
     if max_length is not None and (isinstance(max_length, bool) or not isinstance(max_length, int) or max_length < 2):
-        return [Problem("max_length", f"it should be an integer of at least 2, got {max_length!r}", "Pass 128, say")]
+        return [Problem("max_length", f"it should be an integer of at least 2, got {max_length!r}", "Pass 128")]
     length = chosen_length(model, tokenizer, members, options)
     for member in members:
         path, config = member.path, member.module.config
@@ -168,5 +168,5 @@ def _length_problems(model: Any, tokenizer: Any, members: list[Member], options:
                 )
             )
     if tokenizer is not None and tokenizer.pad_token is None:
-        found.append(Problem("tokenizer.pad_token", "every input is padded", "Set `tokenizer.pad_token`"))
+        found.append(Problem("tokenizer.pad_token", "it is None, and inputs are padded", "Set `tokenizer.pad_token`"))
     return found

@@ -15,7 +15,7 @@ from ..models.manifest import Manifest
 from .description import Member
 
 
-HIGHEST_PRICE = 2.0 ** (Bounds.logits - 1)  # of an expert, in units of a score
+HIGHEST_PRICE = 2.0 ** (Bounds.logits - 1)  # largest lambda * cost of an expert, in units of a score
 
 
 def shared_weights(
@@ -25,9 +25,9 @@ def shared_weights(
 
     Args:
         model (`SecureRouterForSequenceClassification` or `PreTrainedModel`): The model.
-        members (`Sequence[Member]`): Of `describe`.
-        manifest (`Manifest`): Of `make_manifest`.
-        routing_lambda (`float`, *optional*): What a unit of cost weighs in the decision; defaults to the config's.
+        members (`Sequence[Member]`): From `describe`.
+        manifest (`Manifest`): From `make_manifest`.
+        routing_lambda (`float`, *optional*): Weight of a unit of cost in the decision; defaults to the config's.
 
     Returns:
         `dict[str, torch.Tensor]`: Float32 by member and canonical name, such as `experts.0.layers.1.query.weight`;
@@ -42,7 +42,7 @@ def shared_weights(
 
 
 def _router_head(model: Any, manifest: Manifest, routing_lambda: float | None) -> dict[str, Tensor]:
-    """The router's perceptron, with the policy in its last layer."""
+    """The router's perceptron, with the routing policy folded into its last layer."""
     named: dict[str, Tensor] = {}
     for part in ("dense", "out_proj"):
         copy_linear(named, f"router.router.{part}", getattr(model.router, part))
@@ -53,9 +53,9 @@ def _router_head(model: Any, manifest: Manifest, routing_lambda: float | None) -
             costliest, cheapest = manifest.hardest_first[0], manifest.hardest_first[-1]
             named[f"{last}.{part}"] = (scores[costliest] - scores[cheapest])[None]
     else:
-        # The decision is argmax(score - lambda * cost): the price goes into the bias, once.
+        # The decision is argmax(score - lambda * cost), so lambda * cost is subtracted from the bias.
         price = model.config.routing_lambda if routing_lambda is None else routing_lambda
         costs = torch.tensor(model.config.expert_costs, dtype=torch.float32)
-        # Scores have a bound: what is priced out at half of it stays so at any higher price.
+        # Scores are bounded: an expert that a price of half the bound rules out is ruled out by any higher price.
         named[f"{last}.bias"] -= ((costs - costs.min()) * price).clamp(max=HIGHEST_PRICE)
     return named

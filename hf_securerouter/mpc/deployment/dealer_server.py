@@ -25,10 +25,10 @@ class DealerServer:
     """Deals to both parties until it is stopped.
 
     Args:
-        folder (`RoleFolder`): The dealer's.
-        listen (`tuple[str, int]`): Where the parties connect.
-        timeout (`float`): Seconds to wait for them, and in which they have to take a message.
-        log (callable): Takes a line about what happens; never a secret.
+        folder (`RoleFolder`): The dealer's folder.
+        listen (`tuple[str, int]`): The address at which the parties connect.
+        timeout (`float`): Seconds to wait for the parties to connect, and to receive a message.
+        log (callable): Takes a line of progress; never a secret.
 
     Example:
         ```python
@@ -43,10 +43,10 @@ class DealerServer:
         self._dealer.receive_weights(dict(folder.tensors()))
 
     def run(self) -> NoReturn:
-        """Serve.
+        """Serve until stopped.
 
         Raises:
-            `MeetingError`: A party did not come in time.
+            `MeetingError`: A party did not connect within `timeout` seconds.
         """
         with TlsListener(self._folder.identity, self._listen, PARTIES, self._enter, self._log) as listener:
             self._log(f"The dealer listens at {format_address(listener.address)}.")
@@ -57,7 +57,7 @@ class DealerServer:
                 try:
                     self._dealer.serve()
                 except SecureRouterError as error:
-                    self._log(f"The parties have to come again: {error}")
+                    self._log(f"The parties have to connect again: {error}")
                 finally:
                     self._dealer.leave()
 

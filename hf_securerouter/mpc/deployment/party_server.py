@@ -1,10 +1,10 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""A computing party and the dealer as servers on machines of their own, from their folders of shares.
+"""A computing party as a server on a machine of its own, from its folder of shares.
 
-The three roles meet: party 1 connects to party 0, both to the dealer. Then party 0 takes the queries up one after
-another, and both parties make sure that they hold a valid share of the same query before either computes. A client
-that leaves or sends nonsense costs them nothing. Whenever anything fails between the roles, each drops all its links,
-with every set of tuples that came over them, and they meet again.
+Party 1 connects to party 0, and both connect to the dealer. Then party 0 takes up one query after another, and the
+parties check that both hold a valid share of the query before either computes: a client that leaves or sends invalid
+shares costs them nothing. When anything fails between the roles, each role closes its links, drops the sets of tuples
+that came over them, and connects again.
 """
 
 from __future__ import annotations
@@ -35,35 +35,38 @@ from .query_queue import Query, QueryQueue
 from .role_folder import RoleFolder
 
 
-BEAT = 1.0  # seconds between two signs of life on the parties' link
+BEAT = 1.0  # seconds between two keep-alives on the parties' link
 
 
 MAX_CLIENTS = 64  # connected at once
 
 
-ARRIVAL = 5.0  # seconds that party 1's share of a query, which is a seed, may come after party 0's
+ARRIVAL = 5.0  # seconds that party 1 waits for its share of a query that party 0 has taken up
 
 
-_NO_QUERY = bytes(16)
+_NO_QUERY = bytes(16)  # in place of a query's id while no query is waiting
 
 
-_PAUSE = 0.5
+_PAUSE = 0.5  # seconds between two attempts to connect
 
 
-_OTHER_BYTES = 1 << 16  # of a frame besides the shares
+_OTHER_BYTES = 1 << 16  # largest part of a frame that is no share
 
 
 class PartyServer:
     """Computes for clients together with the other party until it is stopped.
 
     Args:
-        folder (`RoleFolder`): A party's.
-        listen (`tuple[str, int]`): Where clients connect, and at party 0 party 1.
-        dealer (`tuple[str, int]`): Where the dealer listens.
-        peer (`tuple[str, int]`, *optional*): Of party 1: where party 0 listens.
-        timeout (`float`): Seconds to wait for another role, to hear of it during a query, and that each input of a
-            query may wait for its turn.
-        log (callable): Takes a line about what happens; never a secret.
+        folder (`RoleFolder`): The party's folder.
+        listen (`tuple[str, int]`): The address at which clients connect, and at party 0 also party 1.
+        dealer (`tuple[str, int]`): The dealer's address.
+        peer (`tuple[str, int]`, *optional*): Party 0's address; only party 1 takes it.
+        timeout (`float`): Seconds to wait for another role to connect, for a message from it during a query, and for
+            a query to begin (the last for each of its inputs).
+        log (callable): Takes a line of progress; never a secret.
+
+    Raises:
+        `MeetingError`: `peer` is missing at party 1, or given at party 0.
     """
 
     def __init__(
@@ -84,10 +87,10 @@ class PartyServer:
                 self._party.receive_weights({name: value})
 
     def run(self) -> NoReturn:
-        """Serve.
+        """Serve until stopped.
 
         Raises:
-            `MeetingError`: Another role did not come in time, or is not who it should be.
+            `MeetingError`: Another role did not connect within `timeout` seconds, or has no key of this sharing.
         """
         callers = ("party1", "client") if self.rank == 0 else ("client",)
         with TlsListener(self._identity, self._listen, callers, self._enter, self._log) as listener:
@@ -98,11 +101,11 @@ class PartyServer:
                     self._log("All roles are here.")
                     self._serve(link)
                 except SecureRouterError as error:
-                    self._log(f"The roles have to meet again: {error}")
+                    self._log(f"The roles have to connect again: {error}")
                 finally:
                     self._party.leave()
 
-    # How the roles meet.
+    # Connecting the roles.
 
     def _enter(self, role: str, stream: TlsStream) -> None:
         if role == "client":
@@ -126,7 +129,7 @@ class PartyServer:
                     raise
                 if time.monotonic() + _PAUSE > deadline:
                     raise MeetingError(f"The roles did not meet within {self._timeout:g} seconds: {error}") from error
-                self._log(f"Trying again to meet the other roles: {error}")
+                self._log(f"Connecting to the other roles again: {error}")
                 time.sleep(_PAUSE)
 
     def _peer_wire(self, deadline: float) -> TlsStream:
@@ -135,23 +138,23 @@ class PartyServer:
         return self._pending.take(("party1",), deadline)[0]
 
     def _meet_dealer(self, link: Link, deadline: float) -> None:
-        """Both parties come to the dealer under one name, so that it never joins two that are not linked."""
+        """Connect to the dealer with an id from both parties, so that it never joins parties that share no link."""
         own = secrets.token_bytes(16)
         theirs = bytes(link.exchange([own])[0])
         stream = connect(self._dealer, "dealer", self._identity, deadline)
         channel = Channel(stream, "the dealer")
         try:
             channel.send({"kind": "hello", "meeting": (own if self.rank == 0 else theirs).hex()}, timeout=HANDSHAKE)
-            self._party.meet(channel, link, self._timeout)  # the other one has come as far
+            self._party.meet(channel, link, self._timeout)  # returns when the other party has connected too
         except BaseException:
             channel.close()
             raise
 
-    # What they do.
+    # Queries.
 
     def _serve(self, link: Link) -> NoReturn:
         while True:
-            # Idle, both speak all the time; in a query, one may wait long for what the other computes.
+            # While idle, both parties send keep-alives; in a query, a party may wait long for the other's computation.
             link.timeout = SILENCE
             self._party.check_dealer()
             query = self._next(link)
@@ -160,7 +163,7 @@ class PartyServer:
                 self._take_up(query)
 
     def _next(self, link: Link) -> Query | None:
-        """The query that both parties take up now, which party 0 chooses; None if there is none."""
+        """Agree on the next query (party 0 picks it). None if no query is waiting, or party 1 has no share of it."""
         query = self._queue.first(BEAT) if self.rank == 0 else None
         try:
             own = _NO_QUERY if query is None else bytes.fromhex(query.identity)
@@ -174,7 +177,7 @@ class PartyServer:
             other = int.from_bytes(link.exchange([batch.to_bytes(4, "big")])[0], "big")
         except BaseException:
             if query is not None:
-                query.fail("The servers lost each other; try again.")
+                query.fail("The servers lost their connection to each other; try again.")
             raise
         if query is None or batch == other:
             return query
@@ -195,7 +198,7 @@ class PartyServer:
                 raise SecureRouterError(f"A query failed ({type(error).__name__}).") from error
             raise
 
-    # Clients, each in a thread of its own.
+    # Clients; each has a thread of its own.
 
     def _serve_client(self, stream: TlsStream) -> None:
         most = input_bytes(self._manifest, self._manifest.largest_batch) if self.rank == 0 else 0
@@ -215,7 +218,7 @@ class PartyServer:
                 self._await(query, channel)
                 channel.send(*query.response, timeout=self._timeout)
         except ChannelError:
-            pass  # it left, or said what no client says
+            pass  # the client left, or sent an invalid frame
         finally:
             self._clients.release()
             channel.close()
@@ -223,16 +226,20 @@ class PartyServer:
     def _read(self, header: dict[str, Any], tensors: dict[str, Tensor]) -> Query:
         identity, batch = header.get("id"), header.get("batch")
         if header.get("kind") != "query" or not isinstance(identity, str) or not isinstance(batch, int):
-            raise SecureRouterError("This is no query.")
+            raise SecureRouterError("The message is not a query.")
         if len(identity) != 32 or set(identity) - set("0123456789abcdef") or not int(identity, 16):
-            raise SecureRouterError("A query's name has 32 hex digits, not all 0.")
+            raise SecureRouterError("A query's id has 32 hex digits, not all 0.")
         size = self._manifest.batch
         if not 0 < batch <= self._manifest.largest_batch or batch != (size or batch):
             raise SecureRouterError(f"A query has {size or f'1 to {self._manifest.largest_batch}'} rows, not {batch}.")
         return Query(identity, self._party.inputs(batch, tensors), batch)
 
     def _await(self, query: Query, channel: Channel) -> None:
-        """Wait until a query is done, as long as its client does."""
+        """Wait until a query is done or its client leaves.
+
+        Raises:
+            `ChannelError`: The client left, or sent another message before it had its answer.
+        """
         deadline = time.monotonic() + self._timeout * query.batch
         while not query.done.wait(BEAT):
             try:

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""Queries that one party has received and not yet begun, until both parties take up the same one."""
+"""The queries that one party has received and not begun."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from torch import Tensor
 from ...errors import SecureRouterError
 
 
-MAX_WAITING = 16
+MAX_WAITING = 16  # queries
 
 
 class Query:
     """One batch of a client at one party.
 
     Args:
-        identity (`str`): 32 hex digits that the client drew for it.
-        inputs (`Mapping[str, torch.Tensor]`): This party's shares.
+        identity (`str`): 32 hex digits, drawn by the client.
+        inputs (`Mapping[str, torch.Tensor]`): This party's shares of the batch.
         batch (`int`): Number of rows.
     """
 
@@ -30,50 +30,50 @@ class Query:
         self.response: tuple[dict[str, Any], dict[str, Tensor]] = {}, {}
 
     def reply(self, header: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-        """Give the client its result."""
+        """Finish the query with a result for the client."""
         self.response = {"kind": "result", **header}, tensors
         self.done.set()
 
     def fail(self, text: str) -> None:
-        """Tell the client that there will be no result."""
+        """Finish the query with an error for the client."""
         self.response = {"kind": "error", "error": text}, {}
         self.done.set()
 
 
 class QueryQueue:
-    """Waiting queries, in the order in which they came. Threads of clients add, the party's own thread takes."""
+    """Waiting queries, in order of arrival. The clients' threads add queries, the party's own thread takes them."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._waiting: dict[str, Query] = {}
 
     def add(self, query: Query) -> None:
-        """Let a query wait.
+        """Add a query.
 
         Raises:
-            `SecureRouterError`: Too many do, or one of this name.
+            `SecureRouterError`: The queue is full, or has a query of this id.
         """
         with self._changed:
             if len(self._waiting) >= MAX_WAITING:
                 raise SecureRouterError(f"{MAX_WAITING} queries wait already; try again later.")
             if query.identity in self._waiting:
-                raise SecureRouterError("A query of this name waits already.")
+                raise SecureRouterError("A query of this id waits already.")
             self._waiting[query.identity] = query
             self._changed.notify_all()
 
     def first(self, timeout: float) -> Query | None:
-        """Take the oldest query; None if none came within `timeout` seconds."""
+        """Take the oldest query; None if no query arrived within `timeout` seconds."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting, timeout)
             return self._waiting.pop(next(iter(self._waiting))) if self._waiting else None
 
     def take(self, identity: str, timeout: float) -> Query | None:
-        """Take the query of this name; None if it did not come within `timeout` seconds."""
+        """Take the query of this id; None if it did not arrive within `timeout` seconds."""
         with self._changed:
             self._changed.wait_for(lambda: identity in self._waiting, timeout)
             return self._waiting.pop(identity, None)
 
     def withdraw(self, query: Query) -> bool:
-        """Remove a query; False if it is not waiting any more."""
+        """Remove a query; False if the party has taken it up already."""
         with self._changed:
             return self._waiting.pop(query.identity, None) is not None

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""A client of servers on other machines, from its own folder. It talks to the two parties, and to them alone."""
+"""A client of servers on other machines, from the client's folder. It connects to the two parties only."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from .role_folder import RoleFolder
 
 
 class RemoteSession(Session):
-    """Shares texts between the two parties and puts the logits together; a context manager.
+    """Shares texts between the two parties and reconstructs the logits; a context manager.
 
     Args:
-        folder (`RoleFolder`): The client's.
-        party0 (`tuple[str, int]`), party1 (`tuple[str, int]`): Where the parties listen.
-        timeout (`float`): Seconds to wait for the parties, and that each input of a query may take.
+        folder (`RoleFolder`): The client's folder.
+        party0 (`tuple[str, int]`), party1 (`tuple[str, int]`): The parties' addresses.
+        timeout (`float`): Seconds to wait for the parties to connect, and for the answer to each input of a query.
 
     Example:
         ```python
@@ -31,7 +31,7 @@ class RemoteSession(Session):
         ```
 
     Raises:
-        `MeetingError`: A party was not reached, or is not of this sharing.
+        `MeetingError`: A party was not reached, or has no key of this sharing.
         `SessionError`: A party did not answer in time, left, or reported an error; the session is over.
     """
 
@@ -40,7 +40,7 @@ class RemoteSession(Session):
         sharing = load_protocol(manifest.protocol).sharing(manifest)
         super().__init__(manifest, folder.client(), sharing, timeout, manifest.largest_batch)
         self._identity = folder.identity
-        # Party 1 is asked first: its share is a seed, and so waits there when party 0 takes the query up.
+        # Party 1 comes first: its share, a seed, then waits in its queue when party 0 takes up the query.
         self._addresses = {"party1": party1, "party0": party0}
 
     def _open(self) -> None:

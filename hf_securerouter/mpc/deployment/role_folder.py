@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""A role's folder, as `save_shares` wrote it, in the hands of whoever plays the role."""
+"""Loads the folder of one role, which `save_shares` wrote."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from .save_shares import CLIENT, MANIFEST, TENSORS
 
 @dataclass(frozen=True)
 class RoleFolder:
-    """What every role's folder has.
+    """One role's folder, with the identity and the manifest that every role has.
 
     Args:
-        path (`Path`): Where it is.
-        identity (`Identity`): The role, and its key.
-        manifest (`Manifest`): What is public of the model.
+        path (`Path`): The folder.
+        identity (`Identity`): The role and its key.
+        manifest (`Manifest`): The public description of the model.
     """
 
     path: Path
@@ -40,7 +40,8 @@ class RoleFolder:
         """The folder of one of `roles`.
 
         Raises:
-            `SecureRouterValueError`: It is another role's, cannot be read, or others can read it.
+            `SecureRouterValueError`: `path` is no role's folder, belongs to another role, is open to other users, or
+                was shared for another protocol.
         """
         if not (path / MANIFEST).is_file():
             raise SecureRouterValueError(
@@ -53,7 +54,8 @@ class RoleFolder:
         identity = Identity.load(path)
         if identity.role not in roles:
             raise SecureRouterValueError(
-                f"`folder` {str(path)!r} is that of {identity.role}, and {' or '.join(roles)} is asked for."
+                f"`folder` {str(path)!r} is that of {identity.role}, and {' or '.join(roles)} is asked for: pass the "
+                "folder of that role."
             )
         manifest = Manifest.from_dict(json.loads((path / MANIFEST).read_text()))
         if manifest.protocol != "masked":
@@ -70,7 +72,11 @@ class RoleFolder:
                 yield name, file.get_tensor(name)
 
     def client(self) -> Client:
-        """The client, from its own folder: embedding tables, tokenizer if there is one, and labels."""
+        """The client of this folder: embedding tables, labels, and the tokenizer if the folder has one.
+
+        Raises:
+            `SecureRouterValueError`: An embedding's architecture is unknown to this version.
+        """
         described = json.loads((self.path / CLIENT).read_text())
         tensors = dict(self.tensors())
         members = {}
@@ -79,7 +85,7 @@ class RoleFolder:
             architecture = architecture_for(config.model_type)
             if architecture is None:
                 raise SecureRouterValueError(f"This version does not know the architecture {config.model_type!r}.")
-            with accelerate.init_empty_weights():  # only the embeddings get any
+            with accelerate.init_empty_weights():  # only the embeddings are loaded, below
                 encoder = AutoModel.from_config(config)
             prefix = f"{name}."
             own = {key.removeprefix(prefix): words for key, words in tensors.items() if key.startswith(prefix)}

@@ -1,10 +1,10 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""A converted model as one folder a role, to be handed to whoever plays it.
+"""Writes a converted model as one folder per role.
 
-`party0` and `party1` get the masked weights and one seed each, `dealer` the two seeds, `client` the embedding tables,
-the tokenizer, the labels and the configs of its embeddings. The manifest, which is public, goes to all, and so do a
-key and a certificate for TLS. The dealer's folder and a party's together are the weights: give each folder to its
-role alone, and keep none.
+`party0` and `party1` hold the masked weights and one seed each, `dealer` both seeds, `client` the embedding tables,
+the tokenizer, the labels and the configs of its embeddings. Every folder holds the public manifest, and a key and a
+certificate for TLS. The dealer's folder and a party's together reveal the weights: give each folder to its role alone,
+and keep no copy.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ def save_shares(converted: Converted, folder: str | os.PathLike) -> None:
     """Share the weights afresh and write a folder for every role.
 
     Args:
-        converted (`Converted`): The converted model, in the hands of its owner.
-        folder (`str` or `os.PathLike`): Must not exist yet, so that no two sharings are ever mixed. It appears only
-            when all of it is written; only its owner can open it.
+        converted (`Converted`): The converted model.
+        folder (`str` or `os.PathLike`): Must not exist yet, so that no two sharings are mixed. It appears when it is
+            complete; only its owner can open it.
 
     Raises:
-        `SecureRouterValueError`: `folder` exists.
+        `SecureRouterValueError`: `folder` exists already.
     """
     target, client = Path(folder), converted.client
     if target.exists():
@@ -64,8 +64,8 @@ def save_shares(converted: Converted, folder: str | os.PathLike) -> None:
 
 
 def _described(client: Client) -> dict[str, Any]:
-    """What the client has to know besides its tensors."""
-    unwanted = ("_name_or_path", "architectures", "transformers_version", "dtype")  # the owner's files, or its version
+    """The client's labels and configs, without fields that tell the owner's paths or versions."""
+    unwanted = ("_name_or_path", "architectures", "transformers_version", "dtype")
     return {
         "labels": {str(index): name for index, name in client.labels.names.items()},
         "regression": client.labels.regression,

@@ -1,12 +1,12 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""What a two-party protocol has to offer: a way to share, for the owner and the client, and a program for each role.
+"""The interface of a two-party protocol: a `Sharing` for the owner and the client, a `Program` for each role.
 
 A protocol is a folder of this package whose module `protocol` has four functions:
 
-    problems(members, device, provider)       what it cannot do; `members` are encoder specs by module path
-    prepare(provider)                         called when a model is about to be converted
-    sharing(manifest)                         a `Sharing`, in a process that holds secrets
-    program(role, manifest, setup, ledger)    a `Program`, in a role's own process
+    problems(members, device, provider)       reasons against a conversion; `members` are encoder specs by module path
+    prepare(provider)                         called before a model is converted
+    sharing(manifest)                         a `Sharing`, in the process of the owner or the client
+    program(role, manifest, setup, ledger)    a `Program`, in the role's own process
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from ..net.ledger import Ledger
 
 PROTOCOLS = ("crypten", "masked")
 
-# From a role to the tensors that only this role gets.
+# Tensors by role; each role gets only its own.
 Shares = dict[str, dict[str, Tensor]]
 
 
 class Sharing(ABC):
-    """How secrets are split between the roles, and put together again.
+    """Splits secrets between the roles, and reconstructs logits.
 
     Args:
-        manifest (`Manifest`): The converted model.
+        manifest (`Manifest`): The manifest of the converted model.
     """
 
     def __init__(self, manifest: Manifest) -> None:
@@ -61,7 +61,7 @@ class Sharing(ABC):
 
     @abstractmethod
     def logits(self, shares: dict[str, dict[str, Tensor]]) -> Tensor:
-        """The logits, (B, C) float32, from what the parties answered."""
+        """The logits, (B, C) float32, from the parties' answers."""
 
 
 class Program(ABC):
@@ -69,7 +69,7 @@ class Program(ABC):
 
     @abstractmethod
     def receive_weights(self, tensors: dict[str, Tensor]) -> None:
-        """Take what `Sharing.weights` made for this role, in several calls."""
+        """Take a part of this role's tensors of `Sharing.weights`; called several times."""
 
     @abstractmethod
     def query(self, header: dict[str, Any], tensors: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -77,10 +77,10 @@ class Program(ABC):
 
         Args:
             header (`dict`): `{"batch": B}`.
-            tensors (`dict[str, torch.Tensor]`): What `Sharing.inputs` made for this role.
+            tensors (`dict[str, torch.Tensor]`): This role's tensors of `Sharing.inputs`.
 
         Returns:
-            `{"experts": [...]}` (of each row, where the servers may know them) and this role's part of the logits.
+            `{"experts": [...]}`, the expert of each row if servers may know it, and this role's share of the logits.
         """
 
 
@@ -88,7 +88,7 @@ def load_protocol(name: str) -> ModuleType:
     """The module `protocol` of a protocol's folder.
 
     Raises:
-        `SecureRouterValueError`: There is none of this name.
+        `SecureRouterValueError`: No protocol has this name.
     """
     if name not in PROTOCOLS:
         raise SecureRouterValueError(f"`protocol` should be one of {', '.join(PROTOCOLS)}, got {name!r}.")
@@ -96,6 +96,6 @@ def load_protocol(name: str) -> ModuleType:
 
 
 def make_program(role: str, setup: dict[str, Any], ledger: Ledger) -> Program:
-    """The program of one role, from the set-up that its process received."""
+    """The program of one role, from the set-up message that its process received."""
     manifest = Manifest.from_dict(setup["manifest"])
     return load_protocol(manifest.protocol).program(role, manifest, setup, ledger)

@@ -1,6 +1,7 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""Queries to roles on this machine.
+"""Sessions, which send queries to the roles.
 
-`session` splits texts into batches, shares each and puts the answers together; `local` starts the roles as processes,
-of which `role_process` is the main program.
+`session` splits texts into batches, shares each batch and reconstructs the logits, wherever the roles are. `local`
+starts the roles as processes of this machine, and `role_process` is the main program of such a process. The session
+with roles on other machines is `deployment/remote_session.py`.
 """

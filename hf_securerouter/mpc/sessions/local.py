@@ -1,7 +1,7 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""A local session: both parties and the dealer as processes of this machine, the owner and client in this one.
+"""A local session: both parties and the dealer as processes of this machine, owner and client in the caller's process.
 
-It is a way to try and to measure: one user owns all roles, and sees what no single server would.
+It serves to try and to measure a model: one user owns all roles, so the shares protect nothing from that user.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ __all__ = ["LocalSession", "SecureResult", "SessionError"]
 
 ROLE_COMMAND = (sys.executable, "-m", "hf_securerouter.mpc.sessions.role_process")
 
-# Freed memory is kept for the next tensor instead of being returned and faulted in again, and taken in huge pages
-# where the kernel has them on request (glibc; other allocators ignore it).
+# glibc keeps freed memory for the next tensor, instead of returning it and faulting it in again, and uses huge pages
+# if the kernel gives them on request. Other allocators ignore these variables.
 ROLE_ENVIRONMENT = {
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(1 << 28),
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
 }
 
-_RELAY = "relay"  # what its end is reported as; no role has this name
+_RELAY = "relay"  # reports the end of the relay among the roles' events; no role has this name
 
 
 @dataclass
@@ -50,15 +50,14 @@ class _Role:
 class LocalSession(Session):
     """Starts the roles, shares the weights and answers queries; a context manager.
 
-    Whatever ends the `with` block (its end, an exception, Ctrl-C, a role's death) also ends all roles.
+    All roles end with the `with` block, also after an exception, Ctrl-C or a role's death.
 
     Args:
         model (`Converted`): The converted model.
-        timeout (`float`): Seconds that set-up, and each input of a query, may take.
-        batch_size (`int`): Inputs that run together; more of them are split. Under `quota` a batch is the sum of the
-            quotas, and a smaller one is filled up with copies of its inputs, which no role can tell from others.
-        delay_ms (`float`, *optional*): Milliseconds that everything between the two parties takes, one way, to measure
-            what a network would do; see `DelayedNetwork`. The dealer and the client are not delayed.
+        timeout (`float`): Seconds to wait for set-up, and for the answer to each input of a query.
+        batch_size (`int`): Most inputs of a batch; under `quota` see `Session`.
+        delay_ms (`float`, *optional*): One-way delay between the two parties, in milliseconds, to measure the effect
+            of a network; see `DelayedNetwork`. Messages of the dealer and the client are not delayed.
 
     Example:
         ```python
@@ -82,8 +81,8 @@ class LocalSession(Session):
     ) -> None:
         if delay_ms is not None and model.manifest.protocol == "crypten" and "dealer" in model.manifest.roles:
             raise SecureRouterValueError(
-                "`delay_ms` joins two parties, and CrypTen's dealer would need a network with both: convert with "
-                "`provider='tfp'`, whose party 0 deals, to measure."
+                "`delay_ms` delays the link of two parties, and CrypTen's dealer needs links to both of them: to "
+                "measure, convert with `provider='tfp'`, where party 0 deals."
             )
         super().__init__(model.manifest, model.client, model.sharing, timeout, batch_size)
         self.model = model
@@ -102,7 +101,7 @@ class LocalSession(Session):
         self._collect("ready", self.timeout)
 
     def close(self) -> None:
-        """End all roles, at once. Safe to call twice."""
+        """End all roles at once. Safe to call twice."""
         roles, self._roles = list(self._roles.values()), {}
         self._channels = {}
         for role in roles:
@@ -118,7 +117,7 @@ class LocalSession(Session):
             self._folder = None
 
     def _start(self) -> None:
-        # Private to this user (mode 0700): the roles meet here, and their error streams are kept here.
+        # Mode 0700. The roles find each other through files in this folder, and their stderr is logged to it.
         self._folder = Path(tempfile.mkdtemp(prefix="securerouter-"))
         manifest = self.model.manifest
         if self.delay_ms is not None:
@@ -128,7 +127,7 @@ class LocalSession(Session):
             ours, theirs = socket.socketpair()
             before, spaces, environment = self._place(name)
             with theirs, (self._folder / f"{name}.log").open("wb") as log:
-                # A session of its own keeps the terminal's Ctrl-C from the role; nothing else is inherited.
+                # In a process session of its own, a role does not get the terminal's Ctrl-C.
                 process = subprocess.Popen(
                     [*before, *ROLE_COMMAND, name, str(theirs.fileno())],
                     stdin=subprocess.DEVNULL,
@@ -157,17 +156,17 @@ class LocalSession(Session):
         self._events.put((_RELAY, ChannelError("The relay ended.")))
 
     def _place(self, name: str) -> tuple[list[str], list[int], dict[str, str]]:
-        """What puts a role on the delayed network: a command before its own, descriptors and environment."""
+        """Command prefix, file descriptors and environment that start a role inside its network namespace."""
         if self._network is None or name == "dealer":
             return [], [], {}
         return self._network.entering(int(name[-1])), self._network.descriptors, self._network.environment
 
     def _failure(self, role: str, event: Any) -> SessionError:
-        """What to tell the user: how a process ended, or the error that a role reported."""
+        """The error for the user: how a role's process ended, or the error that a role reported."""
         if role == _RELAY:
             return SessionError("The relay of the delayed link ended, and the session is over.")
         if not isinstance(event, ChannelError):
-            # A role that dies makes the others fail, and their words may come first.
+            # When one role dies the others fail too, and their errors may arrive first.
             time.sleep(0.5)
             killed = [name for name, other in self._roles.items() if (other.process.poll() or 0) < 0]
             if not killed:

@@ -1,8 +1,8 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
 """One role in a process of its own: `python -m hf_securerouter.mpc.sessions.role_process ROLE FD`.
 
-FD is the inherited end of a socket to the caller, which sends `setup`, the weights and queries. Each query is
-answered, if only with an error. When the caller goes away, however it does, the process ends at once.
+FD is the inherited end of a socket to the caller. The caller sends `setup`, the weights and queries; every query gets
+an answer, if only an error. The process ends at once when the caller closes its end or dies.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def main(role: str, descriptor: int) -> int:
     Returns:
         `int`: Exit status.
     """
-    # Ctrl-C is the caller's affair: it closes the channel.
+    # On Ctrl-C the caller closes the channel, which ends this process.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     channel = Channel(socket.socket(fileno=descriptor), "the caller")
     frames: queue.SimpleQueue[tuple[dict[str, Any], dict[str, torch.Tensor]]] = queue.SimpleQueue()
@@ -40,7 +40,7 @@ def main(role: str, descriptor: int) -> int:
     try:
         _serve(role, channel, frames)
     except Exception as error:
-        # The caller gets the error's own words; it never has a share in them.
+        # The caller gets the text of the error, which never contains a share.
         try:
             channel.send({"kind": "error", "error": f"{type(error).__name__}: {error}"}, timeout=5)
         except ChannelError:
@@ -50,7 +50,7 @@ def main(role: str, descriptor: int) -> int:
 
 
 def _read(channel: Channel, frames: queue.SimpleQueue) -> None:
-    """Collect frames; end the process when the caller is gone, even in the middle of a computation."""
+    """Collect frames; end the process when the caller has left, even in the middle of a computation."""
     while True:
         try:
             frames.put(channel.receive(timeout=None))
@@ -78,5 +78,5 @@ def _serve(role: str, channel: Channel, frames: queue.SimpleQueue) -> None:
 if __name__ == "__main__":
     status = main(sys.argv[1], int(sys.argv[2]))
     sys.stdout.flush()
-    # Not a normal exit: CrypTen's process groups may wait for peers that are gone.
+    # Not a normal exit: CrypTen's process groups may wait for roles that have ended.
     os._exit(status)

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""What every session does, wherever its roles are: split inputs into batches, share each, put the answers together."""
+"""A session, wherever its roles are: splits inputs into batches, shares each batch, and reconstructs the logits."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ class SessionError(SecureRouterError):
 
 @dataclass
 class SecureResult:
-    """What came out of one call of a session.
+    """The result of one call of a session.
 
     Args:
         logits (`torch.Tensor`): (B, C) float32, in the order of the inputs.
         labels (`list[str]` or `list[float]`): The label of each input, or the predicted number of a regression.
         expert_indices (`list[int]`, *optional*): The expert that served each input; None unless the routing is
             `revealed`.
-        cost (`Cost`): What it took.
+        cost (`Cost`): Bytes, rounds, seconds and memory of the call.
     """
 
     logits: Tensor
@@ -49,12 +49,12 @@ class Session(ABC):
     """Answers queries through channels to roles.
 
     Args:
-        manifest (`Manifest`): What is public of the model.
+        manifest (`Manifest`): The public description of the model.
         client (`Client`): The embeddings and the tokenizer.
-        sharing (`Sharing`): Of the manifest's protocol.
-        timeout (`float`): Seconds that each input of a query may take.
-        batch_size (`int`): Inputs that run together; more of them are split. Under `quota` a batch is the sum of the
-            quotas, and a smaller one is filled up with copies of its inputs, which no role can tell from others.
+        sharing (`Sharing`): The sharing of the manifest's protocol.
+        timeout (`float`): Seconds to wait for the answer to each input of a query.
+        batch_size (`int`): Most inputs of a batch. Under `quota` a batch has as many inputs as the quotas sum to; a
+            smaller one is filled up with copies of its inputs, which no role can tell from other inputs.
     """
 
     def __init__(self, manifest: Manifest, client: Client, sharing: Sharing, timeout: float, batch_size: int) -> None:
@@ -80,7 +80,7 @@ class Session(ABC):
 
     @abstractmethod
     def _open(self) -> None:
-        """Reach every role; queries may follow."""
+        """Connect to every role, so that queries can follow."""
 
     def __call__(
         self,
@@ -97,8 +97,8 @@ class Session(ABC):
             `SecureResult`
 
         Raises:
-            `SecureRouterValueError`: The inputs cannot be read; the session goes on.
-            `SessionError`: The session is closed, or a role failed; the session is over.
+            `SecureRouterValueError`: The inputs are no texts or token ids; the session stays open.
+            `SessionError`: The session is not open, or a role failed, which ends the session.
         """
         if not self._channels:
             raise SessionError("The session is not open: use it in a `with` block, or start a new one.")
@@ -129,14 +129,14 @@ class Session(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Leave all roles, at once. Safe to call twice."""
+        """Disconnect from all roles at once. Safe to call twice."""
 
     @abstractmethod
     def _failure(self, role: str, event: Any) -> SessionError:
-        """What to tell the user of an error that a role reported, or of a channel that failed."""
+        """The error for the user, when a role reported an error or its channel failed."""
 
     def _header(self, size: int) -> dict[str, Any]:
-        """What begins a query of `size` inputs."""
+        """The header of a query of `size` inputs."""
         return {"kind": "query", "batch": size}
 
     def _add(self, name: str, channel: Channel) -> None:
@@ -144,7 +144,7 @@ class Session(ABC):
         threading.Thread(target=self._listen, args=(name, channel), daemon=True).start()
 
     def _listen(self, name: str, channel: Channel) -> None:
-        """Pass on what a role says, and that it is gone."""
+        """Queue a role's messages, and last the error of its closed channel."""
         while True:
             try:
                 self._events.put((name, channel.receive(timeout=None)))
@@ -159,7 +159,11 @@ class Session(ABC):
             raise self._failure(role, error) from error
 
     def _collect(self, kind: str, timeout: float) -> dict[str, tuple[dict[str, Any], dict[str, Tensor]]]:
-        """Wait until every role has answered; the first failure of any of them ends the wait."""
+        """Wait until every role has answered; the first failure ends the wait.
+
+        Raises:
+            `SessionError`: A role failed, or did not answer within `timeout` seconds.
+        """
         answers: dict[str, tuple[dict[str, Any], dict[str, Tensor]]] = {}
         deadline = time.monotonic() + timeout
         while len(answers) < len(self._channels):
@@ -177,7 +181,7 @@ class Session(ABC):
         return answers
 
     def _filled(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """A batch of the size that the quotas want, with copies of its rows where there are fewer."""
+        """A batch, filled up with copies of its rows to the size that the quotas sum to."""
         size = len(batch["input_ids"])
         if self.manifest.batch is None or size == self.batch_size:
             return batch

@@ -175,13 +175,13 @@ def test_clients_that_leave_cost_the_servers_nothing(place, served, tmp_path):
     [
         ("party0", query(), {}, "share of `live` is missing"),
         ("party0", query(), {"live": torch.zeros(7, dtype=torch.uint8)}, "share of `live` is missing or not of shape"),
-        ("party1", query(), {SEED: torch.zeros(3)}, "should be a seed is none"),
+        ("party1", query(), {SEED: torch.zeros(3)}, "seed is missing or not 32 bytes"),
         ("party1", query(batch=1 << 40), {SEED: as_tensor(bytes(32))}, "rows, not"),
         ("party1", query(batch=-1), {SEED: as_tensor(bytes(32))}, "rows, not"),
         ("party1", query(identity="0" * 32), {SEED: as_tensor(bytes(32))}, "32 hex digits"),
         ("party1", query(identity="ab"), {SEED: as_tensor(bytes(32))}, "32 hex digits"),
         ("party1", query(identity="../" * 10), {SEED: as_tensor(bytes(32))}, "32 hex digits"),
-        ("party0", {"kind": "result"}, {}, "is no query"),
+        ("party0", {"kind": "result"}, {}, "is not a query"),
     ],
 )
 def test_nonsense_is_answered_with_an_error(served, role, header, tensors, match):

@@ -1,8 +1,8 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
 """CrypTen's communicator with a ledger and deadlines.
 
-CrypTen looks its communicator up in `DistributedCommunicator.instance`; `connect` puts an instance of a subclass
-there, before `crypten.init` would make a plain one. Its own `comm_bytes` is not used: it counts an all-reduce twice,
+CrypTen looks up its communicator in `DistributedCommunicator.instance`; `connect` puts an instance of a subclass
+there, before `crypten.init` makes a plain one. CrypTen's own `comm_bytes` is not used: it counts an all-reduce twice,
 and a pickled object by `sys.getsizeof`.
 """
 
@@ -36,16 +36,16 @@ SEED_BYTES = 8
 
 
 class LedgerCommunicator(DistributedCommunicator):
-    """Counts each message as the payload that it puts on the wire, and gives every wait a deadline.
+    """Counts the payload bytes of each message, and gives every wait a deadline.
 
     An all-reduce between two parties sends every word once in each direction; a batch of them is one round.
 
     Args:
         rank (`int`): 0 and 1 for the parties, 2 for the dealer.
         rendezvous (`str`): A `file://` address that all roles share.
-        with_dealer (`bool`): Whether there is a third process.
+        with_dealer (`bool`): Whether the dealer is a third process.
         timeout (`float`): Seconds after which a wait for another role fails.
-        ledger (`Ledger`): Where to count.
+        ledger (`Ledger`): Counts bytes and rounds.
     """
 
     def __init__(self, rank: int, rendezvous: str, with_dealer: bool, timeout: float, ledger: Ledger) -> None:
@@ -114,14 +114,14 @@ def _pickled(obj: Any) -> int:
 
 
 def connect(rank: int, rendezvous: str, *, provider: str, timeout: float, ledger: Ledger) -> LedgerCommunicator:
-    """Join the other roles and make the communicator CrypTen's.
+    """Connect to the other roles and install the communicator in CrypTen.
 
     Args:
         rank (`int`): 0 and 1 for the parties, 2 for the dealer.
         rendezvous (`str`): A `file://` address that all roles share.
         provider (`str`): `"ttp"` or `"tfp"`.
         timeout (`float`): Seconds after which a wait for another role fails.
-        ledger (`Ledger`): Where to count.
+        ledger (`Ledger`): Counts bytes and rounds.
     """
     cfg.mpc.provider = provider.upper()
     communicator = LedgerCommunicator(rank, rendezvous, provider == "ttp", timeout, ledger)
@@ -139,7 +139,7 @@ def start_dealing(ledger: Ledger) -> None:
 
 
 def stop_dealing(communicator: LedgerCommunicator) -> None:
-    """In a party, after a query: let the dealer go back to waiting."""
+    """In a party, after a query: tell the dealer that the query is over."""
     if cfg.mpc.provider == "TTP":
         TTPClient.uninit()
         if communicator.rank == 0:
@@ -149,17 +149,17 @@ def stop_dealing(communicator: LedgerCommunicator) -> None:
 def deal(communicator: LedgerCommunicator, ledger: Ledger) -> None:
     """In the dealer: serve one query.
 
-    CrypTen's dealer draws the parties' seeds from torch's global generator, whose state a party could work out from
-    its own seeds of many queries; so it is seeded from the system before every query.
+    CrypTen's dealer draws the parties' seeds from torch's global generator, whose state a party could compute from its
+    own seeds of many queries; so the generator is seeded from the system before every query.
 
     Raises:
-        RuntimeError: The parties went away before the query's end.
+        `RuntimeError`: A party went away before the end of the query.
     """
     torch.manual_seed(secrets.randbits(63))
     ledger.dealer(2 * SEED_BYTES)
     communicator.last_object, communicator.waited = None, 0.0
     with ledger.phase("dealer"), warnings.catch_warnings():
-        # The server calls `crypten.init`, which warns that `connect` has been there first.
+        # `TTPServer` calls `crypten.init`, which warns that `connect` has installed a communicator already.
         warnings.simplefilter("ignore", RuntimeWarning)
         TTPServer()
     ledger.phases["dealer"] -= communicator.waited

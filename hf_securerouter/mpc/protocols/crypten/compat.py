@@ -16,15 +16,15 @@ _MOVED = "torch.onnx._internal.torchscript_exporter.registration"
 def import_crypten() -> ModuleType:
     """Import `crypten` and return it.
 
-    CrypTen 0.4.1 imports `torch.onnx._internal.registration`, which torch 2.9 moved below `torchscript_exporter`. The
-    module is offered under its former name before the import; nothing in site-packages is changed. After one call a
-    plain `import crypten` works in the same process. Spawned processes call it again.
+    CrypTen 0.4.1 imports `torch.onnx._internal.registration`, which torch 2.9 moved below `torchscript_exporter`. This
+    function puts the module under its old name into `sys.modules` first; nothing in site-packages is changed. After
+    one call a plain `import crypten` works in the same process. A spawned process has to call this function again.
 
     Returns:
         The `crypten` module.
 
     Raises:
-        ImportError: `crypten`, or something that it imports, is absent. The message holds the install line.
+        ImportError: `crypten`, or a module that it imports, is missing. The message holds the install line.
 
     Example:
         ```python
@@ -53,7 +53,7 @@ def import_crypten() -> ModuleType:
 
 
 def _alias_onnx_registration() -> None:
-    """Offer torch's ONNX registration module under the name that CrypTen imports it by."""
+    """Put torch's ONNX registration module into `sys.modules` under the name that CrypTen imports."""
     if _EXPECTED in sys.modules or _is_importable(_EXPECTED):
         return
     if _is_importable(_MOVED):

@@ -34,11 +34,11 @@ class CryptenEncoder:
         return self.head(self.run_encoder(x, attention_bias))
 
     def run_encoder(self, x: Any, attention_bias: Any) -> Any:
-        """The first token's row of the last layer.
+        """The hidden state of the first token after the last layer.
 
         Args:
             x (`MPCTensor`): Embedding output, (B, T, E).
-            attention_bias (`MPCTensor`): Added to the scores, (B, T).
+            attention_bias (`MPCTensor`): Added to the attention scores, (B, T); negative for padding.
 
         Returns:
             `MPCTensor`: (B, H).
@@ -51,7 +51,7 @@ class CryptenEncoder:
         return x[:, 0]
 
     def head(self, hidden: Any) -> Any:
-        """Logits, (B, C), from what `run_encoder` gave; several heads may read one row."""
+        """Logits, (B, C), from the hidden state of `run_encoder`, which several heads may read."""
         head = self.spec.head
         hidden = self._activation(head.activation, self._linear(hidden, head.dense))
         return self._linear(hidden, head.classifier)

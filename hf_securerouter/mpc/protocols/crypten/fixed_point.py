@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""CrypTen's fixed point, without its two errors: 16 fraction bits mod 2^64."""
+"""CrypTen's fixed-point format, 16 fraction bits mod 2^64, without the errors of its encoder and its decoder."""
 
 from __future__ import annotations
 
@@ -16,5 +16,5 @@ def to_fixed_point(values: Tensor) -> Tensor:
 
 
 def from_fixed_point(words: Tensor) -> Tensor:
-    """The float64 numbers that opened words stand for (CrypTen's decoder returns some negative ones 1.0 too low)."""
+    """Opened words as float64 (CrypTen's decoder returns some negative numbers 1.0 too low)."""
     return words.double() / 2**FRACTION_BITS

@@ -2,15 +2,15 @@
 """The functions of an encoder over CrypTen's tensors, accurate to 0.01 over the ranges that encoders reach.
 
 CrypTen 0.4.1 computes some of them wrongly: its `pow` breaks erf and so GeLU, `reciprocal` fails past 256, `inv_sqrt`
-outside 0.1 to 200, and LayerNorm is missing. What is right in CrypTen is used as it is (comparison, maximum, Beaver
-products, Newton iterations inside their range), so that the cost stays that of CrypTen. Nothing in it is patched.
+outside 0.1 to 200, and LayerNorm is missing. CrypTen's correct functions are used unchanged (comparison, maximum,
+Beaver products, Newton iterations inside their range), so that the cost stays CrypTen's. CrypTen is not patched.
 
-Two rules keep CrypTen's local truncation harmless. It fails with probability |v| 2**-32 for a product v of two
-fixed-point numbers, so products are kept small: inputs are clipped or normalised by compared powers of two first. And
-a product with a compared bit, an integer, is not truncated at all.
+Two rules keep CrypTen's local truncation harmless. Truncation fails with probability |v| 2**-32 for a product v of two
+fixed-point numbers, so products are kept small: inputs are first clipped, or normalised by a compared power of two.
+And a product with a compared bit, an integer, is not truncated at all.
 
-Every tensor below is a `crypten.mpc.MPCTensor`: an additive share of round(2**16 x) mod 2**64. What a party sees of
-each function are the openings of CrypTen's own multiplications and comparisons, masked by the dealer's tuples.
+Every tensor below is a `crypten.mpc.MPCTensor`: an additive share of round(2**16 x) mod 2**64. A party sees only the
+openings of CrypTen's own multiplications and comparisons, masked by the dealer's tuples.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _VARIANCE_BOUNDS = tuple(0.25 * 16.0**k for k in range(-2, 4))
 
 
 def linear(x: Any, weight: Any, bias: Any) -> Any:
-    """`x @ weight + bias`; `weight` stands as (in, out). One round, 8 bytes an element of `x` and of `weight`."""
+    """`x @ weight + bias`; `weight` has the shape (in, out). One round, 8 bytes an element of `x` and of `weight`."""
     return x.matmul(weight) + bias
 
 
@@ -97,7 +97,7 @@ def tanh(x: Any) -> Any:
 def exponential(x: Any) -> Any:
     """exp(x) for x in [-490, 0], as (1 + t + t**2/2)**256 with t = x/256.
 
-    The second-order term makes the error 0.002 relative, of which CrypTen's `exp` has x**2/512. 9 rounds, 72 bytes an
+    The second-order term makes the relative error 0.002; that of CrypTen's `exp` is x**2/512. 9 rounds, 72 bytes an
     element.
     """
     t = x.div(256)
@@ -110,7 +110,7 @@ def exponential(x: Any) -> Any:
 def reciprocal(x: Any, upper: float) -> Any:
     """1/x for x in [1, upper], `upper` up to 512; relative error 0.02.
 
-    CrypTen's iteration is accurate between 1/32 and 64 only, so x is brought there by a public factor. 28 rounds.
+    CrypTen's iteration is accurate between 1/32 and 64 only, so a public factor brings x into this range. 28 rounds.
     """
     shrink = max(1.0, upper / 32)
     with cfg.temp_override({"functions.reciprocal_all_pos": True}):
@@ -132,8 +132,8 @@ def softmax(scores: Any) -> Any:
 def inverse_sqrt(x: Any) -> Any:
     """1/sqrt(x) for x in [0.1, 16]; relative error 2e-4.
 
-    The square root and its reciprocal, as encoders on CrypTen compute it (the reference should cost what they do), are
-    off by 2e-3; one more Newton step repairs that. 49 rounds, on one number a row.
+    CrypTen's square root and reciprocal, as other encoders on CrypTen use them, give an error of 2e-3 and keep the
+    cost of the reference comparable; one more Newton step removes the error. 49 rounds, on one number a row.
     """
     with cfg.temp_override({"functions.reciprocal_all_pos": True}):
         guess = x.sqrt().reciprocal()
@@ -143,13 +143,13 @@ def inverse_sqrt(x: Any) -> Any:
 def layer_norm(x: Any, weight: Any, bias: Any, eps: float) -> Any:
     """LayerNorm over the last dimension, for rows with a variance from 6e-5 to 16384.
 
-    The row's sum of squares, not truncated, is compared with six bounds; the row is scaled by the power of 4 that puts
-    its variance into [1/4, 4), and normalised there. 62 rounds, 40 bytes an element.
+    The row's sum of squares, not truncated, is compared with six bounds; then the row is scaled by the power of 4 that
+    brings its variance into [1/4, 4), and normalised. 62 rounds, 40 bytes an element.
 
     Args:
         x (`MPCTensor`): Shape (..., H).
         weight, bias (`MPCTensor`): Shape (H,).
-        eps (`float`): Public.
+        eps (`float`): Added to the variance; public.
     """
     width = x.size(-1)
     centred = x - x.mean(-1, keepdim=True)
@@ -157,7 +157,7 @@ def layer_norm(x: Any, weight: Any, bias: Any, eps: float) -> Any:
     bounds = [round(bound * width * 4**FRACTION_BITS) for bound in _VARIANCE_BOUNDS]
     below = crypten.stack([total - bound for bound in bounds])._ltz()
 
-    # Row factors are 4**6 / 64, 4**5 / 64, ... 4**0 / 64: the last one plus a step for every bound not reached.
+    # Row factors are 4**6 / 64, 4**5 / 64, ... 4**0 / 64: the last factor plus a step for every bound not reached.
     factor = 1 + _weighted(below, [4 ** (6 - k) - 4 ** (5 - k) for k in range(6)])
     centred = (centred * factor).div(64)
     variance = _sum_of_squares(centred)
@@ -171,7 +171,7 @@ def layer_norm(x: Any, weight: Any, bias: Any, eps: float) -> Any:
 
 
 def argmax_one_hot(scores: Any) -> Any:
-    """The one-hot of each row's largest score; of equal ones the lowest index wins, and exactly one does.
+    """The one-hot of each row's largest score; of equal scores the lowest index wins.
 
     All K (K - 1) / 2 pairs are compared in one batch. 8 rounds, and one for each doubling of K - 1.
 

@@ -25,7 +25,7 @@ from .compat import import_crypten
 Communicator: Any
 try:
     Communicator = import_crypten().communicator.Communicator
-except ImportError:  # a class that is made says so
+except ImportError:  # `CryptenLink` raises it again, when an instance is made
     Communicator = object
 
 
@@ -33,10 +33,10 @@ class CryptenLink(Communicator):
     """The collective operations of `crypten.communicator.Communicator` between ranks 0 and 1.
 
     Both parties call the same method in the same order (`send` meets `recv`). Each call is one round, whatever the
-    number of tensors. `comm_bytes`, `comm_rounds` and `comm_time` count from when the adapter is made.
+    number of tensors. `comm_bytes`, `comm_rounds` and `comm_time` start at 0 for every adapter.
 
     Args:
-        link (`Link`): To the other party; stays its caller's to close.
+        link (`Link`): To the other party; the caller closes it.
 
     Raises:
         ImportError: `crypten` is missing.
@@ -56,12 +56,12 @@ class CryptenLink(Communicator):
         self.reset_communication_stats()
 
     def exchange(self, parts: Sequence[Any], expected: Sequence[int] | None = None) -> list[memoryview]:
-        """Send buffers and receive others of the `expected` lengths; see `Link.exchange`."""
+        """Send buffers, and receive the other party's, of `expected` lengths; see `Link.exchange`."""
         with self._counted():
             return self.link.exchange(parts, expected)
 
     def send_obj(self, obj: Any, dst: int) -> None:
-        """Send an object made of what JSON has, up to 1 MiB, to the other party, which calls `recv_obj` meanwhile."""
+        """Send a JSON-able object of up to 1 MiB to the other party, which calls `recv_obj` at the same time."""
         self._must_be_peer("dst", dst)
         with self._counted():
             self.link.send_object(obj)
@@ -98,11 +98,11 @@ class CryptenLink(Communicator):
         self._name = name
 
     def get_name(self) -> str:
-        """`party0` or `party1`, or what `set_name` was given."""
+        """`party0` or `party1`, or the name from `set_name`."""
         return self._name
 
     def all_reduce(self, input: Any, op: Any = ReduceOp.SUM, batched: bool = False) -> Any:
-        """The sum mod 2^64, or the bitwise xor, of both parties' integer tensors; with `batched` of each in a list."""
+        """The sum mod 2^64, or the bitwise XOR, of both parties' integer tensors; with `batched`, of lists of them."""
         own = _tensors(input, batched)
         combine = _reduction(own, op)
         result = [combine(theirs, tensor) for theirs, tensor in zip(self._trade(own, own), own, strict=True)]
@@ -130,7 +130,7 @@ class CryptenLink(Communicator):
         return self._by_rank(tensor.clone(), self._trade([tensor], [tensor])[0])
 
     def scatter(self, scatter_list: Any, src: int, size: Any = None, device: Any = None) -> Tensor:
-        """The tensor that `src` lists for this rank; elsewhere `size` tells its shape (int64)."""
+        """The tensor that `src` lists for this rank; the other party names its shape (int64) as `size`."""
         if self._is_here(src):
             self._trade([scatter_list[1 - self.rank]], [])
             return scatter_list[self.rank]
@@ -139,7 +139,7 @@ class CryptenLink(Communicator):
         return self._trade([], [torch.empty(size, dtype=torch.long, device=device)])[0]
 
     def broadcast(self, input: Any, src: int, batched: bool = False) -> Any:
-        """Overwrite the tensor (with `batched`, each in a list) with that of `src`, and return it."""
+        """Overwrite the tensor (with `batched`, each tensor of a list) with the tensor of `src`, and return it."""
         own = _tensors(input, batched)
         if self._is_here(src):
             self._trade(own, [])
@@ -149,28 +149,28 @@ class CryptenLink(Communicator):
         return input
 
     def send(self, tensor: Tensor, dst: int) -> None:
-        """Send to the other party, which calls `recv` meanwhile."""
+        """Send to the other party, which calls `recv` at the same time."""
         self._must_be_peer("dst", dst)
         self._trade([tensor], [])
 
     def recv(self, tensor: Tensor, src: int | None = None) -> Tensor:
-        """A new tensor, shaped like `tensor`, from the other party, which calls `send` meanwhile."""
+        """A new tensor, shaped like `tensor`, from the other party, which calls `send` at the same time."""
         self._must_be_peer("src", src)
         return self._trade([], [tensor])[0]
 
     def broadcast_obj(self, obj: Any, src: int) -> Any:
-        """The object of `src`, at both parties; what JSON has, up to 1 MiB."""
+        """The JSON-able object of `src`, up to 1 MiB, at both parties."""
         if not self._is_here(src):
             return self.recv_obj(src)
         self.send_obj(obj, 1 - src)
         return obj
 
     def barrier(self) -> None:
-        """Wait until the other party is here too."""
+        """Wait until the other party calls `barrier` too."""
         self.exchange([])
 
     def _trade(self, own: Sequence[Tensor], like: Sequence[Tensor]) -> list[Tensor]:
-        """Send tensors and receive others with the shapes and types of `like`."""
+        """Send tensors, and receive tensors with the shapes and dtypes of `like`."""
         sizes = [tensor.numel() * tensor.element_size() for tensor in like]
         received = self.exchange([_tensor_bytes(tensor) for tensor in own], sizes)
         return [

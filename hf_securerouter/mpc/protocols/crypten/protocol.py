@@ -2,8 +2,8 @@
 """The reference: CrypTen's two-party protocol with its trusted third party as dealer.
 
 It inherits CrypTen's random generator (torch's, which is not cryptographic), its truncation (which fails with
-probability |v| 2**-32 a product v) and its pickled dealer messages; it is a baseline to compare with, not one to
-deploy. The shares of weights and inputs are made here, from a cryptographic generator.
+probability |v| 2**-32 for a product v) and its pickled dealer messages: a baseline to compare with, not to deploy.
+Shares of weights and inputs come from this package's cryptographic generator.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ TFP_WARNING = (
 
 
 def problems(members: Mapping[str, EncoderSpec], device: str, provider: str) -> list[Problem]:
-    """Everything that this protocol cannot do; `members` holds the encoders by module path."""
+    """Reasons why this protocol cannot run a model; `members` holds encoder specs by module path."""
     found = []
     if device != "cpu":
         found.append(
@@ -55,7 +55,7 @@ def problems(members: Mapping[str, EncoderSpec], device: str, provider: str) -> 
             )
         )
     for name, spec in members.items():
-        # An expert of a narrow precision is computed like any other, from the weights that it computes with in clear.
+        # Experts of reduced precision are no problem: their rounded weights run with CrypTen's 16 fraction bits.
         for field, known in (("hidden_act", ("gelu", "relu")), ("softmax", ("exact",))):
             value = getattr(spec, field)
             if value not in known:
@@ -70,7 +70,7 @@ def problems(members: Mapping[str, EncoderSpec], device: str, provider: str) -> 
 
 
 def prepare(provider: str) -> None:
-    """Make sure that CrypTen is here, and warn of what it inherits.
+    """Import CrypTen, and warn of the weaknesses that the protocol inherits from it.
 
     Raises:
         `ImportError`: `crypten` is not installed; the message holds the install line.
@@ -82,12 +82,12 @@ def prepare(provider: str) -> None:
 
 
 def sharing(manifest: Manifest) -> Sharing:
-    """How the owner and the client share."""
+    """The sharing of weights, by the owner, and of inputs, by the client."""
     return CryptenSharing(manifest)
 
 
 def program(role: str, manifest: Manifest, setup: dict[str, Any], ledger: Ledger) -> Program:
-    """The program of `role`. Imports CrypTen, and returns once all roles have met.
+    """The program of `role` in a local session; returns once all roles have met.
 
     Raises:
         `ImportError`: `crypten` is not installed.

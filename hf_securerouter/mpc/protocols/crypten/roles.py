@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""What the parties and the dealer do under the reference protocol. Imports CrypTen."""
+"""The parties and the dealer of the reference protocol. Imports CrypTen."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class _CryptenRole(Program):
     def __init__(self, role: str, manifest: Manifest, setup: dict[str, Any], ledger: Ledger) -> None:
         self.manifest = manifest
         self.ledger = ledger
-        # All roles of a local session are on this machine: gloo listens on loopback only.
+        # All roles of a local session are on this machine, so gloo listens on loopback only.
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
         self.communicator = connect(
             RANKS[role],
@@ -38,7 +38,7 @@ class _CryptenRole(Program):
 
 
 class CryptenDealer(_CryptenRole):
-    """CrypTen's trusted third party: answers party 0's requests for tuples, whose shapes are all that it learns."""
+    """CrypTen's trusted third party: answers party 0's requests for tuples, and learns only their shapes."""
 
     def receive_weights(self, tensors: dict[str, Tensor]) -> None:
         raise RuntimeError("The dealer was sent weights.")
@@ -54,7 +54,7 @@ class CryptenParty(_CryptenRole):
     def __init__(self, role: str, manifest: Manifest, setup: dict[str, Any], ledger: Ledger) -> None:
         super().__init__(role, manifest, setup, ledger)
         self._weights: dict[str, dict[str, Any]] = {name: {} for name in manifest.members}
-        # Canonical names tell heads apart, so a router that shares an expert's encoder looks up both in one place.
+        # Heads have different weight names, so a router and the expert whose encoder it shares use one dict.
         if manifest.router is not None:
             self._weights["router"] = self._weights[manifest.encoder_of("router")]
         self._encoders = {
@@ -71,7 +71,7 @@ class CryptenParty(_CryptenRole):
             inputs = {name: _secret(share) for name, share in tensors.items()}
             bias = inputs.pop("attention_bias")
             chosen, summary = self._choose(inputs, bias, header["batch"])
-            # Each expert runs once, on the rows that chose it; where the router read its encoder, only its head.
+            # Each expert runs once, on its rows; an expert that shares its encoder with the router runs only its head.
             rows: list[Any] = [None] * header["batch"]
             for index in sorted(set(chosen)):
                 members = [hidden for hidden, expert in enumerate(chosen) if expert == index]
@@ -86,9 +86,9 @@ class CryptenParty(_CryptenRole):
         return {"experts": chosen}, {"logits": torch.stack(rows).contiguous()}
 
     def _choose(self, inputs: dict[str, Any], bias: Any, batch: int) -> tuple[list[int], Any]:
-        """The expert of each row, and what the router's encoder gave.
+        """The expert of each row, and the hidden states of the router's encoder.
 
-        The one-hot of the best score is opened to both parties, and nothing else.
+        Only the one-hot of the best score is opened, to both parties.
         """
         if not self.manifest.routes:
             return [0] * batch, None

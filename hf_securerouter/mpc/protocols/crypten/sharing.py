@@ -12,7 +12,7 @@ from ..base import Shares, Sharing
 from .fixed_point import from_fixed_point, to_fixed_point
 
 
-# Added to the score of a masked key: its exp is 0 while the scores of a row, these included, span less than 490.
+# Added to the scores of padding keys; their exp is 0 as long as all scores of a row span less than 490.
 MASKED_SCORE = -200.0
 
 
@@ -21,7 +21,7 @@ class CryptenSharing(Sharing):
 
     def weights(self, weights: Mapping[str, Tensor]) -> Iterator[Shares]:
         for name, values in weights.items():
-            # Transposed once, so that the parties multiply by contiguous matrices.
+            # Transposed here, once, so that the parties multiply by contiguous matrices.
             words = to_fixed_point(values.t() if values.dim() == 2 else values).contiguous()
             first, second = _split(words)
             yield {"party0": {name: first}, "party1": {name: second}}
@@ -38,6 +38,6 @@ class CryptenSharing(Sharing):
 
 
 def _split(words: Tensor) -> tuple[Tensor, Tensor]:
-    """Two additive shares mod 2**64; the first is uniform and drawn from a seed that is used for nothing else."""
+    """Two additive shares mod 2**64; the first share is uniform, from a seed that is used once."""
     mask = Csprng(new_seed(), b"crypten/share").ring(words.shape, 64)
     return mask, words - mask

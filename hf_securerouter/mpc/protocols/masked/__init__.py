@@ -1,7 +1,8 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""The masked engine: masked openings in shrinking rings, with a dealer that sees no opening.
+"""The masked engine: masked openings in shrinking rings, with a dealer that never sees an opening.
 
-`protocol` is its face, `layout` what all roles know of a model, `sharing` how weights and inputs are shared, `roles`
-what party and dealer do. `schedule` orders the `programs` of a query, the `evaluator` runs one; an `encoder` is made
-of gates in the rings of `ring_widths`, with weights from `folding`; `selected_encoder` is one chosen under encryption.
+`protocol` is the interface to the rest of the package. `sharing` shares inputs, and weights that `folding` has folded;
+`layout` gives the public shapes and sizes. `roles` are the parties and the dealer: `schedule` orders the `programs` of
+a query, `evaluator` runs one. `encoder` is made of gates in the rings of `ring_widths`; `selected_encoder` has the
+weights of an expert that is selected under encryption.
 """

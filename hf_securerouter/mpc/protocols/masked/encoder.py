@@ -1,8 +1,11 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
 """A post-LayerNorm encoder and its head under the masked protocol.
 
-Rounds of a layer at length 128: hidden state; Q, K, V; six for the row maxima; y and its bit; exponentials with the
-row sums; their inverses; context; W_o; LayerNorm (4); hidden state; GeLU (2); W_2; LayerNorm (4).
+Rounds of a layer at length 128, by the value that is opened: hidden state; Q, K, V; row maxima (6); the exponent and
+its bit (2); unnormalised weights with the row sums; inverses of the row sums; context; input of W_o; LayerNorm (4);
+hidden state; GeLU (2); input of W_2; LayerNorm (4).
+
+Weights are found under `prefix` and a position `before.at`, such as `experts.0.in.0.query`; see `folding.layer_names`.
 """
 
 from __future__ import annotations
@@ -33,7 +36,7 @@ from .folding import layer_names
 from .ring_widths import RingWidths
 
 
-NORMAL_BOUND = 5  # log2 of what normalised values stay below
+NORMAL_BOUND = 5  # log2 bound of normalised values
 
 
 @dataclass(frozen=True)
@@ -42,8 +45,8 @@ class MaskedEncoder:
 
     Args:
         spec (`EncoderSpec`): Its public shape.
-        rings (`RingWidths`): Scales and rings, for inputs of `rings.length` tokens.
-        prefix (`str`): In front of the names of its weights, such as `"experts.0."`.
+        rings (`RingWidths`): Fraction bits and ring widths, for inputs of `rings.length` tokens.
+        prefix (`str`): Start of the names of its weights, such as `"experts.0."`.
     """
 
     spec: EncoderSpec
@@ -52,12 +55,12 @@ class MaskedEncoder:
 
     @property
     def input_width(self) -> int:
-        """Ring of the client's shares of the embedding output."""
+        """Ring width of the client's shares of the embedding output."""
         return self.rings.attention_width
 
     @property
     def logit_width(self) -> int:
-        """Ring of the logits' shares."""
+        """Ring width of the shares of the logits."""
         return self.rings.logits + self.rings.bounds.logits + 2
 
     def run(self, party: Party, x: Secret, is_token: Tensor) -> SecretProtocol[Secret]:
@@ -70,12 +73,12 @@ class MaskedEncoder:
         return (yield from self.head(party, hidden))
 
     def run_encoder(self, party: Party, x: Secret, is_token: Tensor) -> SecretProtocol[Secret]:
-        """The first token's row of the last layer.
+        """The hidden state of the first token after the last layer.
 
         Args:
-            party (`Party`): With the encoder's weights.
+            party (`Party`): Has the encoder's weights.
             x (`Secret`): Embedding output, (B, T, E) at `bits.hidden` in Z_2^`input_width`. Padding rows are exact
-                copies of a live row, so that their values stay in the live range in every layer.
+                copies of a token's row, so that padding stays within the bounds of tokens in every layer.
             is_token (`torch.Tensor`): XOR share of the attention mask, uint8 (B, T): 1 for tokens, 0 for padding.
 
         Returns:
@@ -88,11 +91,11 @@ class MaskedEncoder:
         return hidden.map(lambda words: words[:, 0])
 
     def hidden(self, party: Party, words: Tensor) -> Secret:
-        """What `run_encoder` gave, from its words, (B, H)."""
+        """The hidden state of `run_encoder` as a `Secret`, from its words, (B, H)."""
         return party.secret(words, self.input_width, self.rings.bits.hidden, NORMAL_BOUND)
 
     def head(self, party: Party, hidden: Secret) -> SecretProtocol[Secret]:
-        """Logits, (B, C), from what `run_encoder` gave; several heads may read one row."""
+        """Logits, (B, C), from the hidden state of `run_encoder`, which several heads may read."""
         rings, bits, name = self.rings, self.rings.bits, self.spec.head.activation
         bound = rings.bounds.head
         (dense,) = yield from self._linear(
@@ -116,9 +119,9 @@ class MaskedEncoder:
         matrices: Mapping[str, int],
         residual: str | None = None,
     ) -> SecretProtocol[list[Secret]]:
-        """x W + b for some matrices (name to scale) and, last, the centred residual gamma x + beta - its mean."""
+        """x W + b for each matrix (name to scale), and last, if named, the residual gamma x + beta, centred."""
         if residual is not None and self._has(party, residual):
-            # The residual of projected embeddings is one more matrix, with centred outputs.
+            # With projected embeddings, the residual is one more matrix, with centred outputs.
             matrices, residual = {**matrices, residual: self.rings.bits.gamma}, None
         rows = x.map(lambda words: words.reshape(-1, words.shape[-1])).narrow(width)
         diagonals: dict[str, int] = {}
@@ -133,7 +136,7 @@ class MaskedEncoder:
         return [result.map(lambda words: words.view(*shape, words.shape[-1])) for result in results]
 
     def _has(self, party: Party, name: str) -> bool:
-        """Whether there is a weight of this name."""
+        """Whether the encoder has a weight of this name."""
         return f"{self.prefix}{name}" in party.weights
 
     def _products(
@@ -144,7 +147,7 @@ class MaskedEncoder:
         diagonals: Mapping[str, int],
         bound: int,
     ) -> SecretProtocol[list[Secret]]:
-        """Rows times each weight plus its bias; matrices and diagonals are names to scales."""
+        """Rows times each weight, plus its bias; `matrices` and `diagonals` map names to scales."""
         weights = {name: party.weights[f"{self.prefix}{name}"] for name in (*matrices, *diagonals)}
         gate = Linear(
             rows=rows.shape[0],
@@ -162,7 +165,7 @@ class MaskedEncoder:
     # Layers.
 
     def _layer(self, party: Party, name: str, x: Secret, is_token: Tensor, last: bool) -> SecretProtocol[Secret]:
-        """One layer; the last one computes only the row of the first token, from the keys and values of all."""
+        """The layer at position `name`; the last layer computes only the first token, from all keys and values."""
         rings, bits, bound = self.rings, self.rings.bits, self.rings.bounds.residual
         widest = rings.attention_width
         keys = {f"{name}.key": bits.key_weights, f"{name}.value": bits.value_weights}
@@ -220,10 +223,10 @@ class MaskedEncoder:
         scores, _ = yield from together(multiply.run(party, query, key), mix.open_right(value))
         unnormalized = yield from self._unnormalized(party, scores.with_bound(rings.bounds.scores - 1), is_token)
 
-        # The sum is taken before the numerators are truncated: their rounding is unbiased, but need not add up.
+        # Row sums are taken before truncation: truncated weights need not add up to them.
         low, high = rings.row_sum_range
         sums = unnormalized.map(lambda words: words.sum(-1))
-        scale = min(max(sums.scale, 5 - low), bits.row_sum)  # of at least 5 bits of the smallest
+        scale = min(max(sums.scale, 5 - low), bits.row_sum)  # the smallest sum keeps at least 5 bits
         sums = sums.truncate(scale) if sums.scale > scale else sums.upscale(scale)
         inverse = RowFunction(
             "reciprocal",
@@ -249,18 +252,18 @@ class MaskedEncoder:
         return mixed.map(lambda words: words.transpose(1, 2).reshape(words.shape[0], words.shape[2], -1))
 
     def _unnormalized(self, party: Party, scores: Secret, is_token: Tensor) -> SecretProtocol[Secret]:
-        """What softmax divides by its sum, 0 for padding."""
+        """Unnormalised attention weights, which softmax divides by their row sums; 0 for padding."""
         rings, scale = self.rings, self.rings.bits.scores
         if rings.softmax == "exact":
             return (yield from self._exponentials(party, scores, is_token))
         scores = scores.truncate(scale)
-        # Enough room below the final ring to truncate from the product's scale, and for the sum.
+        # Both rings below are `mix_width` and the bits that truncation to `unnormalized` removes.
         if rings.softmax == "2quad":
             shifted = scores.add_public(5 << scale).with_bound(rings.bounds.scores - 1)
             width = rings.mix_width + 2 * scale - rings.unnormalized
             square = SelectedSquare(shifted.shape, shifted.value_bits, width)
             return (yield from square.run(party, shifted, is_token))
-        # Padding is moved below every live score, where ReLU is 0.
+        # Scores of padding are moved below every token's score, where ReLU is 0.
         bits = rings.bounds.scores + 2 + scale
         shape = (is_token.shape[0], 1, 1, is_token.shape[1])
         alive = yield from BitToRing(shape, bits).run(party, is_token.view(shape))
@@ -270,23 +273,23 @@ class MaskedEncoder:
         return (yield from ReLU(scores.shape, bits, width).run(party, scores))
 
     def _exponentials(self, party: Party, scores: Secret, is_token: Tensor) -> SecretProtocol[Secret]:
-        """exp(score - a value of at least the maximum), 0 for padding."""
+        """exp(-y) with y = top - score and `top` at least the row maximum; 0 for padding."""
         rings = self.rings
         unit, fraction = rings.unit, rings.bits.scores
-        # y spans half of what scores span, and the top bit of the ring is for padding.
+        # y is below half the range of the scores, so the top bit of its ring is free to mark padding.
         range_bits = rings.bounds.scores
         top = yield from maximum(party, scores.truncate(-unit), NETWORKS[rings.network])
-        # Truncation moved every score by less than a unit: one unit above the maximum found, no y is negative.
+        # Truncation changes a score by less than one unit, so with one unit added to the maximum no y is negative.
         top = top.upscale(fraction).map(lambda words: words.unsqueeze(-1)).add_public((1 << (fraction + unit)) + 2)
         y = top - scores.truncate(fraction).narrow(range_bits + fraction)
-        # What is added for padding is the ring's top bit, so an XOR share of the mask is an additive share of it.
+        # Padding adds the ring's top bit, and an XOR share of the ring's top bit is also an additive share.
         padding = (is_token ^ 1 if party.rank == 0 else is_token).to(torch.int64) << (range_bits - 1 + fraction)
         y = y.map(lambda words: words + padding[:, None, None, :])
         gate = Exponential(y.shape, range_bits, fraction, rings.exponential_width)
         return (yield from gate.run(party, y))
 
     def _norm(self, party: Party, z: Secret, width: int) -> SecretProtocol[Secret]:
-        """z over the root of its mean square, in a ring of `width` bits; the mean of z is 0 already."""
+        """z / sqrt(mean of z^2), in a ring of `width` bits; z is centred already."""
         rings, bits, bounds = self.rings, self.rings.bits, self.rings.bounds
         scale, inverse_scale = rings.norm_scales(width)
         z = z.truncate(scale).with_bound(bounds.residual)
@@ -309,7 +312,7 @@ class MaskedEncoder:
         yield from rows.open_rows(z)
         squares = rows.sum_of_squares(bounds.variance_high + row_bits)
         eps = round(self.spec.layer_norm_eps * z.shape[-1] * 4.0**scale)
-        # Sum of squares over 2^row_bits is the variance up to a constant ratio: a change of scale, not of words.
+        # The variance is, up to a constant ratio, the sum of squares / 2^row_bits: the scale changes, the words stay.
         variance = party.secret(
             squares.add_public(eps).words, squares.width, squares.scale + row_bits, bounds.variance_high
         ).truncate(bits.variance)
@@ -320,7 +323,7 @@ class MaskedEncoder:
     def _activation(
         self, party: Party, name: str, x: Secret, bound: int, opened: int, result: int, width: int
     ) -> SecretProtocol[Secret]:
-        """An activation of x, opened at `opened` fraction bits, at `result` fraction bits in a ring of `width`."""
+        """An activation of x, opened at `opened` fraction bits; returns `result` fraction bits in `width` bits."""
         if name == "quadratic":
             # x^2 / 8 + x / 4 + 1 / 2 = (x + 1)^2 / 8 + 3 / 8
             shifted = x.truncate(opened).with_bound(bound).add_public(1 << opened)

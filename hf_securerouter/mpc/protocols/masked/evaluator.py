@@ -1,7 +1,7 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""Any program on shares, from a description that is the same in all roles to its result.
+"""Runs a program on shares, from a description that is the same in all roles.
 
-The dealer needs the description to trace the plan, the parties to run it: a router, an expert, or a single gate.
+The dealer traces the plan of the description, the parties run it: a router, an expert, or a single gate.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ class SecureProgram:
     """A function of secret inputs and weights, for inputs of one shape. Public.
 
     Args:
-        name (`str`): Which program and shape it is, such as `experts.0/8`.
-        run (callable): From a party and its shares of the inputs to the protocol.
-        inputs (`Mapping[str, torch.Tensor]`): What the shares look like, on the `meta` device.
-        weights (`Mapping[str, tuple[int, ...]]`): Shapes of the fixed weights.
+        name (`str`): Program and shape, such as `experts.0/8`.
+        run (callable): Makes the protocol from a party and its shares of the inputs.
+        inputs (`Mapping[str, torch.Tensor]`): Shape and dtype of each share, on the `meta` device.
+        weights (`Mapping[str, tuple[int, ...]]`): Shapes of the shared weights.
 
     Example:
         ```python
@@ -51,7 +51,7 @@ class SecureProgram:
     weights: Mapping[str, tuple[int, ...]]
 
     def plan(self, cipher: str = AES) -> Plan:
-        """Trace it, for roles that expand seeds with `cipher`."""
+        """Trace the plan, for roles that expand seeds with `cipher`."""
         weights = {}
         for name, shape in self.weights.items():
             words = torch.empty(shape, dtype=torch.int64, device="meta")
@@ -60,7 +60,7 @@ class SecureProgram:
 
 
 class Sets(Protocol):
-    """Where a party's sets of tuples come from: a `DealerClient`."""
+    """The source of a party's sets of tuples: a `DealerClient`."""
 
     def take(self, name: str, plan: Plan) -> PartySet: ...
 
@@ -71,11 +71,11 @@ class Evaluator:
     Args:
         rank (`int`): 0 or 1.
         link (`Link`): To the other party.
-        sets (`Sets`): Where tuples come from.
-        weights (`Mapping[str, WeightShare]`, *optional*): This party's shares of the fixed weights.
-        ledger (`Ledger`, *optional*): The link's ledger.
-        device (`str`): Where the parties compute; inputs and weights are there.
-        plans (`dict[str, Plan]`, *optional*): What an earlier evaluator of the same model traced; added to.
+        sets (`Sets`): The source of sets of tuples.
+        weights (`Mapping[str, WeightShare]`, *optional*): This party's shares of the weights.
+        ledger (`Ledger`, *optional*): Counts bytes and rounds; defaults to the link's ledger.
+        device (`str`): Where the party computes; inputs and weights are on it.
+        plans (`dict[str, Plan]`, *optional*): Plans of an earlier evaluator of the same model; new plans are added.
     """
 
     def __init__(
@@ -108,14 +108,13 @@ class Evaluator:
             inputs (`Mapping[str, torch.Tensor]`): This party's shares.
 
         Returns:
-            What the program returns.
+            The program's result.
 
         Raises:
-            `LinkError`, `SupplyError`: The other party or the dealer is gone, too late, or at another
-            program, plan or set. Nothing has been opened under a set that the parties do not share.
+            `LinkError`, `SupplyError`: The other party or the dealer has left, is late, or is at another program, plan
+                or set of tuples. Nothing has been opened with a set that the parties do not share.
 
-        Cost: The plan and 16 bytes a round; before that one round of about 200 bytes to compare the labels of the
-        sets.
+        Cost: The plan's, and 16 bytes a round; first, one round of about 200 bytes to compare the sets' labels.
         """
         plan = self.plan(program)
         tuples = self.sets.take(program.name, plan)
@@ -133,7 +132,7 @@ class Evaluator:
             return result
 
     def _book(self, plan: Plan, tuples: PartySet) -> None:
-        """Count what came from the dealer: corrections by gate, the rest where the sets are compared."""
+        """Count the dealer's bytes: corrections by gate, all others under the caller's gate."""
         rest = tuples.received
         if self.rank == 0:
             for gate, count in plan.by_gate.items():

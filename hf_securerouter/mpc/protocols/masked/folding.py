@@ -1,13 +1,12 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""What the owner folds together before sharing an encoder's weights.
+"""Folding of an encoder's weights by their owner, before they are shared.
 
-LayerNorm's gamma and beta go into the next weights; so does the removal of the mean: W (I - 11'/d) has centred
-outputs, and the mean of a residual gamma x + beta is one more column, gamma / d, of the matrix that meets x anyway.
-What remains of LayerNorm on shares is z / sqrt(sum z^2 / 2^ceil(log2 d)), the ratio of d to that power of two being
-folded too.
+LayerNorm's gamma and beta are folded into the next weights. The removal of the mean is folded too: W (I - 11'/d) has
+centred outputs, and the mean of a residual gamma x + beta is one more column, gamma / d, of the matrix that multiplies
+x. On shares, LayerNorm is then z / sqrt(sum z^2 / 2^ceil(log2 d)); the ratio of d to that power of two is folded too.
 
-A projection of the embeddings goes into the first layer's weights in the same way, with a matrix in place of gamma: it
-costs no opening of its own, and the parties open E columns of the embedding output in place of H.
+A projection of the embeddings is folded into the first layer's weights in the same way, with a matrix instead of
+gamma: it needs no opening, and the parties open E columns of the embedding output instead of H.
 """
 
 from __future__ import annotations
@@ -25,21 +24,27 @@ from .ring_widths import RingWidths
 
 
 def layer_names(spec: EncoderSpec) -> list[str]:
-    """A name for each position in the stack: positions with the same weights before and at them share one."""
+    """The name `before.at` of each position in the stack: the index of the layer before it, or `in`, and its own.
+
+    A layer's folded weights depend on the LayerNorm before it, so both layers are in the name: an expert's
+    `layers.0.query.weight` is `experts.0.layers.0.query.weight` in the pool and `experts.0.in.0.query` when it is
+    folded. Positions of one name, as in ALBERT, share their weights.
+    """
     before = ["in", *map(str, spec.layer_map[:-1])]
     return [f"{after}.{layer}" for after, layer in zip(before, spec.layer_map, strict=True)]
 
 
 def fold_weights(spec: EncoderSpec, weights: Mapping[str, Tensor], rings: RingWidths) -> dict[str, Tensor]:
-    """Fold and encode an encoder and its head.
+    """Fold the weights of an encoder and its head, and convert them to fixed point.
 
     Args:
         spec (`EncoderSpec`): The encoder.
         weights (`Mapping[str, torch.Tensor]`): Float weights under their canonical names, matrices as (out, in).
-        rings (`RingWidths`): The scales.
+        rings (`RingWidths`): The fraction bits.
 
     Returns:
-        `dict[str, torch.Tensor]`: int64 by name; matrices as (in, out), biases at the scale of what they are added to.
+        `dict[str, torch.Tensor]`: int64 by name, see `layer_names`; matrices as (in, out), biases at the scale of the
+        products to which they are added.
     """
     features, bits = spec.hidden_size, rings.bits
     ratio = deviation_ratio(features)
@@ -49,7 +54,7 @@ def fold_weights(spec: EncoderSpec, weights: Mapping[str, Tensor], rings: RingWi
         return outputs - outputs.mean(-1, keepdim=True)
 
     def norm(name: str) -> tuple[Tensor, Tensor]:
-        # Rounded before it is folded, so that the residual and the next weights see one and the same gamma.
+        # Gamma is rounded before it is folded, so that the residual and the next weights use the same gamma.
         gamma = to_fixed_point(weights[f"{name}.weight"].double() * ratio, bits.gamma).double() * 2.0**-bits.gamma
         return gamma, weights[f"{name}.bias"].double()
 
@@ -104,7 +109,7 @@ def fold_weights(spec: EncoderSpec, weights: Mapping[str, Tensor], rings: RingWi
 
 
 def weight_shapes(spec: EncoderSpec) -> dict[str, tuple[int, ...]]:
-    """The shapes of what `fold_weights` returns: public, for plans."""
+    """The public shapes of the tensors of `fold_weights`, for plans."""
     features, inner = spec.hidden_size, spec.intermediate_size
     shapes: dict[str, tuple[int, ...]] = {}
     for position, name in enumerate(layer_names(spec)):

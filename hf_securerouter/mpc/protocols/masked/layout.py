@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""What all roles know of a model under the masked protocol: encoders, weight shapes, rings and sizes."""
+"""A model's public layout under the masked protocol: encoders, weight shapes, ring widths (bits) and sizes (bytes)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .ring_widths import RingWidths
 T = TypeVar("T")
 
 
-ATTENTION_MASK = "live"
+ATTENTION_MASK = "live"  # a name on the wire and a label of the mask generator, so it stays
 
 
 LOGITS = "logits"
@@ -29,10 +29,10 @@ SEED = "seed"
 
 
 def encoders(manifest: Manifest) -> dict[str, MaskedEncoder]:
-    """Every encoder of a model by the prefix of its weights.
+    """The encoder of each member: `router`, `experts.0`, `experts.1`, ...
 
-    If the router shares an expert's encoder, only its `head` is run, on what the expert's `run_encoder` gives: their
-    rings agree.
+    If the router shares an expert's encoder, only its `head` runs, on the hidden state from the expert's
+    `run_encoder`; both use the same ring widths.
     """
     return {
         name: MaskedEncoder(spec, _ring_widths(manifest, name), f"{name}.") for name, spec in manifest.members.items()
@@ -40,7 +40,7 @@ def encoders(manifest: Manifest) -> dict[str, MaskedEncoder]:
 
 
 def _ring_widths(manifest: Manifest, member: str) -> RingWidths:
-    """Of a shared encoder all is as the expert's, but for the bounds of the router's head."""
+    """Ring widths of a member; with a shared encoder they are the expert's, except for the bounds of its own head."""
     owner = manifest.encoder_of(member)
     spec = manifest.members[owner]
     chosen = number_format(spec.precision, spec.softmax)
@@ -56,7 +56,7 @@ def _ring_widths(manifest: Manifest, member: str) -> RingWidths:
 
 
 def all_weight_shapes(manifest: Manifest) -> dict[str, tuple[int, ...]]:
-    """The shapes of all fixed weights: public, for plans and for the dealer's masks."""
+    """Shapes of all shared weights by full name, such as `experts.0.in.0.query`; for plans and the dealer's masks."""
     return {
         f"{name}.{weight}": shape
         for name, spec in manifest.members.items()
@@ -65,13 +65,13 @@ def all_weight_shapes(manifest: Manifest) -> dict[str, tuple[int, ...]]:
 
 
 def _own(manifest: Manifest, member: str, tensors: Mapping[str, T]) -> dict[str, T]:
-    """What is shared under a member's name: all that it computes with, or the head if the encoder is another's."""
+    """The tensors shared for a member: all of its weights, or only its head if it uses another member's encoder."""
     everything = manifest.encoder_of(member) == member
     return {name: value for name, value in tensors.items() if everything or name.startswith("head.")}
 
 
 def member_weights(manifest: Manifest, member: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights that a member computes with by canonical name, its expert's encoder included where it shares one."""
+    """All weights of a member, including a shared encoder's, by canonical name such as `layers.0.query.weight`."""
     return {
         name.removeprefix(f"{prefix}."): values
         for prefix in dict.fromkeys((manifest.encoder_of(member), member))
@@ -81,10 +81,10 @@ def member_weights(manifest: Manifest, member: str, weights: Mapping[str, Tensor
 
 
 def input_width(manifest: Manifest, member: str) -> int:
-    """Ring of the client's shares of a member's embeddings.
+    """Ring width, in bits, of the client's shares of a member's embeddings.
 
-    What is shuffled or selected first travels in a ring of its own few bits; what meets weights at once is shared in
-    theirs, as what the router reads is.
+    Embeddings that are shuffled or selected first have `embedding_width` bits. Embeddings that meet weights at once,
+    as the router's do, have the encoder's `input_width` bits.
     """
     encoder = encoders(manifest)[member]
     travels = manifest.routes and (manifest.batch is not None or manifest.selects)
@@ -93,12 +93,12 @@ def input_width(manifest: Manifest, member: str) -> int:
 
 
 def logit_width(manifest: Manifest) -> int:
-    """Ring of the logits' shares, the same whichever expert made them."""
+    """Ring width, in bits, of the shares of the logits: the smallest over the experts, used for all of them."""
     return min(encoder.logit_width for name, encoder in encoders(manifest).items() if name != "router")
 
 
 def input_bytes(manifest: Manifest, batch: int) -> int:
-    """Bytes of the larger party's share of a batch, which is P0's."""
+    """Bytes of party 0's share of a batch, bit-packed; party 1's share is a seed."""
     return packed_size(batch * manifest.max_length, 1) + sum(
         packed_size(batch * manifest.length_of(name) * spec.input_size, input_width(manifest, name))
         for name, spec in manifest.inputs.items()

@@ -1,18 +1,18 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
 """The programs that answer a query under the masked protocol, by routing privacy.
 
-    revealed    router/B, then experts.k/n for each expert that was chosen, on the rows that chose it
-    quota       route/B, or of a large batch read/n for some rows after others and then rank/B; serve/n.n.n on the
-                ranks of each expert's quota; restore/B
-    oblivious   oblivious/B: every expert, or one made of all where they have one shape
+    revealed    router/B, then experts.k/n for each chosen expert, on the n rows that chose it
+    quota       route/B, or for a large batch read/n for every n rows and then rank/B; serve/n.n.n on the ranks of
+                each expert's quota; restore/B
+    oblivious   oblivious/B: every expert, or one that is selected under encryption if all have one shape
 
-Where the router reads an expert's own encoder, the first program computes that expert's logits too, for all rows and
-beside the router's scores, and the expert is not run again.
+If the router shares an expert's encoder, the first program also computes that expert's logits, for all rows and in
+parallel with the router's scores; the expert is not run again.
 
-Under `quota` the parties shuffle each query's score, embeddings and mask with a permutation that neither knows, and
-learn the ranks in the new order: a uniform permutation, since the keys are made distinct before the shuffle. Which
-expert serves which rank is public and fixed before any data is seen. Logits that are there already are shuffled with
-the keys.
+Under `quota` the parties shuffle each query's score, embeddings and attention mask with a permutation that neither
+knows, and learn the ranks in the shuffled order: a uniform permutation, because the keys are made distinct before the
+shuffle. Which expert serves which rank is public and fixed before any data is seen. Logits that the first program has
+computed are shuffled too.
 """
 
 from __future__ import annotations
@@ -43,17 +43,17 @@ from .selected_encoder import SelectedEncoder
 
 Inputs = Mapping[str, Tensor]
 
-HIDDEN = "row"  # what the router's head reads
+HIDDEN = "row"  # name of the hidden state that heads read
 
 
 def classify(manifest: Manifest, member: str, party: Party, shares: Inputs) -> SecretProtocol[Secret]:
-    """The logits of a batch, from the shares of a member's embeddings and of the mask."""
+    """The logits of a batch, from shares of a member's embeddings and of the attention mask."""
     hidden = yield from summarize(manifest, member, party, shares)
     return (yield from encoders(manifest)[member].head(party, hidden))
 
 
 def summarize(manifest: Manifest, member: str, party: Party, shares: Inputs) -> SecretProtocol[Secret]:
-    """What a member's head reads, (B, H), from its own encoder or that of the expert with which it shares one."""
+    """The hidden state that a member's head reads, (B, H), from its own or its shared encoder."""
     owner = manifest.encoder_of(member)
     encoder, x = encoders(manifest)[owner], received(manifest, owner, party, shares)
     if x.width < encoder.input_width:
@@ -62,26 +62,26 @@ def summarize(manifest: Manifest, member: str, party: Party, shares: Inputs) -> 
 
 
 def expert_head(manifest: Manifest, party: Party, hidden: Secret) -> list[SecretProtocol[Secret]]:
-    """The logits of the expert whose encoder the router reads: one protocol, to run beside the router's, or none."""
+    """If the router shares an expert's encoder, that expert's head, to run in parallel with the router's; else []."""
     owner = manifest.encoder_of("router")
     return [] if owner == "router" else [encoders(manifest)[owner].head(party, hidden)]
 
 
 def received(manifest: Manifest, member: str, party: Party, shares: Inputs) -> Secret:
-    """The embeddings of a member as the client shared them, (B, T, E)."""
+    """A member's embeddings as the client shared them, (B, T, E)."""
     rings = encoders(manifest)[member].rings
     return party.secret(shares[member], input_width(manifest, member), rings.bits.hidden, rings.bounds.embedding)
 
 
 def choose(manifest: Manifest, party: Party, hidden: Secret) -> SecretProtocol[Tensor]:
-    """XOR shares of the one-hot of the expert that the router's head chooses for each row, uint8 (K, B)."""
+    """XOR shares of the one-hot of each row's expert, chosen by the router's head; uint8 (K, B)."""
     scores = yield from encoders(manifest)["router"].head(party, hidden)
     rows, choices = scores.shape
     return (yield from Argmax(rows, choices, scores.value_bits).run(party, scores))
 
 
 def choose_and_answer(manifest: Manifest, party: Party, shares: Inputs) -> SecretProtocol[tuple[Tensor, list[Secret]]]:
-    """The one-hot of `choose`, and the logits of the expert whose encoder the router reads, if it reads one's."""
+    """The one-hot of `choose`, and the logits of the expert that shares its encoder with the router, if any."""
     hidden = yield from summarize(manifest, "router", party, shares)
     bits, *logits = yield from together(choose(manifest, party, hidden), *expert_head(manifest, party, hidden))
     return bits, logits
@@ -91,7 +91,7 @@ def choose_and_answer(manifest: Manifest, party: Party, shares: Inputs) -> Secre
 
 
 def reveal(manifest: Manifest, party: Party, shares: Inputs) -> SecretProtocol[tuple[Tensor, list[Secret]]]:
-    """What `choose_and_answer` gives, the one-hot in the clear to both parties."""
+    """The result of `choose_and_answer`, with the one-hot opened to both parties."""
     bits, logits = yield from choose_and_answer(manifest, party, shares)
     one_hot = yield from Reveal(tuple(bits.shape)).run(party, bits)
     return one_hot, logits
@@ -106,9 +106,9 @@ def route(
     """Score, shuffle and rank a batch, from the router's embeddings or, if `read` has run its encoder, from `HIDDEN`.
 
     Returns:
-        The ranks in the new order, int64 (B,), public: 0 is the query that needs the costliest expert most; a share
-        of the permutation, int64 (B, B); the shares of the mask, of the inputs of the experts that are still to run
-        and of the logits of the one that has (`LOGITS`), in the new order.
+        The public ranks in the shuffled order, int64 (B,), 0 for the query that needs the costliest expert most; a
+        share of the permutation, int64 (B, B); and shares, in the shuffled order, of the attention mask, the inputs
+        of the experts still to run, and the logits of the expert that has run (`LOGITS`).
     """
     batch = len(shares[ATTENTION_MASK])
     key_width = encoders(manifest)["router"].logit_width + (batch - 1).bit_length()
@@ -145,19 +145,19 @@ def route(
 
 
 def rank_in_secret_order(party: Party, shuffle: Shuffled, scores: Secret) -> SecretProtocol[Tensor]:
-    """The ranks of scores in the order of a shuffle, public.
+    """The public ranks of scores, in the order of a shuffle.
 
     Args:
         party (`Party`): The party.
-        shuffle (`Shuffled`): Whose first tensor are the keys.
-        scores (`Secret`): (B, 1); two of them differ by less than 2^(width - 1) as integers.
+        shuffle (`Shuffled`): A shuffle whose first tensor are the keys.
+        scores (`Secret`): (B, 1); two scores differ by less than 2^(width - 1) as integers.
 
     Returns:
-        `torch.Tensor`: int64 (B,), how many scores are higher. Of equal ones the first query's counts as higher.
+        `torch.Tensor`: int64 (B,), how many scores are higher. Of equal scores, the first query's counts as higher.
     """
     batch = scores.shape[0]
     index_bits = (batch - 1).bit_length()
-    # Distinct before the shuffle: a tie would be broken, and shown, by the order that the shuffle hides.
+    # Keys are made distinct before the shuffle: breaking a tie afterwards would reveal a part of the secret order.
     index = torch.arange(batch - 1, -1, -1, device=scores.words.device)[:, None]
     keys = (scores.words << index_bits) + (index if party.rank == 0 else 0)
     keys = yield from shuffle.open(0, keys)
@@ -166,13 +166,13 @@ def rank_in_secret_order(party: Party, shuffle: Shuffled, scores: Secret) -> Sec
 
 
 def serve(manifest: Manifest, counts: tuple[int, ...], party: Party, shares: Inputs) -> SecretProtocol[list[Secret]]:
-    """The logits of some rows by each expert, all experts side by side.
+    """The logits of each expert for its rows, all experts in parallel.
 
     Args:
-        manifest (`Manifest`): Of the model.
-        counts (`tuple[int, ...]`): Rows of each expert, one expert's after another's in the mask.
+        manifest (`Manifest`): The model's manifest.
+        counts (`tuple[int, ...]`): Rows of each expert; the attention mask holds them expert after expert.
         party (`Party`): The party.
-        shares (`Mapping[str, torch.Tensor]`): The inputs of every expert with any rows, and the mask of all rows.
+        shares (`Mapping[str, torch.Tensor]`): Inputs of every expert with rows, and the attention mask of all rows.
     """
     runs, start = [], 0
     for index, count in enumerate(counts):
@@ -185,7 +185,7 @@ def serve(manifest: Manifest, counts: tuple[int, ...], party: Party, shares: Inp
 
 
 def restore(manifest: Manifest, party: Party, shares: Inputs) -> SecretProtocol[Secret]:
-    """Logits in the order of the queries, from those in the shuffled order and the share of the permutation."""
+    """Logits in the order of the queries, from logits in the shuffled order and the share of the permutation."""
     width = logit_width(manifest)
     back = party.secret(shares["order"].t(), width, 0, 0)
     logits = party.secret(shares["logits"], width, RingWidths.logits, width - RingWidths.logits - 2)
@@ -196,7 +196,7 @@ def restore(manifest: Manifest, party: Party, shares: Inputs) -> SecretProtocol[
 
 
 def oblivious(manifest: Manifest, party: Party, shares: Inputs) -> SecretProtocol[Secret]:
-    """The logits of the chosen expert of each row, while every expert computes."""
+    """The logits of each row's chosen expert; every expert computes every row."""
     width = logit_width(manifest)
     others = [name for name in manifest.inputs if name not in ("router", manifest.encoder_of("router"))]
     (bits, own), *logits = yield from together(
@@ -210,7 +210,7 @@ def oblivious(manifest: Manifest, party: Party, shares: Inputs) -> SecretProtoco
 
 
 def select_then_compute(manifest: Manifest, party: Party, shares: Inputs) -> SecretProtocol[Secret]:
-    """The logits of one expert of each row, whose weights are selected under encryption among experts of one shape.
+    """The logits of one expert for each row, whose weights are selected under encryption among experts of one shape.
 
     Reference:
         SecMoE: select the expert, then compute once.
@@ -219,7 +219,7 @@ def select_then_compute(manifest: Manifest, party: Party, shares: Inputs) -> Sec
     encoder = encoders(manifest)[members[0]]
     hidden = yield from summarize(manifest, "router", party, shares)
     bits = yield from choose(manifest, party, hidden)
-    width = encoder.rings.embedding_width  # of all but the one that the router reads as well
+    width = encoder.rings.embedding_width  # embeddings that the router reads too come wider, and are narrowed
     candidates = [received(manifest, member, party, shares).narrow(width) for member in members]
     candidate = candidates[0]
     words = torch.stack([candidate.words.flatten(1) for candidate in candidates])
@@ -233,10 +233,10 @@ def select_then_compute(manifest: Manifest, party: Party, shares: Inputs) -> Sec
 
 
 def secure_program(manifest: Manifest, name: str) -> SecureProgram:
-    """A program by its name, such as `router/8`, `experts.2/3`, `route/6`, `serve/3.2.1`.
+    """The program of a name such as `router/8`, `experts.2/3`, `route/6`, `serve/3.2.1`.
 
     Raises:
-        `SecureRouterError`: There is none of this name.
+        `SecureRouterError`: No program of this model has the name.
     """
     kind, _, numbers = name.partition("/")
     counts = tuple(int(number) for number in numbers.split(".") if number.isdecimal())
@@ -278,7 +278,7 @@ def secure_program(manifest: Manifest, name: str) -> SecureProgram:
 
 
 def _program(manifest: Manifest, name: str, run: object, rows: Mapping[str, int], batch: int) -> SecureProgram:
-    """A program on the inputs of some members, with a mask of `batch` rows, and their weights."""
+    """A program on the inputs and weights of some members, with an attention mask of `batch` rows."""
     inputs = {
         manifest.encoder_of(member): torch.empty(
             count,

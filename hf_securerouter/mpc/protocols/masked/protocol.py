@@ -1,8 +1,8 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
 """The masked engine: masked openings in shrinking rings, with a dealer that never sees an opening.
 
-Weights become D = W - B0 - B1, for both parties, and one seed for each half of the mask: a party gets D and its own
-seed, the dealer both seeds. An input is covered by a mask that party 1 expands from a seed, and sent to party 0.
+The owner masks every weight: D = W - B0 - B1. Both parties get D, each party the seed of one mask (B0 or B1), the
+dealer both seeds. The client masks every input: party 0 gets the masked input, party 1 the seed of the mask.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .sharing import MaskedSharing
 
 
 def problems(members: Mapping[str, EncoderSpec], device: str, provider: str) -> list[Problem]:
-    """Everything that this protocol cannot do; `members` holds the encoders by module path."""
+    """Reasons why this protocol cannot run a model; `members` holds encoder specs by module path."""
     found = []
     if device not in DEVICES:
         found.append(
@@ -41,16 +41,16 @@ def problems(members: Mapping[str, EncoderSpec], device: str, provider: str) -> 
 
 
 def prepare(provider: str) -> None:
-    """Nothing: this protocol needs no other package, and is the one to deploy."""
+    """Do nothing: this protocol needs no optional package, and no warning."""
 
 
 def sharing(manifest: Manifest) -> Sharing:
-    """How the owner and the client share."""
+    """The sharing of weights, by the owner, and of inputs, by the client."""
     return MaskedSharing(manifest)
 
 
 def program(role: str, manifest: Manifest, setup: dict[str, Any], ledger: Ledger) -> Program:
-    """The program of `role` on the caller's machine; returns once all roles have met."""
+    """The program of `role` in a local session; returns once all roles have met."""
     from ...net.loopback import accept_parties, connect_dealer, connect_parties
     from .roles import MaskedDealer, MaskedParty
 

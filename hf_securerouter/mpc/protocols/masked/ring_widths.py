@@ -1,9 +1,9 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""The ring of every opening of an encoder under the masked protocol.
+"""The ring width of every opening of an encoder under the masked protocol, in bits.
 
-A chain of linear steps must carry enough bits for all that follows until a nonlinear gate makes fresh words, so widths
-are computed from the end of each chain backwards. A width above 64 raises; nothing is clamped. A bound violation in
-production is not detected and gives garbage, not a leak.
+A chain of linear steps must keep enough bits for all its later steps, until a nonlinear gate makes fresh shares; so
+widths are computed backwards from the end of each chain. A width above 64 bits raises an error. A value beyond its
+bound is not detected when shares are computed: the result is wrong, and nothing leaks.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ class RingWidths:
     """Ring widths of one encoder on inputs of one length.
 
     Args:
-        bounds (`Bounds`): What values stay below.
-        length (`int`): T, tokens a row of attention spans.
+        bounds (`Bounds`): log2 bounds of absolute values.
+        length (`int`): T, the tokens of an input.
         softmax (`str`): `"exact"`, `"2quad"` ((x + 5)^2 over its sum) or `"2relu"` (max(x, 0) over its sum).
         network (`str`): What the plan is made for, a name in `NETWORKS`.
         hidden_act (`str`): The feed-forward activation.
-        bits (`FractionBits`): Scales.
+        bits (`FractionBits`): Fraction bits.
     """
 
     bounds: Bounds
@@ -44,88 +44,89 @@ class RingWidths:
 
     @property
     def attended(self) -> int:
-        """Scale of what W_o gives."""
+        """Fraction bits of the product with W_o."""
         return self.bits.mixed + self.bits.attention_output_weights
 
     @property
     def outer(self) -> int:
-        """Scale of what the second feed-forward matrix gives."""
+        """Fraction bits of the product with the second feed-forward matrix."""
         return self.bits.active + self.bits.output_weights
 
     @property
     def length_bits(self) -> int:
-        """log2 of the length, rounded up: a row of exponentials sums to at most 2^this."""
+        """log2 of the length, rounded up: a row of exponentials sums to at most 2^`length_bits`."""
         return (self.length - 1).bit_length()
 
     @property
     def unnormalized_bound(self) -> int:
-        """Of what softmax divides by its sum: exponentials are at most 1."""
+        """log2 bound of unnormalised attention weights; exponentials are at most 1."""
         return self._format.unnormalized_bound(self.softmax)
 
     @property
     def context_bound(self) -> int:
-        """Of numerators times V, before the division."""
+        """log2 bound of unnormalised attention weights times V, before the division by the row sum."""
         return self._format.context_bound(self.softmax, self.length)
 
     @property
     def unnormalized(self) -> int:
-        """Fraction bits of the numerators, and of the context."""
+        """Fraction bits of unnormalised attention weights, and of the context."""
         return self._format.unnormalized(self.softmax, self.length)
 
     @property
     def row_inverse(self) -> int:
-        """Fraction bits of the inverse of a row's sum."""
+        """Fraction bits of the inverse of a row sum."""
         return self.bits.row_inverse - self.unnormalized
 
     @property
     def row_sum_range(self) -> tuple[int, int]:
-        """log2 of the smallest and the largest sum of a row's numerators."""
+        """log2 of the smallest and the largest row sum of unnormalised attention weights."""
         return (-6 if self.softmax == "exact" else self.bounds.row_sum), self.unnormalized_bound + self.length_bits + 1
 
     @property
     def mix_width(self) -> int:
-        """Opening of the numerators and V."""
+        """Ring width of the opening of unnormalised attention weights and V."""
         return self.unnormalized + self.bits.value + self.context_bound + 2
 
     @property
     def exponential_width(self) -> int:
-        """Ring in which the exponential's words are dealt."""
+        """Ring width of the words that the dealer gives for the exponential."""
         return checked_width(
             EXP_SCALE - self.unnormalized + self.mix_width, "The exponential (max_length, value bound)"
         )
 
     @property
     def unit(self) -> int:
-        """log2 of the unit in which the maximum of the scores is sought; it has 8 bits."""
+        """log2 of the unit in which row maxima are searched, with 8 bits for a score."""
         return self.bounds.scores - 8
 
     @property
     def embedding_width(self) -> int:
-        """Ring in which embedding outputs travel until they meet weights."""
+        """Ring width of embedding outputs that are shuffled or selected before they meet weights."""
         return self.bits.hidden + self.bounds.embedding + 2
 
     @property
     def score_width(self) -> int:
-        """Opening of Q and K: the scores are needed mod 2^J at their fraction bits, and with 8 bits above `unit`.
+        """Ring width of the opening of Q and K.
 
-        The other kinds of softmax open them whole, and with room for a shift.
+        Exact softmax needs scores mod 2^`bounds.scores` only. 2Quad and 2ReLU need whole scores, and 1 or 2 bits more
+        for their shift.
         """
         room = {"exact": 0, "2quad": 1, "2relu": 2}[self.softmax]
         return self.bits.query + self.bits.key + self.bounds.scores + room
 
     @property
     def attended_width(self) -> int:
-        """Ring of the first LayerNorm's input: the opening of what W_o meets."""
+        """Ring width of the opening before W_o, whose product is the first LayerNorm's input."""
         return self.attended + self.bounds.residual + 2
 
     @property
     def outer_width(self) -> int:
-        """Ring of the second LayerNorm's input: the opening of what the second feed-forward matrix meets."""
+        """Ring width of the opening before the second feed-forward matrix; the second LayerNorm reads the product."""
         return self.outer + self.bounds.residual + 2
 
     @property
     def attention_width(self) -> int:
-        """Opening of the hidden state in front of Q, K and V, and of the head, several of which may read one row."""
+        """Ring width of the opening of a hidden state before Q, K and V, or before the heads, which may be several."""
         bits = self.bits
         return max(
             bits.hidden + bits.head_weights + Bounds.head + 2,
@@ -137,7 +138,10 @@ class RingWidths:
 
     @property
     def feed_forward_width(self) -> int:
-        """Opening of the hidden state in front of the first feed-forward matrix: GeLU uses its input as is."""
+        """Ring width of the opening of a hidden state before the first feed-forward matrix.
+
+        GeLU's result contains its input, so the input is kept in the ring of the result.
+        """
         bits = self.bits
         product = bits.hidden + bits.intermediate_weights
         inner = (
@@ -146,18 +150,21 @@ class RingWidths:
         return max(inner, self._residual_width(self.outer_width, self.outer))
 
     def _residual_width(self, width: int, scale: int) -> int:
-        """Opening of the hidden state whose residual and mean are needed at a scale in a ring of `width` bits."""
+        """Ring width of the opening of a hidden state, if its residual has `scale` in a ring of `width` bits."""
         return width + self.bits.hidden + max(self.bits.gamma, self.bits.mean_weights) - scale
 
     @property
     def classifier_width(self) -> int:
-        """Opening of the head's activations in front of the classifier."""
+        """Ring width of the opening of the head's activations before the classifier."""
         return self.bits.head_active + self.bits.head_weights + self.bounds.logits + 2
 
     def norm_scales(self, width: int) -> tuple[int, int]:
-        """Fraction bits of a LayerNorm's input and of the inverse deviation, whose product goes to a ring of `width`.
+        """Fraction bits of a LayerNorm's input and of the inverse deviation, whose product has a ring of `width` bits.
 
-        As many as 64 bits hold: at 25 together, a normalised value is within 2^-13 (1/sigma + sigma / 2).
+        Both get as many bits as fit into 64. With 25 together, a normalised value is within 2^-13 (1/sigma + sigma/2).
+
+        Raises:
+            `SecureRouterValueError`: Fewer than 18 bits are left for both.
         """
         bits = self.bits
         room = min(MAX_BITS - width + bits.hidden, bits.normal + bits.deviation)

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""What the parties and the dealer do under the masked protocol."""
+"""The parties and the dealer of the masked protocol."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from .sharing import as_seed, input_share
 
 
 class MaskedDealer(Program):
-    """Deals what the parties order. It gets the seeds of the weights' masks, never D, an input or an opening."""
+    """Deals the sets of tuples that the parties order, with the seeds of the weights' masks; never sees an opening."""
 
     def __init__(self, manifest: Manifest, ledger: Ledger, timeout: float) -> None:
         self.manifest, self.ledger, self.timeout = manifest, ledger, timeout
@@ -41,18 +41,18 @@ class MaskedDealer(Program):
         self._service: DealerService | None = None
 
     def meet(self, channels: tuple[Channel, Channel]) -> None:
-        """Deal to P0 and P1 over these channels from now on."""
+        """Deal to party 0 and party 1 over these channels from now on."""
         self._service = DealerService(channels, self._plan, self._weight_mask, self.timeout, self.manifest.device)
 
     def leave(self) -> None:
-        """Close the channels. What was dealt over them and not used is of no use any more."""
+        """Close the channels. Sets of tuples that were dealt over them and not used are lost."""
         if self._service is not None:
             self._service.close()
             self._service = None
 
     def receive_weights(self, tensors: dict[str, Tensor]) -> None:
         if set(tensors) != {f"{SEED}0", f"{SEED}1"}:
-            raise SecureRouterError("The dealer was sent something else than the seeds of the weights' masks.")
+            raise SecureRouterError("The dealer takes the two seeds of the weights' masks and nothing else.")
         self._seeds = [as_seed(tensors[f"{SEED}{rank}"]) for rank in (0, 1)]
 
     def query(self, header: dict[str, Any], tensors: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -62,10 +62,10 @@ class MaskedDealer(Program):
         return {}, {}
 
     def serve(self) -> NoReturn:
-        """Deal until a party is gone.
+        """Deal until a party leaves.
 
         Raises:
-            `SupplyError`: It is.
+            `SupplyError`: A party has left.
         """
         while True:
             self._met.wait(None)
@@ -88,7 +88,7 @@ class MaskedDealer(Program):
 
 
 class MaskedParty(Program):
-    """A computing party: holds D and its own seed, and one share of every input."""
+    """A computing party: holds the masked weights, the seed of its own mask, and one share of every input."""
 
     def __init__(self, rank: int, manifest: Manifest, ledger: Ledger) -> None:
         self.rank, self.manifest, self.ledger = rank, manifest, ledger
@@ -97,12 +97,12 @@ class MaskedParty(Program):
         self._plans: dict[str, Plan] = {}
 
     def meet(self, dealer: Channel, link: Link, timeout: float) -> None:
-        """Compute over this link, with what this dealer deals, from now on.
+        """Compute over this link, with sets of tuples from this dealer, from now on.
 
         Args:
             dealer (`Channel`): To the dealer.
             link (`Link`): To the other party, counting in this party's ledger.
-            timeout (`float`): Seconds that a set of tuples may take.
+            timeout (`float`): Seconds to wait for a set of tuples.
         """
         self._link = link
         self._zero_seed = agree_on_seed(link)
@@ -112,15 +112,15 @@ class MaskedParty(Program):
         )
 
     def leave(self) -> None:
-        """Close the channel and the link. No set of tuples that came over them is used any more."""
+        """Close the channel and the link. Sets of tuples that came over them are never used again."""
         self._sets.close()
         self._link.close()
 
     def check_dealer(self) -> None:
-        """Make sure, between queries, that the dealer is still there.
+        """Check, between queries, that the dealer is alive.
 
         Raises:
-            `SupplyError`: It is gone or silent.
+            `SupplyError`: The dealer has left or is silent.
         """
         self._sets.check()
 
@@ -136,10 +136,10 @@ class MaskedParty(Program):
         return self.answer(self.inputs(header["batch"], tensors))
 
     def inputs(self, batch: int, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """This party's shares of a batch, from what the client sent; nothing is exchanged.
+        """This party's shares of a batch, from the client's tensors; nothing is exchanged.
 
         Raises:
-            `SecureRouterError`: They are not those of `batch` inputs of this model.
+            `SecureRouterError`: The tensors are not shares of `batch` inputs of this model.
         """
         cipher = self.manifest.cipher
         inputs = {
@@ -156,13 +156,13 @@ class MaskedParty(Program):
         return inputs
 
     def answer(self, inputs: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """Answer a batch together with the other party; returns what `query` does."""
+        """Answer a batch together with the other party; the result is that of `query`."""
         self._evaluator.used.clear()
         on_device = {name: words.to(self.manifest.device) for name, words in inputs.items()}
         chosen, logits = run_schedule(self.manifest, self._run, on_device)
         packed = self._packed(logits.cpu(), logit_width(self.manifest), self._evaluator.used[-1])
         self._sets.finished(self._evaluator.used)
-        # Most often the next query has the same shape: its first set is dealt meanwhile.
+        # The next query usually has the same shape, so its first set of tuples is dealt ahead.
         first = first_program(self.manifest, len(inputs[ATTENTION_MASK]))
         self._sets.order(first, self._evaluator.plan(secure_program(self.manifest, first)))
         return {"experts": chosen}, {"logits": packed}
@@ -171,13 +171,13 @@ class MaskedParty(Program):
         return self._evaluator.run(secure_program(self.manifest, name), inputs)
 
     def _packed(self, logits: Tensor, width: int, label: SetLabel) -> Tensor:
-        """A share of the logits for the client, covered by a share of zero that only the parties can make."""
+        """A share of the logits for the client, made fresh by a share of zero from the parties' common seed."""
         zero = Csprng(self._zero_seed, b"logits/" + label.id.encode()).ring(logits.shape, width)
         return seal(logits, Pad(zero if self.rank == 0 else -zero, width))[1]
 
 
 def agree_on_seed(link: Link) -> bytes:
-    """A seed that only the two parties know: the hash of 32 fresh bytes of each. One round."""
+    """A seed that only the two parties know: the hash of 32 fresh bytes of each party. One round."""
     own = secrets.token_bytes(SEED_BYTES)
     theirs = bytes(link.exchange([own])[0])
     ordered = own + theirs if link.rank == 0 else theirs + own

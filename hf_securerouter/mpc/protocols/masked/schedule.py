@@ -1,9 +1,9 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""How a party answers a batch, program after program, in each mode of routing privacy.
+"""The programs that a party runs for a batch, one after another, in each mode of routing privacy.
 
-What decides here is public to both parties: the manifest, the size of the batch, and what a program revealed (the
-chosen experts under `revealed`, ranks in a secret order under `quota`, nothing under `oblivious`). The expert whose
-encoder the router reads has answered with the first program and is not run again.
+The order depends on public values alone: the manifest, the size of the batch, and what a program revealed (the chosen
+experts under `revealed`, ranks in a secret order under `quota`, nothing under `oblivious`). An expert that shares its
+encoder with the router gets its logits from the first program and is not run again.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from .layout import ATTENTION_MASK, LOGITS
 from .programs import HIDDEN
 
 
-# Rows that one encoder computes side by side: what a larger set of tuples needs does not fit into memory, and is made
-# while the query waits. Eight rows of 128 tokens of BERT-base need 16.9 GB of corrections.
+# Most rows that an encoder computes in one program under `quota`. A larger set of tuples does not fit into memory and
+# would be dealt while the query waits: eight rows of 128 tokens of BERT-base need 16.9 GB of corrections.
 SERVED = 8
 
 Run = Callable[[str, Mapping[str, Tensor]], Any]
-"""Runs a program by its name on this party's shares."""
+"""Runs the program of this name on this party's shares."""
 
 
 def first_program(manifest: Manifest, batch: int) -> str:
-    """The program that a batch starts with."""
+    """The name of a batch's first program."""
     if not manifest.routes:
         return f"experts.0/{batch}"
     if manifest.routing_privacy == "quota":
@@ -41,13 +41,13 @@ def run_schedule(manifest: Manifest, run: Run, inputs: Mapping[str, Tensor]) -> 
     """Classify a batch.
 
     Args:
-        manifest (`Manifest`): Of the model.
+        manifest (`Manifest`): The model's manifest.
         run (callable): Runs a program at this party.
         inputs (`Mapping[str, torch.Tensor]`): Shares of the embeddings (B, T, E) of every member of
-            `manifest.inputs`, and of the mask (B, T).
+            `manifest.inputs`, and of the attention mask (B, T).
 
     Returns:
-        `tuple[list[int] or None, torch.Tensor]`: The expert of each row where the parties know it, and a share of the
+        `tuple[list[int] or None, torch.Tensor]`: The expert of each row if the parties know it, and a share of the
         logits, int64 (B, C) mod 2^`logit_width`.
     """
     batch = len(inputs[ATTENTION_MASK])
@@ -69,7 +69,7 @@ def _empty_logits(manifest: Manifest, like: Tensor) -> Tensor:
 def _by_expert(
     manifest: Manifest, run: Run, inputs: Mapping[str, Tensor], one_hot: Tensor, known: list[Secret]
 ) -> tuple[list[int], Tensor]:
-    """Each expert once, on the rows that chose it; what the router's program answered already is `known`."""
+    """Run each chosen expert once, on its rows; `known` holds the logits that the router's program has computed."""
     chosen = one_hot.argmax(0)
     logits = _empty_logits(manifest, chosen)
     for index in chosen.unique().tolist():
@@ -83,7 +83,7 @@ def _by_expert(
 
 
 def _read_and_ranked(manifest: Manifest, run: Run, inputs: Mapping[str, Tensor]) -> Any:
-    """What `route` gives, of a batch whose rows the router's encoder reads some after others."""
+    """The result of `route` for a large batch, of which the router's encoder reads `SERVED` rows at a time."""
     batch, owner = len(inputs[ATTENTION_MASK]), manifest.encoder_of("router")
     rows = []
     for start in range(0, batch, SERVED):
@@ -94,7 +94,7 @@ def _read_and_ranked(manifest: Manifest, run: Run, inputs: Mapping[str, Tensor])
 
 
 def _by_rank(manifest: Manifest, run: Run, ranks: Tensor, order: Tensor, shuffled: Mapping[str, Tensor]) -> Tensor:
-    """The hardest queries by the first expert of `hardest_first`, and so on; then back to the order of the queries."""
+    """Serve the hardest queries by the first expert of `hardest_first`, and so on; then restore the queries' order."""
     by_rank = ranks.argsort()
     quotas = [manifest.quotas[index] for index in manifest.hardest_first]
     rows = dict(zip(manifest.hardest_first, by_rank.split(quotas), strict=True))

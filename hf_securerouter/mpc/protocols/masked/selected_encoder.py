@@ -1,8 +1,7 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""An encoder whose weights are those of one of several experts of one shape, chosen by secret bits for each row.
+"""An encoder with the weights of one expert, which secret bits select for each row among experts of one shape.
 
-Only products with weights differ from a plain encoder's: attention, LayerNorm and activations run once, whatever the
-number of experts.
+Only products with weights depend on the number of experts: attention, LayerNorm and activations run once.
 
 Reference:
     SecMoE: select, then compute.
@@ -25,7 +24,7 @@ from .encoder import MaskedEncoder
 
 @dataclass(frozen=True)
 class SelectedEncoder(MaskedEncoder):
-    """One encoder made of several, for one batch.
+    """One encoder whose weights are selected among several experts', for one batch.
 
     Args:
         members (`tuple[str, ...]`): Prefixes of the experts' weights.

@@ -23,14 +23,18 @@ from .ring_widths import RingWidths
 
 
 def as_tensor(seed: bytes) -> Tensor:
-    """A seed in the form in which tensors travel."""
+    """A seed as a uint8 tensor of 32 elements, so that a channel can carry it."""
     return torch.tensor(list(seed), dtype=torch.uint8)
 
 
 def as_seed(tensor: Tensor | None) -> bytes:
-    """The seed in a received tensor."""
+    """The seed in a received tensor.
+
+    Raises:
+        `SecureRouterError`: The tensor is missing, or is not 32 elements of uint8.
+    """
     if tensor is None or tensor.dtype != torch.uint8 or tensor.shape != (SEED_BYTES,):
-        raise SecureRouterError("What should be a seed is none.")
+        raise SecureRouterError(f"A seed is missing or not {SEED_BYTES} bytes of uint8.")
     return bytes(tensor.tolist())
 
 
@@ -65,8 +69,8 @@ class MaskedSharing(Sharing):
             travels = width < encoder.input_width or (self.manifest.selects and name != "router")
             if travels and int(words.abs().max()) >= largest:
                 raise SecureRouterError(
-                    f"The embeddings of `{name}` reach 2^{encoder.rings.bounds.embedding}, the bound that they "
-                    "travel under; pass `routing_privacy='revealed'`."
+                    f"The embeddings of `{name}` reach 2^{encoder.rings.bounds.embedding}, the bound of embeddings "
+                    "that are shuffled or selected; pass `routing_privacy='revealed'`."
                 )
             pad = input_words(seed, name, self.manifest.cipher).pad(words.shape, width)
             shares["party0"][name] = seal(words, pad)[1]
@@ -85,7 +89,7 @@ class MaskedSharing(Sharing):
 
 
 def input_words(seed: bytes, name: str, cipher: str) -> Csprng:
-    """The mask of the input called `name`."""
+    """The generator of an input's mask, from the seed that party 1 gets."""
     return Csprng(seed, b"input/" + name.encode(), cipher)
 
 
@@ -97,10 +101,13 @@ def input_share(
     Args:
         rank (`int`): 0 or 1.
         tensors (`Mapping[str, torch.Tensor]`): What `MaskedSharing.inputs` made for this party.
-        name (`str`): Of the input.
-        shape (`tuple[int, ...]`): Its shape.
-        width (`int`): Its ring.
-        cipher (`str`): The session's.
+        name (`str`): The input's name.
+        shape (`tuple[int, ...]`): The input's shape.
+        width (`int`): The input's ring width, in bits.
+        cipher (`str`): The session's cipher, which expands party 1's seed.
+
+    Raises:
+        `SecureRouterError`: The share, or party 1's seed, is missing or of another size.
     """
     if rank == 1:
         return reduce(-input_words(as_seed(tensors.get(SEED)), name, cipher).ring(shape, width), width)
