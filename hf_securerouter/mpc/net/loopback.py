@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 from ...errors import SecureRouterError
+from ...files import write_atomically
 from .channel import Channel
 from .ledger import Ledger
 from .link import Link
@@ -45,10 +46,8 @@ def connect_parties(folder: Path, rank: int, ledger: Ledger, timeout: float) -> 
     if rank == 0:
         token = secrets.token_bytes(32)
         with Link.listen() as listener:
-            part = path.with_suffix(".part")
-            with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-                json.dump({"address": listener.address, "token": token.hex()}, file)
-            part.rename(path)
+            with write_atomically(path, private=True) as temporary:
+                temporary.write_text(json.dumps({"address": listener.address, "token": token.hex()}))
             return listener.accept(0, ledger=ledger, timeout=timeout, token=token)
     deadline = time.monotonic() + timeout
     while not path.exists():

@@ -151,8 +151,11 @@ class DealerClient:
         seed = tensors.get("seed")
         if header.get("kind") != "set" or seed is None or seed.dtype != torch.uint8 or seed.numel() != SEED_BYTES:
             raise SupplyError("the dealer sent something else than a set of tuples.")
-        label = SetLabel(header["id"], header["nonce"], header["plan"])
-        number = int(header["number"])
+        try:
+            label = SetLabel(header["id"], header["nonce"], header["plan"])
+            number = int(header["number"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise SupplyError("the dealer sent a set of tuples without its label.") from error
         with self._changed:
             plan = self._plans.get(number)  # None: the order was discarded
         if plan is not None and label.plan != plan.digest:
