@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""Measure both protocols on the same models and inputs, and write the tables and plot of docs/benchmark.md: `make benchmark`.
+"""Measure both protocols on the same models and inputs, and write docs/benchmark.md: `make benchmark`.
 
 Every cell is one `securerouter profile` in a process of its own. Its report is kept as soon as it ends, and what is
 kept is not measured again: remove the results to start afresh.
