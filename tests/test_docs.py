@@ -28,7 +28,7 @@ from hf_securerouter.mpc.secure_model import SecureModel
 from hf_securerouter.mpc.sessions.session import Session
 from tests.support import ROOT
 from tests.support.conversation import Conversation
-from tests.tiny import MAX_POSITIONS, family_config, pool_model
+from tests.tiny import family_config, pool_model
 
 
 README_BYTES, PROSE = 9216, 400
@@ -171,7 +171,7 @@ def stand_ins(tmp_path_factory, tokenizer):
     for name, layers in CHECKPOINTS.items():
         BertModel(family_config("bert", layers=layers)).save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)
-    pool_model().save_pretrained(folder / "sst2-router")
+    pool_model(("bert", "bert")).save_pretrained(folder / "sst2-router")
     tokenizer.save_pretrained(folder / "sst2-router")
     for name in ("reviews.csv", "held_out.csv"):
         (folder / name).write_text(CSV)
@@ -231,7 +231,7 @@ def workplace(stand_ins, tmp_path, monkeypatch):
 def run_page(page: str) -> None:
     names: dict = {"__name__": "page"}
     for number, block in enumerate(blocks(text_of(page), "python"), 1):
-        block = block.replace("max_length=64", f"max_length={MAX_POSITIONS}")
+        block = block.replace("max_length=64", "max_length=8")
         exec(compile(block, f"{page}, block {number}", "exec"), names)
 
 
