@@ -274,6 +274,13 @@ def test_cheap_commands_work(workplace):
 # Pages that are made of something else.
 
 
+def test_messages_of_the_troubleshooting_page_are_the_packages():
+    sources = [path.read_text(encoding="utf-8") for path in (ROOT / "hf_securerouter").rglob("*.py")]
+    everything = "\n".join([*sources, text_of("Makefile")])
+    rows = re.findall(r"^\| `(.*?)` \|", text_of("docs/troubleshooting.md"), flags=re.MULTILINE)
+    assert len(rows) > 10 and [row for row in rows if row not in everything] == []
+
+
 def test_the_reference_is_current():
     spec = importlib.util.spec_from_file_location("make_reference", ROOT / "docs" / "make_reference.py")
     module = importlib.util.module_from_spec(spec)
