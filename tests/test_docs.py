@@ -5,6 +5,7 @@ Code runs on tiny checkpoints in the place of those that it names, page by page 
 session is one of real processes; in the other pages both parties are threads, to save half a minute each.
 """
 
+import dataclasses
 import importlib.util
 import json
 import re
@@ -26,6 +27,9 @@ from hf_securerouter.mpc.net.cost import Cost
 from hf_securerouter.mpc.protocols import base
 from hf_securerouter.mpc.secure_model import SecureModel
 from hf_securerouter.mpc.sessions.session import Session
+from hf_securerouter.recipes.arguments import RunArguments
+from hf_securerouter.recipes.cotrained_pool import CotrainArguments
+from hf_securerouter.trainer import SecureRouterTrainingArguments
 from tests.support import ROOT
 from tests.support.conversation import Conversation
 from tests.tiny import family_config, pool_model
@@ -34,6 +38,8 @@ from tests.tiny import family_config, pool_model
 README_BYTES, PROSE = 9216, 400
 PAGES = ["README.md", *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md"))]
 OTHERS = ["CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "model_cards/README.md", "model_cards/NOTES.md"]
+OWN = (RunArguments, CotrainArguments)
+OF_OWN_DATA = {"text_column", "label_column", "dataset_dir"}  # of runs without `--task_name`
 CHECKPOINTS = {"prajjwal1/bert-tiny": 1, "google-bert/bert-base-uncased": 2, "google-bert/bert-large-uncased": 3}
 CSV = 'text,label\n"a good film",praise\n"a bad film",complaint\n"the film is slow",other\n"a great film",praise\n'
 # What a page tells to make, and so is not there.
@@ -94,6 +100,23 @@ def unknown_options(text: str, _) -> list[str]:
     return wrong
 
 
+def unknown_script_options(text: str, _) -> list[str]:
+    """Options of the scripts in commands that neither the script, the recipes nor transformers' arguments name."""
+    wrong = []
+    for words in commands(text):
+        scripts = [
+            word for word in words if re.fullmatch(r"(training|tests|docs)/\S+\.py", word) and (ROOT / word).exists()
+        ]
+        if scripts:
+            fields = {
+                field.name for kind in (SecureRouterTrainingArguments, *OWN) for field in dataclasses.fields(kind)
+            }
+            told = re.findall(r"--[a-z][\w-]*", text_of(scripts[0])) + [f"--{name}" for name in fields | OF_OWN_DATA]
+            options = [word for word in words[words.index(scripts[0]) :] if word.startswith("--")]
+            wrong += [f"{scripts[0]} {option}" for option in options if option not in told]
+    return wrong
+
+
 def unknown_targets(text: str, _) -> list[str]:
     makefile = text_of("Makefile")
     named = [words[1] for words in commands(text) if words[0] == "make"] + re.findall(r"`make ([a-z]+)", text)
@@ -128,6 +151,7 @@ def dead_links(text: str, place: Path) -> list[str]:
 BROKEN = {
     long_lines: "- " + "word " * 100,
     unknown_options: "```bash\nsecurerouter demo --jsn\n```",
+    unknown_script_options: "```bash\npython training/run_glue.py --task_nam x\n```",
     unknown_targets: "```bash\nmake tests  # all\n```",
     missing_files: "As `tests/test_nothing.py` shows.",
     dead_links: "See [there](README.md#no-such-title).",
@@ -135,6 +159,7 @@ BROKEN = {
 SOUND = {
     long_lines: "| " + "cell | " * 100 + "\n```\n" + "code " * 100 + "\n```",
     unknown_options: "```bash\nsecurerouter demo --json  # --jsn\n```",
+    unknown_script_options: "```bash\npython training/run_glue.py --task_name x --seed 1\n```",
     unknown_targets: "```bash\nmake test\n```\nor `make demo`",
     missing_files: "As `tests/test_docs.py` and `gates/relu.py` show.",
     dead_links: "See [there](README.md#licence), [here](#a-b)\n# A, b",
