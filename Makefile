@@ -19,7 +19,7 @@ demo: .venv/base.stamp  ## install, then classify real sentences on secret share
 test: .venv/test.stamp  ## install with the test extra, then run the test suite
 	.venv/bin/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadscope
 
-benchmark: .venv/benchmark.stamp  ## measure both protocols and write the README's tables (ONLY=bert-tiny/1x: a part)
+benchmark: .venv/benchmark.stamp  ## measure both protocols and write the tables of docs/benchmark.md (ONLY=bert-tiny/1x: a part)
 	.venv/bin/python tests/benchmarks/benchmark.py --only '$(ONLY)'
 
 lint: .venv/dev.stamp  ## check style, formatting and types

@@ -75,7 +75,7 @@ def test_section_has_both_protocols_side_by_side(report, results):
         in lines
     )
     alone = "| bert-base | 1 × 512 | 4 / – | 316 / – | 3* / – | 3 / – | 500 | 0.5 | 7.25 |"
-    assert lines.index(alone) == 5
+    assert lines.index(alone) == lines.index("| --- | --- | --- | --- | --- | --- | --- | --- | --- |") + 2
     assert "| linear layers | 1 / 10 (10×) | 79 / 790 (10×) | 0.5 / 0.5 (1×) | 1 |" in lines
     assert "| products of attention | 0 / 0 | 0 / 0 | 0 / 0 | 0 |" in lines
     assert "| the rest | 1 / 10 (10×) | 79 / 790 (10×) | 0.5 / 0.5 (1×) | 1 |" in lines
@@ -95,14 +95,14 @@ def test_nothing_measured_yet_is_no_error(report):
 
 
 def test_only_what_is_between_the_marks_is_replaced(report, tmp_path):
-    path = tmp_path / "README.md"
+    path = tmp_path / "page.md"
     path.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
     path.chmod(0o640)
     for text in ("new", "newer"):
         report.write_section(path, text)
         assert path.read_text() == f"before\n{report.BEGIN}\n\n{text}\n\n{report.END}\nafter\n"
     assert path.stat().st_mode & 0o777 == 0o640
-    assert [found.name for found in tmp_path.iterdir()] == ["README.md"]
+    assert [found.name for found in tmp_path.iterdir()] == ["page.md"]
     begin, end = report.BEGIN, report.END
     for content in ("nothing", f"{end} {begin}", f"{begin} {begin} {end}", f"{begin} {end} {end}"):
         path.write_text(content)
@@ -111,15 +111,17 @@ def test_only_what_is_between_the_marks_is_replaced(report, tmp_path):
         assert path.read_text() == content
 
 
-def test_the_readme_has_the_marks_and_the_plot(report):
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert readme.index(report.BEGIN) < readme.index(report.END)
-    assert report.PLOT in readme and (ROOT / report.PLOT).exists()
+def test_the_page_has_the_marks_and_the_plot(report, benchmark):
+    path = benchmark.ROOT / "docs" / "benchmark.md"
+    page = path.read_text(encoding="utf-8")
+    assert page.index(report.BEGIN) < page.index(report.END)
+    assert f"]({report.PLOT})" in page and (path.parent / report.PLOT).exists()
+    assert report.BEGIN not in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_a_rerun_measures_what_is_missing_and_keeps_each_cell(benchmark, report, tmp_path, monkeypatch):
-    readme, kept = tmp_path / "README.md", tmp_path / "results" / "cells.json"
-    readme.write_text(f"{report.BEGIN}\n{report.END}")
+    page, kept = tmp_path / "page.md", tmp_path / "results" / "cells.json"
+    page.write_text(f"{report.BEGIN}\n{report.END}")
     asked = []
 
     def measure(asked_cell):
@@ -133,7 +135,7 @@ def test_a_rerun_measures_what_is_missing_and_keeps_each_cell(benchmark, report,
     done: list[str] = []
     monkeypatch.setattr(benchmark, "measure", measure)
     monkeypatch.setattr(report, "plot", lambda *_: None)
-    arguments = ["benchmark.py", "--results", str(kept), "--readme", str(readme), "--only", "bert-base/1x128"]
+    arguments = ["benchmark.py", "--results", str(kept), "--page", str(page), "--only", "bert-base/1x128"]
     monkeypatch.setattr(sys, "argv", arguments)
     names = [f"bert-base/1x128/{protocol}" for protocol in ("masked", "crypten")]
     names += [f"{name}/10ms" for name in names]
@@ -143,7 +145,7 @@ def test_a_rerun_measures_what_is_missing_and_keeps_each_cell(benchmark, report,
     asked.extend([""] * 3)
     assert benchmark.main() == 0
     assert asked[3:] == names[1:2]
-    assert "| bert-base | 1 × 128 |" in readme.read_text()
+    assert "| bert-base | 1 × 128 |" in page.read_text()
 
 
 def test_grid_names_every_cell_once_and_asks_profile_for_it(benchmark):

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""Measure both protocols on the same models and inputs, and write the README's tables and plot: `make benchmark`.
+"""Measure both protocols on the same models and inputs, and write docs/benchmark.md: `make benchmark`.
 
 Every cell is one `securerouter profile` in a process of its own. Its report is kept as soon as it ends, and what is
 kept is not measured again: remove the results to start afresh.
@@ -118,7 +118,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default="", help="measure only cells with this in their name (bert-tiny/1x)")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where the measurements are kept")
-    parser.add_argument("--readme", type=Path, default=ROOT / "README.md", help="what gets the tables")
+    parser.add_argument("--page", type=Path, default=ROOT / "docs" / "benchmark.md", help="what gets the tables")
     arguments = parser.parse_args()
     results, failed = load(arguments.results), []
     for cell in grid():
@@ -131,7 +131,7 @@ def main() -> int:
             save(results, arguments.results)
     print(report.gates(results))
     report.plot(results, Path(__file__).with_name("cost_by_length.png"))
-    report.write_section(arguments.readme, report.section(results))
+    report.write_section(arguments.page, report.section(results))
     if failed:
         print(f"Failed: {', '.join(failed)}", file=sys.stderr)
     return bool(failed)

@@ -11,9 +11,9 @@ from typing import Any
 
 BEGIN = "<!-- benchmark: written by tests/benchmarks/benchmark.py -->"
 END = "<!-- end of benchmark -->"
-PLOT = "tests/benchmarks/cost_by_length.png"
+PLOT = "../tests/benchmarks/cost_by_length.png"  # from the page
 NONE = "–"
-# The cell whose split by gate the README shows.
+# The cell whose split by gate the page shows.
 SHOWN = "bert-base/1x128"
 
 # The protocols build softmax and LayerNorm of different gates, so that their parts compare only together.
@@ -36,21 +36,27 @@ PUBLISHED = [
     ("FuseFSS", "large", "2.21 GiB", NONE, "3.00", "34.5 GiB", "two RTX PRO 6000 Blackwell"),
 ]
 SOURCES = (
-    "SHAFT: NDSS 2025, measured by github.com/Jwrede/snni-memory-reduction, whole process. SIGMA (PoPETs 2024) and "
-    "FuseFSS (ICML 2026, arXiv 2606.09551): measured by FuseFSS's authors; their rounds are worked out from the "
-    "latencies that they state."
+    "SHAFT: NDSS 2025, measured by github.com/Jwrede/snni-memory-reduction, whole process.",
+    "SIGMA (PoPETs 2024) and FuseFSS (ICML 2026, arXiv 2606.09551): measured by FuseFSS's authors.",
+    "The rounds of SIGMA and FuseFSS are worked out from the latencies that they state.",
 )
 
 
 def section(results: dict[str, Any]) -> str:
-    """The README's section, as Markdown."""
+    """The section of docs/benchmark.md, as Markdown."""
     parts = [
-        f"Measured on {results['machine']}, all roles on it. Entries are `masked` / `crypten` (how many times less); "
-        "a dash was not measured. Same weights and inputs for both. `crypten` deals its own triples here, within its "
-        "seconds; the dealer of `masked` works before the input comes, and its bytes and seconds are apart. Seconds "
-        "are medians of three runs after a warm-up or, with a star, those of a single run, where it took over "
-        "30 s. They depend on what else the machine does, and those of `crypten` on the processor's int64 products, "
-        "which are many times slower without AVX-512; bytes and rounds never change.",
+        _claims(
+            f"Measured on {results['machine']}, all roles on it.",
+            "Entries are `masked` / `crypten` (how many times less); a dash was not measured.",
+            "Both protocols had the same weights and inputs.",
+            "`crypten` deals its own triples here, within its seconds.",
+            "The dealer of `masked` works before the input comes: its bytes and seconds are apart.",
+            "Seconds are medians of three runs after a warm-up.",
+            "A star marks the seconds of a single run, where it took over 30 s.",
+            "Seconds depend on what else the machine does.",
+            "Those of `crypten` depend on the processor's int64 products, many times slower without AVX-512.",
+            "Bytes and rounds never change.",
+        ),
         _table(
             ["model", "texts × tokens", "MB between the servers", "rounds", "seconds with the input", "GiB, all roles"]
             + ["`masked`: MB from the dealer", "s before the input", "s of the dealer"],
@@ -63,9 +69,12 @@ def section(results: dict[str, Any]) -> str:
     delayed = _delayed(results)
     if delayed:
         parts += [
-            "With a delay between the servers, one way (`--delay-ms`): measured, and estimated from the run without "
-            "it as computation + trips × delay, one trip a round for `masked` and four for the all-reduce of "
-            "`crypten`. LAN (0.5 ms, 8 Gbit/s) and WAN (20 ms, 400 Mbit/s) are estimates.",
+            "With a delay between the servers, one way (`--delay-ms`):",
+            _claims(
+                "Measured seconds, and an estimate from the run without it: computation + trips × delay.",
+                "`masked` takes one trip a round, the all-reduce of `crypten` four.",
+                "LAN (0.5 ms, 8 Gbit/s) and WAN (20 ms, 400 Mbit/s) are estimates.",
+            ),
             _table(
                 ["model", "texts × tokens", "delay", "measured s", "estimated s", "LAN, estimated s"]
                 + ["WAN, estimated s"],
@@ -79,7 +88,7 @@ def section(results: dict[str, Any]) -> str:
             ["system", "model", "between the servers", "rounds", "seconds", "from the dealer", "hardware"],
             [list(row) for row in PUBLISHED],
         ),
-        SOURCES,
+        _claims(*SOURCES),
     ]
     return "\n\n".join(parts)
 
@@ -260,6 +269,11 @@ def _number(value: float | None) -> str:
     if value >= 100 or value == int(value):
         return f"{value:,.0f}"
     return f"{value:.3g}"
+
+
+def _claims(*claims: str) -> str:
+    """One claim a line."""
+    return "\n".join(f"- {claim}" for claim in claims)
 
 
 def _table(columns: list[str], rows: Iterable[list[str]]) -> str:
