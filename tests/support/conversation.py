@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from scipy import stats
@@ -77,9 +77,7 @@ class Conversation:
     def _program(self, name):
         program = secure_program(self.manifest, name)
         kind = name.partition("/")[0]
-        if kind in self.replaced:
-            object.__setattr__(program, "run", self.replaced[kind])
-        return program
+        return replace(program, run=self.replaced[kind]) if kind in self.replaced else program
 
     def __call__(self, input_ids: Tensor, attention_mask: Tensor) -> Query:
         """Classify a batch."""

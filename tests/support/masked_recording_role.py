@@ -65,13 +65,13 @@ def fresh(count):
 class RecordingParty(masked_roles.MaskedParty):
     def meet(self, *args):
         super().meet(*args)
-        self._before = settled_counters(self._link._stream.sock)
+        self._before = settled_counters(self._met.link._stream.sock)
 
     def query(self, header, tensors):
         answer = super().query(header, tensors)
         # The other party sends nothing more until both have answered.
-        before, self._before = self._before, settled_counters(self._link._stream.sock)
-        plans = [self._evaluator._plans[name] for name in RUN]
+        before, self._before = self._before, settled_counters(self._met.link._stream.sock)
+        plans = [self._met.evaluator._plans[name] for name in RUN]
         note(
             programs=list(RUN),
             planned=[sum(plan.payload_bytes for plan in plans), sum(plan.rounds for plan in plans)],

@@ -37,6 +37,7 @@ from ...gates.widen import Widen
 from ...models.manifest import Manifest
 from .evaluator import SecureProgram
 from .layout import ATTENTION_MASK, LOGITS, all_weight_shapes, encoders, input_width, logit_width
+from .program_name import Kind, ProgramName
 from .ring_widths import RingWidths
 from .selected_encoder import SelectedEncoder
 
@@ -233,48 +234,52 @@ def select_then_compute(manifest: Manifest, party: Party, shares: Inputs) -> Sec
 
 
 def secure_program(manifest: Manifest, name: str) -> SecureProgram:
-    """The program of a name such as `router/8`, `experts.2/3`, `route/6`, `serve/3.2.1`.
+    """The program of a name such as `router/8`, `experts.2/3`, `route/6`, `serve/3.2.1`; see `program_name.Kind`.
 
     Raises:
         `SecureRouterError`: No program of this model has the name.
     """
-    kind, _, numbers = name.partition("/")
-    counts = tuple(int(number) for number in numbers.split(".") if number.isdecimal())
-    if not counts or ".".join(map(str, counts)) != numbers:
-        raise SecureRouterError(f"There is no program {name!r}.")
-    experts = [f"experts.{index}" for index in range(len(manifest.experts))]
-    if kind == "router" and manifest.routes:
-        return _program(manifest, name, partial(reveal, manifest), {kind: counts[0]}, counts[0])
-    if kind in experts:
-        return _program(manifest, name, partial(classify, manifest, kind), {kind: counts[0]}, counts[0])
-    if kind in ("route", "rank") and manifest.routes:
-        everyone = dict.fromkeys(manifest.members, counts[0])
-        program = _program(manifest, name, partial(route, manifest), everyone, counts[0])
-        if kind == "route":
-            return program
-        owner = manifest.encoder_of("router")
-        inputs = {member: words for member, words in program.inputs.items() if member != owner}
-        features = manifest.members[owner].hidden_size
-        inputs[HIDDEN] = torch.empty(counts[0], features, dtype=torch.int64, device="meta")
-        return replace(program, inputs=inputs)
-    if kind == "read" and manifest.routes:
-        read = partial(summarize, manifest, "router")
-        return _program(manifest, name, read, {"router": counts[0]}, counts[0])
-    if kind == "serve" and len(counts) == len(experts):
-        some = {expert: count for expert, count in zip(experts, counts, strict=True) if count}
-        return _program(manifest, name, partial(serve, manifest, counts), some, sum(counts))
-    if kind == "restore":
-        rows = counts[0]
-        inputs = {
-            "order": torch.empty(rows, rows, dtype=torch.int64, device="meta"),
-            "logits": torch.empty(rows, manifest.experts[0].head.num_outputs, dtype=torch.int64, device="meta"),
-        }
-        return SecureProgram(name, partial(restore, manifest), inputs, {})
-    if kind == "oblivious" and manifest.routes:
+    parsed = ProgramName.parse(name)
+    kind, count, experts = parsed.kind, parsed.counts[0], len(manifest.experts)
+    everyone = dict.fromkeys(manifest.members, count)
+    if kind is Kind.EXPERTS and parsed.expert is not None and parsed.expert < experts:
+        member = f"experts.{parsed.expert}"
+        return _program(manifest, name, partial(classify, manifest, member), {member: count}, count)
+    if kind is Kind.SERVE and len(parsed.counts) == experts:
+        some = {f"experts.{index}": own for index, own in enumerate(parsed.counts) if own}
+        return _program(manifest, name, partial(serve, manifest, parsed.counts), some, sum(parsed.counts))
+    if kind is Kind.RESTORE:
+        return _restore_program(manifest, name, count)
+    if manifest.routes and kind is Kind.ROUTER:
+        return _program(manifest, name, partial(reveal, manifest), {"router": count}, count)
+    if manifest.routes and kind is Kind.READ:
+        return _program(manifest, name, partial(summarize, manifest, "router"), {"router": count}, count)
+    if manifest.routes and kind is Kind.ROUTE:
+        return _program(manifest, name, partial(route, manifest), everyone, count)
+    if manifest.routes and kind is Kind.RANK:
+        return _rank_program(manifest, name, count)
+    if manifest.routes and kind is Kind.OBLIVIOUS:
         run = select_then_compute if manifest.selects else oblivious
-        everyone = dict.fromkeys(manifest.members, counts[0])
-        return _program(manifest, name, partial(run, manifest), everyone, counts[0])
+        return _program(manifest, name, partial(run, manifest), everyone, count)
     raise SecureRouterError(f"There is no program {name!r}.")
+
+
+def _rank_program(manifest: Manifest, name: str, count: int) -> SecureProgram:
+    """`route` for a batch whose hidden states were computed by `read`: they stand in for the router's embeddings."""
+    program = _program(manifest, name, partial(route, manifest), dict.fromkeys(manifest.members, count), count)
+    owner = manifest.encoder_of("router")
+    inputs = {member: words for member, words in program.inputs.items() if member != owner}
+    inputs[HIDDEN] = torch.empty(count, manifest.members[owner].hidden_size, dtype=torch.int64, device="meta")
+    return replace(program, inputs=inputs)
+
+
+def _restore_program(manifest: Manifest, name: str, count: int) -> SecureProgram:
+    """`restore`, which reads no weights."""
+    inputs = {
+        "order": torch.empty(count, count, dtype=torch.int64, device="meta"),
+        "logits": torch.empty(count, manifest.experts[0].head.num_outputs, dtype=torch.int64, device="meta"),
+    }
+    return SecureProgram(name, partial(restore, manifest), inputs, {})
 
 
 def _program(manifest: Manifest, name: str, run: object, rows: Mapping[str, int], batch: int) -> SecureProgram:

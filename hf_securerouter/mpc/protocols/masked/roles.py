@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from torch import Tensor
@@ -87,6 +88,23 @@ class MaskedDealer(Program):
         return first.add_(second)
 
 
+@dataclass(frozen=True)
+class _Meeting:
+    """What a party holds while it is connected to the other roles.
+
+    Args:
+        link (`Link`): To the other party.
+        sets (`DealerClient`): To the dealer.
+        evaluator (`Evaluator`): Runs programs over both.
+        zero_seed (`bytes`): Of the shares of zero, which only the two parties know.
+    """
+
+    link: Link
+    sets: DealerClient
+    evaluator: Evaluator
+    zero_seed: bytes
+
+
 class MaskedParty(Program):
     """A computing party: holds the masked weights, the seed of its own mask, and one share of every input."""
 
@@ -95,6 +113,7 @@ class MaskedParty(Program):
         self._seed: bytes | None = None
         self._weights: dict[str, WeightShare] = {}
         self._plans: dict[str, Plan] = {}
+        self._meeting: _Meeting | None = None
 
     def meet(self, dealer: Channel, link: Link, timeout: float) -> None:
         """Compute over this link, with sets of tuples from this dealer, from now on.
@@ -104,17 +123,17 @@ class MaskedParty(Program):
             link (`Link`): To the other party, counting in this party's ledger.
             timeout (`float`): Seconds to wait for a set of tuples.
         """
-        self._link = link
-        self._zero_seed = agree_on_seed(link)
-        self._sets = DealerClient(dealer, self.rank, timeout)
-        self._evaluator = Evaluator(
-            self.rank, link, self._sets, self._weights, self.ledger, self.manifest.device, self._plans
-        )
+        seed = agree_on_seed(link)
+        sets = DealerClient(dealer, self.rank, timeout)
+        evaluator = Evaluator(self.rank, link, sets, self._weights, self.ledger, self.manifest.device, self._plans)
+        self._meeting = _Meeting(link, sets, evaluator, seed)
 
     def leave(self) -> None:
         """Close the channel and the link. Sets of tuples that came over them are never used again."""
-        self._sets.close()
-        self._link.close()
+        if self._meeting is not None:
+            self._meeting.sets.close()
+            self._meeting.link.close()
+            self._meeting = None
 
     def check_dealer(self) -> None:
         """Check, between queries, that the dealer is alive.
@@ -122,7 +141,13 @@ class MaskedParty(Program):
         Raises:
             `SupplyError`: The dealer has left or is silent.
         """
-        self._sets.check()
+        self._met.sets.check()
+
+    @property
+    def _met(self) -> _Meeting:
+        if self._meeting is None:
+            raise SecureRouterError("The party has not met the other roles.")
+        return self._meeting
 
     def receive_weights(self, tensors: dict[str, Tensor]) -> None:
         if self._seed is None:
@@ -157,23 +182,35 @@ class MaskedParty(Program):
 
     def answer(self, inputs: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Answer a batch together with the other party; the result is that of `query`."""
-        self._evaluator.used.clear()
+        met, evaluator = self._met, self._met.evaluator
+        evaluator.used.clear()
         on_device = {name: words.to(self.manifest.device) for name, words in inputs.items()}
-        chosen, logits = run_schedule(self.manifest, self._run, on_device)
-        packed = self._packed(logits.cpu(), logit_width(self.manifest), self._evaluator.used[-1])
-        self._sets.finished(self._evaluator.used)
+
+        def run(name: str, shares: Mapping[str, Tensor]) -> Any:
+            return evaluator.run(secure_program(self.manifest, name), shares)
+
+        chosen, logits = run_schedule(self.manifest, run, on_device)
+        width = logit_width(self.manifest)
+        packed = refreshed(self.rank, met.zero_seed, evaluator.used[-1], logits.cpu(), width)
+        met.sets.finished(evaluator.used)
         # The next query usually has the same shape, so its first set of tuples is dealt ahead.
         first = first_program(self.manifest, len(inputs[ATTENTION_MASK]))
-        self._sets.order(first, self._evaluator.plan(secure_program(self.manifest, first)))
+        met.sets.order(first, evaluator.plan(secure_program(self.manifest, first)))
         return {"experts": chosen}, {"logits": packed}
 
-    def _run(self, name: str, inputs: Mapping[str, Tensor]) -> Any:
-        return self._evaluator.run(secure_program(self.manifest, name), inputs)
 
-    def _packed(self, logits: Tensor, width: int, label: SetLabel) -> Tensor:
-        """A share of the logits for the client, made fresh by a share of zero from the parties' common seed."""
-        zero = Csprng(self._zero_seed, b"logits/" + label.id.encode()).ring(logits.shape, width)
-        return seal(logits, Pad(zero if self.rank == 0 else -zero, width))[1]
+def refreshed(rank: int, zero_seed: bytes, label: SetLabel, logits: Tensor, width: int) -> Tensor:
+    """A party's share of the logits for the client, made fresh by a share of zero, and packed.
+
+    Args:
+        rank (`int`): 0 or 1.
+        zero_seed (`bytes`): Of `agree_on_seed`.
+        label (`SetLabel`): Of the query's last set of tuples, which no other query has.
+        logits (`torch.Tensor`): The share, int64 (B, C) mod 2^`width`.
+        width (`int`): Bits of its ring.
+    """
+    zero = Csprng(zero_seed, b"logits/" + label.id.encode()).ring(logits.shape, width)
+    return seal(logits, Pad(zero if rank == 0 else -zero, width))[1]
 
 
 def agree_on_seed(link: Link) -> bytes:

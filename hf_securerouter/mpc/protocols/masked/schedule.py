@@ -17,6 +17,7 @@ from torch import Tensor
 from ...gates.secret import Secret
 from ...models.manifest import Manifest
 from .layout import ATTENTION_MASK, LOGITS
+from .program_name import Kind, ProgramName
 from .programs import HIDDEN
 
 
@@ -28,13 +29,17 @@ Run = Callable[[str, Mapping[str, Tensor]], Any]
 """Runs the program of this name on this party's shares."""
 
 
+def _name(kind: Kind, *counts: int, expert: int | None = None) -> str:
+    return str(ProgramName(kind, counts, expert))
+
+
 def first_program(manifest: Manifest, batch: int) -> str:
     """The name of a batch's first program."""
     if not manifest.routes:
-        return f"experts.0/{batch}"
+        return _name(Kind.EXPERTS, batch, expert=0)
     if manifest.routing_privacy == "quota":
-        return f"route/{batch}" if batch <= SERVED else f"read/{SERVED}"
-    return {"revealed": "router", "oblivious": "oblivious"}[manifest.routing_privacy] + f"/{batch}"
+        return _name(Kind.ROUTE, batch) if batch <= SERVED else _name(Kind.READ, SERVED)
+    return _name({"revealed": Kind.ROUTER, "oblivious": Kind.OBLIVIOUS}[manifest.routing_privacy], batch)
 
 
 def run_schedule(manifest: Manifest, run: Run, inputs: Mapping[str, Tensor]) -> tuple[list[int] | None, Tensor]:
@@ -78,7 +83,7 @@ def _by_expert(
             logits[rows] = known[0].words[rows]
             continue
         own = {name: words[rows] for name, words in inputs.items()}
-        logits[rows] = run(f"experts.{index}/{len(rows)}", own).words
+        logits[rows] = run(_name(Kind.EXPERTS, len(rows), expert=index), own).words
     return chosen.tolist(), logits
 
 
@@ -88,9 +93,9 @@ def _read_and_ranked(manifest: Manifest, run: Run, inputs: Mapping[str, Tensor])
     rows = []
     for start in range(0, batch, SERVED):
         some = {name: inputs[name][start : start + SERVED] for name in (owner, ATTENTION_MASK)}
-        rows.append(run(f"read/{len(some[ATTENTION_MASK])}", some).words)
+        rows.append(run(_name(Kind.READ, len(some[ATTENTION_MASK])), some).words)
     others = {name: words for name, words in inputs.items() if name != owner}
-    return run(f"rank/{batch}", others | {HIDDEN: torch.cat(rows)})
+    return run(_name(Kind.RANK, batch), others | {HIDDEN: torch.cat(rows)})
 
 
 def _by_rank(manifest: Manifest, run: Run, ranks: Tensor, order: Tensor, shuffled: Mapping[str, Tensor]) -> Tensor:
@@ -108,7 +113,7 @@ def _by_rank(manifest: Manifest, run: Run, ranks: Tensor, order: Tensor, shuffle
         own = {f"experts.{index}": shuffled[f"experts.{index}"][some] for index, some in part.items() if len(some)}
         own[ATTENTION_MASK] = shuffled[ATTENTION_MASK][torch.cat(list(part.values()))]
         counts = [len(some) for some in part.values()]
-        results = run("serve/" + ".".join(map(str, counts)), own)
+        results = run(_name(Kind.SERVE, *counts), own)
         for some, result in zip((some for some in part.values() if len(some)), results, strict=True):
             logits[some] = result.words
-    return run(f"restore/{len(ranks)}", {"order": order, "logits": logits}).words
+    return run(_name(Kind.RESTORE, len(ranks)), {"order": order, "logits": logits}).words

@@ -12,7 +12,7 @@ from hf_securerouter.lengths import copy_into_padding
 from hf_securerouter.mpc.net.frame import HEADER
 from hf_securerouter.mpc.protocols.masked.folding import fold_weights
 from hf_securerouter.mpc.protocols.masked.layout import encoders
-from hf_securerouter.mpc.protocols.masked.roles import MaskedParty
+from hf_securerouter.mpc.protocols.masked.roles import refreshed
 from hf_securerouter.mpc.protocols.masked.sharing import MaskedSharing
 from hf_securerouter.mpc.ring.words import signed, unpack
 from hf_securerouter.mpc.sessions import local as session_module
@@ -267,9 +267,7 @@ def test_padding_becomes_copies_of_the_last_live_row():
 
 def test_logits_leave_the_parties_under_a_fresh_share_of_zero():
     def packed(rank, label):
-        party = object.__new__(MaskedParty)
-        party.rank, party._zero_seed = rank, bytes(32)
-        return unpack(party._packed(halves[rank], 20, label), (4, 2), 20)
+        return unpack(refreshed(rank, bytes(32), label, halves[rank], 20), (4, 2), 20)
 
     halves = [torch.arange(8).view(4, 2), 5 * torch.arange(8).view(4, 2)]
     labels = [SetLabel(digit * 32, "", "") for digit in "ab"]
