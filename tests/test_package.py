@@ -112,7 +112,7 @@ def test_what_crypten_imports_is_declared():
     optional = {"tensorboard", "torchvision", "tensorflow", "tf2onnx"}  # imported lazily or in try blocks
     top_level = set()
     for file in files:
-        with warnings.catch_warnings(action="ignore"):  # about how it spells its strings
+        with warnings.catch_warnings(action="ignore"):  # about escape sequences in its strings
             tree = ast.parse(crypten.locate_file(file).read_text())
         for node in tree.body:
             if isinstance(node, ast.Import):

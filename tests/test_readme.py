@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""The README's code runs, on tiny checkpoints in the place of those that it names."""
+"""The README's code runs, on tiny checkpoints instead of those that it names."""
 
 import re
 import shlex

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""Local sessions of real processes: answers, costs, and what each role gets to see."""
+"""Local sessions of real processes: answers, costs, and the data that each role sees."""
 
 import json
 import os
@@ -64,7 +64,7 @@ def same_route(model, tokenizer):
 
 
 class Recorded:
-    """A session whose roles write down what they receive, its model and its answers."""
+    """A session whose roles record all that they receive, with its model and its answers."""
 
     def __init__(self, folder, tokenizer):
         self.folder = folder
@@ -116,7 +116,7 @@ def test_labels_and_experts_equal_clear_text_over_several_masks(recorded):
         assert result.expert_indices == experts
         assert result.logits.dtype == torch.float32
         assert (result.logits - logits).abs().max() < 0.02
-    assert not torch.equal(recorded.results[0].logits, recorded.results[1].logits)  # other masks, other roundings
+    assert not torch.equal(recorded.results[0].logits, recorded.results[1].logits)  # fresh masks round differently
 
 
 def test_many_inputs_run_in_batches(recorded):
@@ -131,7 +131,7 @@ def test_short_texts_cost_as_much_as_long_ones(recorded):
     assert short.expert_indices == long.expert_indices
     for name in ("online_bytes", "rounds", "dealer_bytes"):
         assert getattr(short.cost, name) == getattr(long.cost, name)
-    assert short.cost.client_bytes == pytest.approx(long.cost.client_bytes, abs=200)  # digits of the seconds
+    assert short.cost.client_bytes == pytest.approx(long.cost.client_bytes, abs=200)  # digits of seconds in the ledgers
 
 
 def test_cost_fields(recorded):
@@ -296,7 +296,7 @@ def test_session_has_to_be_open(recorded):
 
 @pytest.mark.parametrize("role", [True, False])
 def test_a_role_does_without_transformers(role):
-    """Its import takes longer than that of all else."""
+    """Importing transformers takes longer than all other imports."""
     code = "import sys, hf_securerouter.mpc.sessions.role_process, hf_securerouter.mpc.protocols.masked.roles\n"
     code += "print('transformers' in sys.modules)"
     environment = {name: value for name, value in os.environ.items() if name not in session_module.ROLE_ENVIRONMENT}
