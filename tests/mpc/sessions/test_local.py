@@ -131,7 +131,7 @@ def test_short_texts_cost_as_much_as_long_ones(recorded):
     assert short.expert_indices == long.expert_indices
     for name in ("online_bytes", "rounds", "dealer_bytes"):
         assert getattr(short.cost, name) == getattr(long.cost, name)
-    assert short.cost.client_bytes == pytest.approx(long.cost.client_bytes, abs=200)  # digits of seconds in the ledgers
+    assert short.cost.client_bytes == pytest.approx(long.cost.client_bytes, abs=200)  # digits of the seconds
 
 
 def test_cost_fields(recorded):
