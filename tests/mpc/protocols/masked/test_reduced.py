@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""Experts of reduced precision on shares: their cost against exact experts, and the clear model as their prediction."""
+"""Experts of reduced precision on shares: their cost against exact experts, and the clear model predicting them."""
 
 import copy
 from dataclasses import replace

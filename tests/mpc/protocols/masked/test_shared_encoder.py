@@ -229,7 +229,7 @@ def test_calibration_finds_bounds_of_one_encoder_and_two_heads():
 
 
 def one_sided():
-    """A batch whose queries all choose expert 0, and one whose queries all choose the shared expert, of equal lengths."""
+    """A batch whose queries all choose expert 0, and one whose queries all choose the shared one; equal lengths."""
     return [ids[mask.bool().all(1)][:BATCH] for ids, mask in queries(pool())]
 
 
