@@ -1,99 +1,83 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""Registers this package's config and model in transformers' auto classes, as soon as those are imported.
+"""Tells transformers' auto classes of this package's config and model, as soon as they are imported.
 
-`import hf_securerouter` and `import transformers` may come in either order, and neither imports the other. For a
-module that is not imported yet, a finder at the front of `sys.meta_path` waits; the other finders still load it.
+`import hf_securerouter` and `import transformers` may come in either order, and neither imports the other. A finder in
+front of `sys.meta_path` lets the other finders do their work, and registers when the outermost of these imports ends:
+in the middle of one, modules of this package are not whole yet.
 """
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
 
 MODEL_TYPE = "secure_router"
-
-
-_CONFIG, _MODEL = "SecureRouterConfig", "SecureRouterForSequenceClassification"
-_OWN = {_CONFIG: "hf_securerouter.configuration_securerouter", _MODEL: "hf_securerouter.modeling_securerouter"}
-
-
-def _under_way(name: str) -> bool:
-    """Whether the module of this class is being imported; the end of its import registers it again."""
-    module = sys.modules.get(_OWN[name])
-    return module is not None and not hasattr(module, name)
+CONFIG_MODULE, MODEL_MODULE = "transformers.models.auto.configuration_auto", "transformers.models.auto.modeling_auto"
 
 
 def register_config() -> None:
-    """Register `SecureRouterConfig` in `AutoConfig`."""
-    if not _under_way(_CONFIG):
-        from transformers import AutoConfig
+    """Let `AutoConfig` know `SecureRouterConfig`."""
+    from transformers import AutoConfig
 
-        from .configuration_securerouter import SecureRouterConfig
+    from .configuration_securerouter import SecureRouterConfig
 
-        AutoConfig.register(MODEL_TYPE, SecureRouterConfig, exist_ok=True)
+    AutoConfig.register(MODEL_TYPE, SecureRouterConfig, exist_ok=True)
 
 
 def register_model() -> None:
-    """Register `SecureRouterForSequenceClassification` in `AutoModelForSequenceClassification`."""
-    if not _under_way(_MODEL):
-        from transformers import AutoModelForSequenceClassification
+    """Let `AutoModelForSequenceClassification` know `SecureRouterForSequenceClassification`."""
+    from transformers import AutoModelForSequenceClassification
 
-        from .configuration_securerouter import SecureRouterConfig
-        from .modeling_securerouter import SecureRouterForSequenceClassification
+    from .configuration_securerouter import SecureRouterConfig
+    from .modeling_securerouter import SecureRouterForSequenceClassification
 
-        AutoModelForSequenceClassification.register(
-            SecureRouterConfig, SecureRouterForSequenceClassification, exist_ok=True
-        )
-
-
-_REGISTERED = {
-    "transformers.models.auto.configuration_auto": register_config,
-    "transformers.models.auto.modeling_auto": register_model,
-    _OWN[_CONFIG]: register_config,
-    _OWN[_MODEL]: register_model,
-}
+    AutoModelForSequenceClassification.register(
+        SecureRouterConfig, SecureRouterForSequenceClassification, exist_ok=True
+    )
 
 
 def when_transformers_is_imported() -> None:
-    """Register now with the modules that are imported already, and with the others when they are imported."""
-    for name, register in _REGISTERED.items():
-        if name in sys.modules:
-            register()
-        else:
-            sys.meta_path.insert(0, _AfterImport(name, register))
+    """Register now if transformers' auto classes are imported already, and otherwise once they are."""
+    watch = _ImportWatch()
+    sys.meta_path.insert(0, watch)
+    watch.register_pending()
 
 
-class _AfterImport(MetaPathFinder):
-    """Calls a function after a module was imported, once.
+class _ImportWatch(MetaPathFinder):
+    """Watches imports of this package and of transformers' auto classes, and registers between them."""
 
-    Args:
-        name (`str`): The module.
-        then (callable): The function to call.
-    """
+    def __init__(self) -> None:
+        self._pending = {CONFIG_MODULE: register_config, MODEL_MODULE: register_model}
+        self._depth = 0  # of watched imports that are under way, one inside another
 
-    def __init__(self, name: str, then: Callable[[], None]) -> None:
-        self._name, self._then = name, then
+    def register_pending(self) -> None:
+        """Register what can be registered by now."""
+        for module in [name for name in self._pending if name in sys.modules]:
+            if self._depth == 0 and module in self._pending:
+                self._pending.pop(module)()
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if fullname != self._name:
+        if not self._pending or not (fullname in self._pending or fullname.startswith(f"{__package__}.")):
             return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(fullname)  # by the other finders
+        finders = (finder for finder in sys.meta_path if finder is not self)
+        spec = next(filter(None, (finder.find_spec(fullname, path, target) for finder in finders)), None)
         if spec is None or spec.loader is None:
             return spec
         execute = spec.loader.exec_module
 
         def execute_and_register(module: ModuleType) -> None:
-            execute(module)
-            self._then()
+            self._depth += 1
+            try:
+                execute(module)
+            finally:
+                self._depth -= 1
+            self.register_pending()
 
         spec.loader.exec_module = execute_and_register  # type: ignore[method-assign]
         return spec

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""What users get wrong: texts, labels, checkpoints and modes. Each error says what to do."""
+"""Wrong texts, labels, checkpoints and modes: each error says what to do."""
 
 import re
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""What the benchmark writes, from results made up for it."""
+"""The benchmark's report, from made-up results."""
 
 import json
 import sys

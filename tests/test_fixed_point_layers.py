@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""Experts of a narrow precision in clear: rounding, its gradient, ranges, and weights that stay what they were."""
+"""Experts of reduced precision in clear: rounding, its gradient, ranges, and weights that do not change."""
 
 import pytest
 import torch
@@ -125,7 +125,7 @@ def test_only_what_exceeds_its_margin_is_penalised_and_learns(softmax, batch):
             if name.endswith("weight") and "LayerNorm" not in name and "embeddings" not in name:
                 parameter *= 0.1
             if softmax == "2relu" and name.endswith(("query.bias", "key.bias")):
-                parameter += 1  # a row of nothing above 0 has no sum to divide by
+                parameter += 1  # a row without a score above 0 has no sum to divide by
     with range_penalty(batch["attention_mask"]) as penalty:
         expert(**batch)
     assert penalty() == 0
@@ -135,7 +135,7 @@ def test_only_what_exceeds_its_margin_is_penalised_and_learns(softmax, batch):
         inner.bias[3] = 1.5 * limit
     with range_penalty(batch["attention_mask"]) as penalty:
         expert(**batch)
-    assert 0.3 < penalty() < 0.5  # one of the values of each token, half beyond its limit, less a tenth
+    assert 0.3 < penalty() < 0.5  # one value of each token is 1.5 times its limit; smooth L1 subtracts a tenth
     penalty().backward()
     assert inner.bias.grad[3] > 0 and not inner.bias.grad[4:].any()
 
@@ -153,7 +153,7 @@ def test_every_bounded_value_is_watched(batch):
         "head": [(expert.bert.pooler.dense.bias, 90.0)],
         "logits": [(expert.classifier.bias, 90.0)],
     }
-    with torch.no_grad():  # so that scores move nothing else
+    with torch.no_grad():  # so that the scores change no other value
         own.value.weight.zero_()
         own.value.bias.zero_()
     state = {name: part.clone() for name, part in expert.state_dict().items()}
@@ -224,7 +224,7 @@ def test_padding_does_not_count_and_nothing_stays_behind(batch):
         with range_penalty(given["attention_mask"]) as penalty:
             expert(**given)
         found.append(penalty())
-        expert(**given)  # outside, where nobody watches
+        expert(**given)  # outside the block, where no penalty watches
         assert penalty() == found[-1]
     assert found[0] > 0
     torch.testing.assert_close(*found, atol=1e-4, rtol=1e-4)

@@ -73,7 +73,7 @@ def edges() -> frozenset[tuple[str, str]]:
 
 
 def upward(floors: tuple[str, ...], place: int) -> list[str]:
-    """Imports of a higher floor; a module's floor is told by its name's part at `place`."""
+    """Imports of a higher floor; the part of a module's name at `place` gives its floor."""
     floor = {name: index for index, names in enumerate(floors) for name in names.split()}
     found = []
     for who, what in sorted(edges()):
@@ -103,9 +103,9 @@ def test_every_module_has_a_floor():
 
 
 def test_there_is_no_circle():
-    """Nothing can be taken away any more that imports nothing of what is left: the rest would be circles."""
+    """Remove modules that import none of the others until no such module is left; circles remain."""
     left = {name: {what for who, what in edges() if who == name and what != name} for name in modules()}
-    left[PACKAGE] = set()  # the face: public names, loaded when they are first used
+    left[PACKAGE] = set()  # public names are loaded when they are first used
     while ready := [name for name, others in left.items() if not others & left.keys()]:
         for name in ready:
             del left[name]
@@ -113,7 +113,7 @@ def test_there_is_no_circle():
 
 
 def test_nobody_imports_the_face_or_what_stands_on_top():
-    """Roles import the package's `__init__` by being in it; nobody else needs it."""
+    """Importing any module loads the package's `__init__`; no module needs to import it."""
     assert not [f"{who} -> {what}" for who, what in sorted(edges()) if what in (PACKAGE, f"{PACKAGE}.cli")]
 
 

@@ -85,7 +85,7 @@ def test_a_router_reads_what_its_expert_reads(shorter, inputs):
     torch.testing.assert_close(found, shorter(**truncate(inputs, 5)[0]).router_logits)
     other = pool_model(router_config=None, router_shares_expert=0, num_labels=3)
     assert not torch.allclose(found[3], other(**inputs).router_logits[3], atol=1e-3)
-    alone = pool_model(expert_max_lengths=LENGTHS)  # an encoder of its own reads everything
+    alone = pool_model(expert_max_lengths=LENGTHS)  # a router with its own encoder reads whole inputs
     torch.testing.assert_close(alone(**inputs).router_logits, pool_model()(**inputs).router_logits)
 
 

@@ -196,7 +196,7 @@ def test_utility_task_loss_trains_each_expert_and_the_predictions(model, batch, 
 
 
 def utilities(out, labels):
-    """Half what the labels say, half what the experts believe together."""
+    """Targets are half from the labels, half from the experts' joint belief."""
     answers = out.expert_logits.argmax(dim=2)
     believed = out.expert_logits.mean(dim=1).softmax(dim=1).gather(1, answers)
     return ((answers == labels[:, None]).float() + believed).detach() / 2

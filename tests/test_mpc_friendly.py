@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""Experts whose softmax and activation are others: what they compute, and that nothing undoes it."""
+"""Experts with another softmax and activation: their results, and that nothing resets the functions."""
 
 import pytest
 import torch

@@ -72,7 +72,8 @@ KNOWN = "hf_securerouter.SecureRouterConfig in AutoModelForSequenceClassificatio
     [
         "import hf_securerouter; from transformers import AutoModelForSequenceClassification",
         "from transformers import AutoModelForSequenceClassification; import hf_securerouter",
-        "import hf_securerouter, hf_securerouter.trainer; from transformers import AutoModelForSequenceClassification",
+        "import hf_securerouter.pool, hf_securerouter.trainer; "
+        "from transformers import AutoModelForSequenceClassification",
     ],
 )
 def test_transformers_knows_the_model_in_whatever_order_the_two_are_imported(imports):
@@ -134,7 +135,7 @@ def test_what_crypten_imports_is_declared():
     optional = {"tensorboard", "torchvision", "tensorflow", "tf2onnx"}  # imported lazily or in try blocks
     top_level = set()
     for file in files:
-        with warnings.catch_warnings(action="ignore"):  # about how it spells its strings
+        with warnings.catch_warnings(action="ignore"):  # about escape sequences in its strings
             tree = ast.parse(crypten.locate_file(file).read_text())
         for node in tree.body:
             if isinstance(node, ast.Import):

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""A router that reads the encoder of one of its experts, and a pool that is given its experts' answers."""
+"""A router that shares an expert's encoder, and a pool that is given its experts' answers."""
 
 import copy
 

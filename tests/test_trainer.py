@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""The trainer: annealing, what it logs, what it reports, and what it leaves on disk."""
+"""The trainer: annealing, logs, reports, and files on disk."""
 
 import json
 from pathlib import Path

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""What every subcommand keeps to: help, errors of one line, JSON on stdout; and `securerouter card`."""
+"""Rules for every subcommand: help, errors of one line, JSON on stdout; and `securerouter card`."""
 
 import json
 import os

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""Conversion: every problem at once, what is public, what is shared, and what the client does."""
+"""Conversion: every problem at once, the manifest, the shared weights, and the client."""
 
 import copy
 import json

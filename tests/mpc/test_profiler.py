@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""`securerouter profile`: its report, on a tiny checkpoint, and what a plan is made for."""
+"""`securerouter profile`: its report, on a tiny checkpoint, and the network of a plan."""
 
 import json
 

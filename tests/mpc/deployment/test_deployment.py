@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""The roles of a sharing as servers: what they answer, whom they refuse, and how they go on after a failure."""
+"""The roles of a sharing as servers: their answers, the callers that they refuse, and recovery after a failure."""
 
 import json
 import shutil
@@ -44,7 +44,7 @@ TEXTS = [
 ]
 QUOTAS = [3, 1]
 MAX_LENGTH = 16
-# Of each sharing: the checkpoint, the mode and its quotas.
+# Checkpoint, mode and quotas of each sharing.
 SHARINGS = {
     "revealed": ("own", "revealed", None),
     "quota": ("own", "quota", QUOTAS),
@@ -54,7 +54,7 @@ SHARINGS = {
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory, tokenizer):
-    """A folder with two checkpoints, one of them with a router that reads its small expert's encoder, as training
+    """A folder with two checkpoints, one of them with a router that shares its small expert's encoder, as training
     makes it, and with their sharings."""
     folder = tmp_path_factory.mktemp("deployment")
     models = {
@@ -78,7 +78,7 @@ def place(tmp_path_factory, tokenizer):
 
 @pytest.fixture(scope="module")
 def served(place):
-    """The servers of the sharing in mode `revealed`; no test leaves one of them unable to go on."""
+    """The servers of the sharing in mode `revealed`; every test leaves them able to serve."""
     logs = place / "revealed-logs"
     logs.mkdir()
     with Deployment(place / "revealed", logs) as deployment:
@@ -155,7 +155,7 @@ def test_clients_that_leave_cost_the_servers_nothing(place, served, tmp_path):
     with RemoteSession(folder, served.address("party0"), served.address("party1"), 60) as session:
         encoded = session.client.tokenize(TEXTS)
         shares = session.sharing.inputs(session.client.embed(encoded), encoded["attention_mask"])
-    for number, leaving in enumerate(("party0", "party1", "both")):  # after each was sent its share, or one alone
+    for number, leaving in enumerate(("party0", "party1", "both")):  # who got a share before the client leaves
         channels = {role: caller(served, role) for role in ("party1", "party0")}
         for role, channel in channels.items():
             if leaving in ("both", role):
@@ -199,7 +199,7 @@ def test_a_frame_that_no_query_needs_is_not_taken(served):
         channel.receive(timeout=20)
 
 
-# Who is let in.
+# Access.
 
 
 class Mixed:
@@ -381,7 +381,7 @@ def test_folders_of_other_roles_and_open_ones_are_refused(place, tmp_path):
 
 
 class OneAtATime:
-    """OpenSSL's object, which serves one thread at a time; another one that comes meanwhile is noticed."""
+    """OpenSSL's object, which serves one thread at a time; a second thread at the same time is noticed."""
 
     def __init__(self, tls):
         self._tls, self._busy, self.disturbed = tls, threading.Lock(), False

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""Folders of shares: each role's holds what that role may know."""
+"""Folders of shares: each holds only what its role may know."""
 
 import json
 import stat

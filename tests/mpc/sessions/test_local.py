@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""Local sessions of real processes: answers, costs, and what each role gets to see."""
+"""Local sessions of real processes: answers, costs, and the data that each role sees."""
 
 import json
 import re
@@ -63,7 +63,7 @@ def same_route(model, tokenizer):
 
 
 class Recorded:
-    """A session whose roles write down what they receive, its model and its answers."""
+    """A session whose roles record all that they receive, with its model and its answers."""
 
     def __init__(self, folder, tokenizer):
         self.folder = folder
@@ -115,7 +115,7 @@ def test_labels_and_experts_equal_clear_text_over_several_masks(recorded):
         assert result.expert_indices == experts
         assert result.logits.dtype == torch.float32
         assert (result.logits - logits).abs().max() < 0.02
-    assert not torch.equal(recorded.results[0].logits, recorded.results[1].logits)  # other masks, other roundings
+    assert not torch.equal(recorded.results[0].logits, recorded.results[1].logits)  # fresh masks round differently
 
 
 def test_many_inputs_run_in_batches(recorded):
@@ -294,7 +294,7 @@ def test_session_has_to_be_open(recorded):
 
 
 def test_a_role_does_without_transformers():
-    """Its import takes longer than that of all else."""
+    """Importing transformers takes longer than all other imports."""
     code = "import sys, hf_securerouter.mpc.sessions.role_process, hf_securerouter.mpc.protocols.masked.roles\n"
     code += "print('transformers' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""Whatever ends a session, it ends soon, says why, and leaves no process behind."""
+"""A session that fails ends soon, with the reason, and leaves no process behind."""
 
 import signal
 import subprocess
@@ -27,7 +27,7 @@ import psutil
 import torch
 from tests.tiny import pool_model
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what runs in the background
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores SIGINT for background processes
 secure = pool_model().to_mpc(max_length=16, protocol="crypten")
 with secure.local_session(timeout=120) as session:
     ids = torch.full((2, 16), 7)

@@ -24,7 +24,7 @@ class RingWidths:
         bounds (`Bounds`): log2 bounds of absolute values.
         length (`int`): T, the tokens of an input.
         softmax (`str`): `"exact"`, `"2quad"` ((x + 5)^2 over its sum) or `"2relu"` (max(x, 0) over its sum).
-        network (`str`): What the plan is made for, a name in `NETWORKS`.
+        network (`str`): The network to optimise for, a name in `NETWORKS`.
         hidden_act (`str`): The feed-forward activation.
         bits (`FractionBits`): Fraction bits.
     """

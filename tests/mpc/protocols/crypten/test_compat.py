@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""CrypTen imports on the supported torch versions, and says what to do where it is absent."""
+"""CrypTen imports on the supported torch versions, and a missing CrypTen is an error with a remedy."""
 
 import subprocess
 import sys

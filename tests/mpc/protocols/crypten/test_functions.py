@@ -74,7 +74,7 @@ def cases():
     width = 128
     gamma, beta = 1 + 0.2 * normal(width), normal(width)
     rows = torch.cat([normal(8, width) * 10**power for power in torch.linspace(-2, 2, 17).tolist()])
-    # Sample variances spread, so put each row exactly where it is said to be; the ends included.
+    # Sample variances scatter, so scale each row to exactly the intended variance, the ends of the range included.
     rows = (rows - rows.mean(-1, keepdim=True)) / rows.std(-1, unbiased=False, keepdim=True)
     rows = rows * torch.logspace(-2, 2, 17, dtype=torch.float64).repeat_interleave(8)[:, None]
     outlier = normal(8, width)
@@ -179,7 +179,7 @@ def test_argmax_is_exact_and_the_lowest_index_wins_ties(outcome, name):
     assert torch.equal(got, expected)
 
 
-BARRIERS = 3  # that the parties may stand at between two looks at the counters
+BARRIERS = 3  # barriers that the parties may reach between two reads of the counters
 
 
 @pytest.mark.parametrize("name", ["gelu", "layer_norm_outlier", "softmax_128", "linear"])

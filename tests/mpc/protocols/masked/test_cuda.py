@@ -85,7 +85,7 @@ X = values(3, 5)
 BIT = (X > 0).to(torch.uint8)
 
 
-# A gate on one input, and what it makes of it, within an error.
+# A gate on one input, the expected result, and the allowed error.
 UNARY = {
     "relu": (lambda: ReLU((3, 5), 21, 40), 40, lambda x: x.clamp(min=0), 1e-4),
     "gelu": (lambda: Activation("gelu", (3, 5), 5, 12, SCALE, 40), 40, torch.nn.functional.gelu, 2e-3),

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""The whole encoder under the masked protocol: what it computes, what it costs, and what the roles see of it."""
+"""The whole encoder under the masked protocol: its results, its costs, and the roles' views."""
 
 from dataclasses import replace
 from functools import partial
@@ -124,7 +124,7 @@ def test_logits_are_those_of_the_clear_encoder(changes):
 
 def test_2relu_needs_a_row_that_sums_to_an_eighth():
     spec, weights = replace(SMALL, softmax="2relu"), weights_of(SMALL)
-    for layer in (0, 1):  # scores around 1: with all of them negative there is nothing to divide by
+    for layer in (0, 1):  # scores around 1: without a positive score, 2ReLU has no row sum to divide by
         for part in ("query", "key"):
             weights[f"layers.{layer}.{part}.bias"] += 0.5
     x, live = batch_of(spec, [12, 9, 7], 12)
@@ -185,7 +185,7 @@ def test_budgets_at_length_128(spec, online, rounds, dealer):
 
 
 def linear_bytes(spec, length, batch):
-    """Openings in front of fixed weights: the hidden state, the context, the hidden state, the activations."""
+    """Openings before shared weights: the hidden state, the context, the hidden state, the activations."""
     precision = RingWidths(Bounds(), length, spec.softmax)
     wide, inner = precision.attention_width, precision.feed_forward_width
 
@@ -232,9 +232,9 @@ def test_cost_grows_as_the_formula_says(length, batch):
     assert plan.by_gate["Matmul"].sent == matmul
     assert plan.by_gate["Exponential"].sent == exponential
     one = plan_of(TINY, length, 1)
-    # A batch shares its rounds, but for those of the tournaments, which the planner weighs against their bytes.
+    # Rounds do not grow with the batch, except in tournaments, where the planner trades rounds against bytes.
     assert plan.rounds - tournament_rounds(TINY, length, batch) == one.rounds - tournament_rounds(TINY, length, 1)
-    # The bytes of all else are those of its rows, up to the last byte of each opening.
+    # All other bytes grow with the rows, up to the last byte of each opening.
     bytes_of, one_of = (part.payload_bytes - part.by_gate["Knockout"].sent for part in (plan, one))
     assert abs(bytes_of - batch * one_of) <= 0.001 * bytes_of
 

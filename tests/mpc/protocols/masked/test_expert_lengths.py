@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""Experts that read the first tokens of an input only, on shares: the same answers, for what a short input costs."""
+"""Experts that read only the first tokens of an input, on shares: the same answers, at the cost of a short input."""
 
 from functools import cache
 
@@ -26,7 +26,7 @@ MODES = ("revealed", "quota", "oblivious")
 
 @cache
 def pool(shared=1, lengths=(LENGTH, SHORT)):
-    """A costly expert that reads everything, and a cheap one that does not."""
+    """A costly expert that reads whole inputs, and a cheap expert that does not."""
     return pool_model(
         ("bert", "bert"),
         expert_configs=[family_config("bert", width=width) for width in (16, 8)],
@@ -117,7 +117,7 @@ def test_a_manifest_keeps_its_lengths():
     assert manifest.expert_lengths == (LENGTH, SHORT)
     assert [manifest.length_of(name) for name in ("router", "experts.0", "experts.1")] == [SHORT, LENGTH, SHORT]
     assert Manifest.from_dict(manifest.to_dict()) == manifest
-    # No expert reads more than there is.
+    # No expert reads more than the padded length.
     assert pool().to_mpc(routing_privacy="revealed", max_length=8).manifest.expert_lengths == (8, SHORT)
 
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""Whatever goes wrong between the masked protocol's processes, every role that is left says so, and soon."""
+"""After any failure between the masked protocol's processes, every remaining role reports it, and soon."""
 
 import re
 import signal
@@ -33,7 +33,7 @@ def secure():
 
 
 def ask(session, rows=2, lost=None):
-    """Send every role a query, without waiting for the answers; those that ended need not take it."""
+    """Send every role a query, without waiting for the answers; a role that has ended need not take it."""
     ids = torch.full((rows, LENGTH), 7)
     embeddings = session.model.client.embed({"input_ids": ids})
     shares = session.model.sharing.inputs(embeddings, torch.ones_like(ids))
@@ -45,7 +45,7 @@ def ask(session, rows=2, lost=None):
 
 
 def endings(session, roles, since):
-    """What each of some roles says last before it ends; all of them within the limit."""
+    """The last message of each role before it ends; all roles end within the limit."""
     told = {}
     while set(told) < set(roles):
         role, event = session._events.get(timeout=max(since + LIMIT - time.monotonic(), 0.01))
@@ -64,7 +64,7 @@ def test_a_killed_role_ends_the_others_with_a_clear_error(secure, killed):
         time.sleep(0.05)  # in the middle of dealing or computing, or just after
         since = time.monotonic()
         session._roles[killed].process.kill()
-        ask(session, lost=killed)  # if the query was over in time, the next one meets the gap
+        ask(session, lost=killed)  # if the query ended before the kill, the next query fails
         told = endings(session, [role for role in ROLES if role != killed], since)
     for role, text in told.items():
         assert text.startswith(("LinkError: ", "SupplyError: ")), (role, text)
@@ -76,7 +76,7 @@ def test_a_dealer_that_stands_still_is_given_up_by_both(secure):
         session({"input_ids": torch.full((2, LENGTH), 7)})
         session._roles["dealer"].process.send_signal(signal.SIGSTOP)
         since = time.monotonic()
-        ask(session, rows=3)  # of another size: not what was dealt ahead
+        ask(session, rows=3)  # another size than that of the set that was dealt ahead
         told = endings(session, ("party0", "party1"), since)
         session._roles["dealer"].process.send_signal(signal.SIGCONT)
     assert all("the dealer was silent for 8 seconds" in text or "closed the link" in text for text in told.values())
@@ -89,6 +89,6 @@ def test_a_role_of_another_version_is_noticed_by_all(secure, tmp_path, monkeypat
     monkeypatch.setattr(session_module, "ROLE_COMMAND", (sys.executable, SCRIPT))
     with secure.local_session(timeout=120) as session:
         ask(session)
-        told = endings(session, ROLES, time.monotonic() + 60)  # they plan first
+        told = endings(session, ROLES, time.monotonic() + 60)  # the roles trace their plans first
     for role, text in told.items():
         assert "the plans of `experts.0/2` differ between the parties and the dealer" in text, (role, text)

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""Experts of reduced precision on shares: what they cost beside exact ones, and that the clear model predicts them."""
+"""Experts of reduced precision on shares: their cost against exact experts, and the clear model predicting them."""
 
 import copy
 from dataclasses import replace
@@ -42,7 +42,7 @@ def plan(spec, length):
     return plan_of(spec, length, precision=precision_of(spec, length))
 
 
-# What it costs.
+# Costs.
 
 
 @pytest.mark.parametrize(
@@ -73,12 +73,12 @@ def test_linear_layers_fit_4_bytes(variant, length):
     assert narrow.rounds <= plan(EXACT, length).rounds
 
 
-# What it computes.
+# Results.
 
 
 @torch.no_grad()
 def tamed(model):
-    """Halves a classifier's matrices in the place: values keep to the bounds, and rounding moves logits by a
+    """Halves a classifier's matrices in place: values stay within the bounds, and rounding moves logits by a
     standard deviation below 0.002."""
     for name, parameter in model.named_parameters():
         if parameter.dim() == 2 and "embeddings." not in name:
@@ -86,13 +86,13 @@ def tamed(model):
 
 
 def narrow_classifier(family, hidden_act="quadratic", softmax="2quad"):
-    """A classifier whose values keep to the bounds."""
+    """A classifier whose values stay within the bounds."""
     model = classifier(family)
     tamed(model)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if softmax == "2relu" and name.endswith(("query.bias", "key.bias", "q_lin.bias", "k_lin.bias")):
-                parameter += 1  # so that every row has scores above 0 to divide by
+                parameter += 1  # so that every row has a score above 0, and a row sum to divide by
     use_functions(model, hidden_act, softmax, "reduced")
     return model
 
@@ -118,7 +118,7 @@ def test_the_clear_model_predicts_the_encrypted_logits(family, variant):
         expected = model(**batch).logits
     found = torch.stack([encrypted(model, batch) for _ in range(4)])  # fresh masks
     assert (found - expected).abs().max() < 0.02
-    assert (found.mean(0) - expected).abs().max() < 0.008  # as truncation is right in the mean
+    assert (found.mean(0) - expected).abs().max() < 0.008  # truncation is right in the mean
     assert not torch.equal(found[0], found[1])
 
 
@@ -151,7 +151,7 @@ def test_a_later_input_out_of_bounds_is_garbage():
         model.bert.encoder.layer[0].output.dense.bias[0] += 40.0  # the bound is 16
         batch = inputs(model)
         expected = model(**batch).logits
-    # What wraps depends on the masks: one draw in some forty leaves 0.02, where values within bounds leave 0.004.
+    # Wrapping depends on the masks: about one draw in forty has an error of only 0.02; within bounds it is 0.004.
     draws = torch.stack([encrypted(model, batch) for _ in range(4)])
     assert (draws - expected).abs().max() > 0.05
 
@@ -163,7 +163,7 @@ NARROW = {"hidden_act": "quadratic", "softmax": "2quad", "precision": "reduced"}
 
 
 def pool_of(*chosen, widths=(16, 8)):
-    """The shared-encoder pool of `test_shared_encoder`, in which experts compute as chosen."""
+    """The shared-encoder pool of `test_shared_encoder`, with the given functions of its experts."""
     model = copy.deepcopy(pool(widths=widths))
     model.config.expert_mpc = [
         {"hidden_act": "exact", "softmax": "exact", "precision": "full"} | own for own in chosen
@@ -178,7 +178,7 @@ def pool_of(*chosen, widths=(16, 8)):
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("chosen", [({}, NARROW), (NARROW, {}), (NARROW, NARROW)], ids=["router", "other", "both"])
 def test_every_mode_serves_experts_of_both_precisions(mode, chosen):
-    """The router reads the encoder of the second expert."""
+    """The router shares the encoder of the second expert."""
     model = pool_of(*chosen)
     ids, mask = mixed(model)
     logits, _ = clear(model, ids, mask, QUOTAS if mode == "quota" else None)
@@ -209,7 +209,7 @@ def test_calibration_narrows_the_narrow_bounds():
 
 @pytest.mark.parametrize("family", ["bert", "distilbert", "roberta"])
 def test_an_exact_expert_of_the_weights_that_are_shared_gives_its_logits(family):
-    """As the reference computes it, whose numbers are as wide for every expert."""
+    """The reference computes every expert with the same fraction bits."""
     model = narrow_classifier(family, "exact", "exact")
     batch = inputs(model)
     spec, embedded, weights = parts(model, batch, **model.expert_mpc)

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""The masked protocol in processes of its own: answers, counts, and what each role gets to see and to keep."""
+"""The masked protocol in processes of its own: answers, counts, and the data that each role sees and keeps."""
 
 import json
 import sys
@@ -97,7 +97,7 @@ def test_answers_are_those_of_the_model(recorded):
         assert result.expert_indices == output.expert_indices.tolist()
         assert (result.logits - output.logits).abs().max() < 0.01
         assert result.labels == [recorded.model.config.id2label[row.argmax().item()] for row in output.logits]
-    assert not torch.equal(recorded.results[0].logits, recorded.results[1].logits)  # other masks, other roundings
+    assert not torch.equal(recorded.results[0].logits, recorded.results[1].logits)  # fresh masks round differently
 
 
 def test_what_is_counted_is_what_the_plan_says_and_the_kernel_saw(recorded):
@@ -135,7 +135,7 @@ def test_costs_add_up(recorded):
         assert min(cost.preprocess_seconds, cost.online_seconds, cost.dealer_seconds) > 0
     for name in ("online_bytes", "rounds", "dealer_bytes"):
         first, second = (getattr(result.cost, name) for result in recorded.results[:2])
-        assert first == second  # a set that was dealt ahead costs what one on demand does
+        assert first == second  # a set that was dealt ahead costs as much as a set dealt on demand
 
 
 def masked_weights(recorded):
@@ -157,13 +157,13 @@ def test_the_parties_get_d_and_the_dealer_never_does(recorded):
         assert data in received["party0"] and data in received["party1"], name
         for start in range(0, len(data), 16):
             assert data[start : start + 16] not in received["dealer"], name
-    # All that the dealer hears from the owner: how to start, two seeds, and the sizes of batches.
+    # The owner sends the dealer only the set-up, two seeds, and the sizes of batches.
     assert len(recorded.bytes("dealer", "caller")) < 5000
     assert len(recorded.bytes("dealer", "parties")) < 5000
 
 
 def test_nobody_gets_a_weight(recorded):
-    """W itself, as integers, is nowhere; nor is D itself W, or half of it."""
+    """No role receives W as integers, and D is neither W nor half of W."""
     received = {role: recorded.bytes(role) for role in ROLES}
     weights = masked_weights(recorded)
     checked = 0
@@ -202,7 +202,7 @@ def test_a_set_s_seed_goes_to_its_party_alone(recorded):
     received = {role: recorded.bytes(role) for role in ROLES}
     runs = sum(len(found["programs"]) for found in recorded.notes("party0", "programs"))
     assert runs > 3
-    # Without the set that was under way, ahead of the next query, when the session ended.
+    # Without the set that was being dealt ahead when the session ended.
     sets = {role: recorded.notes(role, "set")[:runs] for role in ("party0", "party1")}
     assert [found["set"] for found in sets["party0"]] == [found["set"] for found in sets["party1"]]
     seeds = [found["seed"] for role in sets for found in sets[role]]
@@ -243,12 +243,12 @@ def test_inputs_are_masked_afresh(recorded):
 
 
 def test_what_a_party_hears_from_the_other_differs_between_runs_of_one_input(recorded):
-    """And nothing that it hears is the other's share of anything as it is."""
+    """And no message from the other party is one of its shares, unmasked."""
     for role in ROLES[:2]:
         heard = recorded.bytes(role, "link")
         blocks = [heard[start : start + 16] for start in range(0, len(heard), 16)]
         repeated = len(blocks) - len(set(blocks))
-        assert repeated < 20  # greetings and labels look alike; openings do not
+        assert repeated < 20  # hellos and labels repeat; openings do not
 
 
 def test_no_process_stays(recorded):
@@ -276,4 +276,4 @@ def test_logits_leave_the_parties_under_a_fresh_share_of_zero():
         assert torch.equal(signed(first + second, 20), halves[0] + halves[1])
     for rank in (0, 1):
         assert (shares[0][rank] != halves[rank]).sum() >= 7
-        assert (shares[0][rank] != shares[1][rank]).sum() >= 7  # another set, another share of zero
+        assert (shares[0][rank] != shares[1][rank]).sum() >= 7  # a new set of tuples gives a new share of zero

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""The three modes of routing privacy: what they answer, what they cost, and what each role sees of the choice."""
+"""The three modes of routing privacy: their answers, their costs, and each role's view of the choice."""
 
 from functools import cache
 
@@ -37,7 +37,7 @@ def batch_for(model):
     mask = (torch.arange(LENGTH) < (torch.arange(400) % (LENGTH - 2) + 3)[:, None]).long()
     with torch.no_grad():
         output = model(input_ids=ids, attention_mask=mask)
-    # Decided queries: rounding would settle the others.
+    # Clearly decided queries only: rounding would decide the others.
     best = output.router_logits.topk(2).values
     rows = [
         ((output.expert_indices == expert) & (best[:, 0] - best[:, 1] > 0.05)).nonzero()[:count, 0]
@@ -90,7 +90,7 @@ def test_quotas_that_leave_an_expert_out_or_take_several_turns(monkeypatch):
 
 
 def test_copies_are_served_by_quota_too():
-    """As in a batch that was filled up: rounding settles which copy goes where, and every expert has its share."""
+    """Copies of one query, as in a filled-up batch: rounding decides their experts, and every quota is kept."""
     model = POOLS["three experts"]()
     ids, mask = (part[:1].expand(4, -1) for part in batch_for(model))
     done = Conversation(converted(model, "quota", quotas=[2, 1, 1]))(ids, mask)
@@ -104,7 +104,7 @@ def test_copies_are_served_by_quota_too():
 def test_lambda_is_folded_into_the_head():
     model = POOLS["three experts"]()
     ids, mask = batch_for(model)
-    for price in (10.0, 1e6):  # the second does not fit into the bound of the scores as it is
+    for price in (10.0, 1e6):  # the second exceeds the bound of the scores, and is capped
         talk = Conversation(converted(model, "revealed", routing_lambda=price))
         assert talk(ids, mask).experts == [0] * 5  # the cheapest
     assert model.config.routing_lambda == 0.0
@@ -130,7 +130,7 @@ def test_what_cannot_be_is_refused(options, named):
     assert len(raised.value.problems) == 1
 
 
-# What it costs.
+# Costs.
 
 
 def plan_bytes(model, mode, name, **options):
@@ -163,7 +163,7 @@ def test_quota_takes_as_many_rounds_as_an_argmax():
     assert rounds == {"route/6": router, "restore/6": 1}
 
 
-# What the roles see.
+# Views of the roles.
 
 
 @cache
@@ -180,7 +180,7 @@ def one_sided_batches(count=4):
     ids = torch.randint(5, 24, (400, LENGTH), generator=torch.Generator().manual_seed(3))
     with torch.no_grad():
         output = model(input_ids=ids, attention_mask=torch.ones_like(ids))
-    decided = output.router_logits.diff().abs().squeeze(1) > 0.2  # on shares a near tie falls now here, now there
+    decided = output.router_logits.diff().abs().squeeze(1) > 0.2  # on shares, rounding decides a near tie at random
     for row in decided.nonzero()[:, 0].tolist():
         found[output.expert_indices[row]].append(ids[row])
     return [torch.stack(rows[:count]) for rows in found]
@@ -221,7 +221,7 @@ def test_revealed_shows_the_expert_and_nothing_else():
 
 
 def test_a_leaky_revealed_mode_is_noticed():
-    """It opens the signs of the scores beside the expert that they lead to."""
+    """The leaky program opens the signs of the scores too."""
     secure = converted(small_pool(), "revealed")
     talk = Conversation(secure, {"router": showing_signs(secure.manifest, masked_programs.reveal)})
     assert not any(shows_only_the_expert(talk, batch, expert) for expert, batch in enumerate(one_sided_batches()))
@@ -253,7 +253,7 @@ def quotas_of(mode):
 
 
 def test_a_leaky_oblivious_mode_is_noticed():
-    """It reveals the bits that it selects with."""
+    """The leaky program reveals the bits that select the expert."""
     secure = converted(small_pool(), "oblivious")
 
     def leaky(party, shares):
@@ -265,7 +265,7 @@ def test_a_leaky_oblivious_mode_is_noticed():
 
 
 def test_a_leaky_quota_mode_is_noticed():
-    """It opens the top bits of the scores before it shuffles."""
+    """The leaky program opens the top bits of the scores before the shuffle."""
     secure = converted(small_pool(), "quota", quotas=[2, 2])
     talk = Conversation(secure, {"route": showing_signs(secure.manifest, masked_programs.route)})
     batches = one_sided_batches()

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""A router that reads an expert's encoder, on shares: it is computed once, in each mode of routing privacy."""
+"""A router that shares an expert's encoder, on shares: the encoder is computed once, in each routing privacy."""
 
 from functools import cache
 
@@ -20,7 +20,7 @@ from tests.tiny import VOCABULARY, family_config, pool_model
 LENGTH, BATCH, LABELS = 6, 4, 3
 QUOTAS = [2, 2]
 MODES = ("revealed", "quota", "oblivious")
-SMALL = 1  # the index of the expert whose encoder the router reads
+SMALL = 1  # the index of the expert whose encoder the router shares
 WIDTHS = (16, 8)
 
 
@@ -107,7 +107,7 @@ def test_experts_of_one_shape_are_selected_beside_a_shared_encoder():
     secure = converted(model, "oblivious")
     assert secure.manifest.selects
     assert (Conversation(secure)(ids, mask).logits - logits).abs().max() < 0.006
-    # What is selected has its bound, whatever ring the router reads it in.
+    # Embeddings that are selected have their bound, also those that the router reads in a wider ring.
     wide = {
         name: torch.full((BATCH, LENGTH, 8), 64.0 if name == f"experts.{SMALL}" else 1.0)
         for name in secure.manifest.inputs
@@ -143,11 +143,11 @@ def test_easy_queries_pay_for_one_small_encoder():
     assert done.programs == ["route/4", "restore/4"] and (done.logits - logits).abs().max() < 0.006
 
 
-# What it costs: what the router with an encoder of its own costs, less that expert, plus its head.
+# Costs: those of a router with its own encoder, less the whole expert, plus the expert's head.
 
 
 def planned(name, mode):
-    """The plan of a program where the router has an encoder of its own."""
+    """The plan of a program whose router has an encoder of its own."""
     return secure_program(converted(pool(None), mode).manifest, name).plan()
 
 
@@ -171,7 +171,7 @@ def test_a_revealed_router_sends_one_more_head_in_the_same_rounds():
     assert shared.payload_bytes == own.payload_bytes + head().payload_bytes
     assert shared.dealer_bytes == own.dealer_bytes + head().dealer_bytes
     assert shared.rounds == own.rounds
-    # In place of the whole expert, and its rounds.
+    # The head runs instead of the whole expert, without the expert's rounds.
     assert 10 * head().payload_bytes < planned(f"experts.{SMALL}/4", "revealed").payload_bytes
 
 
@@ -207,7 +207,7 @@ def test_weights_and_embeddings_are_shared_once(mode):
     kept = {f"router.head.{part}{bias}" for part in ("dense", "classifier") for bias in ("", ".bias")}
     assert {name for name in names[SMALL] if name.startswith("router.")} == kept
     assert names[SMALL] == names[None] - {name for name in names[None] if name.startswith("router.")} | kept
-    # The expert's embeddings come in the ring that the router's came in.
+    # The expert's embeddings have the ring width that the router's embeddings have.
     small = f"experts.{SMALL}"
     assert sizes[SMALL].keys() == sizes[None].keys() - {"router"}
     assert sizes[SMALL] == {name: sizes[None]["router" if name == small else name] for name in sizes[SMALL]}
@@ -225,11 +225,11 @@ def test_calibration_finds_bounds_of_one_encoder_and_two_heads():
     assert (Conversation(secure)(*mixed(pool())).logits - logits).abs().max() < 0.006
 
 
-# What the roles see.
+# Views of the roles.
 
 
 def one_sided():
-    """A batch that all chooses expert 0 and one that all chooses the expert whose encoder is shared, of one mask."""
+    """A batch whose queries all choose expert 0, and one whose queries all choose the shared one; equal lengths."""
     return [ids[mask.bool().all(1)][:BATCH] for ids, mask in queries(pool())]
 
 
