@@ -1,9 +1,9 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""The metrics of the GLUE tasks, with or without network access."""
+"""The metrics of the GLUE tasks, with or without network access, and those of a user's own data."""
 
 import functools
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from transformers import EvalPrediction
@@ -111,12 +111,47 @@ def glue_score(task: str) -> Callable[[np.ndarray, np.ndarray], float]:
     """
     if task not in SCORES:
         raise SecureRouterValueError(f"`task` must be one of {sorted(SCORES)}, got {task!r}.")
-    names = SCORES[task]
+    return mean_score(SCORES[task])
+
+
+def local_metric(names: Sequence[str]) -> Metric:
+    """Return a metric that scikit-learn and scipy compute, without a network.
+
+    Args:
+        names: Any of "accuracy", "f1" (of two classes), "macro_f1", "matthews_correlation", "mse", "pearson" and
+            "spearmanr".
+
+    Returns:
+        A function of predictions (N,) and references (N,), giving a float for each name.
+
+    Raises:
+        SecureRouterValueError: A name is none of these.
+    """
+    unknown = [name for name in names if name not in _LOCAL_METRICS]
+    if unknown:
+        raise SecureRouterValueError(f"`names` should be some of {sorted(_LOCAL_METRICS)}, got {unknown}.")
+    return functools.partial(_compute_locally, tuple(names))
+
+
+def mean_score(names: Sequence[str]) -> Callable[[np.ndarray, np.ndarray], float]:
+    """Return the mean of some metrics as one number; a metric that is not defined, as the correlation with a constant
+    is not, counts as 0.
+
+    Args:
+        names: As for [`local_metric`].
+
+    Returns:
+        A function of predictions (N,) and references (N,), giving a float.
+
+    Raises:
+        SecureRouterValueError: As for [`local_metric`].
+    """
+    metric = local_metric(names)
 
     def score(predictions: np.ndarray, references: np.ndarray) -> float:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a constant prediction has no correlation; it counts as 0, not NaN
-            found = _compute_locally(names, predictions, references).values()
+            found = metric(predictions, references).values()
         return float(np.mean(np.nan_to_num(list(found))))
 
     return score
@@ -138,6 +173,12 @@ def _f1(predictions: np.ndarray, references: np.ndarray) -> float:
     from sklearn.metrics import f1_score
 
     return f1_score(references, predictions, zero_division=0.0)
+
+
+def _macro_f1(predictions: np.ndarray, references: np.ndarray) -> float:
+    from sklearn.metrics import f1_score
+
+    return f1_score(references, predictions, average="macro", zero_division=0.0)
 
 
 def _matthews_correlation(predictions: np.ndarray, references: np.ndarray) -> float:
@@ -165,6 +206,7 @@ def _spearmanr(predictions: np.ndarray, references: np.ndarray) -> float:
 _LOCAL_METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "accuracy": _accuracy,
     "f1": _f1,
+    "macro_f1": _macro_f1,
     "matthews_correlation": _matthews_correlation,
     "mse": _mean_squared_error,
     "pearson": _pearson,

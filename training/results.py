@@ -4,22 +4,23 @@ The table of tasks, written from the folders of finished runs; runs of one task 
 
     python training/results.py runs/mrpc-42 runs/mrpc-43 runs/rte-42 --results_file model_cards/results.json
 
-Beside the JSON file stand the table for readers, with the commands, and a folder for each task with its card, figure
-and report.
+Beside the JSON file go the table for readers, with the commands, and a folder for each task with its card, figure and
+report.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from hf_securerouter.recipes.results import publish
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Write the table of tasks from the folders of finished runs.")
-    parser.add_argument("folders", nargs="+", type=Path)
-    parser.add_argument("--results_file", type=Path, default=Path("model_cards/results.json"))
+    parser.add_argument("folders", nargs="+", type=Path, help="output folders of finished runs")
+    parser.add_argument("--results_file", type=Path, default=Path("model_cards/results.json"), help="the JSON file")
     args = parser.parse_args(argv)
     publish(args.results_file, args.folders)
 

@@ -9,13 +9,19 @@ The same as `run_glue.py`, with a loop of its own over Accelerate.
 A run that was stopped goes on when it is started again with the same arguments.
 """
 
+from __future__ import annotations
+
 import math
 import shutil
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
+from torch import nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import HfArgumentParser, get_scheduler, set_seed
@@ -23,6 +29,7 @@ from transformers import HfArgumentParser, get_scheduler, set_seed
 from hf_securerouter import SecureRouterForSequenceClassification, SecureRouterValueError
 from hf_securerouter.recipes.arguments import RunArguments, command_line
 from hf_securerouter.recipes.distillation import expert_loss
+from hf_securerouter.recipes.fitting import Row, Workspace
 from hf_securerouter.recipes.routed_pool import RoutedPoolRun
 
 
@@ -31,27 +38,29 @@ class LoopArguments:
     """What the loop needs; names as in transformers' scripts without the Trainer."""
 
     output_dir: str = field(metadata={"help": "Where the model, its card and the report go."})
-    seed: int = field(default=42, metadata={"help": "Of everything that is drawn."})
-    per_device_train_batch_size: int = field(default=32, metadata={"help": "Rows of a step on each device."})
+    seed: int = field(default=42, metadata={"help": "Seed of everything that is drawn."})
+    per_device_train_batch_size: int = field(default=32, metadata={"help": "Rows of a batch on each device."})
     gradient_accumulation_steps: int = field(default=1, metadata={"help": "Batches of one update."})
-    learning_rate: float = field(default=5e-5, metadata={"help": "Of the experts."})
-    router_learning_rate: float | None = field(default=None, metadata={"help": "Of the router."})
-    weight_decay: float = field(default=0.01, metadata={"help": "Of AdamW, for matrices."})
-    max_grad_norm: float = field(default=1.0, metadata={"help": "What gradients are clipped to."})
+    learning_rate: float = field(default=5e-5, metadata={"help": "Learning rate of the experts."})
+    router_learning_rate: float | None = field(
+        default=None, metadata={"help": "Learning rate of the router; default: 1e-3."}
+    )
+    weight_decay: float = field(default=0.01, metadata={"help": "Weight decay of AdamW, for matrices."})
+    max_grad_norm: float = field(default=1.0, metadata={"help": "Norm that gradients are clipped to."})
     num_train_epochs: float = field(default=3.0, metadata={"help": "Epochs of the largest expert."})
     max_train_steps: int | None = field(default=None, metadata={"help": "Updates at most, of every step of the run."})
     lr_scheduler_type: str = field(default="linear", metadata={"help": "Schedule of the learning rate."})
     warmup_ratio: float = field(default=0.1, metadata={"help": "Share of the updates that warm up."})
     mixed_precision: str | None = field(default=None, metadata={"help": '"no", "fp16" or "bf16".'})
     checkpointing_steps: int | None = field(default=None, metadata={"help": "Updates between checkpoints."})
-    logging_steps: int = field(default=50, metadata={"help": "Updates between lines of the log."})
+    logging_steps: int = field(default=50, metadata={"help": "Updates between two lines of progress."})
     use_cpu: bool = field(default=False, metadata={"help": "Stay on the CPU."})
 
 
 class Loop:
-    """Trains one model after the other, with checkpoints from which a stopped one goes on."""
+    """Trains one model after the other; a step that was stopped goes on from its last checkpoint."""
 
-    def __init__(self, options):
+    def __init__(self, options: LoopArguments) -> None:
         if options.per_device_train_batch_size < 1 or options.gradient_accumulation_steps < 1:
             raise SecureRouterValueError(
                 "`per_device_train_batch_size` and `gradient_accumulation_steps` should be at least 1, got "
@@ -64,24 +73,26 @@ class Loop:
             gradient_accumulation_steps=options.gradient_accumulation_steps,
         )
 
-    def __call__(self, run, name, model, rows, epochs, learning_rate):
+    def __call__(
+        self, run: Workspace, name: str, model: nn.Module, rows: Sequence[Row], epochs: float, learning_rate: float
+    ) -> None:
         options, accelerator = self.options, self.accelerator
         set_seed(options.seed)
         is_pool = isinstance(model, SecureRouterForSequenceClassification)
-        # Seeded by itself, so that a resumed run sees the rows in the order in which it would have seen them.
+        # A generator of its own: a resumed run sees rows in the same order as a run that was not stopped.
         generator = torch.Generator().manual_seed(options.seed)
         loader = DataLoader(
             rows, options.per_device_train_batch_size, shuffle=True, collate_fn=run.collate, generator=generator
         )
         optimizer = torch.optim.AdamW(_groups(model, options.weight_decay), lr=learning_rate)
         model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
-        if is_pool:  # utilities of two experts differ by less than half precision can tell
+        if is_pool:  # half precision rounds away the difference of two utilities
             _restore_forward(accelerator.unwrap_model(model))
         per_epoch = math.ceil(len(loader) / options.gradient_accumulation_steps)
         updates = max(1, math.ceil(epochs * per_epoch))
         if options.max_train_steps is not None:
             updates = min(updates, options.max_train_steps)
-        # A prepared schedule takes as many steps an update as there are processes.
+        # A prepared schedule takes one step a process for each update.
         processes = accelerator.num_processes
         schedule = accelerator.prepare(
             get_scheduler(
@@ -131,8 +142,8 @@ class Loop:
         _restore_forward(accelerator.unwrap_model(model))
         accelerator.free_memory()
 
-    def checkpoint(self, folder, done):
-        """The state after `done` updates, in the place of the one before."""
+    def checkpoint(self, folder: Path, done: int) -> None:
+        """Saves the state after `done` updates, and removes the one before."""
         staging = folder / f".{done}"
         self.accelerator.save_state(str(staging), safe_serialization=True)
         self.accelerator.wait_for_everyone()
@@ -143,7 +154,7 @@ class Loop:
                     shutil.rmtree(path)
         self.accelerator.wait_for_everyone()
 
-    def resume(self, folder):
+    def resume(self, folder: Path) -> int:
         """Loads the last checkpoint of a step; returns the updates done."""
         found = [int(path.name) for path in folder.iterdir() if path.name.isdigit()] if folder.exists() else []
         if found:
@@ -151,13 +162,13 @@ class Loop:
         return max(found, default=0)
 
 
-def _restore_forward(model):
-    """Take away the autocast that `prepare` put around the model's forward, and nothing below it."""
+def _restore_forward(model: nn.Module) -> None:
+    """Removes the autocast that `prepare` put around the model's forward."""
     for name in ("forward", "_original_forward"):
         model.__dict__.pop(name, None)
 
 
-def _groups(model, weight_decay):
+def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     return [
         {"params": [parameter for parameter in trained if parameter.dim() > 1], "weight_decay": weight_decay},
@@ -165,20 +176,20 @@ def _groups(model, weight_decay):
     ]
 
 
-def _losses(loss, output):
+def _losses(loss: torch.Tensor, output: Mapping[str, torch.Tensor]) -> str:
     parts = {"loss": loss} | {name: output[name] for name in ("task_loss", "balance_loss", "cost_loss") if output}
     return ", ".join(f"{name} {value.item():.4f}" for name, value in parts.items())
 
 
-def parse_args(argv):
-    return HfArgumentParser((RunArguments, LoopArguments), description=__doc__).parse_args_into_dataclasses(argv)
+def parse_args(argv: Sequence[str]) -> tuple[RunArguments, LoopArguments]:
+    parser = HfArgumentParser((RunArguments, LoopArguments), description=__doc__)
+    args, options = parser.parse_args_into_dataclasses(list(argv))
+    return args.adopt(options), options
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     argv = sys.argv[1:] if argv is None else argv
     args, options = parse_args(argv)
-    args.adopt(options)
-
     return RoutedPoolRun(args, Loop(options), command_line("training/run_glue_no_trainer.py", argv))()
 
 

@@ -1,8 +1,38 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""Whole runs: from rows of a task to a routed pool with its costs, report and card.
+"""Whole runs: from the rows of a data set to a routed pool with its costs, report and card.
 
-`tasks`, `data`, `arguments`, `artifacts` and `prediction` are what a run reads and leaves; `experts`, `distillation`,
-`closed_form_router` and `costs` its pieces; `routed_pool` is the run, `cotrained_pool` the one of narrow experts
-(`head_pruning`, `score_scaling`), `demo_pool` that of the embedded checkpoint. `encrypted_check`, `card`, `results`
-and `sweep` say what came out. The scripts in `training/` only read arguments and call these.
+| file | what it gives |
+| --- | --- |
+| **What a run reads and leaves** | |
+| `tasks` | `Task`, the description of a data set; `TASKS`, those of GLUE |
+| `tables` | `read_table`, `read_split`: rows of CSV, JSON lines, Parquet and `datasets` folders |
+| `arguments` | `DataArguments`, `RunArguments`, `command_line` |
+| `own_data` | `OwnData`: a user's own files, their columns and labels |
+| `data` | `open_data`, `tokenize`, `split_rows`, `perturb`, `shortened` |
+| `artifacts` | `once`, `once_tensors`, `save_once`: files that are made once; `announce` |
+| `prediction` | `predict`, `decide`, `to_device` |
+| `fitting` | `Fit`, `Train`, `Workspace`: what a run and a training loop promise each other |
+| **The pieces** | |
+| `distillation` | `expert_loss`, `distillation_rows`, `Follower`, `distil_layers`, `widest_value` |
+| `experts` | `plan_pool`, `train_pool`, `load_expert` |
+| `closed_form_router` | `fit_closed_form_router` |
+| `router_training` | `train_router`, `summarize_rows` |
+| `costs` | `measure_costs`, `measure_routed`, `measure_expert` |
+| `head_pruning` | `measure_importance`, `prune` |
+| `score_scaling` | `measure_scores`, `scale_down_queries` |
+| `fit_with_trainer` | `parse_args`, `trainer_fit`: one loop; another is `training/run_glue_no_trainer.py` |
+| **The runs** | |
+| `routed_pool` | `RoutedPoolRun` |
+| `cotrained_pool` | `CotrainedRun`: experts of reduced precision, fewer heads or cheaper functions |
+| `demo_pool` | `DemoRun`: the embedded checkpoint |
+| **What comes out** | |
+| `encrypted_check` | `compare_with_clear` |
+| `card` | `card_data`, `task_card` |
+| `results` | `publish`, the table of tasks |
+| `sweep` | `sweep`: other pools and other costs |
+| `quota_accuracy` | `quota_accuracies`: what quotas cost in accuracy |
+| `rounding` | `errors_by_place`: what truncation changes in logits |
+
+The scripts in `training/` read arguments and call these. A file imports files above it and the package below
+`recipes`, and never `cli`.
 """

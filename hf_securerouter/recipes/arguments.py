@@ -1,85 +1,121 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""The arguments that both GLUE scripts share, named as in transformers' examples."""
+"""The arguments of a run, named as in transformers' examples."""
+
+from __future__ import annotations
 
 import os
 import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any, Self
 
 from hf_securerouter.recipes.tasks import TASKS
 
 
-_PLACES = ("output_dir", "cache_dir", "results_file", "costs_dir", "data_dir", "train_file", "validation_file")
+# Places, which may differ between a run and the one that it resumes.
+_PLACES = (
+    "output_dir",
+    "cache_dir",
+    "results_file",
+    "costs_dir",
+    "data_dir",
+    "dataset_dir",
+    "train_file",
+    "validation_file",
+)
 
 
-def _option(default, help, **kwargs):
-    return field(default=default, metadata={"help": help}, **kwargs)
+def option(default: Any, help: str, **metadata: Any) -> Any:
+    """A dataclass field that [`~transformers.HfArgumentParser`] makes an option of.
+
+    Args:
+        default: Its value where the option is not passed.
+        help (`str`): What `--help` says.
+        metadata: What else `ArgumentParser.add_argument` takes, such as `choices`.
+    """
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata={"help": help, **metadata})
+    return field(default=default, metadata={"help": help, **metadata})
 
 
 @dataclass
-class RunArguments:
+class DataArguments:
+    """Where texts and labels come from: a GLUE task, or files of the user's own."""
+
+    task_name: str | None = option(None, "The GLUE task; leave it out for data of your own.", choices=sorted(TASKS))
+    train_file: str | None = option(
+        None, "CSV, JSON lines or Parquet with a text (or two) and a label; with `task_name`, the task's columns."
+    )
+    validation_file: str | None = option(None, "The same for the validation split.")
+    dataset_dir: str | None = option(
+        None, "Instead of both files: a folder of `DatasetDict.save_to_disk`, or with train.csv and validation.csv."
+    )
+    dataset_name: str | None = option(None, "Name of your data in reports and cards; default: the training file's.")
+    text_column: str | None = option(None, "Column of the text; default: `text`, or another usual name.")
+    text_pair_column: str | None = option(None, "Column of the second text of pairs; default: `text_pair`, if any.")
+    label_column: str | None = option(
+        None, "Column of the label, a string, an integer or, for a regression, a float; default: `label`."
+    )
+    data_dir: str | None = option(
+        None, "Folder with TASK/train.jsonl[.gz] and TASK/validation.jsonl[.gz] of GLUE; default: the Hub's."
+    )
+    cache_dir: str | None = option(None, "Where downloads are kept.")
+    max_train_samples: int | None = option(None, "Use only this many training rows, the first ones.")
+    max_eval_samples: int | None = option(None, "Use only this many validation rows, the first ones.")
+
+
+@dataclass
+class RunArguments(DataArguments):
     """Data, experts, router and budget of a run."""
 
-    task_name: str = field(metadata={"help": "The GLUE task.", "choices": sorted(TASKS)})
-    model_name_or_path: str | None = _option(None, "The largest expert's checkpoint, which `expert_layers` cuts.")
-    experts: list[str] = field(
-        default_factory=list, metadata={"help": "Ids or folders of the experts, the largest last, instead of cuts."}
+    model_name_or_path: str | None = option(None, "Checkpoint of the largest expert, which `expert_layers` cuts.")
+    experts: list[str] = option([], "Ids or folders of the experts, the largest last, instead of `expert_layers`.")
+    expert_layers: list[int] = option([], "Depths that `model_name_or_path` is cut to, such as 2 4 6.")
+    expert_max_lengths: list[int] = option(
+        [], "Tokens of an input that each expert reads, such as 64 128; default: `max_seq_length`."
     )
-    expert_layers: list[int] = field(
-        default_factory=list, metadata={"help": "Depths that `model_name_or_path` is cut to, such as 2 4 6."}
-    )
-    expert_max_lengths: list[int] = field(
-        default_factory=list,
-        metadata={"help": "Tokens of an input that each expert reads, such as 64 128; default: `max_seq_length`."},
-    )
-    narrow_expert: bool = _option(False, "Add an expert of 2 layers and width 128, distilled from the largest.")
-    router_name_or_path: str | None = _option(None, "The router's own encoder; default: the smallest expert's.")
-    share_router_encoder: bool = _option(
+    narrow_expert: bool = option(False, "Add an expert of 2 layers and width 128, distilled from the largest.")
+    router_name_or_path: str | None = option(None, "The router's own encoder; default: the smallest expert's.")
+    share_router_encoder: bool = option(
         True, "Let the router read the smallest expert's encoder itself, not a copy that is trained further."
     )
-    router_objective: str = field(
-        default="utility",
-        metadata={"help": "Of the saved model; both are compared.", "choices": ["utility", "gumbel"]},
+    router_objective: str = option(
+        "utility", "Objective of the saved model's router; both are compared.", choices=["utility", "gumbel"]
     )
-    alpha: float = _option(0.01, "Weight of the load balancing loss.")
-    beta: float | None = _option(None, "Weight of the cost loss; default: 0.13 over the largest expert's cost.")
-    temperature: float = _option(1.0, "Temperature of the Gumbel-softmax at the start.")
-    min_temperature: float = _option(0.5, "Temperature that annealing ends at.")
-    router_num_train_epochs: float = _option(
-        20.0, "Epochs of the router; none of a utility router that shares an encoder: it is fitted in closed form."
+    alpha: float = option(0.01, "Weight of the load balancing loss.")
+    beta: float | None = option(None, "Weight of the cost loss; default: 0.13 over the largest expert's cost.")
+    temperature: float = option(1.0, "Temperature of the Gumbel-softmax at the start.")
+    min_temperature: float = option(0.5, "Temperature that annealing ends at.")
+    router_num_train_epochs: float = option(
+        20.0, "Epochs of the router, unless it is fitted in closed form: a utility router that shares an encoder is."
     )
-    cross_fit_folds: int = _option(
+    cross_fit_folds: int = option(
         0,
         "With 2 or more, the router learns from experts trained without the fold that they answer, and the final "
-        "experts are trained on everything; with 0, up to three tenths of the training data are kept from experts.",
+        "experts are trained on all rows; with 0, up to three tenths of the training rows are held out from experts.",
     )
-    distillation_epochs: float = _option(3.0, "Epochs of the experts that learn from the largest.")
-    perturbed_copies: int = _option(1, "Perturbed copies of the training data for them.")
-    self_distillation: bool = _option(False, "Let the largest learn once more, from its own answers, before they do.")
-    narrow_learning_rate: float = _option(1e-3, "Learning rate of the narrow expert.")
-    expert_costs: list[float] = field(
-        default_factory=list, metadata={"help": "Seconds of each expert; default: measured under encryption."}
+    distillation_epochs: float = option(3.0, "Epochs of the experts that learn from the largest.")
+    perturbed_copies: int = option(1, "Perturbed copies of the training data that these experts learn from as well.")
+    self_distillation: bool = option(
+        False, "Let the largest expert learn once more, from its own answers, before the others learn from it."
     )
-    costs_dir: str | None = _option(
+    narrow_learning_rate: float = option(1e-3, "Learning rate of the narrow expert.")
+    expert_costs: list[float] = option([], "Seconds of each expert; default: measured under encryption.")
+    costs_dir: str | None = option(
         None, "Folder of measured costs, which runs with experts of the same shapes share; default: the output folder."
     )
-    budget_seconds: float | None = _option(
+    budget_seconds: float | None = option(
         None, "Mean seconds of a query, router included; default: half of the largest expert's."
     )
-    quota_batch_size: int = _option(32, "Queries of one batch, which the quotas sum to.")
-    profile_seq_length: int = _option(128, "Tokens of the inputs that costs are measured on.")
-    data_dir: str | None = _option(None, "Folder with TASK/train.jsonl[.gz] and TASK/validation.jsonl[.gz].")
-    train_file: str | None = _option(None, "JSON lines or CSV with the task's columns; default: the Hub's.")
-    validation_file: str | None = _option(None, "The same for the validation split.")
-    max_seq_length: int = _option(128, "Longest input in tokens.")
-    max_train_samples: int | None = _option(None, "Use only the first so many training rows.")
-    max_eval_samples: int | None = _option(None, "Use only the first so many validation rows.")
-    cache_dir: str | None = _option(None, "Where downloads are kept.")
-    encrypted_eval_samples: int = _option(
-        0, "Classify the first so many validation rows on secret shares as well, and report what differs."
+    quota_batch_size: int = option(32, "Queries of one batch, which the quotas sum to.")
+    profile_seq_length: int = option(128, "Tokens of the inputs that costs are measured on.")
+    max_seq_length: int = option(128, "Longest input in tokens.")
+    encrypted_eval_samples: int = option(
+        0, "Classify this many validation rows, the first ones, on secret shares as well, and report the differences."
     )
-    bootstrap_resamples: int = _option(1000, "Draws for the 95 % intervals.")
-    results_file: str | None = _option(None, "JSON file that the task's row of results is written to as well.")
+    bootstrap_resamples: int = option(1000, "Draws for the 95 % intervals.")
+    results_file: str | None = option(None, "JSON file that the task's row of results is written to as well.")
 
     # Taken over from the script's own training arguments.
     output_dir: str = field(init=False, default="")
@@ -88,24 +124,43 @@ class RunArguments:
     learning_rate: float = field(init=False, default=5e-5)
     router_learning_rate: float = field(init=False, default=1e-3)
 
-    def adopt(self, training_args):
-        """Take over what the script's training arguments say as well."""
+    def adopt(self, training_args: Any) -> Self:
+        """Take over the fields that the script's training arguments have as well.
+
+        Args:
+            training_args: With `output_dir`, `seed`, `num_train_epochs`, `learning_rate` and `router_learning_rate`,
+                which may be None.
+        """
         for name in ("output_dir", "seed", "num_train_epochs", "learning_rate"):
             setattr(self, name, getattr(training_args, name))
-        if getattr(training_args, "router_learning_rate", None) is not None:
+        if training_args.router_learning_rate is not None:
             self.router_learning_rate = training_args.router_learning_rate
         return self
 
-    def fingerprint(self):
-        """What a run must have in common with the one it resumes."""
+    def fingerprint(self) -> dict[str, Any]:
+        """What a run must have in common with the one that it resumes, as `arguments.json` holds it."""
         values = asdict(self)
         for name in _PLACES:
             values.pop(name)
         return values
 
+    def differences(self, found: Mapping[str, Any]) -> list[str]:
+        """The names of arguments by which another run differs.
 
-def command_line(script, argv):
-    """The command for cards: files and folders outside of the working directory by their name only."""
+        Args:
+            found (`Mapping`): The fingerprint of that run. An argument that it lacks, because it was started before
+                there was that argument, counts as None.
+        """
+        return sorted(name for name, value in self.fingerprint().items() if found.get(name) != value)
+
+
+def command_line(script: str, argv: Sequence[str]) -> str:
+    """The command for cards: files and folders outside of the working directory by their names only.
+
+    Args:
+        script (`str`): The script's path in the repository.
+        argv (sequence of `str`): Its arguments.
+    """
     processes = os.environ.get("LOCAL_WORLD_SIZE", "1")  # torchrun's, and Accelerate's
     launcher = ["python"] if processes == "1" else ["torchrun", "--nproc_per_node", processes]
     return shlex.join([*launcher, script, *(Path(part).name if Path(part).is_absolute() else part for part in argv)])

@@ -1,20 +1,35 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""Files that a run leaves, made once."""
+"""Files that a run leaves, each made once; and its lines of progress."""
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
+import torch
 from accelerate import PartialState
 from safetensors.torch import load_file, save_file
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hf_securerouter.files import write_json
+from hf_securerouter.files import new_folder, write_atomically, write_json
 
 
-def once(path, make):
-    """The JSON value in `path`, made and written by the main process if it is not there."""
+def announce(message: str) -> None:
+    """Print a line of progress, in the main process."""
+    if PartialState().is_main_process:
+        print(message, flush=True)
+
+
+def once(path: Path, make: Callable[[], Any]) -> Any:
+    """
+    The JSON value in a file; the main process makes and writes it if the file is not there.
+
+    Args:
+        path (`Path`): The file.
+        make (callable): Gives a JSON-able value. It runs in the main process alone.
+    """
     state = PartialState()
     if state.is_main_process and not path.exists():
         write_json(make(), path)
@@ -22,32 +37,45 @@ def once(path, make):
     return json.loads(path.read_text())
 
 
-def once_tensors(path, make):
-    """The tensors in `path`, made by all processes together and written if they are not there."""
+def once_tensors(path: Path, make: Callable[[], Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """
+    The tensors in a file; all processes make them together, and the main one writes them, if the file is not there.
+
+    Args:
+        path (`Path`): The file, of safetensors.
+        make (callable): Gives tensors by their names, on the CPU and the same in every process.
+    """
     state = PartialState()
     missing = not path.exists()
     state.wait_for_everyone()
     if missing:
         tensors = {name: value.contiguous() for name, value in make().items()}
         if state.is_main_process:
-            temporary = path.with_name(f".{path.name}.{os.getpid()}")
-            save_file(tensors, temporary)
-            os.replace(temporary, path)
+            with write_atomically(path) as temporary:
+                save_file(tensors, temporary)
         state.wait_for_everyone()
     return load_file(path)
 
 
-def save_once(folder, model, tokenizer, train):
-    """Trains a model, and saves it as a whole, unless the folder stands there already."""
+def save_once(
+    folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, train: Callable[[], None]
+) -> None:
+    """
+    Trains a model and saves it, unless its folder is there already.
+
+    Args:
+        folder (`Path`): Where model and tokenizer are saved; it is whole or not there.
+        model (`PreTrainedModel`): The model.
+        tokenizer (`PreTrainedTokenizerBase`): Its tokenizer.
+        train (callable): Trains the model in the place, in all processes together.
+    """
     state = PartialState()
     missing = not folder.exists()
     state.wait_for_everyone()
     if missing:
         train()
         if state.is_main_process:
-            staging = folder.with_name(f".{folder.name}")
-            shutil.rmtree(staging, ignore_errors=True)
-            tokenizer.save_pretrained(staging)
-            model.save_pretrained(staging)
-            os.rename(staging, folder)
+            with new_folder(folder) as staging:
+                tokenizer.save_pretrained(staging)
+                model.save_pretrained(staging)
         state.wait_for_everyone()

@@ -1,57 +1,18 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""What a card says of a run."""
+"""What the model card of a run says."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from huggingface_hub import EvalResult
 
 from hf_securerouter.model_card import SecureRouterModelCardData
+from hf_securerouter.recipes.tasks import Task
 
 
-def card_data(task, args, report, policy, measured, command):
-    """What the card says of a run."""
-    results = [
-        EvalResult(
-            task_type="text-classification",
-            dataset_type="nyu-mll/glue",
-            dataset_name=f"GLUE {task.name}",
-            dataset_config=task.name,
-            dataset_split="validation",
-            metric_type=name,
-            metric_value=round(value, 4),
-        )
-        for name, value in policy["metrics"].items()
-    ]
-    training = {"command": f"`{command}`", "seed": args.seed, "inputs of the report": report["inputs"]}
-    policies = {
-        name: {field: value for field, value in own.items() if field not in ("metrics", "shares")}
-        for name, own in report["policies"].items()
-    }
-    more = {name: value for name, value in (("measured", measured), ("encrypted", report.get("encrypted"))) if value}
-    told = {name: report[name] for name in _REPORTED if name in report}
-    return SecureRouterModelCardData(
-        model_name=f"{task.name}-router",
-        language="en",
-        datasets=["nyu-mll/glue"],
-        eval_results=results,
-        securerouter={
-            "routing_shares": [round(share, 4) for share in policy["shares"]],
-            "training": training,
-            "report": rounded(told | {"policies": policies} | more),
-            "figure": "curve.png",
-        },
-    )
-
-
-def rounded(value):
-    """A JSON-able value with its fractions cut to four digits."""
-    if isinstance(value, dict):
-        return {name: rounded(inner) for name, inner in value.items()}
-    if isinstance(value, list):
-        return [rounded(inner) for inner in value]
-    return round(value, 4) if isinstance(value, float) else value
-
-
+# What a card takes over from a report.
 _REPORTED = (
     "metric",
     "largest_score",
@@ -63,3 +24,92 @@ _REPORTED = (
     "qnc",
     "variants",
 )
+
+
+def card_data(
+    task: Task,
+    seed: int,
+    report: Mapping[str, Any],
+    policy: Mapping[str, Any],
+    measured: Mapping[str, Any] | None,
+    command: str,
+) -> SecureRouterModelCardData:
+    """
+    The card's data of a routed pool.
+
+    Args:
+        task ([`Task`]): The task.
+        seed (`int`): Of the run.
+        report (`Mapping`): The report, as `report.json` holds it.
+        policy (`Mapping`): The entry of the policy that the model is saved with.
+        measured (`Mapping`, *optional*): What `routed.json` holds, if costs were measured.
+        command (`str`): The command of the run.
+    """
+    policies = {
+        name: {field: value for field, value in own.items() if field not in ("metrics", "shares")}
+        for name, own in report["policies"].items()
+    }
+    more = {name: value for name, value in (("measured", measured), ("encrypted", report.get("encrypted"))) if value}
+    reported = {name: report[name] for name in _REPORTED if name in report}
+    return task_card(
+        task,
+        f"{task.name}-router",
+        policy["metrics"],
+        policy["shares"],
+        {"command": f"`{command}`", "seed": seed, "inputs of the report": report["inputs"]},
+        report=rounded(reported | {"policies": policies} | more),
+        figure="curve.png",
+    )
+
+
+def task_card(
+    task: Task,
+    name: str,
+    metrics: Mapping[str, float],
+    shares: Sequence[float],
+    training: Mapping[str, Any],
+    **measured: Any,
+) -> SecureRouterModelCardData:
+    """
+    The card's data of a pool that was evaluated on a task's validation split.
+
+    Args:
+        task ([`Task`]): The task; GLUE's are named as the Hub names them.
+        name (`str`): The model's name.
+        metrics (`Mapping`): Values of the task's metrics.
+        shares (K numbers): Share of the inputs that each expert served.
+        training (`Mapping`): Rows of the card's table of the training.
+        measured: More for the card's `securerouter` entry, such as `report` and `figure`.
+    """
+    origin: dict[str, Any] = {"dataset_type": task.hub_id or task.name, "dataset_name": task.name}
+    if task.hub_id is not None:
+        origin |= {"dataset_name": f"GLUE {task.name}", "dataset_config": task.name}
+    return SecureRouterModelCardData(
+        model_name=name,
+        language="en" if task.hub_id else None,
+        datasets=[task.hub_id] if task.hub_id else None,
+        eval_results=[
+            EvalResult(
+                task_type="text-classification",
+                dataset_split="validation",
+                metric_type=metric,
+                metric_value=round(value, 4),
+                **origin,
+            )
+            for metric, value in metrics.items()
+        ],
+        securerouter={
+            "routing_shares": [round(share, 4) for share in shares],
+            "training": dict(training),
+            **measured,
+        },
+    )
+
+
+def rounded(value: Any) -> Any:
+    """A JSON-able value with all numbers in it rounded to four digits behind the point."""
+    if isinstance(value, dict):
+        return {name: rounded(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [rounded(inner) for inner in value]
+    return round(value, 4) if isinstance(value, float) else value

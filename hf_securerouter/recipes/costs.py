@@ -1,70 +1,83 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
 """What each expert and the router cost: measured under encryption, or as the user says."""
 
+from __future__ import annotations
+
 import hashlib
 import json
 import statistics
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from transformers.utils import logging
+from transformers import PreTrainedModel
 
-from hf_securerouter import SecureRouterValueError
+from hf_securerouter.errors import SecureRouterValueError
 from hf_securerouter.families import usable_positions
 from hf_securerouter.files import write_json
+from hf_securerouter.modeling_securerouter import SecureRouterForSequenceClassification
+from hf_securerouter.mpc.convert import to_mpc
+from hf_securerouter.mpc.models.manifest import Manifest
+from hf_securerouter.mpc.secure_model import SecureModel
+from hf_securerouter.recipes.arguments import RunArguments
+from hf_securerouter.recipes.artifacts import announce
 
-
-logger = logging.get_logger(__name__)
 
 UNITS = ("seconds", "bytes")
-RUNS = 3  # of which the median counts; they differ by a fifth and more
+RUNS = 3  # of which the median counts: they differ by a fifth and more
+
+Costs = dict[str, Any]  # as `costs.json` holds them
+MakePool = Callable[[Costs], SecureRouterForSequenceClassification]
 
 
-def measure_costs(args, experts, lengths, largest, make_pool):
-    """Seconds and bytes of a query by each expert alone, and behind the router.
+def measure_costs(
+    args: RunArguments,
+    experts: Sequence[PreTrainedModel],
+    lengths: Sequence[int | None],
+    largest: PreTrainedModel,
+    make_pool: MakePool,
+) -> Costs:
+    """
+    Seconds and bytes of a query by each expert alone, and behind the router.
 
     Everything is measured on batches of `quota_batch_size`, since a larger batch waits for the dealer more often. The
-    router's part is what is left of a routed batch when the experts' parts are taken off: its encoder, unless an
-    expert's own is at work, its head, the shuffle, the ranks and the way back.
+    router's part is what is left of a routed batch when the experts' parts are subtracted: its encoder, unless it
+    shares an expert's, its head, the shuffle, the ranking and the way back.
 
     Args:
-        args (`RunArguments`): With given `expert_costs`, nothing is measured, and the router costs what the cheapest
+        args ([`RunArguments`]): With given `expert_costs`, nothing is measured, and the router costs what the cheapest
             expert does.
-        experts (list): The trained classifiers.
-        lengths (list): Tokens that each of them reads; None for all.
-        largest (`PreTrainedModel`): The one that costs are compared with.
+        experts (sequence of `PreTrainedModel`): The trained classifiers.
+        lengths (sequence of `int`): Tokens that each expert reads; None for all.
+        largest (`PreTrainedModel`): The expert that costs are compared with.
         make_pool (callable): Of costs like those returned: a pool of these experts with a router.
 
     Returns:
         `dict`: `source`, and for each unit what an expert takes alone (`seconds`, `bytes`), what a query takes that
         the router sends to it, router included (`routed_seconds`, `routed_bytes`), and what `largest` takes
         (`largest_seconds`, `largest_bytes`).
+
+    Raises:
+        `SecureRouterValueError`: `expert_costs` has not one entry for each expert.
     """
     if args.expert_costs:
-        if len(args.expert_costs) != len(experts):
-            raise SecureRouterValueError(
-                f"`expert_costs` should have one entry for each of {len(experts)} experts, got {args.expert_costs}."
-            )
-        own = list(args.expert_costs)
-        shared = int(np.argmin(own)) if shares_encoder(args) else None
-        routed = [min(own) + _beyond_the_router(own, shared)[k] for k in range(len(own))]
-        found = {"seconds": own, "routed_seconds": routed, "largest_seconds": own[-1]}
-        return {"source": "given"} | found | {name.replace("seconds", "bytes"): None for name in found}
+        return _given_costs(args, len(experts))
     batch, length = args.quota_batch_size, _length(args, experts)
     found = [
-        _alone(args, expert, min(length, own or length), batch) for expert, own in zip(experts, lengths, strict=True)
+        _alone(args, expert, min(length, own or length), batch, f"expert {index} of {len(experts)}")
+        for index, (expert, own) in enumerate(zip(experts, lengths, strict=True), start=1)
     ]
-    alone = _alone(args, largest, length, batch)
-    costs = {"source": "measured"}
+    alone = _alone(args, largest, length, batch, "the largest expert")
+    costs: Costs = {"source": "measured"}
     for unit in UNITS:
         costs[unit] = costs[f"routed_{unit}"] = [cost[unit] / batch for cost in found]
         costs[f"largest_{unit}"] = alone[unit] / batch
     pool = make_pool(costs)
     share, rest = divmod(batch, len(experts))
     quotas = [share + (index < rest) for index in range(len(experts))]
-    secure = pool.to_mpc(routing_privacy="quota", quotas=quotas, max_length=length)
-    routed = _measured(args, secure, batch)
+    routed = _routed(args, pool, quotas, length)
     for unit in UNITS:
         beyond = _beyond_the_router(costs[unit], pool.config.router_shares_expert)
         router = routed[unit] / batch - float(np.dot(quotas, beyond)) / batch
@@ -72,73 +85,111 @@ def measure_costs(args, experts, lengths, largest, make_pool):
     return costs
 
 
-def shares_encoder(args):
+def _given_costs(args: RunArguments, experts: int) -> Costs:
+    if len(args.expert_costs) != experts:
+        raise SecureRouterValueError(
+            f"`expert_costs` should have one entry for each of {experts} experts, got {args.expert_costs}."
+        )
+    own = list(args.expert_costs)
+    shared = int(np.argmin(own)) if shares_encoder(args) else None
+    routed = [min(own) + cost for cost in _beyond_the_router(own, shared)]
+    found = {"seconds": own, "routed_seconds": routed, "largest_seconds": own[-1]}
+    return {"source": "given", **found, **{name.replace("seconds", "bytes"): None for name in found}}
+
+
+def shares_encoder(args: RunArguments) -> bool:
     """Whether the router reads the smallest expert's encoder."""
     return args.router_name_or_path is None and args.share_router_encoder
 
 
-def _beyond_the_router(own, shared):
-    """What each expert takes when the router has run: nothing, if the router has run its encoder."""
+def _beyond_the_router(own: Sequence[float], shared: int | None) -> list[float]:
+    """What each expert takes once the router has run: nothing, if the router has run that expert's encoder."""
     return [0.0 if index == shared else cost for index, cost in enumerate(own)]
 
 
-def measure_routed(args, largest, pool, quotas):
-    """A batch under `quota` against `largest`, an expert, for all of it.
+def measure_routed(
+    args: RunArguments,
+    largest: PreTrainedModel,
+    pool: SecureRouterForSequenceClassification,
+    quotas: Sequence[int],
+) -> dict[str, Any]:
+    """
+    A batch of the routed pool under `quota` against the same batch by the largest expert alone.
+
+    Args:
+        args ([`RunArguments`]): Of the run.
+        largest (`PreTrainedModel`): The expert to compare with.
+        pool (`SecureRouterForSequenceClassification`): The pool.
+        quotas (K integers): Queries of a batch that each expert serves.
 
     Returns:
-        `dict`: `batch`, and for each unit `routed`, `largest` and their ratio `relative`.
+        `dict`: `batch`, `length` in tokens, and for each unit `routed`, `largest` and their ratio `relative`.
     """
     batch, length = sum(quotas), _length(args, [largest, *pool.experts])
-    routed = _measured(args, pool.to_mpc(routing_privacy="quota", quotas=list(quotas), max_length=length), batch)
-    alone = _alone(args, largest, length, batch)
+    routed = _routed(args, pool, quotas, length)
+    alone = _alone(args, largest, length, batch, "the largest expert")
     return {"batch": batch, "length": length} | {
         unit: {"routed": routed[unit], "largest": alone[unit], "relative": routed[unit] / alone[unit]}
         for unit in UNITS
     }
 
 
-def measure_expert(args, expert, length):
-    """What a query takes one expert that reads `length` tokens of it, None for all: `seconds`, `bytes`, and the
-    `rounds` of its batch."""
+def measure_expert(args: RunArguments, expert: PreTrainedModel, length: int | None, name: str) -> dict[str, Any]:
+    """
+    What a query takes one expert.
+
+    Args:
+        args ([`RunArguments`]): Of the run.
+        expert (`PreTrainedModel`): A trained classifier, on the CPU.
+        length (`int`, *optional*): Tokens that it reads of an input; None for all.
+        name (`str`): Of the expert, for the line of progress.
+
+    Returns:
+        `dict`: `seconds` and `bytes` of a query, and `rounds` of a batch.
+    """
     batch, longest = args.quota_batch_size, _length(args, [expert])
-    found = _alone(args, expert, min(length or longest, longest), batch)
+    found = _alone(args, expert, min(length or longest, longest), batch, name)
     return {unit: found[unit] / batch for unit in UNITS} | {"rounds": found["rounds"]}
 
 
-def _alone(args, expert, length, batch):
-    """A batch for one expert."""
-    from hf_securerouter.mpc.convert import to_mpc
-
-    return _measured(args, to_mpc(expert, max_length=length), batch)
+def _alone(args: RunArguments, expert: PreTrainedModel, length: int, batch: int, name: str) -> dict[str, Any]:
+    return _measured(args, to_mpc(expert, max_length=length), batch, name)
 
 
-def _measured(args, secure, batch):
-    """Online seconds, bytes and rounds of one batch. They are kept in a file, for measuring takes long: nothing but
-    the public manifest and the batch decides on them, so that runs of other tasks can use them too."""
+def _routed(
+    args: RunArguments, pool: SecureRouterForSequenceClassification, quotas: Sequence[int], length: int
+) -> dict[str, Any]:
+    secure = pool.to_mpc(routing_privacy="quota", quotas=list(quotas), max_length=length)
+    return _measured(args, secure, sum(quotas), f"the routed pool, quotas {'/'.join(map(str, quotas))}")
+
+
+def _measured(args: RunArguments, secure: SecureModel, batch: int, name: str) -> dict[str, Any]:
+    """Online seconds, bytes and rounds of one batch, kept in a file because measuring takes minutes. The public
+    manifest and the size of the batch decide on them alone, so that runs of other tasks can use them too."""
     shape = _shape(secure.manifest) | {"batch": batch}
     digest = hashlib.sha256(json.dumps(shape, sort_keys=True).encode()).hexdigest()[:16]
     folder = Path(args.costs_dir or args.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"cost-{digest}.json"
     if not path.exists():
-        logger.info("Measuring a batch of %d under encryption.", batch)
+        announce(f"Measuring {name} under encryption (batch {batch} x {secure.manifest.max_length}) ...")
         write_json(_run(secure, batch) | {"shape": shape}, path)
     return json.loads(path.read_text())
 
 
-def _shape(manifest):
-    """The manifest as a dict, but for the number of labels: a column more or less of the last matrix of all is nothing
-    beside the rest."""
+def _shape(manifest: Manifest) -> dict[str, Any]:
+    """The manifest as a dict, without the number of labels: a column more or less of the very last matrix does not
+    show in the costs."""
     shape = manifest.to_dict()
     for member in filter(None, [shape["router"], *shape["experts"]]):
         del member["head"]["num_outputs"]
     return shape
 
 
-def _run(secure, batch):
+def _run(secure: SecureModel, batch: int) -> dict[str, Any]:
     inputs = {"input_ids": torch.full((batch, secure.manifest.max_length), 5)}
     with secure.local_session() as session:
-        session(inputs)  # everything is warm then
+        session(inputs)  # warms up both parties and the dealer
         costs = [session(inputs).cost for _ in range(RUNS)]
     return {
         "seconds": statistics.median(cost.online_seconds for cost in costs),
@@ -147,7 +198,7 @@ def _run(secure, batch):
     }
 
 
-def _length(args, experts):
-    """Tokens that costs are measured on."""
+def _length(args: RunArguments, experts: Sequence[Any]) -> int:
+    """Tokens of the inputs that costs are measured on."""
     positions = [usable_positions(expert.config) or 512 for expert in experts]
     return min(args.profile_seq_length, *positions)

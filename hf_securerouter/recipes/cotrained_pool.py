@@ -1,34 +1,45 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""A run whose experts are narrow copies of another run's."""
+"""
+A run whose experts are made for encryption: copies of another run's exact experts, which cost less on shares.
+
+Each expert takes the steps of `variants` one after the other, to a reduced precision, to fewer heads and neurons or to
+cheaper functions. Each step distils a copy from the exact expert layer by layer, and starts from the last copy. The
+steps end with the first copy that loses more than `most_lost` points on rows that no expert has seen. A copy computes
+with the weights that are shared, rounds at random as truncation on shares does, and is penalised for values beyond
+their bounds; then heads whose scores come too close to their bounds are scaled down. A copy with values beyond their
+bounds is not taken, but the next step may start from it. The last copy that is good enough is taken.
+"""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import set_seed
+from transformers import PreTrainedModel, set_seed
 
-from hf_securerouter import SecureRouterValueError
-from hf_securerouter.fixed_point_layers import FixedPointLinear
-from hf_securerouter.metrics import glue_score
+from hf_securerouter.errors import SecureRouterValueError
+from hf_securerouter.modeling_securerouter import SecureRouterForSequenceClassification
 from hf_securerouter.mpc_friendly import use_functions
-from hf_securerouter.range_penalty import range_penalty
-from hf_securerouter.recipes.arguments import RunArguments, _option
-from hf_securerouter.recipes.artifacts import once, save_once
-from hf_securerouter.recipes.costs import measure_expert
+from hf_securerouter.number_format import current_precision
+from hf_securerouter.recipes.arguments import RunArguments, option
+from hf_securerouter.recipes.artifacts import announce, once, save_once
+from hf_securerouter.recipes.costs import Costs, measure_expert
 from hf_securerouter.recipes.data import shortened
-from hf_securerouter.recipes.distillation import Follower, distillation_rows
-from hf_securerouter.recipes.experts import EXACT, load_expert
+from hf_securerouter.recipes.distillation import distil_layers, distillation_rows, widest_value
+from hf_securerouter.recipes.experts import EXACT, load_expert, train_pool
+from hf_securerouter.recipes.fitting import Fit, Row
 from hf_securerouter.recipes.head_pruning import measure_importance, prune, pruned_shape
-from hf_securerouter.recipes.prediction import device, predict
+from hf_securerouter.recipes.prediction import decide, labels_of, predict, to_device
 from hf_securerouter.recipes.routed_pool import RoutedPoolRun
 from hf_securerouter.recipes.score_scaling import scale_down_queries
 
 
 CHANGES = {
-    "w8a8": {"precision": "w8a8"},
+    "reduced": {"precision": "reduced"},
     "slim": {},
     "quadratic": {"hidden_act": "quadratic"},
     "relu": {"hidden_act": "relu"},
@@ -36,35 +47,58 @@ CHANGES = {
     "2relu": {"softmax": "2relu"},
 }
 
-
-HEADS, NEURONS = 2 / 3, 5 / 6  # that stay in a slim expert: in w8a8, half of the bytes at 12 heads of 32
-
-
-OUTLIER = 0.5  # weights beyond it make values beyond their bounds, and an optimizer would take long to bring them down
-
+# Shares that a slim expert keeps. In reduced precision, 12 heads and 32 tokens, it opens half of the bytes.
+HEADS, NEURONS = 2 / 3, 5 / 6
 
 BATCH = 64
-
-
-SOME = 16  # batches that tell which heads and neurons matter, and how far scores lie apart
+SAMPLE_BATCHES = 16  # by which heads and neurons are ranked, and scores are measured
 
 
 @dataclass
 class CotrainArguments(RunArguments):
     """Those of a run, and where its exact experts are."""
 
-    exact_dir: str | None = _option(None, "The output folder of a finished run of run_glue.py with the same rows.")
-    most_lost: float = _option(0.5, "Points that an expert may lose by what makes it cheaper.")
-    variants: list[str] = field(
-        default_factory=lambda: ["w8a8", "w8a8+slim"],
-        metadata={"help": f"What to try, in this order: any of {', '.join(CHANGES)}, joined by +."},
+    exact_dir: str | None = option(None, "The output folder of a finished run of run_glue.py with the same rows.")
+    most_lost: float = option(0.5, "Points of the score that an expert may lose by becoming cheaper.")
+    variants: list[str] = option(
+        ["reduced", "reduced+slim"], f"What to try, in this order: any of {', '.join(CHANGES)}, joined by +."
     )
+
+    def __post_init__(self) -> None:
+        self.variants = current_variants(self.variants)
+
+    def differences(self, found: Mapping[str, Any]) -> list[str]:
+        """As for a run; variants by their old names are the same."""
+        return super().differences({**found, "variants": current_variants(found.get("variants", []))})
+
+
+def current_variants(names: Sequence[str]) -> list[str]:
+    """The names that variants have now: before 0.1 `reduced` was called `w8a8`."""
+    return ["+".join(map(current_precision, name.split("+"))) for name in names]
 
 
 class CotrainedRun(RoutedPoolRun):
-    """A run whose experts come from another one."""
+    """
+    A run whose experts are copies of another run's.
 
-    def __init__(self, args, fit, command):
+    Args:
+        args ([`CotrainArguments`]): What to do.
+        fit (callable), command (`str`), train_pool (callable): As for [`RoutedPoolRun`].
+
+    Raises:
+        `SecureRouterValueError`: `exact_dir` is missing, `cross_fit_folds` is set, or a variant has an unknown name;
+            and as for [`RoutedPoolRun`].
+    """
+
+    args: CotrainArguments
+
+    def __init__(
+        self,
+        args: CotrainArguments,
+        fit: Fit,
+        command: str,
+        train_pool: Callable[..., list[Path]] = train_pool,
+    ) -> None:
         if args.exact_dir is None or args.cross_fit_folds:
             raise SecureRouterValueError(
                 "`exact_dir` should name the output folder of a finished run that held rows out, and "
@@ -75,17 +109,23 @@ class CotrainedRun(RoutedPoolRun):
             raise SecureRouterValueError(
                 f"`variants` should join {', '.join(CHANGES)} by +, got {', '.join(map(repr, unknown))}."
             )
-        super().__init__(args, fit, command)
+        self.exact_dir = Path(args.exact_dir)
+        super().__init__(args, fit, command, train_pool)
 
-    def final_experts(self, rows, own, held_out):
-        """Folders of the experts that are taken; what they compute goes into `functions`."""
+    def final_experts(self, rows: Sequence[Row], own: Sequence[int], held_out: Sequence[int]) -> list[Path]:
+        """
+        Folders of the experts that are taken; their functions go into `functions`.
+
+        Raises:
+            `SecureRouterValueError`: The other run has no such expert.
+        """
         folders, variants = [], []
         for index, length in enumerate(self.lengths):
             seen, unseen = (shortened([rows[row] for row in part], length) for part in (own, held_out))
             exact = self.exact(index)
             if not exact.exists():
                 raise SecureRouterValueError(
-                    f"`exact_dir` {self.args.exact_dir!r} holds no expert {index}: let its run end first."
+                    f"`exact_dir` {str(self.exact_dir)!r} holds no expert {index}: let its run end first."
                 )
             taken, tried = self.search(index, exact, seen, unseen)
             folders.append(taken)
@@ -93,18 +133,32 @@ class CotrainedRun(RoutedPoolRun):
         once(self.folder / "variants.json", lambda: variants)
         return folders
 
-    def search(self, index, exact, seen, unseen):
-        """The folder of the copy of one expert that is taken, the exact one if none is good, and what was tried."""
+    def search(
+        self, index: int, exact: Path, seen: Sequence[Row], unseen: Sequence[Row]
+    ) -> tuple[Path, list[dict[str, Any]]]:
+        """
+        Tries the variants of one expert.
+
+        Args:
+            index (`int`): Of the expert.
+            exact (`Path`): The folder of the exact expert.
+            seen (sequence of `dict`): Rows that copies are trained on.
+            unseen (sequence of `dict`): Rows that decide which copy is taken.
+
+        Returns:
+            `tuple`: The folder of the copy that is taken, the exact one if none is good; and what was tried.
+        """
         taken = last = exact
-        tried = [self.tried(index, exact, EXACT, unseen)]
+        tried = [self.measured(index, exact, EXACT, unseen)]
         least = tried[0]["score"] - self.args.most_lost / 100
         for name in self.args.variants:
             changes = name.split("+")
             functions = EXACT | {key: value for change in changes for key, value in CHANGES[change].items()}
-            candidate = self.folder / "experts" / f"{index}-{name}"
+            candidate = self.copy_folder(index, name)
             start = last if "slim" in changes else self.whole(last, exact)
+            announce(f"Expert {index + 1} of {len(self.members)}: distilling the variant {name} ...")
             self.follow(candidate, start, exact, functions, "slim" in changes, seen)
-            tried.append(self.tried(index, candidate, functions, unseen))
+            tried.append(self.measured(index, candidate, functions, unseen))
             if tried[-1]["score"] < least:
                 break
             last = candidate
@@ -112,95 +166,125 @@ class CotrainedRun(RoutedPoolRun):
                 taken, self.functions[candidate] = candidate, functions
         return taken, tried
 
-    def whole(self, last, exact):
+    def copy_folder(self, index: int, name: str) -> Path:
+        """Where a copy is or will be, such as `experts/0-reduced+slim`; a run of before 0.1 goes on in its folders."""
+        folder = self.folder / "experts" / f"{index}-{name}"
+        old = folder.with_name(folder.name.replace("reduced", "w8a8"))
+        return old if old.exists() or (self.folder / "steps" / old.name).exists() else folder
+
+    def whole(self, last: Path, exact: Path) -> Path:
         """The last copy, or the exact expert if that copy is slim."""
         return last if _shape(load_expert(last)) == _shape(load_expert(exact)) else exact
 
-    def report(self, models, folders, costs, tuning):
+    def report(
+        self,
+        models: Mapping[str, SecureRouterForSequenceClassification],
+        folders: Sequence[Path],
+        costs: Costs,
+        tuning: Mapping[str, Any],
+    ) -> dict[str, Any]:
+        """As for [`RoutedPoolRun`], with the `variants` that were tried."""
         variants = json.loads((self.folder / "variants.json").read_text())
         return super().report(models, folders, costs, tuning) | {"variants": variants}
 
-    def largest(self, folders):
+    def largest(self, folders: Sequence[Path]) -> PreTrainedModel:
+        """The largest exact expert."""
         return load_expert(self.exact(len(self.members) - 1))
 
-    def largest_answers(self, logits, rows):
-        return predict(self.largest(None).to(device()), rows, self.collate)[0]
+    def largest_answers(self, logits: torch.Tensor, rows: Sequence[Row]) -> torch.Tensor:
+        """Logits (N, C) of the largest exact expert, which is none of the pool's."""
+        return predict(to_device(self.largest(())), rows, self.collate)[0]
 
-    def describe(self, model, index):
+    def describe(self, model: SecureRouterForSequenceClassification, index: int) -> str:
+        """As for [`RoutedPoolRun`], with heads and neurons of a pruned expert."""
         heads, neurons = shape = _shape(model.experts[index])
         is_pruned = shape != _shape(load_expert(self.exact(index)))
         return super().describe(model, index) + (f", {heads} heads, {neurons} neurons" if is_pruned else "")
 
-    def exact(self, index):
+    def exact(self, index: int) -> Path:
         """The folder of an exact expert."""
-        return Path(self.args.exact_dir, "experts", "final", str(index))
+        return self.exact_dir / "experts" / "final" / str(index)
 
-    def follow(self, folder, start, exact, functions, is_pruned, rows):
-        """Trains one copy into `folder`, if it does not stand there already."""
-        args, teacher = self.args, load_expert(exact).to(device())
+    def follow(
+        self,
+        folder: Path,
+        start: Path,
+        exact: Path,
+        functions: Mapping[str, str],
+        is_pruned: bool,
+        rows: Sequence[Row],
+    ) -> None:
+        """
+        Distils one copy, unless its folder is there already.
+
+        Args:
+            folder (`Path`): Where the copy is saved.
+            start (`Path`): The expert that it begins as.
+            exact (`Path`): The expert that it is distilled from.
+            functions (`Mapping`): What it computes with.
+            is_pruned (`bool`): Whether it loses heads and neurons, if `start` has all of them.
+            rows (sequence of `dict`): Tokenized training rows.
+        """
+        args, teacher = self.args, to_device(load_expert(exact))
         expert = load_expert(start)
         if is_pruned and _shape(expert) == _shape(teacher):
             expert = self.pruned(expert, teacher, rows)
         use_functions(expert, **functions)
 
-        def train():
-            data = distillation_rows(rows, teacher, self.collate, self.task, args, set(self.tokenizer.all_special_ids))
-            for layer in expert.modules():
-                if isinstance(layer, FixedPointLinear) and layer.format.centred:
-                    layer.weight.data.clamp_(-OUTLIER, OUTLIER)
-            follower = Follower(expert, teacher.cpu()).train()
-            self.train(folder.name, follower, data, args.distillation_epochs, args.learning_rate)
+        def train() -> None:
+            copies, special_ids = args.perturbed_copies, set(self.tokenizer.all_special_ids)
+            data = distillation_rows(rows, teacher, self.collate, self.task, copies, special_ids, args.seed)
+            epochs, rate = args.distillation_epochs, args.learning_rate
+            distil_layers(folder.name, expert, teacher.cpu(), data, self.train, epochs, rate)
             if functions["precision"] != "full" and functions["softmax"] == "exact":
-                scale_down_queries(expert, self.some(rows, expert.device))
+                self.scale_scores(expert, rows)
 
         save_once(folder, expert, self.tokenizer, train)
 
-    def pruned(self, expert, exact, rows):
+    def scale_scores(self, expert: PreTrainedModel, rows: Sequence[Row]) -> None:
+        """Scales heads down, in the place, whose scores come too close to their bounds."""
+        scale_down_queries(expert, self.sample(rows, expert.device))
+
+    def pruned(self, expert: PreTrainedModel, exact: PreTrainedModel, rows: Sequence[Row]) -> PreTrainedModel:
         """A copy of an expert without the heads and neurons that matter least to the exact one."""
-        exact.set_attn_implementation("eager")  # the others give no attention
-        importance = measure_importance(exact, self.some(rows, exact.device))
+        exact.set_attn_implementation("eager")  # no other implementation returns attention weights
+        importance = measure_importance(exact, self.sample(rows, exact.device))
         set_seed(self.args.seed)
         return prune(expert, *pruned_shape(exact.config, HEADS, NEURONS), importance)
 
-    def some(self, rows, where):
-        """The first batches of the rows."""
-        rows = rows[: SOME * BATCH]
-        return [self.collate(rows[start : start + BATCH]).to(where) for start in range(0, len(rows), BATCH)]
+    def sample(self, rows: Sequence[Row], where: torch.device) -> list[dict[str, torch.Tensor]]:
+        """The first batches of the rows, on a device."""
+        rows = list(rows[: SAMPLE_BATCHES * BATCH])
+        batches = (self.collate(rows[start : start + BATCH]) for start in range(0, len(rows), BATCH))
+        return [{name: value.to(where) for name, value in batch.items()} for batch in batches]
 
-    def tried(self, index, folder, functions, unseen):
-        """What `variants.json` says of one copy: its score on rows that no expert has seen and, if costs are measured,
-        what a query takes it; of a narrow precision, how much of their bounds its values need: no more than 1, or its
-        encrypted answers would be garbage."""
+    def measured(
+        self, index: int, folder: Path, functions: Mapping[str, str], unseen: Sequence[Row]
+    ) -> dict[str, Any]:
+        """What `variants.json` holds of one copy: its score on rows that no expert has seen; the cost of a query, if
+        costs are measured; and of a reduced precision, the largest value over its bound. Above 1 a bound is exceeded
+        and the encrypted result is wrong."""
         expert = load_expert(folder, functions)
         heads, neurons = _shape(expert)
-        found = {"expert": index, "heads": heads, "neurons": neurons, **functions}
+        found: dict[str, Any] = {"expert": index, "heads": heads, "neurons": neurons, **functions}
         found["score"] = self.score(folder, functions, unseen)
         if functions["precision"] != "full":
-            parts = (self.collate(unseen[start : start + BATCH]) for start in range(0, len(unseen), BATCH))
-            found["widest"] = widest(expert.to(device()), parts)
+            found["widest"] = self.widest(to_device(expert), unseen)
         if self.args.expert_costs:
             return found
-        return found | measure_expert(self.args, expert.cpu(), self.lengths[index])
+        name = f"expert {index + 1} of {len(self.members)} with {', '.join(functions.values())}"
+        return found | measure_expert(self.args, expert.cpu(), self.lengths[index], name)
 
-    def score(self, folder, functions, rows):
+    def widest(self, expert: PreTrainedModel, rows: Sequence[Row]) -> float:
+        """The largest value of an expert over its bound."""
+        return widest_value(expert, rows, self.collate)
+
+    def score(self, folder: Path, functions: Mapping[str, str], rows: Sequence[Row]) -> float:
         """The score of one expert."""
-        (logits,) = predict(load_expert(folder, functions).to(device()), rows, self.collate)
-        predicted = logits[:, 0] if self.task.regression else logits.argmax(dim=1)
-        return glue_score(self.task.name)(predicted.numpy(), torch.tensor([row["labels"] for row in rows]).numpy())
+        (logits,) = predict(to_device(load_expert(folder, functions)), rows, self.collate)
+        return self.task.score()(decide(self.task, logits), labels_of(rows).numpy())
 
 
-@torch.no_grad()
-def widest(expert, batches):
-    """The largest value of an expert over its bound, on some batches; above 1 its encrypted answers are garbage."""
-    found = 0.0
-    for batch in batches:
-        inputs = {name: value.to(expert.device) for name, value in batch.items() if name != "labels"}
-        with range_penalty(inputs["attention_mask"]) as penalty:
-            expert(**inputs)
-        found = max(found, penalty.widest)
-    return found
-
-
-def _shape(expert):
+def _shape(expert: Any) -> tuple[int, int]:
     """Heads and neurons of a layer."""
     return pruned_shape(expert.config, 1, 1)

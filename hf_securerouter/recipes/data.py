@@ -1,63 +1,133 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""GLUE's tasks as rows of token ids: from the Hub, from files, or from a folder of JSON lines."""
+"""Rows of a data set, GLUE's or the user's own, as token ids; and how they are split, perturbed and truncated."""
 
 from __future__ import annotations
 
-import gzip
-import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
-from hf_securerouter import SecureRouterValueError
+from hf_securerouter.errors import SecureRouterValueError
 from hf_securerouter.lengths import truncate
-from hf_securerouter.recipes.tasks import TASKS
+from hf_securerouter.recipes.arguments import DataArguments
+from hf_securerouter.recipes.fitting import Row
+from hf_securerouter.recipes.own_data import OwnData
+from hf_securerouter.recipes.tables import read_table
+from hf_securerouter.recipes.tasks import GLUE, TASKS, Task
 
 
-def load_split(args, split):
-    """The rows of "train" or "validation", each a dict of the task's columns and `label`.
+_OWN = ("dataset_dir", "dataset_name", "text_column", "text_pair_column", "label_column")
 
-    A file of the user's comes first, then `data_dir` with its `TASK/SPLIT.jsonl[.gz]`, then the Hub.
+
+class Data(Protocol):
+    """A data set.
+
+    Attributes:
+        task ([`Task`]): Its description.
     """
-    path = args.train_file if split == "train" else args.validation_file
-    if path is None and args.data_dir is not None:
-        found = sorted(Path(args.data_dir, args.task_name).glob(f"{split}.jsonl*"))
-        if not found:
+
+    task: Task
+
+    def rows(self, split: str) -> list[Row]:
+        """The rows of "train" or "validation": the task's text columns, and `label` as a class id or a value."""
+
+
+def open_data(args: DataArguments, labels: Sequence[str] | None = None) -> Data:
+    """
+    The data set that the arguments name.
+
+    Args:
+        args ([`DataArguments`]): With `task_name` for GLUE, or with the user's own files.
+        labels (sequence of `str`, *optional*): Of own data, names of the classes of a pool that is trained already;
+            then the validation rows alone are read.
+
+    Raises:
+        `SecureRouterValueError`: No data or two kinds of data are named; or own data are not as [`OwnData`] wants
+            them.
+    """
+    named = [f"--{name}" for name in _OWN if getattr(args, name) is not None]
+    if args.task_name is not None:
+        if named:
             raise SecureRouterValueError(
-                f"`data_dir` should hold {args.task_name}/{split}.jsonl or .jsonl.gz, got {args.data_dir!r}."
+                f"`--task_name {args.task_name}` is a task of GLUE, whose columns are known: leave out "
+                f"{', '.join(named)}, or `--task_name` for data of your own."
             )
-        path = found[0]
-    if path is not None:
-        rows = _read(Path(path))
-    else:
-        from datasets import load_dataset
-
-        name = "validation_matched" if (args.task_name, split) == ("mnli", "validation") else split
-        rows = list(load_dataset("nyu-mll/glue", args.task_name, split=name, cache_dir=args.cache_dir))
-    most = args.max_train_samples if split == "train" else args.max_eval_samples
-    rows = rows[:most]
-    wanted = {*TASKS[args.task_name].columns, "label"}
-    if not rows or not wanted <= rows[0].keys():
+        return GlueData(args)
+    files = args.train_file or args.validation_file
+    if files and args.dataset_dir:
         raise SecureRouterValueError(
-            f"`task_name` {args.task_name!r} wants rows with {', '.join(sorted(wanted))}, got "
-            f"{sorted(rows[0]) if rows else 'no row'}: rename the columns of the file."
+            "`--dataset_dir` holds both splits: leave it out, or `--train_file` and `--validation_file`."
         )
-    return rows
+    if not files and not args.dataset_dir:
+        raise SecureRouterValueError(
+            "A run needs data: pass `--task_name` for a task of GLUE, or `--train_file` and `--validation_file`, or "
+            "`--dataset_dir`."
+        )
+    return OwnData(args, labels)
 
 
-def _read(path):
-    if path.name.removesuffix(".gz").endswith(".csv"):
-        from datasets import load_dataset
+class GlueData:
+    """
+    A task of GLUE: a file of the user's comes first, then `data_dir` with its `TASK/SPLIT.jsonl[.gz]`, then the Hub.
 
-        return list(load_dataset("csv", data_files=str(path), split="train"))
-    opened = gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else open(path, encoding="utf-8")
-    with opened as file:
-        return [json.loads(line) for line in file if line.strip()]
+    Args:
+        args ([`DataArguments`]): With `task_name`.
+    """
+
+    def __init__(self, args: DataArguments) -> None:
+        assert args.task_name is not None
+        self._args, self.task = args, TASKS[args.task_name]
+
+    def rows(self, split: str) -> list[Row]:
+        """
+        The rows of "train" or "validation", each a dict of the task's columns and `label`.
+
+        Raises:
+            `SecureRouterValueError`: The file or the folder lacks the split or one of the task's columns.
+        """
+        args, name = self._args, self.task.name
+        path = args.train_file if split == "train" else args.validation_file
+        if path is None and args.data_dir is not None:
+            found = sorted(Path(args.data_dir, name).glob(f"{split}.jsonl*"))
+            if not found:
+                raise SecureRouterValueError(
+                    f"`data_dir` should hold {name}/{split}.jsonl or .jsonl.gz, got {args.data_dir!r}."
+                )
+            path = str(found[0])
+        if path is not None:
+            rows = read_table(Path(path)).rows
+        else:
+            from datasets import load_dataset
+
+            own = "validation_matched" if (name, split) == ("mnli", "validation") else split
+            rows = list(load_dataset(GLUE, name, split=own, cache_dir=args.cache_dir))
+        rows = rows[: args.max_train_samples if split == "train" else args.max_eval_samples]
+        wanted = {*self.task.columns, "label"}
+        if not rows or not wanted <= rows[0].keys():
+            raise SecureRouterValueError(
+                f"`task_name` {name!r} wants rows with {', '.join(sorted(wanted))}, got "
+                f"{sorted(rows[0]) if rows else 'no row'}: rename the columns of the file."
+            )
+        return rows
 
 
-def tokenize(task, rows, tokenizer, max_length):
-    """Rows as the model takes them: token ids, masks and `labels`, not padded."""
+def tokenize(task: Task, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[Row]:
+    """
+    Rows as a model takes them.
+
+    Args:
+        task ([`Task`]): Their description.
+        rows (sequence of `dict`): With the task's text columns and `label`.
+        tokenizer (`PreTrainedTokenizerBase`): The tokenizer of all experts.
+        max_length (`int`): Tokens that are kept, special tokens included.
+
+    Returns:
+        list of `dict`: Token ids, masks and `labels` (`int`, of a regression `float`), not padded.
+    """
     texts = [[row[column].strip() for row in rows] for column in task.columns]
     encoded = tokenizer(*texts, truncation=True, max_length=max_length)
     kind = float if task.regression else int
@@ -67,15 +137,24 @@ def tokenize(task, rows, tokenizer, max_length):
     ]
 
 
-def split_rows(task, rows, shares, seed):
+def split_rows(task: Task, rows: Sequence[Row], shares: Sequence[float], seed: int) -> list[list[int]]:
     """
-    Indices of the rest and of one seeded random part for each of `shares`. SST-2's phrases stay with their sentence,
-    so that no part holds pieces of another.
-    """
-    if task.name == "sst2":
-        from hf_securerouter.recipes.data import split_by_sentence
+    Seeded random parts of rows. Phrases stay with their sentence, so that no part holds pieces of another's.
 
-        return split_by_sentence([row["sentence"] for row in rows], shares, seed)
+    Args:
+        task ([`Task`]): Their description.
+        rows (sequence of `dict`): Not tokenized.
+        shares (sequence of `float`): Size of each part, as a share of all rows.
+        seed (`int`): Of the draw.
+
+    Returns:
+        list of lists of `int`: Indices of the rest, then those of one part for each share.
+
+    Raises:
+        `SecureRouterValueError`: As for [`split_by_sentence`].
+    """
+    if task.has_phrases:
+        return split_by_sentence([row[task.columns[0]] for row in rows], shares, seed)
     order = list(range(len(rows)))
     random.Random(seed).shuffle(order)
     parts = []
@@ -86,39 +165,24 @@ def split_rows(task, rows, shares, seed):
     return [sorted(order), *parts]
 
 
-def perturb(rows, copies, special_ids, seed):
-    """Copies of rows in which every sixth token or so is another one of the data; their `labels` mean nothing."""
-    rng = random.Random(seed)
-    seen = [token for row in rows for token in row["input_ids"] if token not in special_ids]
-    perturbed = []
-    for row in rows * copies:
-        ids = [
-            rng.choice(seen) if token not in special_ids and rng.random() < 0.15 else token
-            for token in row["input_ids"]
-        ]
-        perturbed.append(row | {"input_ids": ids})
-    return perturbed
-
-
-def shortened(rows, length):
-    """Rows with no more than `length` tokens, None for all; see [`hf_securerouter.lengths.truncate`]."""
-
-    def shorter(row):
-        if length is None or len(row["input_ids"]) <= length:
-            return row
-        names = [name for name in ("input_ids", "attention_mask", "token_type_ids") if name in row]
-        kept, _ = truncate({name: torch.tensor([row[name]]) for name in names}, length)
-        return row | {name: values[0].tolist() for name, values in kept.items()}
-
-    return [shorter(row) for row in rows]
-
-
-def split_by_sentence(texts, shares, seed):
+def split_by_sentence(texts: Sequence[str], shares: Sequence[float], seed: int) -> list[list[int]]:
     """
-    Indices of the rest and of one random part for each of `shares`. SST-2 holds the phrases of a sentence beside it:
-    a phrase goes with the longest text that contains it, so that parts differ as training and validation do.
+    Seeded random parts of texts of which some are phrases of others, as in SST-2: a phrase goes with the longest text
+    that contains it, so that parts differ from each other as training and validation split do.
+
+    Args:
+        texts (sequence of `str`): The texts.
+        shares (sequence of `float`): Least size of each part, as a share of all texts.
+        seed (`int`): Of the draw.
+
+    Returns:
+        list of lists of `int`: Indices of the rest, then those of one part for each share.
+
+    Raises:
+        `SecureRouterValueError`: A part would be empty.
     """
-    families, with_phrase = {}, {}
+    families: dict[int, list[int]] = {}
+    with_phrase: dict[tuple[str, ...], list[int]] = {}
     for index in sorted(range(len(texts)), key=lambda i: -len(texts[i])):
         words = texts[index].split()
         phrases = {tuple(words[i : i + n]) for n in (1, 2, 3) for i in range(len(words) - n + 1)}
@@ -130,12 +194,59 @@ def split_by_sentence(texts, shares, seed):
                 with_phrase.setdefault(phrase, []).append(index)
     order = list(families.values())
     random.Random(seed).shuffle(order)
-    parts = []
+    parts: list[list[int]] = []
     for share in shares:
         parts.append([])
         while order and len(parts[-1]) < share * len(texts):
             parts[-1] += order.pop()
     parts.insert(0, [index for family in order for index in family])
     if not all(parts):
-        raise SystemExit(f"{len(texts)} texts, many of them parts of each other, are too few to train on.")
+        raise SecureRouterValueError(
+            f"{len(texts)} texts, many of them parts of each other, are too few to train on: pass more rows."
+        )
     return parts
+
+
+def perturb(rows: Sequence[Row], copies: int, special_ids: set[int], seed: int) -> list[Row]:
+    """
+    Copies of tokenized rows in which about every seventh token is replaced by another one of the data.
+
+    Args:
+        rows (sequence of `dict`): With `input_ids`.
+        copies (`int`): Copies of each row.
+        special_ids (set of `int`): Tokens that stay, and that replace no other.
+        seed (`int`): Of the draw.
+
+    Returns:
+        list of `dict`: Of the same lengths; their `labels` are those of the originals, and may be wrong.
+    """
+    rng = random.Random(seed)
+    seen = [token for row in rows for token in row["input_ids"] if token not in special_ids]
+    perturbed = []
+    for row in list(rows) * copies:
+        ids = [
+            rng.choice(seen) if token not in special_ids and rng.random() < 0.15 else token
+            for token in row["input_ids"]
+        ]
+        perturbed.append(row | {"input_ids": ids})
+    return perturbed
+
+
+def shortened(rows: Sequence[Row], length: int | None) -> list[Row]:
+    """
+    Tokenized rows as an expert reads them; see [`hf_securerouter.lengths.truncate`].
+
+    Args:
+        rows (sequence of `dict`): With `input_ids`, and whatever else there is of `attention_mask` and
+            `token_type_ids`.
+        length (`int`, *optional*): Tokens to keep of each row; None for all.
+    """
+
+    def shorter(row: Row) -> Row:
+        if length is None or len(row["input_ids"]) <= length:
+            return row
+        names = [name for name in ("input_ids", "attention_mask", "token_type_ids") if name in row]
+        kept, _ = truncate({name: torch.tensor([row[name]]) for name in names}, length)
+        return row | {name: values[0].tolist() for name, values in kept.items()}
+
+    return [shorter(row) for row in rows]

@@ -1,44 +1,85 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""Experts that learn from a larger one."""
+"""Experts that learn from a larger one, or layer by layer from an exact one."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Self
 
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from torch import nn
+from transformers import PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
+from hf_securerouter.fixed_point_layers import FixedPointLinear
 from hf_securerouter.losses import distillation_loss, layer_loss
 from hf_securerouter.range_penalty import range_penalty
 from hf_securerouter.recipes.data import perturb
+from hf_securerouter.recipes.fitting import Collate, Row, Train
 from hf_securerouter.recipes.prediction import predict
+from hf_securerouter.recipes.tasks import Task
 
 
-def expert_loss(model, batch):
-    """What an expert trains on: its own task loss, or that and its teacher's answers where the batch has them; and the
-    loss that it finds itself, if any."""
+RANGE_WEIGHT = 10.0  # of the range penalty
+OUTLIER = 0.5  # larger weights make values leave their bounds, and an optimizer would take long to shrink them
+
+
+def expert_loss(model: nn.Module, batch: dict[str, Any]) -> tuple[torch.Tensor, Any]:
+    """
+    The loss of an expert on a batch: that of the labels, or the mean of that and of the distance to the teacher's
+    answers where the batch has them; plus the loss that the model itself returns, if any.
+
+    Args:
+        model (`nn.Module`): A classifier or a [`Follower`].
+        batch (`dict`): Inputs of shape (B, T), `labels` of shape (B,), and perhaps `teacher_logits` of shape (B, C).
+
+    Returns:
+        `tuple`: The loss, a scalar, and the model's output.
+    """
     batch = dict(batch)
     teacher = batch.pop("teacher_logits", None)
     labels = batch.pop("labels")
     output = model(**batch)
-    config = getattr(model, "module", model).config
+    config: Any = getattr(model, "module", model).config
     loss = distillation_loss(output.logits, labels, teacher, config.problem_type)
     return (loss if output.loss is None else loss + output.loss), output
 
 
-def distillation_rows(rows, teacher, collate, task, args, special_ids):
-    """Rows with the teacher's answers, and perturbed copies that only the teacher has labelled."""
-    copies = perturb(rows, args.perturbed_copies, special_ids, args.seed)
-    logits = _answered_together(teacher, rows + copies, collate)
-    for index in range(len(rows), len(logits)):
-        answer = logits[index]
-        copies[index - len(rows)]["labels"] = answer.item() if task.regression else answer.argmax().item()
-    return [row | {"teacher_logits": own.tolist()} for row, own in zip(rows + copies, logits, strict=True)]
+def distillation_rows(
+    rows: Sequence[Row],
+    teacher: nn.Module,
+    collate: Collate,
+    task: Task,
+    copies: int,
+    special_ids: set[int],
+    seed: int,
+) -> list[Row]:
+    """
+    Rows with the teacher's answers, and perturbed copies that only the teacher has labelled.
+
+    Args:
+        rows (sequence of `dict`): Tokenized rows.
+        teacher (`nn.Module`): A trained classifier.
+        collate (callable): Rows as one padded batch.
+        task ([`Task`]): Their description.
+        copies (`int`): Perturbed copies of each row.
+        special_ids (set of `int`): Tokens that are not replaced.
+        seed (`int`): Of the perturbation.
+
+    Returns:
+        list of `dict`: `len(rows) * (1 + copies)` rows with `teacher_logits`, a list of C numbers.
+    """
+    perturbed = perturb(rows, copies, special_ids, seed)
+    logits = _answer_together(teacher, [*rows, *perturbed], collate)
+    for row, answer in zip(perturbed, logits[len(rows) :], strict=True):
+        row["labels"] = answer.item() if task.regression else answer.argmax().item()
+    return [row | {"teacher_logits": own.tolist()} for row, own in zip([*rows, *perturbed], logits, strict=True)]
 
 
-def _answered_together(model, rows, collate):
-    """Logits for all rows in every process, each of which computes its part of them."""
+def _answer_together(model: nn.Module, rows: list[Row], collate: Collate) -> torch.Tensor:
+    """Logits (N, C) for all rows in every process, each of which computes its part of them."""
     state = PartialState()
     first, step = state.process_index, state.num_processes
     parts = gather_object(predict(model, rows[first::step], collate))
@@ -48,33 +89,39 @@ def _answered_together(model, rows, collate):
     return logits
 
 
-RANGE_WEIGHT = 10.0  # of the range penalty
-
-
 class Follower(nn.Module):
-    """An expert that learns from an exact one of its shape; `loss` is what its layers differ by.
+    """
+    An expert that learns from an exact one layer by layer; `loss` is the distance between their layers, plus the range
+    penalty of a reduced precision.
 
-    Inputs: token ids, mask and token types of shape (B, T). Output: `loss`, a scalar, and `logits` of shape (B, C).
+    Inputs: token ids, attention mask and token types of shape (B, T). Output: `loss`, a scalar, and `logits` of shape
+    (B, C).
+
+    Args:
+        expert (`PreTrainedModel`): Learns, in the place. Its embeddings are frozen and its dropout is switched off.
+        exact (`PreTrainedModel`): Of the same depth and width; it is frozen. With another number of heads, hidden
+            states alone are compared.
     """
 
-    def __init__(self, expert, exact):
+    def __init__(self, expert: PreTrainedModel, exact: PreTrainedModel) -> None:
         super().__init__()
-        exact.set_attn_implementation("eager")  # the others give no attention
-        if expert.expert_mpc["softmax"] == "exact" and expert.expert_mpc["precision"] == "full":
+        exact.set_attn_implementation("eager")  # no other implementation returns attention weights
+        functions: dict[str, str] = expert.expert_mpc  # type: ignore[assignment]
+        if functions["softmax"] == "exact" and functions["precision"] == "full":
             expert.set_attn_implementation("eager")
-        expert.get_input_embeddings().requires_grad_(False)  # shares begin behind them
+        expert.get_input_embeddings().requires_grad_(False)  # they stay in clear text at the client
         for module in expert.modules():
             if isinstance(module, nn.Dropout):
                 module.p = 0.0  # rounding is noise enough
         self.expert, self.exact = expert, exact.requires_grad_(False)
-        self.config = expert.config
+        self.config, self.precision = expert.config, functions["precision"]
 
-    def train(self, mode=True):
+    def train(self, mode: bool = True) -> Self:
         super().train(mode)
         self.exact.eval()
         return self
 
-    def forward(self, attention_mask, **inputs):
+    def forward(self, attention_mask: torch.Tensor, **inputs: Any) -> SequenceClassifierOutput:
         inputs |= {"attention_mask": attention_mask, "output_hidden_states": True, "output_attentions": True}
         with range_penalty(attention_mask) as penalty:
             own = self.expert(**inputs)
@@ -82,8 +129,54 @@ class Follower(nn.Module):
             target = self.exact(**inputs)
         attentions = own.attentions, target.attentions
         if self.expert.config.num_attention_heads != self.exact.config.num_attention_heads:
-            attentions = (), ()  # hidden states have to do
+            attentions = (), ()
         loss = layer_loss(own.hidden_states, target.hidden_states, *attentions, attention_mask)
-        if self.expert.expert_mpc["precision"] != "full":
+        if self.precision != "full":
             loss = loss + RANGE_WEIGHT * penalty()
         return SequenceClassifierOutput(loss=loss, logits=own.logits)
+
+
+def distil_layers(
+    name: str,
+    expert: PreTrainedModel,
+    exact: PreTrainedModel,
+    rows: Sequence[Row],
+    train: Train,
+    epochs: float,
+    learning_rate: float,
+) -> None:
+    """
+    Trains an expert in the place to compute what an exact one does, with its own functions and precision.
+
+    Args:
+        name (`str`): Of the step.
+        expert (`PreTrainedModel`), exact (`PreTrainedModel`): As for [`Follower`].
+        rows (sequence of `dict`): Tokenized rows with `labels` and `teacher_logits`, those of `exact`.
+        train (callable): Trains a model.
+        epochs (`float`), learning_rate (`float`): Of the step.
+    """
+    for layer in expert.modules():
+        if isinstance(layer, FixedPointLinear) and layer.format.centred:
+            layer.weight.data.clamp_(-OUTLIER, OUTLIER)
+    train(name, Follower(expert, exact).train(), rows, epochs, learning_rate)
+
+
+@torch.no_grad()
+def widest_value(expert: PreTrainedModel, rows: Sequence[Row], collate: Collate, batch_size: int = 64) -> float:
+    """
+    The largest value of an expert over its bound; above 1 a bound is exceeded and the encrypted result is wrong.
+
+    Args:
+        expert (`PreTrainedModel`): Of a reduced precision.
+        rows (sequence of `dict`): Tokenized rows.
+        collate (callable): Rows as one padded batch.
+        batch_size (`int`): Rows of one batch.
+    """
+    widest = 0.0
+    for start in range(0, len(rows), batch_size):
+        batch = collate(list(rows[start : start + batch_size]))
+        inputs = {name: value.to(expert.device) for name, value in batch.items() if name != "labels"}
+        with range_penalty(inputs["attention_mask"]) as penalty:
+            expert(**inputs)
+        widest = max(widest, penalty.widest)
+    return widest

@@ -1,52 +1,89 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""The validation split under encryption: are the answers those of the clear model?"""
+"""Validation rows under encryption: are the answers those of the clear model?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 
-from hf_securerouter.metrics import glue_metric
+from hf_securerouter.modeling_securerouter import SecureRouterForSequenceClassification
+from hf_securerouter.recipes.fitting import Collate, Row
+from hf_securerouter.recipes.prediction import decide
+from hf_securerouter.recipes.tasks import Task
 from hf_securerouter.routing import serve_by_quota
 
 
-NOISE, NARROW_NOISE = 0.02, 0.5  # what encrypted logits may be from the clear ones, in full precision and in w8a8
+NOISE, REDUCED_NOISE = 0.02, 0.5  # how far encrypted logits may be from clear ones, in full and in reduced precision
 
 
-def encrypted_answers(pool, quotas, rows, collate, max_length):
-    """Logits (N, C) of the pool on secret shares under `quota`, in the order of the rows."""
+def encrypted_logits(
+    pool: SecureRouterForSequenceClassification,
+    quotas: Sequence[int],
+    rows: Sequence[Row],
+    collate: Collate,
+    max_length: int,
+) -> torch.Tensor:
+    """
+    The answers of a pool on secret shares under `quota`.
+
+    Args:
+        pool (`SecureRouterForSequenceClassification`): The pool, on the CPU.
+        quotas (K integers): Queries of a batch that each expert serves.
+        rows (sequence of `dict`): N tokenized rows.
+        collate (callable): Rows as one padded batch.
+        max_length (`int`): Tokens that every input is padded to.
+
+    Returns:
+        `torch.Tensor` of shape (N, C): Logits, in the order of the rows.
+    """
     secure = pool.to_mpc(routing_privacy="quota", quotas=list(quotas), max_length=max_length)
-    batch = collate(rows)
+    batch = collate(list(rows))
     names = ("input_ids", "attention_mask", "token_type_ids")
     with secure.local_session() as session:
         return session({name: batch[name] for name in names if name in batch}).logits
 
 
-def compare_with_clear(task, found, scores, logits, quotas, costs, labels, narrow=False):
-    """How the encrypted answers differ from those of the clear model under the same policy.
+def compare_with_clear(
+    task: Task,
+    found: torch.Tensor,
+    scores: torch.Tensor,
+    logits: torch.Tensor,
+    quotas: Sequence[int],
+    costs: Sequence[float],
+    labels: torch.Tensor,
+    reduced: bool = False,
+) -> dict[str, Any]:
+    """
+    How the encrypted answers differ from those of the clear model under the same policy.
 
     Args:
-        task (`Task`): The task.
+        task ([`Task`]): The task.
         found (`torch.Tensor` of shape (N, C)): Encrypted logits.
         scores (`torch.Tensor` of shape (N, K)): The router's outputs in clear.
-        logits (`torch.Tensor` of shape (N, K, C)): The experts' in clear.
-        quotas (list of K integers), costs (list of K numbers): The policy.
-        labels (`torch.Tensor` of shape (N,)): The right ones.
-        narrow (`bool`): Whether one of the experts has a narrow precision.
+        logits (`torch.Tensor` of shape (N, K, C)): The experts' logits in clear.
+        quotas (K integers), costs (K numbers): The policy.
+        labels (`torch.Tensor` of shape (N,)): The right answers.
+        reduced (`bool`): Whether an expert has a reduced precision.
 
     Returns:
-        `dict`: `inputs`, `labels_equal` (None for a score), `served_elsewhere`: how many inputs another expert
-        answered than in clear, which happens where the router's scores of two are nearly equal, `largest_error` of a
-        logit against the expert that answered, and the metrics of both.
+        `dict`: `inputs`; `labels_equal`, None for a regression; `served_elsewhere`, how many inputs another expert
+        answered than in clear, which happens where the router's scores of two experts are nearly equal;
+        `largest_error` of a logit against the expert that answered; and the metrics of both, `metrics` and
+        `clear_metrics`.
     """
     served = serve_by_quota(scores, quotas, costs)
-    clear = logits[torch.arange(len(served)), served]
-    answers = [both[:, 0] if task.regression else both.argmax(dim=1) for both in (found, clear)]
+    everyone = torch.arange(len(served))
+    answers, clear = decide(task, found), decide(task, logits[everyone, served])
     errors = (found[:, None] - logits).abs().amax(dim=2)
-    nearest, own = errors.min(dim=1).values, errors[torch.arange(len(served)), served]
-    metric = glue_metric(task.name)
+    nearest, own = errors.min(dim=1).values, errors[everyone, served]
+    metric = task.metric()
     return {
         "inputs": len(found),
-        "labels_equal": None if task.regression else int((answers[0] == answers[1]).sum()),
-        "served_elsewhere": int((own > nearest + (NARROW_NOISE if narrow else NOISE)).sum()),
+        "labels_equal": None if task.regression else int((answers == clear).sum()),
+        "served_elsewhere": int((own > nearest + (REDUCED_NOISE if reduced else NOISE)).sum()),
         "largest_error": float(nearest.max()),
-        "metrics": metric(answers[0].numpy(), labels.numpy()),
-        "clear_metrics": metric(answers[1].numpy(), labels.numpy()),
+        "metrics": metric(answers, labels.numpy()),
+        "clear_metrics": metric(clear, labels.numpy()),
     }

@@ -1,59 +1,102 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""Experts of different cost out of what a user has: checkpoints, one cut by depth, a narrow one; and their answers."""
+"""Experts of different cost, made of what a user has: several checkpoints, one that is cut by depth, a narrow one."""
 
 from __future__ import annotations
 
 import copy
 import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, cast
 
 import torch
-from transformers import AutoModelForSequenceClassification, set_seed
+from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
-from hf_securerouter import SecureRouterValueError
+from hf_securerouter.errors import SecureRouterValueError
 from hf_securerouter.families import resized
 from hf_securerouter.mpc_friendly import use_functions
 from hf_securerouter.pool import cut_layers
-from hf_securerouter.recipes.artifacts import save_once
+from hf_securerouter.recipes.arguments import RunArguments
+from hf_securerouter.recipes.artifacts import announce, save_once
 from hf_securerouter.recipes.data import shortened
 from hf_securerouter.recipes.distillation import distillation_rows
-from hf_securerouter.recipes.prediction import device
+from hf_securerouter.recipes.fitting import Collate, Row, Train
+from hf_securerouter.recipes.prediction import to_device
+from hf_securerouter.recipes.tasks import Task
 
 
 EXACT = {"hidden_act": "exact", "softmax": "exact", "precision": "full"}
 
-
 NARROW_LAYERS, NARROW_WIDTH = 2, 128
 
 
-def load_classifier(name, task, args):
-    """A checkpoint with a head for the task: its own, if it was fine-tuned for as many labels, or a new one, which is
-    drawn for this task. A checkpoint of another task that was trained with the same seed has features along the very
-    numbers which that seed draws: for this task too, they would be a head of that one."""
-    set_seed((args.seed + zlib.crc32(task.name.encode())) % 2**32)
+class Member(NamedTuple):
+    """
+    An expert to make.
+
+    Args:
+        kind (`str`): `"checkpoint"`, `"cut"` or `"narrow"`.
+        value (`str` or `int`, *optional*): The checkpoint's name or folder, or the layers that are kept.
+        length (`int`, *optional*): Tokens of an input that it reads; None for all.
+    """
+
+    kind: str
+    value: str | int | None
+    length: int | None
+
+
+def load_classifier(name: str | Path, task: Task, seed: int, cache_dir: str | None = None) -> PreTrainedModel:
+    """
+    A checkpoint with a head for a task: its own head, if that has as many labels, or else a new one.
+
+    A new head is drawn with a seed of the task's own. A checkpoint that was trained on another task with the same seed
+    would otherwise get the very head that it began with there, and its features are aligned with that one.
+
+    Args:
+        name (`str` or `Path`): A folder, or a name on the Hub.
+        task ([`Task`]): The task.
+        seed (`int`): Of the run.
+        cache_dir (`str`, *optional*): Where downloads are kept.
+    """
+    set_seed((seed + zlib.crc32(task.name.encode())) % 2**32)
     return AutoModelForSequenceClassification.from_pretrained(
         name,
         id2label=task.id2label,
         label2id={label: index for index, label in task.id2label.items()},
-        problem_type="regression" if task.regression else "single_label_classification",
+        problem_type=task.problem_type,
         ignore_mismatched_sizes=True,
-        cache_dir=args.cache_dir,
+        cache_dir=cache_dir,
     )
 
 
-def load_expert(folder, functions=EXACT):
-    """A trained expert with the functions that it was trained with."""
+def load_expert(folder: str | Path, functions: Mapping[str, str] = EXACT) -> PreTrainedModel:
+    """
+    A trained expert.
+
+    Args:
+        folder (`str` or `Path`): Where it was saved.
+        functions (`Mapping`): The functions that it was trained with; see
+            [`~hf_securerouter.mpc_friendly.use_functions`].
+    """
     expert = AutoModelForSequenceClassification.from_pretrained(folder)
     use_functions(expert, **functions)
     return expert
 
 
-def plan_pool(args):
-    """The experts to make, from the cheapest on: ("narrow" | "cut" | "checkpoint", layers or name, tokens that it
-    reads or None for all). The last one is the largest, which is fine-tuned first and teaches the others."""
+def plan_pool(args: RunArguments) -> list[Member]:
+    """
+    The experts to make, from the cheapest on. The last one is the largest: it is fine-tuned first, and the others
+    learn from it.
+
+    Raises:
+        `SecureRouterValueError`: Both `experts` and `expert_layers` are given, there would be fewer than two experts,
+            or `expert_max_lengths` does not fit them.
+    """
     if args.experts and args.expert_layers:
         raise SecureRouterValueError(
             "`experts` names checkpoints and `expert_layers` cuts `model_name_or_path`: pass one of the two."
         )
+    members: list[tuple[str, str | int | None]]
     if args.experts:
         members = [("checkpoint", name) for name in args.experts]
     elif args.expert_layers:
@@ -66,45 +109,79 @@ def plan_pool(args):
         raise SecureRouterValueError(
             "A pool needs two experts or more: pass `--expert_layers 2 4 6`, `--experts ...` or `--narrow_expert`."
         )
-    lengths = args.expert_max_lengths or [None] * len(members)
-    longest = max(args.max_seq_length, args.profile_seq_length)
-    if args.expert_max_lengths and (len(lengths) != len(members) or min(lengths) < 2 or lengths[-1] < longest):
+    lengths: Sequence[int | None] = args.expert_max_lengths or [None] * len(members)
+    given, longest = args.expert_max_lengths, max(args.max_seq_length, args.profile_seq_length)
+    if given and (len(given) != len(members) or min(given) < 2 or given[-1] < longest):
         raise SecureRouterValueError(
             f"`expert_max_lengths` should hold a number of tokens for each of {len(members)} experts, the last one "
-            f"{longest} or more, so that the largest expert reads whole inputs; got {lengths}."
+            f"{longest} or more, so that the largest expert reads whole inputs; got {given}."
         )
-    return [(*member, length) for member, length in zip(members, lengths, strict=True)]
+    return [Member(*member, length) for member, length in zip(members, lengths, strict=True)]
 
 
-def largest_name(args):
-    """The checkpoint of the largest expert, and the router's tokenizer."""
-    return args.experts[-1] if args.experts else args.model_name_or_path
+def largest_name(args: RunArguments) -> str:
+    """
+    The checkpoint of the largest expert, whose tokenizer serves the whole pool.
+
+    Raises:
+        `SecureRouterValueError`: No checkpoint is named.
+    """
+    name = args.experts[-1] if args.experts else args.model_name_or_path
+    if name is None:
+        raise SecureRouterValueError("`model_name_or_path` should name the largest expert's checkpoint, got nothing.")
+    return name
 
 
-def narrow(model):
-    """A new classifier of `model`'s family, 2 layers of width 128, whose embeddings are the principal components of
-    `model`'s."""
+def narrow(model: PreTrainedModel) -> PreTrainedModel:
+    """
+    A new classifier of a model's family, with 2 layers of width 128. Its embeddings are the principal components of
+    the model's.
+
+    Args:
+        model (`PreTrainedModel`): A classifier, wider than 128.
+    """
     config = resized(model.config, NARROW_LAYERS, NARROW_WIDTH, heads=2)
     config.name_or_path = ""
     small = type(model)(config)
-    words = model.get_input_embeddings().weight.detach().float()
+    tables: Any = model.base_model.embeddings
+    own = dict(cast(Any, small.base_model.embeddings).named_parameters())
+    words = cast(torch.Tensor, model.get_input_embeddings().weight).detach().float()
     _, vectors = torch.linalg.eigh(words.T @ words)
     components = vectors[:, -NARROW_WIDTH:]
-    own = dict(small.base_model.embeddings.named_parameters())
     with torch.no_grad():
-        for name, table in model.base_model.embeddings.named_parameters():
+        for name, table in tables.named_parameters():
             if table.dim() == 2 and table.shape[1] == words.shape[1] and own[name].shape[0] == table.shape[0]:
                 own[name].copy_(table.float() @ components)
     return small
 
 
-def train_pool(args, task, members, rows, folder, tokenizer, collate, fit):
-    """Trains the experts on `rows` into `folder`/0, 1, ...; those that stand there already are left. With
-    `args.self_distillation` the largest, once fine-tuned, is `folder`/teacher and learns again from its own answers,
+def train_pool(
+    args: RunArguments,
+    task: Task,
+    members: Sequence[Member],
+    rows: Sequence[Row],
+    folder: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    collate: Collate,
+    train: Train,
+) -> list[Path]:
+    """
+    Trains the experts into `folder`/0, 1, ...; one whose folder is there already is left as it is. With
+    `self_distillation` the fine-tuned largest expert is `folder`/teacher, and learns once more from its own answers
     before the others learn from it.
 
+    Args:
+        args ([`RunArguments`]): Epochs, learning rates, copies and seed.
+        task ([`Task`]): The task.
+        members (sequence of [`Member`]): The experts, of [`plan_pool`].
+        rows (sequence of `dict`): Tokenized training rows.
+        folder (`Path`): Where they are saved.
+        tokenizer (`PreTrainedTokenizerBase`): The tokenizer of all experts.
+        collate (callable): Rows as one padded batch.
+        train (callable): Trains a model.
+
     Returns:
-        The folders.
+        list of `Path`: The folder of each expert.
 
     Reference:
         Furlanello et al., Born-Again Neural Networks, arXiv 1805.04770.
@@ -113,29 +190,39 @@ def train_pool(args, task, members, rows, folder, tokenizer, collate, fit):
     last = len(members) - 1
     teacher = folder / "teacher" if args.self_distillation else folders[last]
 
-    def make(path, length, model, data, epochs, learning_rate):
-        def train():
+    def make(
+        path: Path,
+        length: int | None,
+        model: PreTrainedModel,
+        data: Sequence[Row],
+        epochs: float,
+        learning_rate: float,
+    ) -> None:
+        def run() -> None:
             if epochs > 0:
-                fit(f"{folder.name}-expert-{path.name}", model, shortened(data, length), epochs, learning_rate)
+                train(f"{folder.name}-expert-{path.name}", model, shortened(data, length), epochs, learning_rate)
 
-        save_once(path, model, tokenizer, train)
+        save_once(path, model, tokenizer, run)
 
-    def student(index, largest):
+    def student(index: int, largest: PreTrainedModel) -> PreTrainedModel:
         set_seed(args.seed)
         kind, value, _ = members[index]
         if kind == "narrow":
             return narrow(largest)
         if kind == "checkpoint" and index != last:
-            return load_classifier(value, task, args)
-        small = cut_layers(largest, value) if kind == "cut" else copy.deepcopy(largest)
-        small.get_input_embeddings().requires_grad_(False)  # half of the weights, and good as they are
+            return load_classifier(str(value), task, args.seed, args.cache_dir)
+        small = cut_layers(largest, int(value or 0)) if kind == "cut" else copy.deepcopy(largest)
+        # Half of the weights, which come from the fine-tuned expert and need no further training.
+        small.get_input_embeddings().requires_grad_(False)
         return small
 
-    def teach(indices, teacher):
+    def distil(indices: Sequence[int], teacher: Path) -> None:
         if all(folders[index].exists() for index in indices):
             return
-        largest = load_classifier(teacher, task, args).to(device())
-        data = distillation_rows(rows, largest, collate, task, args, set(tokenizer.all_special_ids))
+        largest = to_device(load_classifier(teacher, task, args.seed, args.cache_dir))
+        announce(f"Asking the teacher of the experts for its answers to {len(rows)} rows and perturbed copies ...")
+        copies, special_ids = args.perturbed_copies, set(tokenizer.all_special_ids)
+        data = distillation_rows(rows, largest, collate, task, copies, special_ids, args.seed)
         largest.cpu()
         for index in indices:
             kind, _, length = members[index]
@@ -143,11 +230,11 @@ def train_pool(args, task, members, rows, folder, tokenizer, collate, fit):
             make(folders[index], length, student(index, largest).train(), data, args.distillation_epochs, rate)
 
     kind, value, length = members[last]
-    largest = load_classifier(largest_name(args), task, args)
+    largest = load_classifier(largest_name(args), task, args.seed, args.cache_dir)
     if kind == "cut":
-        largest = cut_layers(largest, value)
+        largest = cut_layers(largest, int(value or 0))
     make(teacher, length, largest.train(), rows, args.num_train_epochs, args.learning_rate)
     if args.self_distillation:
-        teach([last], teacher)
-    teach(range(last), folders[last])
+        distil([last], teacher)
+    distil(range(last), folders[last])
     return folders

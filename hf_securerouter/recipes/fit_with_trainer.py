@@ -3,53 +3,91 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
 from transformers import HfArgumentParser, Trainer, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
-from hf_securerouter import SecureRouterForSequenceClassification
+from hf_securerouter.modeling_securerouter import SecureRouterForSequenceClassification
 from hf_securerouter.recipes.arguments import RunArguments
 from hf_securerouter.recipes.distillation import expert_loss
+from hf_securerouter.recipes.fitting import Fit, Row, Workspace
 from hf_securerouter.trainer import SecureRouterTrainer, SecureRouterTrainingArguments
 
 
-class ExpertTrainer(Trainer):
-    """Trains one expert, by a teacher where the rows hold its answers."""
+A = TypeVar("A", bound=RunArguments)
 
-    def __init__(self, **kwargs):
+
+class ExpertTrainer(Trainer):
+    """[`~transformers.Trainer`] for one expert, which learns from a teacher where the rows hold the teacher's answers.
+
+    Args:
+        kwargs: Everything that the Trainer takes.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.model_accepts_loss_kwargs = False  # the loss is a mean over the batch
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> torch.Tensor | tuple[torch.Tensor, Any]:
         loss, outputs = expert_loss(model, inputs)
         return (loss, outputs) if return_outputs else loss
 
 
-def parse_args(argv, kind=RunArguments):
-    parser = HfArgumentParser((kind, SecureRouterTrainingArguments), description=__doc__)
+def parse_args(argv: Sequence[str], kind: type[A], description: str) -> tuple[A, SecureRouterTrainingArguments]:
+    """
+    The arguments of a script and those of its Trainer.
+
+    Args:
+        argv (sequence of `str`): Options, or one `.json` or `.yaml` file that holds them.
+        kind (`type`): [`RunArguments`] or a subclass of it.
+        description (`str`): What `--help` says of the script.
+    """
+    kinds: Any = (kind, SecureRouterTrainingArguments)
+    parser = HfArgumentParser(kinds, description=description)
     if len(argv) == 1 and argv[0].endswith((".json", ".yaml")):
         read = parser.parse_json_file if argv[0].endswith(".json") else parser.parse_yaml_file
-        return read(argv[0])
-    return parser.parse_args_into_dataclasses(argv)
+        args, training_args = read(argv[0])
+    else:
+        args, training_args = parser.parse_args_into_dataclasses(list(argv))
+    return args.adopt(training_args), training_args
 
 
-def trainer_fit(args, training_args):
-    """What a [`RoutedPoolRun`] trains with: a Trainer for each step, with the script's arguments."""
+def trainer_fit(training_args: SecureRouterTrainingArguments) -> Fit:
+    """
+    A [`~hf_securerouter.recipes.fitting.Fit`] that makes a Trainer for each step. A step that was stopped goes on from
+    its last checkpoint.
 
-    def fit(run, name, model, rows, epochs, learning_rate):
-        set_seed(args.seed)
+    Args:
+        training_args ([`SecureRouterTrainingArguments`]): Of the script; each step has its own folder, epochs and
+            learning rate.
+    """
+
+    def fit(
+        run: Workspace, name: str, model: nn.Module, rows: Sequence[Row], epochs: float, learning_rate: float
+    ) -> None:
+        set_seed(training_args.seed)
         folder = run.folder / "steps" / name
-        own = {
+        own: dict[str, Any] = {
             field: getattr(training_args, field)
             for field, description in training_args.__dataclass_fields__.items()
             if description.init
         }
         own |= {"output_dir": str(folder), "num_train_epochs": epochs, "learning_rate": learning_rate}
         own |= {"router_learning_rate": None, "eval_strategy": "no", "load_best_model_at_end": False}
-        own |= {"push_to_hub": False, "remove_unused_columns": False}  # a teacher's answers are no expert's argument
-        kind = ExpertTrainer
+        own |= {
+            "push_to_hub": False,
+            "remove_unused_columns": False,
+        }  # no model takes `teacher_logits`, which the loss needs
+        kind: type[Trainer] = ExpertTrainer
         if isinstance(model, SecureRouterForSequenceClassification):
             kind = SecureRouterTrainer
-            own |= {"bf16": False, "fp16": False}  # utilities of two experts differ by less than these can tell
+            own |= {"bf16": False, "fp16": False}  # half precision rounds away the difference of two utilities
         trainer = kind(
             model=model,
             args=SecureRouterTrainingArguments(**own),

@@ -1,61 +1,76 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
 """
-A classifier with fewer attention heads and fewer feed-forward neurons, as a start for one that learns from it.
+A classifier with fewer attention heads and fewer feed-forward neurons, as the start of one that is distilled.
 
-On shares every score of every head is opened several times, so heads cost more there than in clear. Width and depth
-stay, and with them what layers can be taught by. A head that stays becomes wider: it keeps its own queries, keys and
-values, and takes over values of heads that go, of those that look where it looks itself. The result is a plain model
-of its family, whose config says how many heads and neurons it has.
+On shares every score of every head is opened several times, so that heads cost more there than in clear text. Width
+and depth stay the same, so that layers can still be compared one by one. A head that is kept becomes wider: it keeps
+its own queries, keys and values, and takes over values of the removed heads whose attention is most like its own. The
+result is a plain model of its family, whose config states the number of heads and neurons.
 
 Reference:
     Michel, Levy, Neubig, Are Sixteen Heads Really Better than One?, NeurIPS 2019, equation 2 (importance by the
     gradient of a mask).
 """
 
+from __future__ import annotations
+
 import copy
 import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
 
-from hf_securerouter import SecureRouterValueError
-from hf_securerouter.families import FOLDED_FAMILIES, family_of, layers_of
+from hf_securerouter.errors import SecureRouterValueError
+from hf_securerouter.families import FOLDED_FAMILIES, LayerParts, family_of, layers_of
 
 
 FRESH = 0.02  # standard deviation of new weights, as in BERT
 
-
-def pruned_shape(config, heads, neurons):
-    """Heads and neurons of a layer when at most these shares of them stay; heads have to divide the width."""
-    inner = getattr(config, family_of(config).inner_field)
-    most = int(config.num_attention_heads * heads)
-    return max(count for count in range(1, max(most, 1) + 1) if config.hidden_size % count == 0), int(inner * neurons)
+Importance = list[dict[str, torch.Tensor]]  # of each layer
 
 
-def measure_importance(model, batches):
-    """What an exact classifier loses by parts of its layers, to first order, on labelled batches.
+def pruned_shape(config: PreTrainedConfig, heads: float, neurons: float) -> tuple[int, int]:
+    """
+    Heads and neurons of a pruned layer. The number of heads divides the width.
 
     Args:
-        model (`PreTrainedModel`): A classifier of BERT, DistilBERT or RoBERTa that gives its attention.
-        batches (iterable of `dict`): Of inputs and labels.
+        config (`PreTrainedConfig`): Of the whole model.
+        heads (`float`), neurons (`float`): Shares that are kept, at most.
+    """
+    inner = getattr(config, family_of(config).inner_field)
+    most, width = int(config.num_attention_heads * heads), config.hidden_size
+    return max(count for count in range(1, max(most, 1) + 1) if width % count == 0), int(inner * neurons)
+
+
+def measure_importance(model: PreTrainedModel, batches: Iterable[Mapping[str, torch.Tensor]]) -> Importance:
+    """
+    How much the loss of a classifier depends on each head and each neuron, to first order, on labelled batches.
+
+    Args:
+        model (`PreTrainedModel`): A classifier of BERT, DistilBERT or RoBERTa with exact functions, whose attention
+            implementation returns attention weights.
+        batches (iterable of `Mapping`): Inputs of shape (B, T), with `attention_mask` and `labels`.
 
     Returns:
-        `list` of one dict a layer, on the CPU: `heads` (heads,) and `neurons` (inner,), means over tokens of
-        |activation times gradient|, and `likeness` (heads, heads): minus the mean distance of two heads' attention.
+        list of one `dict` a layer, on the CPU: `heads` (heads,) and `neurons` (inner,), means over tokens of
+        |activation times gradient|; and `likeness` (heads, heads), minus the mean distance of two heads' attention.
 
     Raises:
-        `SecureRouterValueError`: Of another family.
+        `SecureRouterValueError`: The classifier is of another family.
     """
     if model.config.model_type not in FOLDED_FAMILIES:
         raise SecureRouterValueError(
             f"`slim` is there for experts of {', '.join(FOLDED_FAMILIES)}, got {model.config.model_type!r}: leave it "
             "out."
         )
-    layers, heads = layers_of(model), model.config.num_attention_heads
-    found = [{"heads": 0.0, "neurons": 0.0, "likeness": 0.0} for _ in layers]
-    kept = {}
+    layers, heads = layers_of(model), int(model.config.num_attention_heads or 0)
+    found = [dict.fromkeys(("heads", "neurons", "likeness"), torch.zeros(())) for _ in layers]
+    kept: dict[tuple[int, str], torch.Tensor] = {}
 
-    def keep(name):
-        def hook(module, inputs):
+    def keep(name: tuple[int, str]) -> Callable[[nn.Module, tuple[torch.Tensor, ...]], None]:
+        def hook(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
             kept[name] = inputs[0]
             inputs[0].retain_grad()
 
@@ -63,20 +78,21 @@ def measure_importance(model, batches):
 
     hooks = []
     for index, layer in enumerate(layers):
-        for name, module in (("heads", layer[3]), ("neurons", layer[6])):
+        for name, module in (("heads", layer.attention_output), ("neurons", layer.output)):
             hooks.append(module.register_forward_pre_hook(keep((index, name))))
     try:
         for batch in batches:
             output = model.eval()(**batch, output_attentions=True)
             output.loss.backward()
-            live = batch["attention_mask"].bool()
+            is_token = batch["attention_mask"].bool()
             for (index, name), values in kept.items():
+                assert values.grad is not None
                 effect = values.detach() * values.grad
                 if name == "heads":
                     effect = effect.unflatten(-1, (heads, -1)).sum(-1)
-                found[index][name] = found[index][name] + effect[live].abs().mean(0).cpu()
+                found[index][name] = found[index][name] + effect[is_token].abs().mean(0).cpu()
             for index, attention in enumerate(output.attentions):
-                rows = attention.detach().transpose(1, 2)[live]  # tokens, heads, keys
+                rows = attention.detach().transpose(1, 2)[is_token]  # tokens, heads, keys
                 found[index]["likeness"] = found[index]["likeness"] - torch.cdist(rows, rows, p=1).mean(0).cpu()
             model.zero_grad(set_to_none=True)
     finally:
@@ -86,19 +102,20 @@ def measure_importance(model, batches):
 
 
 @torch.no_grad()
-def prune(model, heads, neurons, importance):
-    """A copy of a classifier with so many heads and neurons in each layer.
+def prune(model: PreTrainedModel, heads: int, neurons: int, importance: Importance) -> PreTrainedModel:
+    """
+    A copy of a classifier with fewer heads and neurons in each layer.
 
     Args:
         model (`PreTrainedModel`): A classifier of BERT, DistilBERT or RoBERTa.
-        heads (`int`): A divisor of its width, no more than it has.
-        neurons (`int`): No more than it has.
-        importance (`list`): Of [`measure_importance`]; the parts that matter most stay.
+        heads (`int`): Heads of a layer that are kept; a divisor of the width.
+        neurons (`int`): Feed-forward neurons of a layer that are kept.
+        importance (`list`): Of [`measure_importance`]; the most important parts are kept.
 
     Raises:
-        `SecureRouterValueError`: The classifier cannot have so many.
+        `SecureRouterValueError`: `heads` does not divide the width, or is more than the classifier has.
     """
-    width, most = model.config.hidden_size, model.config.num_attention_heads
+    width, most = int(model.config.hidden_size or 0), int(model.config.num_attention_heads or 0)
     if not 1 <= heads <= most or width % heads:
         raise SecureRouterValueError(f"`heads` should be a divisor of {width} up to {most}, got {heads}.")
     config = copy.deepcopy(model.config)
@@ -113,41 +130,47 @@ def prune(model, heads, neurons, importance):
             for part, parameter in module.named_parameters(recurse=False):
                 parameter.copy_(weights[f"{name}.{part}"])
     for old, new, matters in zip(layers, fresh, importance, strict=True):
-        _prune_attention(old[:4], new[:4], most, heads, matters)
-        stay = matters["neurons"].topk(neurons).indices.sort().values
-        _copy_parts(old[5], new[5], rows=stay)
-        _copy_parts(old[6], new[6], columns=stay)
+        _prune_attention(old, new, most, heads, matters)
+        kept = matters["neurons"].topk(neurons).indices.sort().values
+        _copy_parts(old.intermediate, new.intermediate, rows=kept)
+        _copy_parts(old.output, new.output, columns=kept)
     return small.eval()
 
 
-def _copy_parts(old, new, rows=slice(None), columns=slice(None)):
+Indices = list[int] | torch.Tensor | slice
+
+
+def _copy_parts(old: nn.Linear, new: nn.Linear, rows: Indices = slice(None), columns: Indices = slice(None)) -> None:
     new.weight.copy_(old.weight[rows][:, columns])
     new.bias.copy_(old.bias[rows])
 
 
-def _prune_attention(old, new, most, heads, matters):
-    width = old[0].weight.shape[0]
+def _prune_attention(
+    old: LayerParts, new: LayerParts, most: int, heads: int, importance: Mapping[str, torch.Tensor]
+) -> None:
+    width = old.query.weight.shape[0]
     size, wider = width // most, width // heads
-    stay = matters["heads"].topk(heads).indices.sort().values.tolist()
-    # Scores are divided by the root of the size, which grows.
-    for own, grown, factor in ((old[0], new[0], math.sqrt(wider / size)), (old[1], new[1], 1.0)):
-        grown.weight.normal_(std=FRESH)  # what a head has beyond its own
+    kept = importance["heads"].topk(heads).indices.sort().values.tolist()
+    # Scores are divided by the root of a head's size, which grows.
+    for own, grown, factor in ((old.query, new.query, math.sqrt(wider / size)), (old.key, new.key, 1.0)):
+        grown.weight.normal_(std=FRESH)  # the rows by which a head becomes wider
         grown.bias.zero_()
-        for place, head in enumerate(stay):
+        for place, head in enumerate(kept):
             here, there = slice(place * wider, place * wider + size), slice(head * size, (head + 1) * size)
             grown.weight[here] = factor * own.weight[there]
             grown.bias[here] = factor * own.bias[there]
-    columns = _values_of(stay, most, size, wider, matters["likeness"])
-    _copy_parts(old[2], new[2], rows=columns)
-    _copy_parts(old[3], new[3], columns=columns)
+    columns = _values_of(kept, most, size, wider, importance["likeness"])
+    _copy_parts(old.value, new.value, rows=columns)
+    _copy_parts(old.attention_output, new.attention_output, columns=columns)
 
 
-def _values_of(stay, most, size, wider, likeness):
-    """Which columns of the old values the new heads hold: their own, and those of others, the most alike first."""
+def _values_of(kept: Sequence[int], most: int, size: int, wider: int, likeness: torch.Tensor) -> list[int]:
+    """Which columns of the old values the new heads hold: their own, then those of removed heads, the most similar
+    pairs first."""
     own = [list(range(head * size, (head + 1) * size)) for head in range(most)]
-    held = [own[head] for head in stay]
-    pairs = [(place, head) for place in range(len(stay)) for head in range(most) if head not in stay]
-    for place, head in sorted(pairs, key=lambda pair: -float(likeness[stay[pair[0]], pair[1]])):
-        room = wider - len(held[place])
-        held[place], own[head] = held[place] + own[head][:room], own[head][room:]
+    held = [own[head] for head in kept]
+    pairs = [(place, head) for place in range(len(kept)) for head in range(most) if head not in kept]
+    for place, head in sorted(pairs, key=lambda pair: -float(likeness[kept[pair[0]], pair[1]])):
+        free = wider - len(held[place])
+        held[place], own[head] = held[place] + own[head][:free], own[head][free:]
     return [column for columns in held for column in columns]

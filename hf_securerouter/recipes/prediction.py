@@ -4,41 +4,98 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
+from typing import Any, TypeVar, cast
 
+import numpy as np
 import torch
 from torch import nn
 
+from hf_securerouter.modeling_securerouter import SecureRouterForSequenceClassification
+from hf_securerouter.recipes.fitting import Collate, Row
+from hf_securerouter.recipes.tasks import Task
 
-def device():
-    """Where inference runs."""
-    return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def device() -> torch.device:
+    """Where inference runs: the accelerator, if there is one."""
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return found or torch.device("cpu")
+
+
+def to_device(model: M) -> M:
+    """A model, moved to where inference runs."""
+    return cast(Any, model).to(device())  # transformers types the `to` of its models as if it were unbound
 
 
 @torch.no_grad()
-def predict(model, rows, collate, outputs=("logits",), batch_size=64):
-    """Outputs of a model for all rows, in their order, on the CPU; one tensor for each name in `outputs`."""
+def predict(
+    model: nn.Module,
+    rows: Sequence[Row],
+    collate: Collate,
+    outputs: Sequence[str] = ("logits",),
+    batch_size: int = 64,
+) -> list[torch.Tensor]:
+    """
+    Outputs of a model for all rows, in their order. Rows of similar length share a batch, so that little is padding.
+
+    Args:
+        model (`nn.Module`): The model; it runs where its parameters are, in evaluation mode.
+        rows (sequence of `dict`): Tokenized rows.
+        collate (callable): Rows as one padded batch.
+        outputs (sequence of `str`): Names of the wanted outputs.
+        batch_size (`int`): Rows of one batch.
+
+    Returns:
+        list of `torch.Tensor`: One of shape (N, ...) for each name, float32, on the CPU.
+    """
     model.eval()
-    device = next(model.parameters()).device
+    where = next(model.parameters()).device
     accepted = inspect.signature(model.forward).parameters
     order = sorted(range(len(rows)), key=lambda index: len(rows[index]["input_ids"]))
-    found = {name: [] for name in outputs}
+    found: dict[str, list[torch.Tensor]] = {name: [] for name in outputs}
     for start in range(0, len(order), batch_size):
         batch = collate([rows[index] for index in order[start : start + batch_size]])
-        batch = {name: value.to(device) for name, value in batch.items() if name in accepted and name != "labels"}
-        output = model(**batch)
+        inputs = {name: value.to(where) for name, value in batch.items() if name in accepted and name != "labels"}
+        output = model(**inputs)
         for name in outputs:
             found[name].append(output[name].float().cpu())
     back = torch.tensor(order).argsort()
     return [torch.cat(found[name])[back] for name in outputs]
 
 
-class Summary(nn.Module):
-    """What a pool's router reads, as a model of its own for [`predict`]."""
+def decide(task: Task, logits: torch.Tensor) -> np.ndarray:
+    """The answers that logits stand for.
 
-    def __init__(self, pool):
+    Args:
+        task ([`Task`]): The task.
+        logits (`torch.Tensor` of shape (..., C)): On the CPU.
+
+    Returns:
+        `np.ndarray` of shape (...): Class ids, of a regression values.
+    """
+    return (logits[..., 0] if task.regression else logits.argmax(dim=-1)).numpy()
+
+
+def labels_of(rows: Sequence[Row]) -> torch.Tensor:
+    """The labels of tokenized rows, (N,): int64, of a regression float32."""
+    return torch.tensor([row["labels"] for row in rows])
+
+
+class Summary(nn.Module):
+    """What a pool's router reads of a row, as a model of its own for [`predict`]: `summary` of shape (B, H)."""
+
+    def __init__(self, pool: SecureRouterForSequenceClassification) -> None:
         super().__init__()
         self.pool = pool
 
-    def forward(self, input_ids, attention_mask, token_type_ids=None):
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        token_type_ids: torch.Tensor | None = None,
+    ) -> dict[str, torch.Tensor]:
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
         return {"summary": self.pool.router.summarize(**inputs)}

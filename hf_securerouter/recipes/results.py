@@ -4,14 +4,21 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from hf_securerouter import SecureRouterValueError
-from hf_securerouter.files import write_json
+from hf_securerouter.errors import SecureRouterValueError
+from hf_securerouter.files import write_atomically, write_json, write_text
 from hf_securerouter.model_card import describe_variant
+from hf_securerouter.number_format import current_precision
+from hf_securerouter.recipes.tasks import TASKS
 
+
+Result = dict[str, Any]  # one row, as `row.json` holds it
 
 FIELDS = (
     "task",
@@ -27,19 +34,31 @@ FIELDS = (
     "qnc",
     "command",
 )
-
+OPTIONAL = {"variants", "labels"}  # of co-trained experts, and of a user's own data
 
 COPIED = ("README.md", "curve.png", "report.json")
 
 
-def mean_row(rows):
-    """One row of several seeds: numbers are means, None where one of them is missing; `spread` has the standard
-    deviations of the scores and of what is lost."""
-    if any(set(row) - {"variants"} != set(FIELDS) for row in rows):
+def mean_row(rows: Sequence[Result]) -> Result:
+    """
+    One row of the runs of several seeds.
+
+    Args:
+        rows (sequence of `dict`): Of one task.
+
+    Returns:
+        `dict`: Like the first row, with means of the numbers, None where a run lacks one; of several rows also
+        `spread`, the standard deviations of the scores and of their difference.
+
+    Raises:
+        `SecureRouterValueError`: A row has other fields than `FIELDS`.
+    """
+    if any(set(row) - OPTIONAL != set(FIELDS) for row in rows):
         raise SecureRouterValueError(f"`rows` should have the fields {', '.join(FIELDS)}, got {sorted(rows[0])}.")
 
-    def mean(values):
-        return None if any(value is None for value in values) else sum(values) / len(values)
+    def mean(values: list[float | None]) -> float | None:
+        known = [value for value in values if value is not None]
+        return sum(known) / len(known) if len(known) == len(values) else None
 
     merged = dict(rows[0]) | {"seeds": sorted(seed for row in rows for seed in row["seeds"])}
     for name in ("largest_score", "routed_score", "relative_cost", "relative_bytes", "qnc"):
@@ -52,31 +71,45 @@ def mean_row(rows):
     return merged
 
 
-def publish(results_file, folders):
-    """Put runs into a results file, one row for each task, in the place of earlier rows of the same tasks; the card,
-    figure and report of a task's first run go into a folder of its name."""
-    path, folders = Path(results_file), [Path(folder) for folder in folders]
-    rows = [json.loads((folder / "row.json").read_text()) for folder in folders]
+def publish(results_file: str | os.PathLike, folders: Sequence[str | os.PathLike]) -> None:
+    """
+    Puts runs into a results file and its page, one row for each task, in the place of earlier rows of the same tasks.
+    Card, figure and report of a task's first run are copied into a folder of the task's name beside the file.
+
+    Args:
+        results_file (`str` or `os.PathLike`): A JSON file; the page is the same name with `.md`.
+        folders (sequence of `str` or `os.PathLike`): The output folders of finished runs.
+
+    Raises:
+        `SecureRouterValueError`: A run's row has other fields than `FIELDS`.
+    """
+    path, sources = Path(results_file), [Path(folder) for folder in folders]
+    rows = [json.loads((folder / "row.json").read_text()) for folder in sources]
     tasks = {row["task"]: row for row in json.loads(path.read_text())["tasks"]} if path.exists() else {}
     for task in dict.fromkeys(row["task"] for row in rows):
         own = [index for index, row in enumerate(rows) if row["task"] == task]
         tasks[task] = mean_row([rows[index] for index in own])
         (path.parent / task).mkdir(parents=True, exist_ok=True)
         for name in COPIED:
-            shutil.copyfile(folders[own[0]] / name, path.parent / task / name)
+            with write_atomically(path.parent / task / name) as temporary:
+                shutil.copyfile(sources[own[0]] / name, temporary)
     merged = [tasks[task] for task in sorted(tasks)]
     write_json({"tasks": merged}, path)
-    path.with_suffix(".md").write_text(table(merged), encoding="utf-8")
+    write_text(table(merged), path.with_suffix(".md"))
 
 
-def table(rows):
+def table(rows: Sequence[Result]) -> str:
     """The results as a page in Markdown."""
 
-    def number(value, digits):
+    def number(value: float | None, digits: int) -> str:
         return "–" if value is None else f"{value:.{digits}f}"
 
-    def score(row, name, value):
+    def score(row: Result, name: str, value: float) -> str:
         return number(value, 2) + (f" ± {row['spread'][name]:.2f}" if "spread" in row else "")
+
+    def task(row: Result) -> str:
+        link = f"[{row['task']}]({row['task']}/README.md)"
+        return f"{link} ({', '.join(row['labels'])})" if row.get("labels") else link
 
     header = ["task", "metric", "experts", "cut", "largest", "routed", "lost", "relative cost", "relative bytes"]
     header += ["AUDC utility", "gumbel", "zero router", "oracle", "QNC", "seeds"]
@@ -84,7 +117,7 @@ def table(rows):
     for row in rows:
         lost = row["largest_score"] - row["routed_score"]
         lines.append(
-            [f"[{row['task']}]({row['task']}/README.md)", row["metric"].replace("+", " + "), "; ".join(row["experts"])]
+            [task(row), row["metric"].replace("+", " + "), "; ".join(row["experts"])]
             + [" / ".join(f"{share:.0%}" for share in row["cut"])]
             + [score(row, name, row[name]) for name in ("largest_score", "routed_score")]
             + [score(row, "lost", lost)]
@@ -95,7 +128,7 @@ def table(rows):
     commands = [f"```bash\n{row['command']}\n```" for row in rows]
     return "\n".join(
         [
-            _INTRODUCTION,
+            f"# Routed pools{' on GLUE' if all(row['task'] in TASKS for row in rows) else ''}\n\n{_INTRODUCTION}",
             *(f"| {' | '.join(line)} |" for line in lines),
             "",
             *variant_lines(rows),
@@ -107,8 +140,8 @@ def table(rows):
     )
 
 
-def variant_lines(rows):
-    """The experts that co-training tried, beside the exact ones, if there are any."""
+def variant_lines(rows: Sequence[Result]) -> list[str]:
+    """A table in Markdown of the experts that co-training tried, beside the exact ones; no line if there are none."""
     header = [
         "task",
         "expert",
@@ -122,8 +155,9 @@ def variant_lines(rows):
     ]
     lines = [header, ["---"] * len(header)]
     for row in rows:
-        exact = {}
+        exact: dict[int, Result] = {}
         for variant in row.get("variants", ()):
+            variant = variant | {"precision": current_precision(variant["precision"])}
             first = exact.setdefault(variant["expert"], variant)
             lines.append([row["task"], str(variant["expert"]), describe_variant(variant, first)])
             lines[-1] += [f"{100 * score:.2f}" for score in (variant["score"], first["score"] - variant["score"])]
@@ -138,19 +172,18 @@ def variant_lines(rows):
 
 _VARIANTS = """## Variants
 
-What co-training tried for each expert, on training rows that no expert has seen: `lost`, cost and bytes are \
-against the exact expert in the line above, `of its bounds` is the largest value over its bound, which has to be 1 or \
-less. The last one within its bounds that lost no more than `--most_lost` points was taken.
+Co-training tried these variants of each expert, on training rows that no expert has seen. `lost`, cost and bytes are \
+against the exact expert in the line above; `of its bounds` is the largest value over its bound, which has to be 1 or \
+less. The last variant within its bounds that lost no more than `--most_lost` points was taken.
 """
 
 
-_INTRODUCTION = """# Routed pools on GLUE
-
-Scores are 100 times the metric on the validation split, which is read once, at the end; of two metrics the \
-mean. `cut` is the share of its inputs that are longer than what each expert reads. `relative cost` is what a batch \
-of 32 inputs of 128 tokens takes the routed pool under encryption, router included and with its public quotas, over \
-what it takes the largest expert alone, in measured online seconds; `relative bytes` is the same in bytes between the \
-servers. AUDC is the area under score over cost; QNC is the cost at which the score of the largest expert is \
-reached. Of several seeds there are means, with the standard deviation behind ±. The page of each task has 95 % \
-intervals and the figure, of its first seed.
+_INTRODUCTION = """\
+Scores are 100 times the metric on the validation split, which is read once, at the end; of two metrics the mean. \
+`cut` is the share of its inputs that are longer than what each expert reads. `relative cost` is the measured online \
+time of a batch of 32 inputs of 128 tokens by the routed pool under encryption, router included and with its public \
+quotas, over that of the largest expert alone; `relative bytes` is the same in bytes between the servers. AUDC is the \
+area under score over cost; QNC is the cost at which the score of the largest expert is reached. Of several seeds \
+there are means, with the standard deviation behind ±. The page of each task has 95 % intervals and the figure, of \
+its first seed.
 """

@@ -1,37 +1,47 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
 """
-Heads whose attention scores come nearer to their bounds than the margin allows, scaled down.
+Heads whose attention scores come closer to their bounds than the margin allows, scaled down.
 
-What fines such values is a mean over tokens, which the few rows of a long tail hardly move. A score is a product with
-the head's queries, so that smaller queries bring all of the tail within the bounds at once. Attention becomes a little
-flatter by it, which matters little where scores lie far apart.
+The range penalty is a mean over tokens, which the few rows of a long tail hardly change. A score is a product with the
+head's queries, so that smaller queries bring the whole tail within the bounds at once. The head's attention becomes a
+little flatter, which matters little where scores differ by much.
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
 import torch
+from torch import nn
+from transformers import PreTrainedModel
 
 from hf_securerouter.families import layers_of
 from hf_securerouter.number_format import MARGIN, number_format
 
 
 @torch.no_grad()
-def measure_scores(expert, batches):
-    """How much of their bounds a head's scores need on some batches: themselves, and their distance to the largest of
-    their row.
+def measure_scores(expert: PreTrainedModel, batches: Iterable[Mapping[str, torch.Tensor]]) -> torch.Tensor:
+    """
+    How much of their bounds the scores of each head take on some batches: the scores themselves, and their distance to
+    the largest score of their row.
 
     Args:
-        expert (`PreTrainedModel`): A classifier of BERT, DistilBERT or RoBERTa, of a narrow precision, with exact
+        expert (`PreTrainedModel`): A classifier of BERT, DistilBERT or RoBERTa, of reduced precision, with exact
             softmax.
-        batches (iterable of `dict`): Of inputs, on its device.
+        batches (iterable of `Mapping`): Inputs of shape (B, T) on the expert's device, with `attention_mask`.
 
     Returns:
-        `torch.Tensor` of shape (layers, heads): the largest value over its bound.
+        `torch.Tensor` of shape (layers, heads): The largest value over its bound.
     """
-    half = 2.0 ** (number_format(expert.expert_mpc["precision"]).bounds.scores - 1)
-    layers, heads = layers_of(expert), expert.config.num_attention_heads
-    found, rows, training = torch.zeros(len(layers), heads, device=expert.device), {}, expert.training
+    functions: dict[str, str] = expert.expert_mpc  # type: ignore[assignment]
+    half = 2.0 ** (number_format(functions["precision"]).bounds.scores - 1)
+    layers, heads = layers_of(expert), int(expert.config.num_attention_heads or 0)
+    found, training = torch.zeros(len(layers), heads, device=expert.device), expert.training
+    rows: dict[tuple[int, int], torch.Tensor] = {}
 
-    def keep(name):
-        def hook(module, inputs, output):
+    def keep(name: tuple[int, int]) -> Callable[[nn.Module, Any, torch.Tensor], None]:
+        def hook(module: nn.Module, inputs: Any, output: torch.Tensor) -> None:
             rows[name] = output.unflatten(-1, (heads, -1)).transpose(1, 2)
 
         return hook
@@ -41,8 +51,8 @@ def measure_scores(expert, batches):
     try:
         for batch in batches:
             expert.eval()(**batch)
-            live = batch["attention_mask"].bool()[:, None]
-            pairs = live[..., None, :] & live[..., None]
+            is_token = batch["attention_mask"].bool()[:, None]
+            pairs = is_token[..., None, :] & is_token[..., None]
             for index in range(len(layers)):
                 query, key = rows[index, 0], rows[index, 1]
                 scores = (query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5).float().masked_fill(~pairs, 0)
@@ -56,11 +66,13 @@ def measure_scores(expert, batches):
     return found
 
 
-def scale_down_queries(expert, batches):
-    """Scales queries, in the place, so that no score needs more of its bounds than the margin leaves on these batches.
+def scale_down_queries(expert: PreTrainedModel, batches: Iterable[Mapping[str, torch.Tensor]]) -> None:
+    """
+    Scales queries, in the place, so that no score takes more of its bound than the margin leaves on these batches.
 
     Args:
-        expert (`PreTrainedModel`), batches (iterable of `dict`): As in [`measure_scores`].
+        expert (`PreTrainedModel`): As for [`measure_scores`].
+        batches (iterable of `Mapping`): As for [`measure_scores`].
     """
     factors = (1 / MARGIN / measure_scores(expert, batches)).clamp(max=1)
     for factor, (query, *_) in zip(factors, layers_of(expert), strict=True):

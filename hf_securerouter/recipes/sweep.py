@@ -4,22 +4,36 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from hf_securerouter.files import write_json
-from hf_securerouter.metrics import SCORES, glue_score
-from hf_securerouter.recipes.prediction import device, predict
-from hf_securerouter.recipes.routed_pool import OBJECTIVES
+from hf_securerouter.recipes.artifacts import announce
+from hf_securerouter.recipes.fitting import Row
+from hf_securerouter.recipes.prediction import decide, labels_of, predict, to_device
+from hf_securerouter.recipes.routed_pool import OBJECTIVES, Parts, RoutedPoolRun
 from hf_securerouter.routing import choose_expert, lambda_for_budget
 
 
 LARGEST_COST = 13.0  # of the baseline profile, the paper's unit
 
 
-def cost_profiles(costs):
-    """The paper's variants of a pool's costs, the cheapest expert first."""
+Profiles = dict[str, list[float]]
+
+
+def cost_profiles(costs: Sequence[float]) -> Profiles:
+    """
+    The paper's variants of a pool's costs.
+
+    Args:
+        costs (K numbers): Cost of each expert, ascending.
+
+    Returns:
+        `dict`: K costs for each name of a variant.
+    """
     mean = sum(costs) / len(costs)
     return {
         "baseline": list(costs),
@@ -31,50 +45,122 @@ def cost_profiles(costs):
     }
 
 
-def pool_sizes(count, largest=5):
-    """Experts of pools of 2, 3, ... experts, always with the first and the last one."""
+def pool_sizes(count: int, largest: int = 5) -> list[list[int]]:
+    """
+    Pools of 2, 3, ... experts, always with the first and the last one.
+
+    Args:
+        count (`int`): Experts that there are.
+        largest (`int`): Experts of the largest pool.
+
+    Returns:
+        list of lists of `int`: Indices of the experts of each pool.
+    """
     sizes = range(2, min(count, largest) + 1)
     return [[round(step * (count - 1) / (size - 1)) for step in range(size)] for size in sizes]
 
 
-def subset(rows, pool):
+def subset(rows: Sequence[Row], pool: Sequence[int]) -> list[Row]:
     """Rows with the answers of some of the experts."""
     return [row | {"expert_logits": [row["expert_logits"][k] for k in pool]} for row in rows]
 
 
-def scores_of(run, folders, pool, costs, objective, training, tenth):
-    """A router for some of the experts at some costs, and its outputs for the tuning part."""
+def scores_of(
+    run: RoutedPoolRun,
+    folders: Sequence[Path],
+    pool: Sequence[int],
+    costs: Sequence[float],
+    objective: str,
+    training: Sequence[Row],
+    tenth: Sequence[Row],
+) -> torch.Tensor:
+    """
+    Trains a router for some of the experts at some costs.
+
+    Args:
+        run ([`RoutedPoolRun`]): The run that the experts are of.
+        folders (sequence of `Path`): All of its experts.
+        pool (sequence of `int`): Which of them the router chooses from.
+        costs (K numbers): The cost of each of these.
+        objective (`str`): Of the router.
+        training (sequence of `dict`): Rows with the answers of all experts.
+        tenth (sequence of `dict`): The tuning rows, like them.
+
+    Returns:
+        `torch.Tensor` of shape (B, K): The router's outputs for the tuning rows.
+    """
     profile = {"routed_seconds": costs, "source": "given"}
     model = run.pool([folders[k] for k in pool], profile, objective, [run.lengths[k] for k in pool])
     run.train_router(model, subset(training, pool))
-    return predict(model.to(device()), subset(tenth, pool), run.collate, ("router_logits",))[0]
+    return predict(to_device(model), subset(tenth, pool), run.collate, ("router_logits",))[0]
 
 
-def outcome(run, tenth, pool, costs, scores, price):
-    """Shares and score on the tuning part."""
+def outcome(
+    run: RoutedPoolRun,
+    tenth: Sequence[Row],
+    pool: Sequence[int],
+    costs: Sequence[float],
+    scores: torch.Tensor,
+    price: float,
+) -> dict[str, Any]:
+    """
+    What routing by some scores comes to on the tuning rows.
+
+    Args:
+        run ([`RoutedPoolRun`]), tenth (sequence of `dict`), pool (sequence of `int`), costs (K numbers): As in
+            [`scores_of`].
+        scores (`torch.Tensor` of shape (B, K)): The router's outputs.
+        price (`float`): Lambda, what a unit of cost weighs.
+
+    Returns:
+        `dict`: `costs`, `shares` of the experts, `score` and `routing_lambda`.
+    """
     served = choose_expert(scores, costs, price)
     logits = torch.tensor([[row["expert_logits"][k] for k in pool] for row in tenth])
-    answers = logits[:, :, 0] if run.task.regression else logits.argmax(dim=2)
-    predicted = answers.gather(1, served[:, None]).squeeze(1)
+    predicted = decide(run.task, logits[torch.arange(len(served)), served])
     return {
         "costs": costs,
         "shares": [(served == k).float().mean().item() for k in range(len(pool))],
-        "score": glue_score(run.task.name)(predicted.numpy(), torch.tensor([row["labels"] for row in tenth]).numpy()),
+        "score": run.task.score()(predicted, labels_of(tenth).numpy()),
         "routing_lambda": price,
     }
 
 
-def sweep(run, folders, answered, parts, seconds):
-    """All variants, as JSON-able values; `gumbel` decides by its outputs alone, `utility` with one lambda for all
-    profiles of a pool, that which halves the baseline's largest cost."""
+def sweep(
+    run: RoutedPoolRun,
+    folders: Sequence[Path],
+    answered: Sequence[Row],
+    parts: Parts,
+    seconds: Sequence[float],
+    sizes: Callable[[int], list[list[int]]] = pool_sizes,
+    profiles: Callable[[Sequence[float]], Profiles] = cost_profiles,
+) -> dict[str, Any]:
+    """
+    Routers for pools of different size and for different costs. `gumbel` decides by its outputs alone; `utility` with
+    one lambda for all profiles of a pool, that which halves the baseline's largest cost.
+
+    Args:
+        run ([`RoutedPoolRun`]): The run that the experts are of.
+        folders (sequence of `Path`), answered (sequence of `dict`), parts (pair of lists of `int`): As
+            [`RoutedPoolRun.experts_and_answers`] returns them.
+        seconds (K numbers): Cost of each expert.
+        sizes (callable): As [`pool_sizes`].
+        profiles (callable): As [`cost_profiles`].
+
+    Returns:
+        `dict`: JSON-able. Each variant is written to `sweep.json` when it is done, and not computed again.
+    """
     training, tenth = ([answered[index] for index in part] for part in parts)
     baseline = [LARGEST_COST * cost / seconds[-1] for cost in seconds]
     path = run.folder / "sweep.json"
-    found = json.loads(path.read_text()) if path.exists() else {"pools": {}, "profiles": {}}
+    found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"pools": {}, "profiles": {}}
 
-    def variant(kind, name, pool, costs, objective, price):
+    def variant(
+        kind: str, name: str, pool: list[int], costs: list[float], objective: str, price: float | None
+    ) -> float:
         done = found[kind].setdefault(name, {"experts": pool})
         if objective not in done:
+            announce(f"Variant {name!r} with the {objective} router ...")
             scores = scores_of(run, folders, pool, costs, objective, training, tenth)
             if objective == "utility" and price is None:
                 price = lambda_for_budget(scores, costs, max(costs[-1] / 2, costs[0]))
@@ -83,20 +169,26 @@ def sweep(run, folders, answered, parts, seconds):
         return done[objective]["routing_lambda"]
 
     for objective in OBJECTIVES:
-        for pool in pool_sizes(len(folders)):
+        for pool in sizes(len(folders)):
             variant("pools", f"{len(pool)} experts", pool, [baseline[k] for k in pool], objective, None)
         price, everyone = None, list(range(len(folders)))
-        for name, costs in cost_profiles(baseline).items():
+        for name, costs in profiles(baseline).items():
             price = variant("profiles", name, everyone, costs, objective, price)
     return found
 
 
-def table(run, found, command):
-    """The variants as a page in Markdown."""
+def table(run: RoutedPoolRun, found: dict[str, Any], command: str) -> str:
+    """
+    The variants as a page in Markdown.
+
+    Args:
+        run ([`RoutedPoolRun`]): The run that the experts are of.
+        found (`dict`): Of [`sweep`].
+        command (`str`): The command of the sweep.
+    """
     names = ", ".join(f"{kind} {Path(str(value)).name}" if value else kind for kind, value, _ in run.members)
-    score = "+".join(SCORES[run.task.name])
     lines = [f"# How routing follows the pool and its costs: {run.task.name}", "", _INTRODUCTION]
-    lines += [f"Experts, from 0 on: {names}. Score: {score}.", "", f"```bash\n{command}\n```", ""]
+    lines += [f"Experts, from 0 on: {names}. Score: {run.task.score_name}.", "", f"```bash\n{command}\n```", ""]
     for kind, title in (("pools", "Pool sizes"), ("profiles", "Costs of the whole pool")):
         header = ["variant", "experts", "costs"]
         header += [f"{objective}: {column}" for objective in OBJECTIVES for column in ("shares", "score")]

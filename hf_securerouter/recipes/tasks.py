@@ -1,38 +1,90 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""GLUE's tasks."""
+"""What a run has to know of a data set: its columns, its labels and how answers are scored. GLUE's are constants."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from hf_securerouter.configuration_securerouter import ProblemType
+from hf_securerouter.metrics import GLUE_METRICS, SCORES, Metric, glue_metric, local_metric, mean_score
+from hf_securerouter.reports import Score
+
+
+GLUE = "nyu-mll/glue"
+
 
 @dataclass(frozen=True)
 class Task:
-    """Columns and labels of a GLUE task; no labels stand for a score."""
+    """
+    The description of a data set.
+
+    Args:
+        name (`str`): Its name in reports, cards and folders.
+        columns (`tuple[str, ...]`): The column of the text, or of the first and the second text of a pair.
+        labels (`tuple[str, ...]`): Names of the classes, in the order of their ids; none for a regression.
+        metrics (`tuple[str, ...]`): Names of the metrics that a report lists; see
+            [`~hf_securerouter.metrics.local_metric`].
+        scored (`tuple[str, ...]`): Those whose mean ranks answers.
+        label_column (`str`): The column of the label.
+        hub_id (`str`, *optional*): The data set's name on the Hub.
+        has_phrases (`bool`): Whether texts are parts of other texts, as SST-2's are, which a split has to keep
+            together.
+    """
 
     name: str
     columns: tuple[str, ...]
     labels: tuple[str, ...]
+    metrics: tuple[str, ...]
+    scored: tuple[str, ...]
+    label_column: str = "label"
+    hub_id: str | None = None
+    has_phrases: bool = False
 
     @property
-    def regression(self):
+    def regression(self) -> bool:
+        """Whether a label is a number."""
         return not self.labels
 
     @property
-    def id2label(self):
+    def problem_type(self) -> ProblemType:
+        """What transformers calls the kind of the task."""
+        return "regression" if self.regression else "single_label_classification"
+
+    @property
+    def id2label(self) -> dict[int, str]:
+        """The names of a classifier's outputs, one for a regression."""
         return dict(enumerate(self.labels or ("score",)))
+
+    @property
+    def score_name(self) -> str:
+        """The scored metrics, such as "accuracy" or "pearson+spearmanr"."""
+        return "+".join(self.scored)
+
+    def metric(self) -> Metric:
+        """A function of predictions (N,) and references (N,), giving every metric; GLUE's are those of `evaluate`
+        where that library can load them."""
+        return glue_metric(self.name) if self.hub_id == GLUE else local_metric(self.metrics)
+
+    def score(self) -> Score:
+        """A function of predictions (N,) and references (N,), giving one number, at most 1, by which answers are
+        ranked."""
+        return mean_score(self.scored)
+
+
+def _glue(name: str, columns: tuple[str, ...], labels: tuple[str, ...], has_phrases: bool = False) -> Task:
+    return Task(name, columns, labels, GLUE_METRICS[name], SCORES[name], hub_id=GLUE, has_phrases=has_phrases)
 
 
 TASKS = {
     task.name: task
     for task in (
-        Task("cola", ("sentence",), ("unacceptable", "acceptable")),
-        Task("mnli", ("premise", "hypothesis"), ("entailment", "neutral", "contradiction")),
-        Task("mrpc", ("sentence1", "sentence2"), ("not_equivalent", "equivalent")),
-        Task("qnli", ("question", "sentence"), ("entailment", "not_entailment")),
-        Task("qqp", ("question1", "question2"), ("not_duplicate", "duplicate")),
-        Task("rte", ("sentence1", "sentence2"), ("entailment", "not_entailment")),
-        Task("sst2", ("sentence",), ("negative", "positive")),
-        Task("stsb", ("sentence1", "sentence2"), ()),
+        _glue("cola", ("sentence",), ("unacceptable", "acceptable")),
+        _glue("mnli", ("premise", "hypothesis"), ("entailment", "neutral", "contradiction")),
+        _glue("mrpc", ("sentence1", "sentence2"), ("not_equivalent", "equivalent")),
+        _glue("qnli", ("question", "sentence"), ("entailment", "not_entailment")),
+        _glue("qqp", ("question1", "question2"), ("not_duplicate", "duplicate")),
+        _glue("rte", ("sentence1", "sentence2"), ("entailment", "not_entailment")),
+        _glue("sst2", ("sentence",), ("negative", "positive"), has_phrases=True),
+        _glue("stsb", ("sentence1", "sentence2"), ()),
     )
 }

@@ -4,7 +4,9 @@
 import json
 
 import pytest
-import results
+import results as script
+
+from hf_securerouter.recipes import results
 
 
 def test_seeds_of_a_task_become_one_row(tmp_path):
@@ -21,8 +23,8 @@ def test_seeds_of_a_task_become_one_row(tmp_path):
         for file in results.COPIED:
             (tmp_path / name / file).write_text(f"{name}/{file}")
     table = tmp_path / "cards" / "results.json"
-    results.main([str(tmp_path / "a"), "--results_file", str(table)])
-    results.main([str(tmp_path / "b"), str(tmp_path / "a"), str(tmp_path / "c"), "--results_file", str(table)])
+    script.main([str(tmp_path / "a"), "--results_file", str(table)])
+    script.main([str(tmp_path / "b"), str(tmp_path / "a"), str(tmp_path / "c"), "--results_file", str(table)])
     cola, rte = json.loads(table.read_text())["tasks"]
     assert (cola["task"], cola["routed_score"], cola["qnc"]) == ("cola", 50.0, 0.3)
     assert rte["seeds"] == [1, 2] and rte["routed_score"] == 61.0 and rte["qnc"] is None
@@ -48,14 +50,14 @@ def test_variants_stand_beside_their_exact_experts():
         "task": "rte",
         "variants": [
             variant(0, 0.6, "exact exact full", 2.0),
-            variant(0, 0.59, "quadratic 2quad w8a8", 1.0, widest=0.5),
+            variant(0, 0.59, "quadratic 2quad reduced", 1.0, widest=0.5),
             variant(1, 0.7, "exact exact full", 8.0),
             variant(1, 0.71, "exact exact w8a8", 5.0, widest=0.25),
         ],
     }
     assert results.variant_lines([row])[3:-1] == [
         "| rte | 0 | exact | 60.00 | 0.00 |  | 1.000 | 1.000 | 7 |",
-        "| rte | 0 | quadratic, 2quad, w8a8 | 59.00 | 1.00 | 0.50 | 0.500 | 0.500 | 7 |",
+        "| rte | 0 | quadratic, 2quad, reduced | 59.00 | 1.00 | 0.50 | 0.500 | 0.500 | 7 |",
         "| rte | 1 | exact | 70.00 | 0.00 |  | 1.000 | 1.000 | 7 |",
-        "| rte | 1 | w8a8 | 71.00 | -1.00 | 0.25 | 0.625 | 0.625 | 7 |",
+        "| rte | 1 | reduced | 71.00 | -1.00 | 0.25 | 0.625 | 0.625 | 7 |",
     ]

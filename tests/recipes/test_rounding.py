@@ -4,18 +4,16 @@
 import json
 
 import pytest
+import rounding as script
 import torch
 from torch import nn
 from transformers import AutoModelForSequenceClassification
 
 from hf_securerouter import fixed_point_layers
 from hf_securerouter import mpc_friendly as functions
-from tests.recipes.test_cotrained_pool import cotrain, cotrained, exact_dir  # noqa: F401
-from tests.recipes.test_routed_pool import _fast, made, rounding  # noqa: F401
+from hf_securerouter.recipes import rounding
+from tests.recipes.test_cotrained_pool import run_of
 from tests.tiny import family_config
-
-
-# ruff: noqa: F811
 
 
 @pytest.fixture(params=("bert", "distilbert", "roberta"))
@@ -58,12 +56,11 @@ def test_every_truncation_has_one_place(expert, truncations):
     assert sorted(found) == everything
 
 
-def test_it_tells_of_each_narrow_expert(made, exact_dir, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(cotrain.CotrainedRun, "score", lambda self, folder, *rest: 0.8 - ("1-" in folder.name))
-    cotrained(made, exact_dir, tmp_path / "out", "--variants", "reduced")
+def test_it_tells_of_each_narrow_expert(made, exact_dir, tmp_path, capsys):
+    run_of(made, exact_dir, tmp_path / "out", "--variants", "reduced", scores={"1-reduced": 0.0})()
     capsys.readouterr()
     data = ("--task_name", "mrpc", "--data_dir", str(made / "data"), "--max_eval_samples", "8", "--repeats", "2")
-    rounding.main(["--router", str(tmp_path / "out"), *data])
+    script.main(["--router", str(tmp_path / "out"), *data])
     told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [one["place"] for one in told] == ["all", "head", "softmax", *dict.fromkeys(rounding.PARTS)]
     assert {one["expert"] for one in told} == {0}  # the other one stays exact

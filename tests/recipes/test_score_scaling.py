@@ -8,7 +8,7 @@ from hf_securerouter.families import layers_of
 from hf_securerouter.mpc_friendly import use_functions
 from hf_securerouter.number_format import MARGIN
 from hf_securerouter.range_penalty import range_penalty
-from tests.recipes.test_routed_pool import scale_down_queries
+from hf_securerouter.recipes import score_scaling
 from tests.tiny import noisy_classifier
 
 
@@ -75,11 +75,11 @@ def widest(expert, batch):
 
 
 def test_needs_are_those_of_the_scores(expert, batches):
-    found = scale_down_queries.measure_scores(expert, batches)
+    found = score_scaling.measure_scores(expert, batches)
     torch.testing.assert_close(found, needs(expert, batches))
     assert found[0, WIDE] > 1 > found[1].amax()
     expert.train()
-    scale_down_queries.measure_scores(expert, batches)
+    score_scaling.measure_scores(expert, batches)
     assert expert.training
 
 
@@ -89,13 +89,13 @@ def test_a_score_counts_where_none_of_its_row_is_far(expert, batches):
             weight[:4] = 0
         layers_of(expert)[1][0].bias[:4] = 10
         layers_of(expert)[1][1].bias[:4] = -2  # 4 times 10 times -2, over 2
-    assert scale_down_queries.measure_scores(expert, batches)[1, 0] == pytest.approx(40 / 32, rel=0.01)
+    assert score_scaling.measure_scores(expert, batches)[1, 0] == pytest.approx(40 / 32, rel=0.01)
 
 
 def test_a_head_beyond_its_bound_keeps_the_margin_and_the_others_stay(expert, batches):
     before = [parameter.clone() for query, *_ in layers_of(expert) for parameter in (query.weight, query.bias)]
     assert max(widest(expert, batch) for batch in batches) > 1
-    scale_down_queries.scale_down_queries(expert, batches)
+    score_scaling.scale_down_queries(expert, batches)
     assert needs(expert, batches)[0, WIDE] == pytest.approx(1 / MARGIN, rel=1e-3)
     assert max(widest(expert, batch) for batch in batches) < 1
     after = [parameter for query, *_ in layers_of(expert) for parameter in (query.weight, query.bias)]

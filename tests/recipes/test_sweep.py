@@ -6,13 +6,13 @@ from types import SimpleNamespace
 
 import pytest
 import run_glue_no_trainer
-import sweep
 import torch
-from accelerate.state import AcceleratorState
-from transformers import BertForSequenceClassification
+from transformers import BertForSequenceClassification, DataCollatorWithPadding
 
-from hf_securerouter.recipes import routed_pool as glue_run
+from hf_securerouter.recipes import routed_pool, sweep
+from hf_securerouter.recipes.experts import Member
 from hf_securerouter.recipes.tasks import TASKS
+from hf_securerouter.routing import choose_expert
 from tests.tiny import family_config
 
 
@@ -37,18 +37,17 @@ def run(tmp_path, tokenizer):
         torch.manual_seed(name)
         BertForSequenceClassification(family_config("bert", layers=layers)).save_pretrained(tmp_path / str(name))
         tokenizer.save_pretrained(tmp_path / str(name))
-    AcceleratorState._reset_state(reset_partial_state=True)
     options = run_glue_no_trainer.LoopArguments("out", use_cpu=True, max_train_steps=60)
     fit = run_glue_no_trainer.Loop(options)
-    run = object.__new__(glue_run.RoutedPoolRun)
+    run = object.__new__(routed_pool.RoutedPoolRun)
     run.args = SimpleNamespace(
         **{"seed": 0, "router_name_or_path": None, "share_router_encoder": True, "alpha": 0.0, "beta": 0.2},
         **{"temperature": 1.0, "min_temperature": 0.5, "max_seq_length": 16, "expert_max_lengths": [16, 12, 14]},
         **{"router_num_train_epochs": 20, "router_learning_rate": 1e-2},
     )
-    run.functions, run.members = {}, [("narrow", None, 16), ("cut", 2, 12), ("cut", 3, 14)]
+    run.functions, run.members = {}, [Member("narrow", None, 16), Member("cut", 2, 12), Member("cut", 3, 14)]
     run.task, run.folder, run.tokenizer = TASKS["mrpc"], tmp_path, tokenizer
-    run.collate = glue_run.DataCollatorWithPadding(tokenizer)
+    run.collate = DataCollatorWithPadding(tokenizer)
     run.train = lambda *step: fit(run, *step)
     return run
 
@@ -63,16 +62,17 @@ def answered_rows(count, tokenizer):
     return rows
 
 
-def test_reversing_the_costs_reverses_the_routing(run, tokenizer, tmp_path, monkeypatch):
-    monkeypatch.setattr(sweep, "pool_sizes", lambda count: [[0, 2]])
-    profiles = sweep.cost_profiles
-    monkeypatch.setattr(sweep, "cost_profiles", lambda c: {k: profiles(c)[k] for k in ("baseline", "reversed")})
+def test_reversing_the_costs_reverses_the_routing(run, tokenizer, tmp_path):
+    def some_profiles(costs):
+        return {name: sweep.cost_profiles(costs)[name] for name in ("baseline", "reversed")}
+
     rows = answered_rows(160, tokenizer)
     folders = [tmp_path / str(k) for k in range(3)]
     parts = list(range(120)), list(range(120, 160))
     pool, lengths = run.pool, []
     run.pool = lambda *given: lengths.append(given[3]) or pool(*given)
-    found = sweep.sweep(run, folders, rows, parts, [0.2, 0.7, 1.3])
+    given = run, folders, rows, parts, [0.2, 0.7, 1.3], lambda count: [[0, 2]], some_profiles
+    found = sweep.sweep(*given)
     assert lengths == [[16, 14], *[[16, 12, 14]] * 2] * 2
     assert found == json.loads((tmp_path / "sweep.json").read_text())
     for objective in ("gumbel", "utility"):
@@ -92,7 +92,7 @@ def test_reversing_the_costs_reverses_the_routing(run, tokenizer, tmp_path, monk
 
     # What stands in the file is not trained again.
     run.train = None
-    assert sweep.sweep(run, folders, rows, parts, [0.2, 0.7, 1.3]) == found
+    assert sweep.sweep(*given) == found
 
 
 def test_predicted_utilities_start_at_their_means(run, tokenizer, tmp_path):
@@ -108,13 +108,13 @@ def test_predicted_utilities_start_at_their_means(run, tokenizer, tmp_path):
 
 def test_the_budget_pays_for_the_router_too(run, monkeypatch):
     scores = torch.stack([torch.zeros(16), torch.linspace(0.1, 0.9, 16)], dim=1)
-    monkeypatch.setattr(glue_run, "predict", lambda *arguments: [scores])
+    monkeypatch.setattr(routed_pool, "predict", lambda *arguments: [scores])
     run.args.budget_seconds, run.args.quota_batch_size = None, 8
     model = SimpleNamespace(to=lambda where: None)
     costs = {"seconds": [1.0, 8.0], "routed_seconds": [2.0, 9.0]}
     found = run.tune(model, [], costs)
     assert found["budget_seconds"] == 4.0 and found["quotas"] == [6, 2]
-    chosen = glue_run.choose_expert(scores, costs["routed_seconds"], found["routing_lambda"])
+    chosen = choose_expert(scores, costs["routed_seconds"], found["routing_lambda"])
     assert torch.tensor(costs["routed_seconds"])[chosen].mean() <= 4.0 and chosen.sum() == 4
     run.args.budget_seconds = 9.0
     assert run.tune(model, [], costs) == {"budget_seconds": 9.0, "routing_lambda": 0.0, "quotas": [0, 8]}

@@ -1,0 +1,46 @@
+# Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
+"""Arguments: the documented commands, what the card says, and what a resumed run has to have in common."""
+
+import re
+import shlex
+
+import pytest
+import run_glue
+import run_glue_no_trainer
+
+from hf_securerouter.recipes.arguments import RunArguments, command_line
+from hf_securerouter.recipes.cotrained_pool import CotrainArguments
+from hf_securerouter.recipes.experts import plan_pool
+from hf_securerouter.recipes.fit_with_trainer import parse_args
+from tests.support import ROOT
+
+
+@pytest.mark.parametrize(("processes", "launcher"), [("1", "python"), ("2", "torchrun --nproc_per_node 2")])
+def test_a_command_says_how_many_processes_ran_and_no_place(monkeypatch, processes, launcher):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
+    command = command_line("training/run_glue.py", ["--data_dir", "/somewhere/glue", "--task_name", "rte"])
+    assert command == f"{launcher} training/run_glue.py --data_dir glue --task_name rte"
+
+
+def test_the_documented_commands_are_understood():
+    texts = (ROOT / "README.md").read_text() + run_glue.__doc__ + run_glue_no_trainer.__doc__
+    commands = re.findall(
+        r"^ *(?:python|accelerate launch) training/(run_glue\w*|cotrain)\.py((?:.*\\\n)*.*)$", texts, re.M
+    )
+    assert len(commands) >= 4 and "cotrain" in dict(commands)
+    parsers = {
+        "run_glue": lambda argv: parse_args(argv, RunArguments, ""),
+        "run_glue_no_trainer": run_glue_no_trainer.parse_args,
+    }
+    pool = [("narrow", None, None), ("cut", 2, None), ("cut", 6, None), ("cut", 12, None)]
+    for script, options in commands:
+        argv = shlex.split(options.replace("\\\n", " "))
+        if script == "cotrain":
+            args, _ = parse_args(argv, CotrainArguments, "")
+            assert plan_pool(args) == pool
+            assert args.exact_dir == "mrpc-router"
+            continue
+        args, _ = parsers[script](argv)
+        assert plan_pool(args) == pool
+        assert args.share_router_encoder and args.router_objective == "utility"
+        assert not parsers[script]([*argv, "--share_router_encoder", "false"])[0].share_router_encoder

@@ -1,0 +1,129 @@
+# Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
+"""Costs: what is measured, what is shared between runs, and what the router is charged."""
+
+from contextlib import nullcontext
+from types import SimpleNamespace
+
+import pytest
+from transformers import BertForSequenceClassification
+
+from hf_securerouter import SecureRouterConfig, SecureRouterForSequenceClassification
+from hf_securerouter.recipes import costs as recipe
+from hf_securerouter.recipes.arguments import RunArguments
+from hf_securerouter.recipes.experts import load_expert
+from hf_securerouter.recipes.fit_with_trainer import parse_args
+from tests.recipes.made_up import TRAINER, arguments
+from tests.tiny import family_config
+
+
+def measured_arguments(made, tmp_path, *more):
+    args, _ = parse_args(arguments(made, tmp_path, *TRAINER, *more), RunArguments, "")
+    args.expert_costs = []
+    return args
+
+
+def measured(monkeypatch, *seconds):
+    """Every measurement replaced: they take these seconds, one after the other."""
+    asked, seconds = [], iter(seconds)
+
+    def run(secure, batch):
+        manifest = secure.manifest
+        asked.append((manifest.quotas or manifest.experts[0].num_layers, manifest.max_length, batch))
+        return {"seconds": next(seconds), "bytes": 800 * len(asked)}
+
+    monkeypatch.setattr(recipe, "_run", run)
+    return asked
+
+
+def test_a_measurement_is_the_median_of_three_after_a_warm_up():
+    seconds = iter([50.0, 3.0, 9.0, 4.0])
+
+    class Session:
+        def __call__(self, inputs):
+            assert inputs["input_ids"].shape == (2, 8)
+            cost = {"online_seconds": next(seconds), "online_bytes": 800, "rounds": 7}
+            return SimpleNamespace(cost=SimpleNamespace(**cost))
+
+    secure = SimpleNamespace(manifest=SimpleNamespace(max_length=8), local_session=lambda: nullcontext(Session()))
+    assert recipe._run(secure, 2) == {"seconds": 4.0, "bytes": 800, "rounds": 7}
+
+
+def pool_of(shares):
+    experts = [family_config("bert", layers=layers, width=16) for layers in (1, 2)]
+    router = {"router_shares_expert": 0} if shares else {"router_config": experts[0]}
+    config = SecureRouterConfig(expert_configs=experts, expert_costs=[1.0, 2.0], **router)
+    return SecureRouterForSequenceClassification(config).eval()
+
+
+@pytest.mark.parametrize("shares", [True, False])
+def test_the_router_costs_what_a_routed_batch_takes_beyond_its_experts(
+    made, tmp_path, monkeypatch, shares, two_experts
+):
+    args = measured_arguments(made, tmp_path)
+    asked = measured(monkeypatch, 8.0, 32.0, 40.0)
+    pools = []
+
+    def make_pool(costs):
+        pools.append(costs["routed_seconds"])
+        return pool_of(shares)
+
+    small, large = two_experts
+    costs = recipe.measure_costs(args, [small, large], [12, 30], large, make_pool)
+    assert asked == [(1, 12, 8), (3, 24, 8), ((4, 4), 24, 8)] and pools == [[1.0, 4.0]]
+    assert (
+        costs["seconds"] == [1.0, 4.0]
+        and costs["largest_seconds"] == 4.0
+        and costs["bytes"] == [100, 200]
+        and costs["source"] == "measured"
+    )
+    # 40 seconds for eight: the larger expert's four take 16; the smaller's take nothing more where it has run already.
+    router = (40 - 16) / 8 if shares else (40 - 16 - 4) / 8
+    assert costs["routed_seconds"] == pytest.approx([router + (0 if shares else 1), router + 4])
+
+
+def test_runs_of_equal_shapes_share_what_was_measured(made, tmp_path, monkeypatch, two_experts):
+    experts, pool = two_experts, pool_of(True)
+    shared = ("--costs_dir", str(tmp_path / "costs"))
+    asked = measured(monkeypatch, 8.0, 32.0, 40.0, 10.0, 4.0, 16.0, 20.0)
+    first, second = (measured_arguments(made, tmp_path / name, *shared) for name in ("mrpc", "rte"))
+    found = recipe.measure_costs(first, experts, [None, None], experts[1], lambda costs: pool)
+    routed = recipe.measure_routed(first, experts[1], pool, [6, 2])
+    # The larger expert has been measured alone already.
+    assert len(asked) == 4 and routed["seconds"] == {"routed": 10.0, "largest": 32.0, "relative": 10 / 32}
+    assert recipe.measure_costs(second, experts, [None, None], experts[1], lambda costs: pool) == found
+    assert recipe.measure_routed(second, experts[1], pool, [6, 2]) == routed and len(asked) == 4
+    # Nor does the number of labels make another shape.
+    three = BertForSequenceClassification.from_pretrained(
+        made / "checkpoint", num_labels=3, ignore_mismatched_sizes=True
+    )
+    assert recipe.measure_routed(second, three, pool, [6, 2]) == routed and len(asked) == 4
+    second.profile_seq_length = 12
+    recipe.measure_costs(second, experts, [None, None], experts[1], lambda costs: pool)
+    assert asked[4:] == [(1, 12, 8), (3, 12, 8), ((4, 4), 12, 8)]
+
+
+def test_given_costs_count_a_shared_encoder_once(made, tmp_path):
+    args = measured_arguments(made, tmp_path)
+    args.expert_costs = [1.0, 4.0]
+    assert recipe.measure_costs(args, [None] * 2, [None] * 2, None, None)["routed_seconds"] == [1.0, 5.0]
+    args.share_router_encoder = False
+    assert recipe.measure_costs(args, [None] * 2, [None] * 2, None, None)["routed_seconds"] == [2.0, 5.0]
+
+
+def test_a_routed_batch_is_measured_against_the_largest_expert(made, tmp_path, monkeypatch):
+    args = measured_arguments(made, tmp_path)
+    asked = measured(monkeypatch, 10.0, 25.0)
+    found = recipe.measure_routed(args, load_expert(made / "checkpoint"), pool_of(True), [6, 2])
+    assert asked == [((6, 2), 24, 8), (3, 24, 8)]
+    assert found["seconds"] == {"routed": 10.0, "largest": 25.0, "relative": 0.4}
+
+
+@pytest.mark.slow
+def test_costs_are_measured_under_encryption(made, tmp_path):
+    args = measured_arguments(made, tmp_path, "--quota_batch_size", "2")
+    pool = pool_of(True)
+    expert = load_expert(made / "checkpoint")
+    costs = recipe.measure_costs(args, [expert] * 2, [24, 24], expert, lambda costs: pool)
+    assert all(value > 0 for value in costs["seconds"] + costs["routed_bytes"])
+    found = recipe.measure_routed(args, expert, pool, [1, 1])
+    assert 0 < found["bytes"]["relative"] < 2

@@ -1,0 +1,107 @@
+# Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
+"""Rows of GLUE: where they come from, how they are tokenized, split and perturbed."""
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hf_securerouter import SecureRouterValueError
+from hf_securerouter.recipes.arguments import DataArguments
+from hf_securerouter.recipes.data import open_data, perturb, split_by_sentence, split_rows, tokenize
+from hf_securerouter.recipes.tasks import TASKS
+from tests.recipes.made_up import made_up_rows
+
+
+def test_a_distilled_expert_learns_from_perturbed_copies_too(tokenizer):
+    rows = tokenize(TASKS["mrpc"], made_up_rows(30, 2), tokenizer, 16)
+    special = set(tokenizer.all_special_ids)
+    copies = perturb(rows, 2, special, seed=0)
+    assert len(copies) == 60
+    for row, copy in zip(rows * 2, copies, strict=True):
+        assert len(row["input_ids"]) == len(copy["input_ids"])
+        changed = [a for a, b in zip(row["input_ids"], copy["input_ids"], strict=True) if a != b]
+        assert not special & set(changed) and not special & (set(copy["input_ids"]) - set(row["input_ids"]))
+    assert sum(a["input_ids"] != b["input_ids"] for a, b in zip(rows * 2, copies, strict=True)) > 20
+
+
+def test_parts_are_disjoint_and_seeded():
+    rows = made_up_rows(100, 0)
+    parts = split_rows(TASKS["mrpc"], rows, [0.2, 0.1], 0)
+    assert [len(part) for part in parts] == [70, 20, 10] and sorted(sum(parts, [])) == list(range(100))
+    assert parts == split_rows(TASKS["mrpc"], rows, [0.2, 0.1], 0)
+    assert parts != split_rows(TASKS["mrpc"], rows, [0.2, 0.1], 1)
+
+
+@pytest.mark.parametrize("task", sorted(TASKS))
+def test_every_task_is_encoded(task, tokenizer):
+    task = TASKS[task]
+    row = {column: f"the film {index}" for index, column in enumerate(task.columns)} | {"label": 1, "idx": 3}
+    (encoded,) = tokenize(task, [row], tokenizer, 16)
+    assert set(encoded) == {"input_ids", "token_type_ids", "attention_mask", "labels"}
+    assert encoded["input_ids"].count(tokenizer.sep_token_id) == len(task.columns)
+    assert isinstance(encoded["labels"], float) == (task.name == "stsb")
+
+
+def test_a_file_of_the_users_comes_before_the_folder(made, tmp_path):
+    file = tmp_path / "mine.jsonl"
+    file.write_text(json.dumps({"sentence1": "a", "sentence2": "b", "label": 0}) + "\n")
+    args = DataArguments(task_name="mrpc", data_dir=str(made / "data"), train_file=str(file))
+    assert open_data(args).rows("train") == [{"sentence1": "a", "sentence2": "b", "label": 0}]
+    assert len(open_data(args).rows("validation")) == 40
+    args.max_eval_samples = 7
+    assert open_data(args).rows("validation") == made_up_rows(40, 1)[:7]
+    file.write_text(json.dumps({"text": "a", "label": 0}))
+    with pytest.raises(SecureRouterValueError, match="wants rows with label, sentence1, sentence2"):
+        open_data(args).rows("train")
+    with pytest.raises(SecureRouterValueError, match="`data_dir` should hold rte/train.jsonl"):
+        open_data(DataArguments(task_name="rte", data_dir=str(made / "data"))).rows("train")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({}, "A run needs data: pass `--task_name` for a task of GLUE, or `--train_file`"),
+        (
+            {"task_name": "mrpc", "text_column": "a", "label_column": "b"},
+            "leave out --text_column, --label_column, or",
+        ),
+        ({"train_file": "a.csv", "dataset_dir": "b"}, "`--dataset_dir` holds both splits"),
+        ({"train_file": "a.csv"}, "Own data need `--validation_file`, or `--dataset_dir`"),
+        ({"validation_file": "a.csv"}, "There is no file 'a.csv'"),
+    ],
+)
+def test_data_are_named_once_and_as_a_whole(given, message):
+    with pytest.raises(SecureRouterValueError, match=message):
+        open_data(DataArguments(**given))
+
+
+texts_strategy = st.lists(
+    st.lists(st.sampled_from("a b c d e f g".split()), min_size=1, max_size=6).map(" ".join), min_size=10, max_size=60
+)
+
+
+@settings(deadline=None, max_examples=50)
+@given(texts=texts_strategy, seed=st.integers(0, 10))
+def test_every_text_is_in_one_part(texts, seed):
+    texts += [f"another{index}" for index in range(90)]
+    parts = split_by_sentence(texts, [0.1, 0.1], seed)
+    assert sorted(index for part in parts for index in part) == list(range(len(texts)))
+
+
+def test_too_few_texts_are_refused():
+    with pytest.raises(SecureRouterValueError, match="too few"):
+        split_by_sentence(["a b c", "a b", "c"], [0.1, 0.1], seed=0)
+
+
+def test_a_phrase_stays_with_its_sentence():
+    sentences = [f"word{i} other{i} third{i} fourth{i} last{i}" for i in range(100)]
+    phrases = [" ".join(sentence.split()[1:4]) for sentence in sentences]
+    rest, tenth = split_by_sentence(sentences + phrases, [0.1], seed=3)
+    assert len(tenth) == 20
+    assert {index % 100 for index in rest}.isdisjoint(index % 100 for index in tenth)
+    assert tenth != split_by_sentence(sentences + phrases, [0.1], seed=4)[1]
+    rows = [{"sentence": text} for text in sentences + phrases]
+    assert split_rows(TASKS["sst2"], rows, [0.1], 3) == [rest, tenth]
+    assert split_rows(TASKS["cola"], rows, [0.1], 3) != [rest, tenth]

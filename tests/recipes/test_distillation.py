@@ -1,0 +1,80 @@
+# Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
+"""Distillation: a copy comes nearer to the exact expert, and values beyond their bounds are seen."""
+
+import pytest
+import torch
+from transformers import DataCollatorWithPadding
+
+from hf_securerouter.mpc_friendly import use_functions
+from hf_securerouter.recipes.distillation import Follower, distillation_rows, expert_loss, widest_value
+from hf_securerouter.recipes.experts import load_expert
+from hf_securerouter.recipes.tasks import TASKS
+from tests.tiny import noisy_classifier
+
+
+REDUCED = {"hidden_act": "exact", "softmax": "exact", "precision": "reduced"}
+FRIENDLY = {"hidden_act": "quadratic", "softmax": "2quad", "precision": "reduced"}
+
+
+@pytest.mark.parametrize("functions", [REDUCED, FRIENDLY])
+def test_a_follower_comes_nearer_to_the_exact_expert(made, two_experts, functions):
+    _, exact = two_experts
+    expert = load_expert(made / "checkpoint")
+    use_functions(expert, **functions)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for weight in expert.base_model.encoder.parameters():
+            weight.add_(0.05 * torch.randn_like(weight))
+    words = expert.get_input_embeddings().weight.clone()
+    follower = Follower(expert, exact).train()
+    assert expert.training and not exact.training
+    batch = {"input_ids": torch.randint(3, 20, (8, 12)), "attention_mask": torch.ones(8, 12, dtype=torch.int64)}
+    batch["attention_mask"][:4, 9:] = 0
+    before = follower.eval()(**batch).loss.item()
+    optimizer = torch.optim.Adam([weight for weight in follower.parameters() if weight.requires_grad], lr=1e-3)
+    for _ in range(30):
+        optimizer.zero_grad()
+        follower(**batch).loss.backward()
+        optimizer.step()
+    assert follower(**batch).loss.item() < 0.7 * before
+    assert all(weight.grad is None for weight in exact.parameters())
+    assert torch.equal(expert.get_input_embeddings().weight, words)
+    assert not any(module.p for module in expert.modules() if isinstance(module, torch.nn.Dropout))
+
+
+def rows_of(count):
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(6, 20, (count, 7), generator=generator).tolist()
+    return [{"input_ids": own, "attention_mask": [1] * 7, "labels": index % 2} for index, own in enumerate(ids)]
+
+
+def test_only_the_teacher_labels_perturbed_copies(two_experts, tokenizer):
+    rows, collate = rows_of(6), DataCollatorWithPadding(tokenizer)
+    found = distillation_rows(rows, two_experts[1], collate, TASKS["mrpc"], 2, set(tokenizer.all_special_ids), 0)
+    assert len(found) == 18 and [row["labels"] for row in found[:6]] == [0, 1] * 3
+    for row in found[6:]:
+        assert row["labels"] == max((0, 1), key=row["teacher_logits"].__getitem__)
+    with torch.no_grad():
+        expected = two_experts[1](torch.tensor([found[7]["input_ids"]])).logits[0]
+    torch.testing.assert_close(torch.tensor(found[7]["teacher_logits"]), expected)
+
+
+def test_a_loss_of_the_model_itself_is_added(two_experts):
+    batch = {"input_ids": torch.tensor([[2, 7, 3]]), "attention_mask": torch.ones(1, 3, dtype=torch.long)}
+    batch |= {"labels": torch.tensor([1])}
+    own, exact = load_expert(two_experts[1].name_or_path), two_experts[1]
+    own.config.problem_type = "single_label_classification"
+    with torch.no_grad():
+        own.base_model.encoder.layer[0].output.dense.weight.mul_(0.5)
+    loss, output = expert_loss(Follower(own, exact).eval(), batch)
+    labels_alone, _ = expert_loss(own, batch)
+    assert output.loss > 0 and loss.item() == pytest.approx(labels_alone.item() + output.loss.item(), rel=1e-5)
+
+
+def test_the_widest_value_is_that_of_all_batches(tokenizer):
+    expert = noisy_classifier("bert", width=16, heads=4)
+    use_functions(expert, precision="reduced")
+    rows, collate = rows_of(10), DataCollatorWithPadding(tokenizer)
+    alone = [widest_value(expert, [row], collate) for row in rows]
+    assert len(set(alone)) > 1
+    assert widest_value(expert, rows, collate, batch_size=3) == pytest.approx(max(alone), rel=1e-5)

@@ -1,0 +1,29 @@
+# Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
+"""Encrypted answers beside those of the clear model."""
+
+import torch
+
+from hf_securerouter.recipes.encrypted_check import compare_with_clear
+from hf_securerouter.recipes.tasks import TASKS
+
+
+def test_encrypted_answers_are_compared_with_the_clear_policy():
+    task, labels = TASKS["mrpc"], torch.tensor([0, 1, 1])
+    scores = torch.tensor([[0.5, 0.9], [0.5, 0.6], [0.5, 0.7]])  # batches of two: 0 | 1, then 2 and its copy
+    logits = torch.tensor([[[0.0, 1.0], [3.0, 2.0]], [[4.0, 5.0], [7.0, 6.0]], [[0.0, 1.0], [3.0, 2.0]]])
+    clear = torch.stack([logits[0, 1], logits[1, 0], logits[2, 1]])
+    found = compare_with_clear(task, clear + 0.25, scores, logits, [1, 1], [1.0, 2.0], labels)
+    assert found["largest_error"] == 0.25 and found["labels_equal"] == found["inputs"] == 3
+    assert found["served_elsewhere"] == 0
+    assert found["metrics"] == found["clear_metrics"]
+    swapped = torch.stack([logits[0, 0], logits[1, 1], logits[2, 1]])
+    found = compare_with_clear(task, swapped, scores, logits, [1, 1], [1.0, 2.0], labels)
+    assert found["served_elsewhere"] == 2 and found["largest_error"] == 0
+    # Rounded answers of an expert lie further from its clear ones, and may be nearer to those of another.
+    near = torch.stack([clear, clear + 0.3], dim=1)
+    rounded = task, clear + 0.2, scores, near, [1, 1], [2.0, 1.0], labels
+    assert compare_with_clear(*rounded)["served_elsewhere"] > 0
+    assert compare_with_clear(*rounded, reduced=True)["served_elsewhere"] == 0
+    other = clear.flip(1)
+    found = compare_with_clear(task, other, scores, logits, [1, 1], [1.0, 2.0], labels)
+    assert found["labels_equal"] == 0 and found["metrics"] != found["clear_metrics"]

@@ -1,0 +1,85 @@
+# Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
+"""Experts: which are planned, what they start from, and what they learn from."""
+
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification, BertForSequenceClassification
+
+from hf_securerouter import SecureRouterValueError
+from hf_securerouter.recipes import experts as recipe
+from hf_securerouter.recipes.arguments import RunArguments
+from hf_securerouter.recipes.experts import Member, narrow, plan_pool, train_pool
+from hf_securerouter.recipes.fit_with_trainer import parse_args
+from hf_securerouter.recipes.tasks import TASKS
+from tests.recipes.made_up import TRAINER, arguments, loop_run
+from tests.tiny import family_config
+
+
+@pytest.mark.parametrize("lengths", [["128"], ["1", "128"], ["8", "64"]])
+def test_pools_of_lengths_that_do_not_fit_are_refused(made, lengths):
+    argv = arguments(made, "out", *TRAINER, "--expert_max_lengths", *lengths)
+    args, _ = parse_args(argv, RunArguments, "")
+    with pytest.raises(SecureRouterValueError, match="`expert_max_lengths` should hold .* each of 2 .* 128 or more"):
+        plan_pool(args)
+
+
+def test_a_pool_of_one_is_refused():
+    args = RunArguments(task_name="mrpc", model_name_or_path="x")
+    with pytest.raises(SecureRouterValueError, match="two experts or more"):
+        plan_pool(args)
+
+
+def test_two_tasks_of_one_seed_begin_with_different_heads(tokenizer, tmp_path, monkeypatch):
+    BertForSequenceClassification(family_config("bert", layers=2, width=16, num_labels=5)).save_pretrained(tmp_path)
+    monkeypatch.setattr(recipe, "distillation_rows", lambda *args: [])
+    args = RunArguments(model_name_or_path=str(tmp_path), distillation_epochs=0)
+    args.num_train_epochs = 0
+
+    def heads(name, folder):
+        task, members = TASKS[name], [Member("checkpoint", str(tmp_path), None), Member("cut", 2, None)]
+        folders = train_pool(args, task, members, [], tmp_path / folder, tokenizer, None, None)
+        experts = [AutoModelForSequenceClassification.from_pretrained(own) for own in folders]
+        return torch.stack([expert.classifier.weight.flatten() for expert in experts])
+
+    first, again, other = heads("mrpc", "first"), heads("mrpc", "again"), heads("qqp", "other")
+    assert torch.equal(first, again)
+    for own, others in zip(first, other, strict=True):
+        assert torch.corrcoef(torch.stack([own, others]))[0, 1].abs() < 0.5
+
+
+def test_the_largest_expert_learns_from_its_own_answers(made, tmp_path):
+    distilled, lessons = {}, {}
+
+    def recording_pool(*args):
+        *others, train = args
+
+        def recording_train(name, model, data, *rest):
+            distilled[name] = sum("teacher_logits" in row for row in data), len(data)
+            lessons[name] = [row.get("teacher_logits") for row in data]
+            train(name, model, data, *rest)
+
+        return train_pool(*others, recording_train)
+
+    loop_run(arguments(made, tmp_path / "out", "--self_distillation"), train_pool=recording_pool)()
+    own = distilled["final-expert-teacher"][1]
+    copies = distilled["final-expert-1"]
+    expected = {"final-expert-teacher": (0, own), "final-expert-1": copies, "final-expert-0": copies}
+    assert distilled == expected and [*distilled] == [*expected]
+    assert copies[0] == copies[1] > own
+    assert lessons["final-expert-0"] != lessons["final-expert-1"]  # the small one's teacher has learned again
+    experts = tmp_path / "out" / "experts" / "final"
+    teacher, largest = (AutoModelForSequenceClassification.from_pretrained(experts / own) for own in ("teacher", "1"))
+    assert torch.equal(teacher.get_input_embeddings().weight, largest.get_input_embeddings().weight)
+    assert not torch.equal(teacher.classifier.weight, largest.classifier.weight)
+
+
+def test_the_narrow_expert_starts_from_the_principal_components():
+    torch.manual_seed(0)
+    large = BertForSequenceClassification(family_config("bert", width=256, vocab_size=300))
+    table = torch.randn(300, 100) @ torch.randn(100, 256)
+    large.bert.embeddings.word_embeddings.weight.data = table
+    small = narrow(large)
+    assert (small.config.num_hidden_layers, small.config.hidden_size, small.config.intermediate_size) == (2, 128, 512)
+    kept = small.bert.embeddings.word_embeddings.weight
+    torch.testing.assert_close(kept @ kept.T, table @ table.T, rtol=1e-3, atol=0.5)
+    assert large.config.hidden_size == 256
