@@ -234,7 +234,7 @@ class DemoRun:
 
         Returns:
             `tuple`: The experts' rows and perturbed copies of them, with `teacher_logits`; and the router's rows and
-            perturbed copies of them, with the teacher's answers as their labels.
+            perturbed copies of them, with labels that the teacher's probabilities draw.
         """
         args, name = self.args, str(self.args.teacher)
         tokenizer = AutoTokenizer.from_pretrained(name)
@@ -258,7 +258,9 @@ class DemoRun:
             rows = [*raw, *({"sentence": text, "label": 0} for text in texts)]
             answered = [row | {"teacher_logits": own.tolist()} for row, own in zip(rows, ask(rows), strict=True)]
             for row in answered[len(raw) :]:
-                row["label"] = max(range(len(self.task.labels)), key=row["teacher_logits"].__getitem__)
+                # Drawn, not the most likely class: in the mean the loss is then that of the teacher's probabilities.
+                chances = torch.tensor(row["teacher_logits"]).softmax(dim=0).tolist()
+                row["label"] = rng.choices(range(len(chances)), chances)[0]
             return answered
 
         distilled = more(training)

@@ -44,3 +44,22 @@ def test_the_documented_commands_are_understood():
         assert plan_pool(args) == pool
         assert args.share_router_encoder and args.router_objective == "utility"
         assert not parsers[script]([*argv, "--share_router_encoder", "false"])[0].share_router_encoder
+
+
+def test_arguments_of_before_are_the_same_run():
+    args = CotrainArguments(task_name="mrpc", variants=["reduced", "2quad"])
+    found = args.fingerprint()
+    assert args.differences(found) == []
+    for name in ("text_column", "text_pair_column", "label_column", "dataset_name"):  # which there were not
+        del found[name]
+    assert args.differences(found | {"variants": ["w8a8", "2quad"]}) == []
+    assert args.differences(found | {"alpha": 7.0, "variants": ["w8a8"]}) == ["alpha", "variants"]
+    assert (
+        RunArguments(task_name="mrpc", train_file="a.csv").differences(RunArguments(task_name="mrpc").fingerprint())
+        == []
+    )
+
+
+def test_variants_of_before_have_new_names():
+    args, _ = parse_args(["--output_dir", "x", "--use_cpu", "--variants", "w8a8", "w8a8+slim"], CotrainArguments, "")
+    assert args.variants == ["reduced", "reduced+slim"] == CotrainArguments().variants

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""The script that trains the embedded checkpoint: its parts, and a run on a few hundred made-up lines."""
+"""The embedded checkpoint: the parts of its recipe, and a run of the script on a few hundred made-up lines."""
 
 import gzip
 import json
@@ -9,21 +9,18 @@ from pathlib import Path
 import pytest
 import torch
 import train_demo
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from transformers import AutoTokenizer, BertForSequenceClassification
 
 from hf_securerouter import SecureRouterForSequenceClassification
+from hf_securerouter.recipes.demo_pool import perturb_texts, train_tokenizer
+from tests.recipes.made_up import KINDS
 from tests.tiny import family_config
-
-
-ADJECTIVES = [["bad", "dull", "awful", "slow"], ["good", "bright", "great", "fast"]]
 
 
 def made_up_line(rng: random.Random) -> dict:
     label = rng.randrange(2)
     nouns = rng.sample(["film", "plot", "cast", "score", "ending"], 2)
-    words = ["the", nouns[0], rng.choice(["is", "was"]), rng.choice(ADJECTIVES[label]), "and", nouns[1], "too"]
+    words = ["the", nouns[0], rng.choice(["is", "was"]), rng.choice(KINDS[label]), "and", nouns[1], "too"]
     return {"sentence": " ".join(words[: rng.randint(4, 7)]) + " ", "label": label, "idx": rng.randrange(10**6)}
 
 
@@ -78,76 +75,16 @@ def test_a_run_is_repeatable(files, tmp_path):
     assert not torch.equal(first["router.out_proj.weight"], other["router.out_proj.weight"])
 
 
-def test_only_the_router_is_trained_with_the_router(model):
-    before = {name: parameter.clone() for name, parameter in model.named_parameters()}
-    encoded = [[2, 7, 8, 3], [2, 9, 10, 11, 3]] * 20
-    args = train_demo.parse_args(["--epochs", "2"])
-    train_demo.train_router(args, model, encoded, torch.tensor([0, 1] * 20))
-    changed = {name.split(".")[0] for name, parameter in model.named_parameters() if not parameter.equal(before[name])}
-    assert changed == {"router"}
-    assert all(parameter.requires_grad for parameter in model.parameters())
-
-
-texts_strategy = st.lists(
-    st.lists(st.sampled_from("a b c d e f g".split()), min_size=1, max_size=6).map(" ".join), min_size=10, max_size=60
-)
-
-
-@settings(deadline=None, max_examples=50)
-@given(texts=texts_strategy, seed=st.integers(0, 10))
-def test_the_split_puts_every_text_into_one_part(texts, seed):
-    texts += [f"another{index}" for index in range(90)]
-    parts = train_demo.split_by_sentence(texts, [0.1, 0.1], seed)
-    assert sorted(index for part in parts for index in part) == list(range(len(texts)))
-
-
-def test_too_few_texts_are_refused():
-    with pytest.raises(SystemExit, match="too few"):
-        train_demo.split_by_sentence(["a b c", "a b", "c"], [0.1, 0.1], seed=0)
-
-
-def test_the_split_keeps_a_phrase_with_its_sentence():
-    sentences = [f"word{i} other{i} third{i} fourth{i} last{i}" for i in range(100)]
-    phrases = [" ".join(sentence.split()[1:4]) for sentence in sentences]
-    rest, tenth = train_demo.split_by_sentence(sentences + phrases, [0.1], seed=3)
-    assert len(tenth) == 20
-    assert {index % 100 for index in rest}.isdisjoint(index % 100 for index in tenth)
-    assert tenth != train_demo.split_by_sentence(sentences + phrases, [0.1], seed=4)[1]
-
-
-def test_batches_hold_every_row_once_beside_rows_of_its_length():
-    encoded = [[1] * (index % 30 + 1) for index in range(1000)]
-    for rng in (None, random.Random(0)):
-        cut = list(train_demo.batches(encoded, 10, rng))
-        assert sorted(index for batch in cut for index in batch) == list(range(1000))
-        assert max(len(batch) for batch in cut) == 10
-        spread = [max(len(encoded[i]) for i in batch) - min(len(encoded[i]) for i in batch) for batch in cut]
-        assert sum(spread) / len(spread) < 3
-
-
-def test_padding_is_masked():
-    batch = train_demo.collate([[2, 7, 3], [2, 3], [2, 0, 0, 3]], [0, 1, 2])
-    assert batch["input_ids"].tolist() == [[2, 7, 3, 0], [2, 3, 0, 0], [2, 0, 0, 3]]
-    assert batch["attention_mask"].tolist() == [[1, 1, 1, 0], [1, 1, 0, 0], [1, 1, 1, 1]]
-
-
-def test_predictions_come_in_the_order_of_the_texts(model):
-    encoded = [[2, *([7 + index % 5] * (index % 9)), 3] for index in range(150)]
-    logits = train_demo.predict(model, encoded)
-    for index in (0, 77, 149):
-        torch.testing.assert_close(logits[index], model(torch.tensor([encoded[index]])).logits[0])
-
-
 def test_the_vocabulary_is_lower_case_and_bounded():
     texts = ["A Good FILM , and the cast is good"] * 5
-    tokenizer = train_demo.train_tokenizer(texts, vocab_size=45)
+    tokenizer = train_tokenizer(texts, vocab_size=45)
     assert len(tokenizer) <= 45 and tokenizer.pad_token_id == 0
     assert tokenizer.tokenize("Good") == tokenizer.tokenize("good") == ["good"]
-    assert all(train_demo.train_tokenizer(texts, vocab_size=45).vocab == tokenizer.vocab for _ in range(5))
+    assert all(train_tokenizer(texts, vocab_size=45).vocab == tokenizer.vocab for _ in range(5))
 
 
 def test_perturbed_texts_are_new_and_not_empty():
     texts = ["the film was good", "a dull plot", "what a cast it has"]
-    made = list(train_demo.perturb(texts, 200, ["zebra"], random.Random(0)))
+    made = list(perturb_texts(texts, 200, ["zebra"], random.Random(0)))
     assert len(made) == 200 and all(text.strip() for text in made)
     assert len(set(made) - set(texts)) > 50 and any("zebra" in text for text in made)

@@ -1,0 +1,50 @@
+# Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
+"""Files that are made once, and are whole or not there."""
+
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from hf_securerouter.recipes.artifacts import announce, once, once_tensors, save_once
+
+
+class Stopped(Exception):
+    pass
+
+
+def stopped():
+    raise Stopped
+
+
+def test_a_value_is_made_once(tmp_path):
+    assert once(tmp_path / "a.json", lambda: {"b": [1, 2.5]}) == {"b": [1, 2.5]}
+    assert once(tmp_path / "a.json", stopped) == {"b": [1, 2.5]}
+    with pytest.raises(Stopped):
+        once(tmp_path / "b.json", stopped)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_tensors_are_made_once(tmp_path):
+    value = torch.arange(6).view(2, 3).T
+    assert torch.equal(once_tensors(tmp_path / "a.safetensors", lambda: {"b": value})["b"], value)
+    assert torch.equal(once_tensors(tmp_path / "a.safetensors", stopped)["b"], value)
+    with pytest.raises(Stopped):
+        once_tensors(tmp_path / "b.safetensors", stopped)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
+
+
+def test_a_model_is_trained_and_saved_once(tmp_path, two_experts, tokenizer):
+    expert, folder = two_experts[0], tmp_path / "experts" / "0"
+    with pytest.raises(Stopped):
+        save_once(folder, expert, tokenizer, stopped)
+    assert not folder.exists()
+    save_once(folder, expert, tokenizer, lambda: expert.classifier.bias.data.fill_(7.0))
+    assert AutoModelForSequenceClassification.from_pretrained(folder).classifier.bias.eq(7).all()
+    assert AutoTokenizer.from_pretrained(folder).get_vocab() == tokenizer.get_vocab()
+    save_once(folder, expert, tokenizer, stopped)
+    assert [path.name for path in folder.parent.iterdir()] == ["0"]
+
+
+def test_progress_is_a_line(capsys):
+    announce("Measuring expert 2 of 3 ...")
+    assert capsys.readouterr().out == "Measuring expert 2 of 3 ...\n"
