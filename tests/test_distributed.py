@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import sys
-import types
 from pathlib import Path
 
 import pytest
@@ -116,7 +115,6 @@ DDP_SCRIPT = """
 import json, sys
 import torch
 import torch.nn.functional
-sys.path.insert(0, sys.argv[2])
 from accelerate import Accelerator
 from tests.tiny import pool_model
 from tests.test_distributed import Examples
@@ -172,7 +170,7 @@ def launch(script: Path, source: str, *arguments: str) -> str:
 
 def test_two_processes_under_accelerate_equal_one(tmp_path, smooth):
     script = tmp_path / "train.py"
-    output = launch(script, DDP_SCRIPT, str(tmp_path / "saved"), str(ROOT))
+    output = launch(script, DDP_SCRIPT, str(tmp_path / "saved"))
     report = json.loads(output.strip().splitlines()[-1])
     assert report == {"processes": 2, "type": "DistributedDataParallel", "spread": 0.0, "chosen": 8}
 
@@ -193,7 +191,6 @@ def test_two_processes_under_accelerate_equal_one(tmp_path, smooth):
 
 TRAINER_SCRIPT = """
 import sys
-sys.path.insert(0, sys.argv[2])
 import torch
 torch.set_num_threads(1)
 from tests.tiny import pool_model
@@ -208,24 +205,22 @@ if trainer.is_world_process_zero():
 
 def test_trainer_in_two_processes(tmp_path):
     script = tmp_path / "train.py"
-    output = launch(script, TRAINER_SCRIPT, str(tmp_path / "out"), str(ROOT))
+    output = launch(script, TRAINER_SCRIPT, str(tmp_path / "out"))
     (line,) = [line for line in output.splitlines() if line.startswith("processes")]
     assert line.startswith("processes 2 loss ") and float(line.split()[-1]) > 0
     AutoModelForSequenceClassification.from_pretrained(tmp_path / "out" / "checkpoint-2")
 
 
 TEACHER_SCRIPT = """
-import sys
-sys.path[:0] = sys.argv[2:]
-import json
+import json, sys
 import torch
 torch.set_num_threads(1)
-import glue_experts
 from accelerate import PartialState
+from hf_securerouter.recipes import distillation
 from tests.test_distributed import teachers_answers
 
-read, predict = [], glue_experts.predict
-glue_experts.predict = lambda model, rows, collate: read.append(len(rows)) or predict(model, rows, collate)
+read, predict = [], distillation.predict
+distillation.predict = lambda model, rows, collate: read.append(len(rows)) or predict(model, rows, collate)
 rank = PartialState(cpu=True).process_index
 with open(f"{sys.argv[1]}/{rank}.json", "w") as file:
     json.dump({"answers": teachers_answers(), "read": read}, file)
@@ -234,7 +229,7 @@ with open(f"{sys.argv[1]}/{rank}.json", "w") as file:
 
 def teachers_answers():
     """What a teacher answers to five rows and two perturbed copies of each."""
-    from hf_securerouter.recipes import experts as glue_experts
+    from hf_securerouter.recipes.distillation import distillation_rows
     from hf_securerouter.recipes.tasks import TASKS
 
     def collate(rows):
@@ -242,18 +237,12 @@ def teachers_answers():
 
     teacher = pool_model(("bert",) * 2).experts[0]
     rows = [{"input_ids": ids.tolist(), "labels": 0} for ids in Examples(5).ids]
-    options = types.SimpleNamespace(perturbed_copies=2, seed=0)
-    return [
-        row["teacher_logits"]
-        for row in glue_experts.distillation_rows(rows, teacher, collate, TASKS["mrpc"], options, set())
-    ]
+    answered = distillation_rows(rows, teacher, collate, TASKS["mrpc"], 2, set(), 0)
+    return [row["teacher_logits"] for row in answered]
 
 
-def test_two_processes_share_what_a_teacher_is_asked(tmp_path, monkeypatch):
-    tests = Path(__file__).parent
-    training = str(tests.parent / "training")
-    launch(tmp_path / "teach.py", TEACHER_SCRIPT, str(tmp_path), str(tests), training)
-    monkeypatch.syspath_prepend(training)
+def test_two_processes_share_what_a_teacher_is_asked(tmp_path):
+    launch(tmp_path / "teach.py", TEACHER_SCRIPT, str(tmp_path))
     alone = torch.tensor(teachers_answers())
     for rank, count in ((0, 8), (1, 7)):
         found = json.loads((tmp_path / f"{rank}.json").read_text())

@@ -5,13 +5,13 @@
 | --- | --- |
 | **What a run reads and leaves** | |
 | `tasks` | `Task`, the description of a data set; `TASKS`, those of GLUE |
+| `fitting` | `Fit`, `Train`, `Workspace`: what a run and a training loop promise each other |
 | `tables` | `read_table`, `read_split`: rows of CSV, JSON lines, Parquet and `datasets` folders |
 | `arguments` | `DataArguments`, `RunArguments`, `command_line` |
 | `own_data` | `OwnData`: a user's own files, their columns and labels |
 | `data` | `open_data`, `tokenize`, `split_rows`, `perturb`, `shortened` |
 | `artifacts` | `once`, `once_tensors`, `save_once`: files that are made once; `announce` |
 | `prediction` | `predict`, `decide`, `to_device` |
-| `fitting` | `Fit`, `Train`, `Workspace`: what a run and a training loop promise each other |
 | **The pieces** | |
 | `distillation` | `expert_loss`, `distillation_rows`, `Follower`, `distil_layers`, `widest_value` |
 | `experts` | `plan_pool`, `train_pool`, `load_expert` |
@@ -20,19 +20,18 @@
 | `costs` | `measure_costs`, `measure_routed`, `measure_expert` |
 | `head_pruning` | `measure_importance`, `prune` |
 | `score_scaling` | `measure_scores`, `scale_down_queries` |
-| `fit_with_trainer` | `parse_args`, `trainer_fit`: one loop; another is `training/run_glue_no_trainer.py` |
+| `fit_with_trainer` | `trainer_fit`, `parse_args`: one loop; another is `training/run_glue_no_trainer.py` |
+| `encrypted_check` | `encrypted_logits`, `compare_with_clear` |
+| `card` | `card_data`, `task_card` |
+| `results` | `publish`: the table of tasks |
 | **The runs** | |
 | `routed_pool` | `RoutedPoolRun` |
-| `cotrained_pool` | `CotrainedRun`: experts of reduced precision, fewer heads or cheaper functions |
+| `cotrained_pool` | `CotrainedRun`: experts of reduced precision, with fewer heads or cheaper functions |
 | `demo_pool` | `DemoRun`: the embedded checkpoint |
-| **What comes out** | |
-| `encrypted_check` | `compare_with_clear` |
-| `card` | `card_data`, `task_card` |
-| `results` | `publish`, the table of tasks |
 | `sweep` | `sweep`: other pools and other costs |
 | `quota_accuracy` | `quota_accuracies`: what quotas cost in accuracy |
 | `rounding` | `errors_by_place`: what truncation changes in logits |
 
-The scripts in `training/` read arguments and call these. A file imports files above it and the package below
-`recipes`, and never `cli`.
+The scripts in `training/` read arguments and call these. A file imports files above it in this table and the package
+below `recipes`, and never `cli`.
 """

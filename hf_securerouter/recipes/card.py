@@ -82,7 +82,7 @@ def task_card(
         measured: More for the card's `securerouter` entry, such as `report` and `figure`.
     """
     origin: dict[str, Any] = {"dataset_type": task.hub_id or task.name, "dataset_name": task.name}
-    if task.hub_id is not None:
+    if task.is_glue:
         origin |= {"dataset_name": f"GLUE {task.name}", "dataset_config": task.name}
     return SecureRouterModelCardData(
         model_name=name,

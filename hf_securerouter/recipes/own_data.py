@@ -34,7 +34,7 @@ class OwnData:
     Args:
         args ([`DataArguments`]): With `train_file` and `validation_file`, or `dataset_dir`.
         labels (sequence of `str`, *optional*): Names of the classes of a pool that is trained already, none of them
-            for a regression; then the validation rows alone are read.
+            for a regression; then the validation rows alone are read, and labels may also be class ids.
 
     Attributes:
         task ([`Task`]): Columns, labels and metrics of these data.
@@ -48,6 +48,7 @@ class OwnData:
         self._most = {"train": args.max_train_samples, "validation": args.max_eval_samples}
         validation = _read(args, "validation")
         first = validation if labels is not None else _read(args, "train")
+        self._takes_ids = labels is not None
         columns = _text_columns(args, first)
         label_column = _label_column(args, first)
         if labels is None:
@@ -67,6 +68,8 @@ class OwnData:
         task = self.task
         _check(table, (*task.columns, task.label_column))
         ids = {name: index for index, name in task.id2label.items()}
+        if self._takes_ids:
+            ids = {str(index): index for index in task.id2label} | ids
         rows = []
         for index, row in enumerate(table.rows):
             label: float | int

@@ -44,7 +44,6 @@ from hf_securerouter.recipes.fitting import Fit, Row
 from hf_securerouter.recipes.prediction import decide, labels_of, predict, to_device
 from hf_securerouter.recipes.results import publish
 from hf_securerouter.recipes.router_training import summarize_rows, train_router, with_answers
-from hf_securerouter.recipes.tasks import GLUE
 from hf_securerouter.reports import PoolAnswers, draw_report, make_report
 from hf_securerouter.routing import choose_expert, lambda_for_budget, quotas_for_budget, serve_by_quota
 
@@ -97,7 +96,7 @@ class RoutedPoolRun:
 
     def _keep_labels(self) -> None:
         """Refuses own data whose labels are others than those that the run began with."""
-        if self.task.hub_id == GLUE:
+        if self.task.is_glue:
             return
         labels = list(self.task.labels)
         found = once(self.folder / "labels.json", lambda: labels)
@@ -342,7 +341,7 @@ class RoutedPoolRun:
         longest = [own or self.args.max_seq_length for own in self.lengths]
         found["cut"] = [np.mean([len(row["input_ids"]) > own for row in rows]) for own in longest]
         found |= {"task": task.name, "metric": task.score_name, "tuning": tuning}
-        return found if task.hub_id == GLUE else found | {"labels": list(task.labels)}
+        return found if task.is_glue else found | {"labels": list(task.labels)}
 
     def save(self, model: SecureRouterForSequenceClassification, report: dict[str, Any]) -> None:
         """The model with its card, the figure, and the row of results."""

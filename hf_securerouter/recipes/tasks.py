@@ -41,6 +41,11 @@ class Task:
     has_phrases: bool = False
 
     @property
+    def is_glue(self) -> bool:
+        """Whether it is a task of GLUE."""
+        return self.hub_id == GLUE
+
+    @property
     def regression(self) -> bool:
         """Whether a label is a number."""
         return not self.labels
@@ -63,7 +68,7 @@ class Task:
     def metric(self) -> Metric:
         """A function of predictions (N,) and references (N,), giving every metric; GLUE's are those of `evaluate`
         where that library can load them."""
-        return glue_metric(self.name) if self.hub_id == GLUE else local_metric(self.metrics)
+        return glue_metric(self.name) if self.is_glue else local_metric(self.metrics)
 
     def score(self) -> Score:
         """A function of predictions (N,) and references (N,), giving one number, at most 1, by which answers are

@@ -61,7 +61,7 @@ def test_it_tells_of_each_narrow_expert(made, exact_dir, tmp_path, capsys):
     capsys.readouterr()
     data = ("--task_name", "mrpc", "--data_dir", str(made / "data"), "--max_eval_samples", "8", "--repeats", "2")
     script.main(["--router", str(tmp_path / "out"), *data])
-    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [one["place"] for one in told] == ["all", "head", "softmax", *dict.fromkeys(rounding.PARTS)]
-    assert {one["expert"] for one in told} == {0}  # the other one stays exact
-    assert told[0]["largest"] >= told[0]["rms"] > max(one["rms"] for one in told[1:]) / 2
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [one["place"] for one in found] == ["all", "head", "softmax", *dict.fromkeys(rounding.PARTS)]
+    assert {one["expert"] for one in found} == {0}  # the other one stays exact
+    assert found[0]["largest"] >= found[0]["rms"] > max(one["rms"] for one in found[1:]) / 2
