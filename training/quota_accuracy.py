@@ -15,17 +15,18 @@ import sys
 from collections.abc import Sequence
 
 import torch
-from transformers import DataCollatorWithPadding, HfArgumentParser
+from transformers import DataCollatorWithPadding
 
 from hf_securerouter.classification import load_checkpoint
+from hf_securerouter.recipes.arguments import make_parser
 from hf_securerouter.recipes.data import open_data, tokenize
 from hf_securerouter.recipes.prediction import labels_of
 from hf_securerouter.recipes.quota_accuracy import QuotaArguments, answers, quota_accuracies
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = HfArgumentParser(QuotaArguments, description=__doc__)
-    (args,) = parser.parse_args_into_dataclasses(sys.argv[1:] if argv is None else list(argv))
+    argv = sys.argv[1:] if argv is None else list(argv)
+    (args,) = make_parser(__doc__, QuotaArguments).parse_args_into_dataclasses(argv)
     model, tokenizer = load_checkpoint(args.model)
     config = model.config
     data = open_data(args, [config.id2label[index] for index in range(config.num_labels)])

@@ -15,16 +15,17 @@ import sys
 from collections.abc import Sequence
 
 import torch
-from transformers import DataCollatorWithPadding, HfArgumentParser
+from transformers import DataCollatorWithPadding
 
 from hf_securerouter.classification import load_checkpoint
+from hf_securerouter.recipes.arguments import make_parser
 from hf_securerouter.recipes.data import open_data, tokenize
 from hf_securerouter.recipes.rounding import RoundingArguments, errors_by_place
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = HfArgumentParser(RoundingArguments, description=__doc__)
-    (args,) = parser.parse_args_into_dataclasses(sys.argv[1:] if argv is None else list(argv))
+    argv = sys.argv[1:] if argv is None else list(argv)
+    (args,) = make_parser(__doc__, RoundingArguments).parse_args_into_dataclasses(argv)
     torch.manual_seed(args.seed)
     model, tokenizer = load_checkpoint(args.router)
     labels = [] if model.config.problem_type == "regression" else list(model.config.id2label.values())

@@ -24,10 +24,10 @@ from accelerate import Accelerator
 from torch import nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
-from transformers import HfArgumentParser, get_scheduler, set_seed
+from transformers import get_scheduler, set_seed
 
 from hf_securerouter import SecureRouterForSequenceClassification, SecureRouterValueError
-from hf_securerouter.recipes.arguments import RunArguments, command_line
+from hf_securerouter.recipes.arguments import RunArguments, command_line, make_parser
 from hf_securerouter.recipes.distillation import expert_loss
 from hf_securerouter.recipes.fitting import Row, Workspace
 from hf_securerouter.recipes.routed_pool import RoutedPoolRun
@@ -92,7 +92,7 @@ class Loop:
         updates = max(1, math.ceil(epochs * per_epoch))
         if options.max_train_steps is not None:
             updates = min(updates, options.max_train_steps)
-        # A prepared schedule takes one step a process for each update.
+        # A prepared schedule takes one step per process and update.
         processes = accelerator.num_processes
         schedule = accelerator.prepare(
             get_scheduler(
@@ -182,8 +182,7 @@ def _losses(loss: torch.Tensor, output: Mapping[str, torch.Tensor]) -> str:
 
 
 def parse_args(argv: Sequence[str]) -> tuple[RunArguments, LoopArguments]:
-    parser = HfArgumentParser((RunArguments, LoopArguments), description=__doc__)
-    args, options = parser.parse_args_into_dataclasses(list(argv))
+    args, options = make_parser(__doc__, RunArguments, LoopArguments).parse_args_into_dataclasses(list(argv))
     return args.adopt(options), options
 
 

@@ -12,15 +12,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from transformers import HfArgumentParser
-
-from hf_securerouter.recipes.arguments import command_line
+from hf_securerouter.recipes.arguments import command_line, make_parser
 from hf_securerouter.recipes.demo_pool import DemoArguments, DemoRun
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else list(argv)
-    (args,) = HfArgumentParser(DemoArguments, description=__doc__).parse_args_into_dataclasses(argv)
+    (args,) = make_parser(__doc__, DemoArguments).parse_args_into_dataclasses(argv)
     DemoRun(args, command_line("training/train_demo.py", argv))()
 
 

@@ -7,7 +7,7 @@
 | `tasks` | `Task`, the description of a data set; `TASKS`, those of GLUE |
 | `fitting` | `Fit`, `Train`, `Workspace`: what a run and a training loop promise each other |
 | `tables` | `read_table`, `read_split`: rows of CSV, JSON lines, Parquet and `datasets` folders |
-| `arguments` | `DataArguments`, `RunArguments`, `command_line` |
+| `arguments` | `DataArguments`, `RunArguments`, `make_parser`, `command_line` |
 | `own_data` | `OwnData`: a user's own files, their columns and labels |
 | `data` | `open_data`, `tokenize`, `split_rows`, `perturb`, `shortened` |
 | `artifacts` | `once`, `once_tensors`, `save_once`: files that are made once; `announce` |

@@ -5,10 +5,13 @@ from __future__ import annotations
 
 import os
 import shlex
+from argparse import ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
+
+from transformers import HfArgumentParser
 
 from hf_securerouter.recipes.tasks import TASKS
 
@@ -34,9 +37,25 @@ def option(default: Any, help: str, **metadata: Any) -> Any:
         help (`str`): What `--help` says.
         metadata: What else `ArgumentParser.add_argument` takes, such as `choices`.
     """
+    metadata |= {"help": help.replace("%", "%%")}  # argparse formats it
     if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata={"help": help, **metadata})
-    return field(default=default, metadata={"help": help, **metadata})
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+class _HelpFormatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
+    """Shows defaults, and a script's docstring as it is written."""
+
+
+def make_parser(doc: str | None, *kinds: Any) -> HfArgumentParser:
+    """
+    A parser whose `--help` shows a script's docstring.
+
+    Args:
+        doc (`str`): The docstring.
+        kinds (dataclasses): The groups of arguments.
+    """
+    return HfArgumentParser(kinds, description=(doc or "").strip(), formatter_class=_HelpFormatter)
 
 
 @dataclass

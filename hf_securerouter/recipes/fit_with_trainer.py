@@ -8,11 +8,11 @@ from typing import Any, TypeVar
 
 import torch
 from torch import nn
-from transformers import HfArgumentParser, Trainer, set_seed
+from transformers import Trainer, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
 from hf_securerouter.modeling_securerouter import SecureRouterForSequenceClassification
-from hf_securerouter.recipes.arguments import RunArguments
+from hf_securerouter.recipes.arguments import RunArguments, make_parser
 from hf_securerouter.recipes.distillation import expert_loss
 from hf_securerouter.recipes.fitting import Fit, Row, Workspace
 from hf_securerouter.trainer import SecureRouterTrainer, SecureRouterTrainingArguments
@@ -39,17 +39,16 @@ class ExpertTrainer(Trainer):
         return (loss, outputs) if return_outputs else loss
 
 
-def parse_args(argv: Sequence[str], kind: type[A], description: str) -> tuple[A, SecureRouterTrainingArguments]:
+def parse_args(argv: Sequence[str], kind: type[A], doc: str | None) -> tuple[A, SecureRouterTrainingArguments]:
     """
     The arguments of a script and those of its Trainer.
 
     Args:
         argv (sequence of `str`): Options, or one `.json` or `.yaml` file that holds them.
         kind (`type`): [`RunArguments`] or a subclass of it.
-        description (`str`): What `--help` says of the script.
+        doc (`str`): The docstring of the script, for `--help`.
     """
-    kinds: Any = (kind, SecureRouterTrainingArguments)
-    parser = HfArgumentParser(kinds, description=description)
+    parser = make_parser(doc, kind, SecureRouterTrainingArguments)
     if len(argv) == 1 and argv[0].endswith((".json", ".yaml")):
         read = parser.parse_json_file if argv[0].endswith(".json") else parser.parse_yaml_file
         args, training_args = read(argv[0])

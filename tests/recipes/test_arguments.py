@@ -1,6 +1,7 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
 """Arguments: the documented commands, what the card says, and what a resumed run has to have in common."""
 
+import importlib
 import re
 import shlex
 
@@ -63,3 +64,13 @@ def test_arguments_of_before_are_the_same_run():
 def test_variants_of_before_have_new_names():
     args, _ = parse_args(["--output_dir", "x", "--use_cpu", "--variants", "w8a8", "w8a8+slim"], CotrainArguments, "")
     assert args.variants == ["reduced", "reduced+slim"] == CotrainArguments().variants
+
+
+@pytest.mark.parametrize("script", sorted(path.stem for path in (ROOT / "training").glob("*.py")))
+def test_every_script_has_help(script, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        importlib.import_module(script).main(["--help"])
+    text = capsys.readouterr().out
+    assert stopped.value.code == 0 and "--" in text
+    if script.startswith("run_glue"):
+        assert "Draws for the 95 % intervals." in text and f"training/{script}.py --task_name mrpc" in text
