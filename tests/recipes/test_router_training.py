@@ -33,7 +33,14 @@ def train(tmp_path, tokenizer):
 def test_only_the_router_is_trained(rows, train, tokenizer, objective):
     model = pool_model(("bert", "bert"), router_objective=objective, problem_type="single_label_classification")
     before = {name: parameter.clone() for name, parameter in model.named_parameters()}
-    found = train_router(model, rows, TASKS["mrpc"], DataCollatorWithPadding(tokenizer), train, 2, 1e-2)
+    trained = []
+
+    def recording_train(name, part, *rest):
+        trained.append({name for name, parameter in part.named_parameters() if parameter.requires_grad})
+        train(name, part, *rest)
+
+    found = train_router(model, rows, TASKS["mrpc"], DataCollatorWithPadding(tokenizer), recording_train, 2, 1e-2)
+    assert trained == [{name for name in before if name.startswith("router.")}]
     changed = {name.split(".")[0] for name, parameter in model.named_parameters() if not parameter.equal(before[name])}
     assert changed == {"router"}
     assert all(parameter.requires_grad for parameter in model.parameters())
