@@ -156,7 +156,6 @@ class CotrainedRun(RoutedPoolRun):
             functions = EXACT | {key: value for change in changes for key, value in CHANGES[change].items()}
             candidate = self.copy_folder(index, name)
             start = last if "slim" in changes else self.whole(last, exact)
-            announce(f"Expert {index + 1} of {len(self.members)}: distilling the variant {name} ...")
             self.follow(candidate, start, exact, functions, "slim" in changes, seen)
             tried.append(self.measured(index, candidate, functions, unseen))
             if tried[-1]["score"] < least:
@@ -232,6 +231,7 @@ class CotrainedRun(RoutedPoolRun):
         use_functions(expert, **functions)
 
         def train() -> None:
+            announce(f"Distilling {folder.name}, a copy of an expert, on {len(rows)} rows ...")
             copies, special_ids = args.perturbed_copies, set(self.tokenizer.all_special_ids)
             data = distillation_rows(rows, teacher, self.collate, self.task, copies, special_ids, args.seed)
             epochs, rate = args.distillation_epochs, args.learning_rate
