@@ -115,7 +115,7 @@ def glue_score(task: str) -> Callable[[np.ndarray, np.ndarray], float]:
 
 
 def local_metric(names: Sequence[str]) -> Metric:
-    """Return a metric that scikit-learn and scipy compute, without a network.
+    """Return a metric that scikit-learn and scipy compute, without network access.
 
     Args:
         names: Any of "accuracy", "f1" (of two classes), "macro_f1", "matthews_correlation", "mse", "pearson" and
@@ -134,8 +134,9 @@ def local_metric(names: Sequence[str]) -> Metric:
 
 
 def mean_score(names: Sequence[str]) -> Callable[[np.ndarray, np.ndarray], float]:
-    """Return the mean of some metrics as one number; a metric that is not defined, as the correlation with a constant
-    is not, counts as 0.
+    """Return the mean of some metrics as one number.
+
+    A metric that is not defined, such as the correlation with a constant, counts as 0.
 
     Args:
         names: As for [`local_metric`].

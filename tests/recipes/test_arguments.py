@@ -24,7 +24,8 @@ def test_a_command_says_how_many_processes_ran_and_no_place(monkeypatch, process
 
 
 def test_the_documented_commands_are_understood():
-    texts = (ROOT / "README.md").read_text() + run_glue.__doc__ + run_glue_no_trainer.__doc__
+    pages = [(ROOT / "docs" / f"{name}.md").read_text() for name in ("training", "cotraining")]
+    texts = "\n".join(pages) + run_glue.__doc__ + run_glue_no_trainer.__doc__
     commands = re.findall(
         r"^ *(?:python|accelerate launch) training/(run_glue\w*|cotrain)\.py((?:.*\\\n)*.*)$", texts, re.M
     )
