@@ -39,7 +39,6 @@ README_BYTES, PROSE = 9216, 400
 PAGES = ["README.md", *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md"))]
 OTHERS = ["CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "model_cards/README.md", "model_cards/NOTES.md"]
 OWN = (RunArguments, CotrainArguments)
-OF_OWN_DATA = {"text_column", "label_column", "dataset_dir"}  # of runs without `--task_name`
 CHECKPOINTS = {"prajjwal1/bert-tiny": 1, "google-bert/bert-base-uncased": 2, "google-bert/bert-large-uncased": 3}
 CSV = 'text,label\n"a good film",praise\n"a bad film",complaint\n"the film is slow",other\n"a great film",praise\n'
 # What a page tells to make, and so is not there.
@@ -111,7 +110,7 @@ def unknown_script_options(text: str, _) -> list[str]:
             fields = {
                 field.name for kind in (SecureRouterTrainingArguments, *OWN) for field in dataclasses.fields(kind)
             }
-            told = re.findall(r"--[a-z][\w-]*", text_of(scripts[0])) + [f"--{name}" for name in fields | OF_OWN_DATA]
+            told = re.findall(r"--[a-z][\w-]*", text_of(scripts[0])) + [f"--{name}" for name in fields]
             options = [word for word in words[words.index(scripts[0]) :] if word.startswith("--")]
             wrong += [f"{scripts[0]} {option}" for option in options if option not in told]
     return wrong
