@@ -20,24 +20,25 @@ MARGIN = 1.5  # a bound is at least this many times the largest value of calibra
 
 # Least bounds: the windows of GeLU, tanh and the exponential have to fit into the range.
 _FLOORS = {"inner": 3, "head": 3, "scores": 4}
-_LOWEST = ("row_sum", "variance_low")  # bounds from below
+LOWEST = ("row_sum", "variance_low")  # bounds from below
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """log2 bounds of absolute values; values of one fine-tuned six-layer encoder in parentheses. Larger encoders can
-    exceed the defaults.
+    """log2 bounds of absolute values. The defaults hold for many encoders and not for all: conversion measures every
+    encoder, layer by layer, and replaces the defaults that it exceeds.
 
     Args:
-        scores (`int`): Attention scores lie between -2^(scores-1) and 2^(scores-1) (-41 to 45), and two scores of one
-            row differ by less than 2^(scores-1) - 4 (76).
-        value (`int`): Entries of V (6.0).
+        scores (`int`): Attention scores lie between -2^(scores-1) and 2^(scores-1), and two scores of one row differ
+            by less than 2^(scores-1) - 4.
+        value (`int`): Entries of V.
         context (`int`): Unnormalised attention weights times V, over the length; at most the product of both bounds.
-        residual (`int`): Centred inputs of LayerNorm (218).
-        inner (`int`): Inputs of the feed-forward activation (24).
+        residual (`int`): Centred inputs of LayerNorm.
+        inner (`int`): Inputs of the feed-forward activation.
         row_sum (`int`): Smallest row sum of unnormalised attention weights under 2Quad and 2ReLU.
-        variance_low (`int`): Smallest variance in LayerNorm (0.13).
-        variance_high (`int`): Largest variance in LayerNorm, up to 15/16 of the power (124).
+        variance_low (`int`): Smallest variance in LayerNorm.
+        variance_high (`int`): Largest variance in LayerNorm, up to 15/16 of the power.
+        variance (`int`): A usual variance in LayerNorm. Not a bound: it divides fraction bits between the factors.
         embedding (`int`): Embedding outputs that are shuffled or selected; checked by the client.
         head (`int`): Inputs of the head's activation.
         logits (`int`): Logits, and a router's scores.
@@ -51,22 +52,30 @@ class Bounds:
     row_sum: int = -3
     variance_low: int = -14
     variance_high: int = 14
+    variance: int = 0
     embedding: int = 6
     head: int = 6
     logits: int = 6
 
-    def narrowed(self, **calibrated: int) -> Bounds:
-        """These bounds with some of them tightened; no bound is loosened, or tightened below what the gates need.
+    def replaced(self, **measured: int) -> Bounds:
+        """These bounds with some of them replaced, by no less than the gates need.
 
         Raises:
-            `SecureRouterValueError`: `calibrated` has the name of no bound.
+            `SecureRouterValueError`: `measured` has the name of no bound.
         """
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        for name, value in calibrated.items():
-            if name not in values:
-                raise SecureRouterValueError(f"`calibration` holds {name!r}, which is none of {', '.join(values)}.")
-            values[name] = (max if name in _LOWEST else min)(values[name], max(value, _FLOORS.get(name, value)))
-        return Bounds(**values)
+        names = [field.name for field in fields(self)]
+        for name in measured:
+            if name not in names:
+                raise SecureRouterValueError(f"`bounds` holds {name!r}, which is none of {', '.join(names)}.")
+        return replace(self, **{name: max(value, _FLOORS.get(name, value)) for name, value in measured.items()})
+
+    def beyond(self, other: Bounds) -> dict[str, int]:
+        """The bounds that allow values which `other` does not."""
+        return {
+            name: value
+            for name, value in vars(self).items()
+            if name != "variance" and (value < getattr(other, name) if name in LOWEST else value > getattr(other, name))
+        }
 
 
 @dataclass(frozen=True)

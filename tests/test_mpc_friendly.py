@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForSequenceClassification
 
-from hf_securerouter.mpc.conversion.calibration import ClearEncoder
+from hf_securerouter.mpc.conversion.clear_encoder import ClearEncoder
 from hf_securerouter.mpc.models import architecture_for
 from hf_securerouter.mpc_friendly import Quadratic, attention_weights, use_functions
 from tests.tiny import FAMILIES, family_config, pool_model

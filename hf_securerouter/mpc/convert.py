@@ -4,12 +4,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
-from .conversion.calibration import calibrated_bounds
+from .conversion.calibration import bounded
 from .conversion.client import Client, Labels, Text
 from .conversion.converted import Converted
 from .conversion.description import Member, Options, describe, make_manifest
@@ -50,8 +49,9 @@ def to_mpc(
             `config.max_length`. The cost of a query depends on it, and on nothing in the query.
         provider (`str`): `"ttp"`, a dealer process that sees no input, or `"tfp"`: party 0 deals and can unmask
             everything, for debugging only.
-        calibration (`list` or `Mapping`, *optional*): Sample inputs, as for a session, which tighten the default
-            bounds and so shorten messages. The tightened bounds are public. Only under `"masked"`.
+        calibration (`list` or `Mapping`, *optional*): Sample inputs, as for a session. What the encoders reach on
+            them sets the bounds of every layer, wider or narrower than the defaults; the bounds are public. Without
+            them, built-in samples widen the bounds where needed. Only under `"masked"`.
         network (`str`): The network to optimise for, `"lan"` or `"wan"`: a plan trades rounds against bytes. Only
             under `"masked"`.
         routing_lambda (`float`, *optional*): Weight of a unit of cost in the decision; defaults to
@@ -82,9 +82,7 @@ def to_mpc(
     manifest = make_manifest(model, tokenizer, members, options)
     client = make_client(model, tokenizer, members, manifest)
     converted = Converted(manifest, client, shared_weights(model, members, manifest, routing_lambda))
-    if calibration is not None:
-        converted = replace(converted, manifest=replace(manifest, bounds=calibrated_bounds(converted, calibration)))
-    return SecureModel(converted)
+    return SecureModel(bounded(converted, calibration) if protocol == "masked" else converted)
 
 
 def make_client(model: Any, tokenizer: Any, members: Sequence[Member], manifest: Manifest) -> Client:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .conversion.client import Client
 from .conversion.converted import Converted
+from .conversion.ranges import Range
 from .deployment.save_shares import save_shares
 from .models.manifest import BATCH_SIZE, Manifest
 from .protocols import Sharing
@@ -45,6 +46,11 @@ class SecureModel:
     def sharing(self) -> Sharing:
         """The sharing of weights and inputs under the model's protocol."""
         return self.converted.sharing
+
+    @property
+    def ranges(self) -> tuple[Range, ...]:
+        """What sample inputs reach in every layer, beside the bounds; for the model's owner only."""
+        return self.converted.ranges
 
     def local_session(
         self, timeout: float = 600.0, batch_size: int = BATCH_SIZE, delay_ms: float | None = None

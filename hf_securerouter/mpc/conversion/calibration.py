@@ -1,150 +1,195 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""Tighter bounds from sample inputs, measured with an encoder in clear.
+"""Bounds that hold for an encoder, measured in clear on sample inputs before anything is shared.
 
-Samples can only tighten the default bounds of the masked protocol, for narrower rings and shorter messages; they never
-widen a default that an encoder exceeds. The bounds become part of the public manifest and so reveal a little about the
-weights and the samples. A later input beyond a bound gives a wrong result without an error; only the margin guards
-against it.
+The owner's samples set the bounds of every layer in both directions: wider where values exceed a default, narrower, for
+shorter messages, where they stay below it. The built-in samples only widen. Bounds become part of the public manifest
+and so reveal a little about the weights and the samples. A later input beyond a bound gives a wrong result without an
+error; only the margin guards against it.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
+from ...errors import SecureRouterError, SecureRouterWarning
 from ...lengths import copy_into_padding
-from ...mpc_friendly import Quadratic, attention_weights
-from ...number_format import MARGIN
-from ..models import EncoderSpec
-from ..protocols.masked.layout import member_weights
+from ...number_format import LOWEST, Bounds, number_format
+from ..models.manifest import Manifest
+from ..models.spec import Problem
+from ..protocols.masked.layout import bounds_of, encoders, layer_key, member_weights
+from .clear_encoder import ClearEncoder, Place
 from .client import Text
 from .converted import Converted
+from .ranges import Range, bounds_for, reached, report
+from .samples import TEXTS, random_tokens
+from .validation import ConversionError
 
 
-_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "gelu": functional.gelu,
-    "relu": functional.relu,
-    "tanh": torch.tanh,
-    "quadratic": Quadratic(),
-}
+Samples = Sequence[Text] | Mapping[str, Tensor]
+
+_ROWS = 16  # inputs that are measured together
 
 
-class ClearEncoder:
-    """An encoder as shares compute it, in float64 from the same weights; records the range of every bounded value.
-
-    Args:
-        spec (`EncoderSpec`): Its public shape.
-        weights (`Mapping[str, torch.Tensor]`): By canonical name, matrices as (out, in).
-    """
-
-    def __init__(self, spec: EncoderSpec, weights: Mapping[str, Tensor]) -> None:
-        self.spec = spec
-        self._weights = {name: values.double() for name, values in weights.items()}
-        self.seen: dict[str, tuple[float, float]] = {}
-
-    def __call__(self, x: Tensor, is_token: Tensor) -> Tensor:
-        """Classify.
-
-        Args:
-            x (`torch.Tensor`): Embedding output, (B, T, H) float; padding rows are copies of a token's row.
-            is_token (`torch.Tensor`): Attention mask, (B, T).
-
-        Returns:
-            `torch.Tensor`: Logits, (B, C) float64.
-        """
-        x = x.double()
-        if "embedding_projection.weight" in self._weights:
-            x = self._linear(x, "embedding_projection")
-        for layer in self.spec.layer_map:
-            x = self._layer(x, is_token[:, None, None, :].double(), f"layers.{layer}")
-        head = self.spec.head
-        row = self._note("head", self._linear(x[:, 0], head.dense))
-        return self._note("logits", self._linear(_ACTIVATIONS[head.activation](row), head.classifier))
-
-    def bounds(self) -> dict[str, int]:
-        """log2 bounds of all values recorded so far, with the margin; named as in `Bounds`."""
-        largest = {name: max(abs(low), abs(high)) for name, (low, high) in self.seen.items()}
-        found = {
-            name: math.ceil(math.log2(max(largest[name] * MARGIN, 2.0)))
-            for name in ("value", "residual", "inner", "head", "logits")
-        }
-        # Scores lie within 2^(scores-1) of 0, and two scores of a row differ by less than 2^(scores-1) - 4.
-        widest = max(largest["scores"] * MARGIN, largest["span"] * MARGIN + 4, 8.0)
-        found["scores"] = math.ceil(math.log2(widest)) + 1
-        low, high = self.seen["variance"]
-        found["variance_low"] = math.floor(math.log2(max(low / MARGIN**2, 1e-9)))
-        found["variance_high"] = math.ceil(math.log2(high * MARGIN**2))
-        return found
-
-    def _note(self, name: str, values: Tensor) -> Tensor:
-        low, high = self.seen.get(name, (math.inf, -math.inf))
-        self.seen[name] = min(low, float(values.min())), max(high, float(values.max()))
-        return values
-
-    def _linear(self, x: Tensor, name: str) -> Tensor:
-        return functional.linear(x, self._weights[f"{name}.weight"], self._weights[f"{name}.bias"])
-
-    def _norm(self, z: Tensor, name: str) -> Tensor:
-        centred = self._note("residual", z - z.mean(-1, keepdim=True))
-        variance = self._note("variance", centred.square().mean(-1, keepdim=True))
-        normal = centred / (variance + self.spec.layer_norm_eps).sqrt()
-        return normal * self._weights[f"{name}.weight"] + self._weights[f"{name}.bias"]
-
-    def _layer(self, x: Tensor, is_token: Tensor, name: str) -> Tensor:
-        batch, length, width = x.shape
-        spec = self.spec
-
-        def heads(part: str) -> Tensor:
-            return self._linear(x, f"{name}.{part}").view(batch, length, spec.num_heads, -1).transpose(1, 2)
-
-        query, key, value = heads("query"), heads("key"), self._note("value", heads("value"))
-        scores = self._note("scores", query @ key.transpose(-1, -2) / math.sqrt(spec.head_size))
-        self._note("span", scores.amax(-1) - scores.amin(-1))
-        if spec.softmax == "exact":
-            weights = torch.exp(scores - scores.amax(-1, keepdim=True)) * is_token
-            weights = weights / weights.sum(-1, keepdim=True)
-        else:
-            weights = attention_weights(scores, is_token.bool(), spec.softmax)
-        mixed = (weights @ value).transpose(1, 2).reshape(batch, length, width)
-        x = self._norm(x + self._linear(mixed, f"{name}.attention_output"), f"{name}.attention_norm")
-        inner = self._note("inner", self._linear(x, f"{name}.intermediate"))
-        outer = self._linear(_ACTIVATIONS[spec.hidden_act](inner), f"{name}.output")
-        return self._norm(x + outer, f"{name}.output_norm")
+def measure(converted: Converted, samples: Samples | None) -> dict[str, Mapping[Place, tuple[float, float]]]:
+    """The ranges of every member, as in `ClearEncoder.seen`, on the owner's samples or else on the built-in ones."""
+    manifest = converted.manifest
+    clear = {
+        member: ClearEncoder(spec, member_weights(manifest, member, converted.weights), torch.float32)
+        for member, spec in manifest.members.items()
+    }
+    batches = built_in(converted) if samples is None else _batches(converted.client.tokenize(samples))
+    for encoded in batches:
+        is_token = encoded["attention_mask"]
+        for owner, own in converted.client.embed(encoded).items():
+            live = is_token[:, : own.shape[1]]
+            x = copy_into_padding(own, live)
+            for member in manifest.members:
+                if manifest.encoder_of(member) == owner:
+                    clear[member](x, live)
+    return {member: encoder.seen for member, encoder in clear.items()}
 
 
-def calibrated_bounds(
-    converted: Converted, samples: Sequence[Text] | Mapping[str, Tensor]
-) -> dict[str, dict[str, int]]:
-    """Bounds of every member on sample inputs.
+def built_in(converted: Converted) -> Iterator[dict[str, Tensor]]:
+    """The built-in samples, tokenized; without a tokenizer only the random tokens."""
+    client = converted.client
+    if client.tokenizer is not None:
+        yield from _batches(client.tokenize(TEXTS))
+    vocabulary = min(config.vocab_size for config in client.configs.values())
+    for ids in random_tokens(vocabulary, client.max_length):
+        yield {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+def _batches(encoded: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+    """A batch in parts of a few rows of similar length, without the columns that only hold padding."""
+    order = encoded["attention_mask"].sum(1).argsort()
+    for rows in order.split(_ROWS):
+        longest = max(int(encoded["attention_mask"][rows].sum(1).max()), 1)
+        yield {name: values[rows, :longest] for name, values in encoded.items()}
+
+
+def bounded(converted: Converted, samples: Samples | None) -> Converted:
+    """A model with measured bounds, and its ranges.
 
     Args:
         converted (`Converted`): The model with its default bounds.
-        samples (`list` or `Mapping`): Inputs, as for a session.
+        samples (`list` or `Mapping`, *optional*): Inputs, as for a session; the built-in ones if None.
 
-    Returns:
-        `dict[str, dict[str, int]]`: log2 bounds by member, as in `Manifest.bounds`; the bounds of a shared encoder are
-        the expert's.
+    Raises:
+        `ConversionError`: A ring does not fit at the measured bounds; every such layer is listed.
     """
     manifest = converted.manifest
-    encoded = converted.client.tokenize(samples)
-    is_token = encoded["attention_mask"]
-    bounds = {}
-    embedded = converted.client.embed(encoded)
+    seen = measure(converted, samples)
+    measured = {}
     for member, spec in manifest.members.items():
-        shared = manifest.encoder_of(member)
-        encoder = ClearEncoder(spec, member_weights(manifest, member, converted.weights))
-        own = embedded[shared]
-        encoder(copy_into_padding(own, is_token), is_token[:, : own.shape[1]])
-        bounds[member] = encoder.bounds()
-        if shared != member:
-            bounds[member] = {name: bounds[member][name] for name in ("head", "logits")}
-    if manifest.selects:
-        # One encoder computes with the weights of whichever expert is selected, so its bounds must hold for all.
-        experts = [bounds[f"experts.{index}"] for index in range(len(manifest.experts))]
-        loosest = {name: (min if name == "variance_low" else max)(own[name] for own in experts) for name in experts[0]}
-        bounds |= {f"experts.{index}": loosest for index in range(len(experts))}
-    return bounds
+        lowest = 5 - number_format(spec.precision, spec.softmax).bits.variance
+        layers = [] if manifest.encoder_of(member) != member else list(range(spec.num_layers))
+        for position in (None, *layers):
+            key = member if position is None else layer_key(member, position)
+            default = bounds_of(manifest, member, position)
+            own = bounds_for(_found(manifest, member, position, seen[member]))
+            if "variance_low" in own:
+                own["variance_low"] = max(own["variance_low"], lowest)
+            measured[key] = _chosen(member, own, default, narrow=samples is not None)
+    if replace(manifest, bounds={}).selects:
+        measured |= _loosest(measured, len(manifest.experts), manifest.experts[0].num_layers)
+    bounds = {key: found for key, found in measured.items() if found}
+    widened = replace(converted, manifest=replace(manifest, bounds=bounds))
+    ranges = _ranges(converted, widened, seen)
+    problems = _problems(widened)
+    if problems:
+        raise ConversionError(problems)
+    _warn(ranges, own=samples is not None)
+    return replace(widened, ranges=tuple(ranges))
+
+
+def _found(
+    manifest: Manifest, member: str, position: int | None, seen: Mapping[Place, tuple[float, float]]
+) -> dict[str, float]:
+    """What samples reach at one position; a member with a shared encoder has a head of its own, and no embeddings."""
+    found = reached(seen, position)
+    if manifest.encoder_of(member) != member:
+        del found["embedding"]
+    return found
+
+
+def _chosen(member: str, own: Mapping[str, int], default: Bounds, narrow: bool) -> dict[str, int]:
+    """The measured bounds that replace default ones. What is ranked or revealed, a router's score, is never narrowed:
+    beyond its bound the order of scores would be cyclic. Nor are embeddings, whose bound the client checks."""
+    wider = default.replaced(**own).beyond(default)
+    if not narrow:
+        kept = {name: own[name] for name in wider}
+        return kept | ({"variance": own["variance"]} if kept and "variance" in own else {})
+    fixed = {"embedding"} | ({"logits"} if member == "router" else set())
+    return {name: value for name, value in own.items() if name in wider or name not in fixed}
+
+
+def _loosest(measured: Mapping[str, Mapping[str, int]], experts: int, layers: int) -> dict[str, dict[str, int]]:
+    """The same bounds for all experts: one encoder computes with the weights of whichever expert is selected."""
+    merged = {}
+    for suffix in ("", *(f".layers.{layer}" for layer in range(layers))):
+        own = [measured[f"experts.{index}{suffix}"] for index in range(experts)]
+        names = {name for one in own for name in one}
+        loosest = {
+            name: (min if name in LOWEST else max)(one[name] for one in own if name in one) for name in sorted(names)
+        }
+        merged |= {f"experts.{index}{suffix}": loosest for index in range(experts)}
+    return merged
+
+
+def _ranges(before: Converted, after: Converted, seen: Mapping[str, Mapping[Place, tuple[float, float]]]) -> list[Range]:
+    ranges = []
+    for member, spec in after.manifest.members.items():
+        shared = after.manifest.encoder_of(member) != member
+        for position in (None, *(() if shared else range(spec.num_layers))):
+            found = _found(after.manifest, member, position, seen[member])
+            default, bounds = (bounds_of(one.manifest, member, position) for one in (before, after))
+            ranges += report(member, position, found, bounds, default)
+    return ranges
+
+
+def _problems(converted: Converted) -> list[Problem]:
+    """Every layer with a ring that does not fit."""
+    found = []
+    for member, encoder in encoders(converted.manifest).items():
+        if converted.manifest.encoder_of(member) != member:
+            continue
+        default = number_format(encoder.spec.precision, encoder.spec.softmax).bounds
+        for position, (rings, width) in enumerate(zip(encoder.layer_rings, encoder.output_widths, strict=True)):
+            try:
+                rings.check(width)
+            except SecureRouterError as error:
+                wide = ", ".join(f"{name} 2^{value}" for name, value in rings.bounds.beyond(default).items())
+                found.append(
+                    Problem(
+                        f"{member}.layers.{position}",
+                        f"its values exceed what 64-bit shares compute rightly ({wide}): {error}",
+                        "Train it with smaller values (weight decay), or leave this encoder out of the pool",
+                    )
+                )
+    return found
+
+
+def _warn(ranges: Sequence[Range], own: bool) -> None:
+    outside = [one for one in ranges if one.margin < 0]
+    if outside:
+        places = ", ".join(f"{one.member} layer {one.layer} {one.kind} {one.reached:.3g}" for one in outside[:5])
+        warnings.warn(
+            f"{len(outside)} values are outside what shares compute rightly, among them {places}: encrypted and clear "
+            "answers can differ. See `secure.ranges`.",
+            SecureRouterWarning,
+            stacklevel=4,
+        )
+    exceeded = [one for one in ranges if one.bound > one.default] if not own else []
+    if exceeded:
+        members = ", ".join(dict.fromkeys(one.member for one in exceeded))
+        warnings.warn(
+            f"{members} exceeds the default bounds on the built-in samples, and its bounds were widened for them. Pass "
+            "`calibration=` with some hundred texts of your own, which measure what your inputs reach.",
+            SecureRouterWarning,
+            stacklevel=4,
+        )

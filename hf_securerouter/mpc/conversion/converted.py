@@ -12,6 +12,7 @@ from torch import Tensor
 from ..models.manifest import Manifest
 from ..protocols import Sharing, load_protocol
 from .client import Client
+from .ranges import Range
 
 
 @dataclass(frozen=True)
@@ -22,11 +23,13 @@ class Converted:
         manifest (`Manifest`): The public description of the model.
         client (`Client`): The embeddings and the tokenizer.
         weights (`Mapping[str, torch.Tensor]`): All other weights, float32 by canonical name.
+        ranges (`tuple[Range, ...]`): What sample inputs reach, and the bounds; empty under `"crypten"`.
     """
 
     manifest: Manifest
     client: Client
     weights: Mapping[str, Tensor]
+    ranges: tuple[Range, ...] = ()
 
     @cached_property
     def sharing(self) -> Sharing:

@@ -27,8 +27,9 @@ class Manifest:
         router (`EncoderSpec`, *optional*): The router; its outputs are one score for each expert. None for a single
             classifier without a router.
         experts (`tuple[EncoderSpec, ...]`): The pool.
-        bounds (`Mapping[str, Mapping[str, int]]`): Bounds that calibration tightened, by member; see `Bounds`. An
-            encoder that the router shares with an expert has its bounds under the expert.
+        bounds (`Mapping[str, Mapping[str, int]]`): Measured bounds, which replace the defaults, by member, such as
+            `experts.0`, and by layer, such as `experts.0.layers.3`; see `Bounds`. An encoder that the router shares
+            with an expert has its bounds under the expert.
         network (`str`): Network that the plan is optimised for, a name in `NETWORKS`.
         quotas (`tuple[int, ...]`): Under `quota`: how many queries of a batch each expert serves.
         hardest_first (`tuple[int, ...]`): Under `quota`: the experts in the order in which they take their quotas,
@@ -71,9 +72,14 @@ class Manifest:
     def selects(self) -> bool:
         """Whether secret bits select the weights of one expert: under `oblivious`, if all experts have one shape."""
         names = [f"experts.{index}" for index in range(len(self.experts))]
-        shapes = [(self.members[name], self.bounds.get(name, {}), self.length_of(name)) for name in names]
+        shapes = [(self.members[name], self.bounds_of(name), self.length_of(name)) for name in names]
         same = all(shape == shapes[0] for shape in shapes)
         return self.routes and self.routing_privacy == "oblivious" and same
+
+    def bounds_of(self, member: str) -> dict[str, Mapping[str, int]]:
+        """The measured bounds of a member: its own under `""`, and those of layer 3 under `".layers.3"`."""
+        keys = [key for key in self.bounds if f"{key}.".startswith(f"{member}.")]
+        return {key.removeprefix(member): self.bounds[key] for key in keys if self.bounds[key]}
 
     @property
     def members(self) -> dict[str, EncoderSpec]:

@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForSequenceClassification
 from transformers.activations import ACT2FN
 
-from hf_securerouter.mpc.conversion.calibration import ClearEncoder
+from hf_securerouter.mpc.conversion.clear_encoder import ClearEncoder
 from hf_securerouter.mpc.conversion.validation import validate
 from hf_securerouter.mpc.convert import to_mpc
 from hf_securerouter.mpc.models import EncoderSpec, architecture_for, supported_model_types

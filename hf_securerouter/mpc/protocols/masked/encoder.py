@@ -11,7 +11,7 @@ Weights are found under `prefix` and a position `before.at`, such as `experts.0.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -45,18 +45,38 @@ class MaskedEncoder:
 
     Args:
         spec (`EncoderSpec`): Its public shape.
-        rings (`RingWidths`): Fraction bits and ring widths, for inputs of `rings.length` tokens.
+        rings (`RingWidths`): Fraction bits and ring widths, for inputs of `rings.length` tokens; those of the head
+            and, without `layers`, of every layer.
         prefix (`str`): Start of the names of its weights, such as `"experts.0."`.
+        layers (`tuple[RingWidths, ...]`): Ring widths of each layer, where they differ.
+        head_width (`int`): Ring width that the widest head needs, if several heads read the encoder's hidden state.
     """
 
     spec: EncoderSpec
     rings: RingWidths
     prefix: str = ""
+    layers: tuple[RingWidths, ...] = ()
+    head_width: int = 0
+
+    @property
+    def layer_rings(self) -> tuple[RingWidths, ...]:
+        """Ring widths of each layer."""
+        return self.layers or (self.rings,) * self.spec.num_layers
 
     @property
     def input_width(self) -> int:
         """Ring width of the client's shares of the embedding output."""
-        return self.rings.attention_width
+        return self.layer_rings[0].attention_width
+
+    @property
+    def hidden_width(self) -> int:
+        """Ring width of the hidden state that heads read."""
+        return max(self.layer_rings[-1].attention_width, self.rings.head_width, self.head_width)
+
+    @property
+    def output_widths(self) -> tuple[int, ...]:
+        """Ring width of each layer's output, which the next layer or the heads open."""
+        return (*(rings.attention_width for rings in self.layer_rings[1:]), self.hidden_width)
 
     @property
     def logit_width(self) -> int:
@@ -82,24 +102,24 @@ class MaskedEncoder:
             is_token (`torch.Tensor`): XOR share of the attention mask, uint8 (B, T): 1 for tokens, 0 for padding.
 
         Returns:
-            `Secret`: (B, H) at `bits.hidden` in Z_2^`input_width`, before the last LayerNorm's gamma and beta.
+            `Secret`: (B, H) at `bits.hidden` in Z_2^`hidden_width`, before the last LayerNorm's gamma and beta.
         """
-        names = layer_names(self.spec)
-        for name in names[:-1]:
-            x = yield from self._layer(party, name, x, is_token, last=False)
-        hidden = yield from self._layer(party, names[-1], x, is_token, last=True)
-        return hidden.map(lambda words: words[:, 0])
+        layers = zip(layer_names(self.spec), self.layer_rings, self.output_widths, strict=True)
+        for position, (name, rings, width) in enumerate(layers, 1):
+            last = position == self.spec.num_layers
+            x = yield from replace(self, rings=rings)._layer(party, name, x, is_token, width, last)
+        return x.map(lambda words: words[:, 0])
 
     def hidden(self, party: Party, words: Tensor) -> Secret:
         """The hidden state of `run_encoder` as a `Secret`, from its words, (B, H)."""
-        return party.secret(words, self.input_width, self.rings.bits.hidden, NORMAL_BOUND)
+        return party.secret(words, self.hidden_width, self.rings.bits.hidden, NORMAL_BOUND)
 
     def head(self, party: Party, hidden: Secret) -> SecretProtocol[Secret]:
         """Logits, (B, C), from the hidden state of `run_encoder`, which several heads may read."""
         rings, bits, name = self.rings, self.rings.bits, self.spec.head.activation
         bound = rings.bounds.head
         (dense,) = yield from self._linear(
-            party, hidden, rings.attention_width, bound, {"head.dense": bits.head_weights}
+            party, hidden, self.hidden_width, bound, {"head.dense": bits.head_weights}
         )
         width = rings.classifier_width
         active = yield from self._activation(party, name, dense, bound, bits.head_inner, bits.head_active, width)
@@ -164,7 +184,9 @@ class MaskedEncoder:
 
     # Layers.
 
-    def _layer(self, party: Party, name: str, x: Secret, is_token: Tensor, last: bool) -> SecretProtocol[Secret]:
+    def _layer(
+        self, party: Party, name: str, x: Secret, is_token: Tensor, output_width: int, last: bool
+    ) -> SecretProtocol[Secret]:
         """The layer at position `name`; the last layer computes only the first token, from all keys and values."""
         rings, bits, bound = self.rings, self.rings.bits, self.rings.bounds.residual
         widest = rings.attention_width
@@ -202,7 +224,7 @@ class MaskedEncoder:
             party, self.spec.hidden_act, inner, rings.bounds.inner, bits.inner, bits.active, width
         )
         (outer,) = yield from self._linear(party, active, width, bound, {f"{name}.output": bits.output_weights})
-        return (yield from self._norm(party, outer + residual.truncate(outer.scale), rings.attention_width))
+        return (yield from self._norm(party, outer + residual.truncate(outer.scale), output_width))
 
     def _heads(self, x: Secret) -> Secret:
         """(B, T, H) to (B, heads, T, H / heads)."""

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from torch import Tensor
 
-from ....number_format import number_format
+from ....number_format import Bounds, number_format
 from ...models.manifest import Manifest
 from ...ring.words import packed_size
 from .encoder import MaskedEncoder
@@ -34,25 +34,55 @@ def encoders(manifest: Manifest) -> dict[str, MaskedEncoder]:
     If the router shares an expert's encoder, only its `head` runs, on the hidden state from the expert's
     `run_encoder`; both use the same ring widths.
     """
-    return {
-        name: MaskedEncoder(spec, _ring_widths(manifest, name), f"{name}.") for name, spec in manifest.members.items()
-    }
+    return {name: _encoder(manifest, name) for name in manifest.members}
 
 
-def _ring_widths(manifest: Manifest, member: str) -> RingWidths:
-    """Ring widths of a member; with a shared encoder they are the expert's, except for the bounds of its own head."""
+def _encoder(manifest: Manifest, member: str) -> MaskedEncoder:
+    """A member's encoder; with a shared one, the ring widths of the layers are the expert's."""
     owner = manifest.encoder_of(member)
-    spec = manifest.members[owner]
-    chosen = number_format(spec.precision, spec.softmax)
-    calibrated = {**manifest.bounds.get(owner, {}), **manifest.bounds.get(member, {})}
+    layers = range(manifest.members[owner].num_layers)
+    heads = [name for name in manifest.members if manifest.encoder_of(name) == owner]
+    return MaskedEncoder(
+        manifest.members[member],
+        _ring_widths(manifest, member),
+        f"{member}.",
+        tuple(_ring_widths(manifest, owner, layer) for layer in layers),
+        max(_ring_widths(manifest, head).head_width for head in heads),
+    )
+
+
+def _ring_widths(manifest: Manifest, member: str, layer: int | None = None) -> RingWidths:
+    """Ring widths of a member's head or of one of its layers."""
+    spec = manifest.members[manifest.encoder_of(member)]
     return RingWidths(
-        bounds=chosen.bounds.narrowed(**calibrated),
+        bounds=bounds_of(manifest, member, layer),
         length=manifest.length_of(member),
         softmax=spec.softmax,
         network=manifest.network,
         hidden_act=spec.hidden_act,
-        bits=chosen.bits,
+        bits=number_format(spec.precision, spec.softmax).bits,
     )
+
+
+def bounds_of(manifest: Manifest, member: str, layer: int | None = None) -> Bounds:
+    """Bounds of a member's head or of one of its layers: the measured ones of the manifest, or the defaults.
+
+    Logits of all experts have one ring, so they have the widest bound of any expert.
+    """
+    spec = manifest.members[manifest.encoder_of(member)]
+    measured = {**manifest.bounds.get(manifest.encoder_of(member), {}), **manifest.bounds.get(member, {})}
+    if layer is not None:
+        measured |= manifest.bounds.get(layer_key(member, layer), {})
+    default = number_format(spec.precision, spec.softmax).bounds
+    if member != "router":
+        experts = [name for name in manifest.members if name != "router"]
+        measured["logits"] = max(manifest.bounds.get(name, {}).get("logits", default.logits) for name in experts)
+    return default.replaced(**measured)
+
+
+def layer_key(member: str, layer: int) -> str:
+    """The key of a layer in `Manifest.bounds`."""
+    return f"{member}.layers.{layer}"
 
 
 def all_weight_shapes(manifest: Manifest) -> dict[str, tuple[int, ...]]:
@@ -93,8 +123,8 @@ def input_width(manifest: Manifest, member: str) -> int:
 
 
 def logit_width(manifest: Manifest) -> int:
-    """Ring width, in bits, of the shares of the logits: the smallest over the experts, used for all of them."""
-    return min(encoder.logit_width for name, encoder in encoders(manifest).items() if name != "router")
+    """Ring width, in bits, of the shares of the logits, the same for all experts."""
+    return max(encoder.logit_width for name, encoder in encoders(manifest).items() if name != "router")
 
 
 def input_bytes(manifest: Manifest, batch: int) -> int:

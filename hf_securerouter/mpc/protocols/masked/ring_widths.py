@@ -3,7 +3,8 @@
 
 A chain of linear steps must keep enough bits for all its later steps, until a nonlinear gate makes fresh shares; so
 widths are computed backwards from the end of each chain. A width above 64 bits raises an error. A value beyond its
-bound is not detected when shares are computed: the result is wrong, and nothing leaks.
+bound is not detected when shares are computed: the result is wrong, and nothing leaks. So conversion measures the
+values of every layer, and each layer has ring widths of its own.
 """
 
 from __future__ import annotations
@@ -16,9 +17,13 @@ from ...gates.exponential import EXP_SCALE
 from ...ring.words import MAX_BITS, checked_width
 
 
+WIDEST_SCORES = 9  # row maxima are searched with 8 bits, in units of at most 2
+LEAST_NORMAL = 7  # fraction bits of a LayerNorm's input
+
+
 @dataclass(frozen=True)
 class RingWidths:
-    """Ring widths of one encoder on inputs of one length.
+    """Ring widths of one layer, or of the head, on inputs of one length.
 
     Args:
         bounds (`Bounds`): log2 bounds of absolute values.
@@ -137,6 +142,11 @@ class RingWidths:
         )
 
     @property
+    def head_width(self) -> int:
+        """Ring width of the opening of a hidden state before the head."""
+        return self.bits.hidden + self.bits.head_weights + self.bounds.head + 2
+
+    @property
     def feed_forward_width(self) -> int:
         """Ring width of the opening of a hidden state before the first feed-forward matrix.
 
@@ -161,7 +171,8 @@ class RingWidths:
     def norm_scales(self, width: int) -> tuple[int, int]:
         """Fraction bits of a LayerNorm's input and of the inverse deviation, whose product has a ring of `width` bits.
 
-        Both get as many bits as fit into 64. With 25 together, a normalised value is within 2^-13 (1/sigma + sigma/2).
+        Both get as many bits as fit into 64, the inverse more of them the larger a usual variance is. With 25 together,
+        a normalised value is within 2^-13 (1/sigma + sigma/2) at a usual variance of 1.
 
         Raises:
             `SecureRouterValueError`: Fewer than 18 bits are left for both.
@@ -170,7 +181,36 @@ class RingWidths:
         room = min(MAX_BITS - width + bits.hidden, bits.normal + bits.deviation)
         if room < 18:
             raise SecureRouterValueError(
-                f"A LayerNorm has {room} bits left for its factors and needs 18; narrow the bounds."
+                f"A LayerNorm has {room} bits left for its factors and needs 18: `bounds` of 2^{self.bounds.residual} "
+                f"for its input and 2^{self.bounds.inner} for the feed-forward activation are too wide together."
             )
-        normal = min(bits.normal, room - room // 2)
+        normal = min(bits.normal, max(room - (room + self.bounds.variance) // 2, LEAST_NORMAL))
         return normal, room - normal
+
+    def check(self, output_width: int) -> None:
+        """Raise an error if a ring of a layer does not fit into 64 bits.
+
+        Args:
+            output_width (`int`): The ring width of the layer's output: the next layer's `attention_width`.
+
+        Raises:
+            `SecureRouterValueError`: A ring does not fit, or the range of scores is too wide for the search of row
+                maxima.
+        """
+        if self.softmax == "exact" and self.bounds.scores > WIDEST_SCORES:
+            raise SecureRouterValueError(
+                f"`scores` is bounded by 2^{self.bounds.scores - 1}, and exact softmax reads scores up to "
+                f"2^{WIDEST_SCORES - 1}."
+            )
+        widths = {
+            "hidden state": self.attention_width,
+            "attention scores": self.score_width,
+            "context": self.exponential_width if self.softmax == "exact" else self.mix_width,
+            "division by the row sum": self.attended_width + self.unnormalized + self.row_inverse - self.bits.mixed,
+            "feed-forward input": self.feed_forward_width,
+            "feed-forward activation": self.outer_width + max(self.bits.inner, self.bits.active) - self.bits.active,
+        }
+        for name, width in widths.items():
+            checked_width(width, f"The {name}")
+        for width in (self.feed_forward_width, output_width):
+            self.norm_scales(width)

@@ -18,7 +18,7 @@ from transformers import BertForSequenceClassification
 from typer.testing import CliRunner
 
 from hf_securerouter import cli
-from hf_securerouter.mpc.conversion.calibration import ClearEncoder
+from hf_securerouter.mpc.conversion.clear_encoder import ClearEncoder
 from hf_securerouter.mpc.conversion.description import Options
 from hf_securerouter.mpc.conversion.validation import validate
 from hf_securerouter.mpc.gates.activation import Activation

@@ -10,7 +10,7 @@ from scipy import stats
 
 from hf_securerouter.errors import SecureRouterValueError
 from hf_securerouter.lengths import copy_into_padding
-from hf_securerouter.mpc.conversion.calibration import ClearEncoder
+from hf_securerouter.mpc.conversion.clear_encoder import ClearEncoder
 from hf_securerouter.mpc.gates.maximum import groups_of
 from hf_securerouter.mpc.gates.weight_share import WeightShare
 from hf_securerouter.mpc.models.spec import EncoderSpec, HeadSpec
@@ -149,26 +149,8 @@ def test_padding_changes_nothing():
     assert (encrypted(spec, long, live).values - expected).abs().max() < 0.004
 
 
-def test_calibrated_bounds_shorten_messages_and_keep_the_logits():
-    x, live = batch_of(SMALL, [12, 5], 12)
-    clear = ClearEncoder(SMALL, weights_of(SMALL))
-    expected = clear(x, live)
-    bounds = Bounds().narrowed(**clear.bounds())
-    done = encrypted(SMALL, x, live, bounds)
-    assert (done.values - expected).abs().max() < 0.004
-    assert done.plan.payload_bytes < plan_of(SMALL, 12, 2).payload_bytes
-
-
-def test_calibration_only_narrows():
-    wide = {"scores": 20, "residual": 30, "variance_low": -40, "variance_high": 60, "inner": 1}
-    found = Bounds().narrowed(**wide)
-    assert found == replace(Bounds(), inner=3)
-    with pytest.raises(SecureRouterValueError, match="`calibration` holds 'score'"):
-        Bounds().narrowed(score=3)
-
-
 def test_a_ring_beyond_64_bits_is_refused():
-    with pytest.raises(SecureRouterValueError, match="narrow the bounds|lower bounds"):
+    with pytest.raises(SecureRouterValueError, match="lower bounds|too wide together"):
         plan_of(SMALL, 16, 1, replace(Bounds(), residual=24))
 
 

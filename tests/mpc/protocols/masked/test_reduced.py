@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hf_securerouter.lengths import copy_into_padding
-from hf_securerouter.mpc.conversion.calibration import ClearEncoder
+from hf_securerouter.mpc.conversion.clear_encoder import ClearEncoder
 from hf_securerouter.mpc.gates.linear import Linear
 from hf_securerouter.mpc.models import EncoderSpec
 from hf_securerouter.mpc.protocols import load_protocol

@@ -161,7 +161,7 @@ def head():
     words = {name: torch.empty(shape, dtype=torch.int64, device="meta") for name, shape in shapes.items()}
     weights = {f"experts.{SMALL}.{name}": WeightShare(part, part) for name, part in words.items()}
     return trace(
-        lambda party: encoder.head(party, party.secret(row, encoder.input_width, 14, encoder.rings.bounds.residual)),
+        lambda party: encoder.head(party, party.secret(row, encoder.hidden_width, 14, encoder.rings.bounds.residual)),
         weights,
     )
 

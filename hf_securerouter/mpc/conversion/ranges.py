@@ -1,0 +1,112 @@
+# Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
+"""Measured ranges of an encoder's values, the bounds that hold for them, and the report of both.
+
+A bound is at least `MARGIN` times the value that samples reach. Ranges say something of the weights, so they are for
+the model's owner; bounds are public.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ...number_format import LOWEST, MARGIN, Bounds
+from .clear_encoder import Place
+
+
+ENCODER_WIDE = ("embedding", "head", "logits")
+
+
+@dataclass(frozen=True)
+class Range:
+    """What samples reach of one kind of value, and its bound.
+
+    Args:
+        member (`str`): `router`, `experts.0`, ...
+        layer (`int`, *optional*): Position of the layer in the stack; None for the embeddings and the head.
+        kind (`str`): The bound's name in `Bounds`, or `span`: the difference of two attention scores of a row.
+        reached (`float`): Largest absolute value of the samples; the least one for a lower bound.
+        bound (`float`): Largest absolute value that is computed rightly; the least one for a lower bound.
+        default (`float`): The bound before measuring.
+    """
+
+    member: str
+    layer: int | None
+    kind: str
+    reached: float
+    bound: float
+    default: float
+
+    @property
+    def margin(self) -> float:
+        """Bits between what is reached and the bound; negative beyond the bound."""
+        if self.reached <= 0:
+            return -math.inf if self.kind in LOWEST else math.inf
+        bits = math.log2(self.bound / self.reached)
+        return -bits if self.kind in LOWEST else bits
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-able description; a margin that is not finite is None."""
+        return {**asdict(self), "margin_bits": self.margin if math.isfinite(self.margin) else None}
+
+
+def limit(bounds: Bounds, kind: str) -> float:
+    """The value that a bound allows, from its log2."""
+    if kind in ("scores", "span"):
+        return 2.0 ** (bounds.scores - 1) - (4 if kind == "span" else 0)
+    return 2.0 ** getattr(bounds, kind) * (15 / 16 if kind == "variance_high" else 1)
+
+
+def reached(seen: Mapping[Place, tuple[float, float]], position: int | None) -> dict[str, float]:
+    """What samples reach at one position, by kind as in `Range`; from `ClearEncoder.seen`."""
+    found = {}
+    for (place, kind), (low, high) in seen.items():
+        if place != position:
+            continue
+        if kind == "variance":
+            found |= {"variance_low": low, "variance_high": high}
+        else:
+            found[kind] = low if kind in LOWEST else max(abs(low), abs(high))
+    return found
+
+
+def bounds_for(found: Mapping[str, float]) -> dict[str, int]:
+    """log2 bounds with the margin, named as in `Bounds`, for what is reached.
+
+    A row sum has none: where it is below 1/8, the model divides by 1/8, and shares do not.
+    """
+    bounds = {}
+    for kind in ("value", "residual", "inner", "context", *ENCODER_WIDE):
+        if kind in found:
+            bounds[kind] = math.ceil(math.log2(max(found[kind] * MARGIN, 2.0 if kind != "context" else 2.0**-20)))
+    if "scores" in found:
+        widest = max(found["scores"] * MARGIN, found["span"] * MARGIN + 4, 8.0)
+        bounds["scores"] = math.ceil(math.log2(widest)) + 1
+    if "variance_low" in found:
+        low, high = max(found["variance_low"] / MARGIN**2, 1e-9), found["variance_high"] * MARGIN**2
+        bounds["variance_low"] = math.floor(math.log2(low))
+        bounds["variance_high"] = math.ceil(math.log2(max(high, 2 * low) * 16 / 15))
+        bounds["variance"] = round(math.log2(max(math.sqrt(low * high), 1e-9)))
+    return bounds
+
+
+def report(
+    member: str, layer: int | None, found: Mapping[str, float], bounds: Bounds, default: Bounds
+) -> list[Range]:
+    """The ranges of one position."""
+    return [
+        Range(member, layer, kind, value, limit(bounds, kind), limit(default, kind)) for kind, value in found.items()
+    ]
+
+
+def table(ranges: Sequence[Range]) -> str:
+    """The report as text: what is reached and allowed at each place, the least margin of each member first."""
+    lines = [f"{'member':<12} {'layer':>5} {'value':<14} {'reached':>10} {'bound':>10} {'default':>10} {'margin':>7}"]
+    lines += [
+        f"{one.member:<12} {'-' if one.layer is None else one.layer:>5} {one.kind:<14} "
+        f"{one.reached:>10.4g} {one.bound:>10.4g} {one.default:>10.4g} {one.margin:>7.1f}"
+        for one in ranges
+    ]
+    return "\n".join(lines)
