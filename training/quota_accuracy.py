@@ -14,14 +14,13 @@ import json
 import sys
 from collections.abc import Sequence
 
-import torch
 from transformers import DataCollatorWithPadding
 
 from hf_securerouter.classification import load_checkpoint
 from hf_securerouter.recipes.arguments import make_parser
 from hf_securerouter.recipes.data import open_data, tokenize
 from hf_securerouter.recipes.prediction import labels_of
-from hf_securerouter.recipes.quota_accuracy import QuotaArguments, answers, quota_accuracies
+from hf_securerouter.recipes.quota_accuracy import QuotaArguments, answers, quota_accuracies, quota_shares
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -33,8 +32,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     rows = tokenize(data.task, data.rows("validation"), tokenizer, config.max_length)
     scores, classes = answers(model, rows, DataCollatorWithPadding(tokenizer))
     right = classes == labels_of(rows)[:, None]
-    shares = (torch.tensor(config.quotas) / sum(config.quotas)).tolist()
-    policy = config.expert_costs, config.routing_lambda, shares
+    policy = config.expert_costs, config.routing_lambda, quota_shares(model)
     for line in quota_accuracies(scores, right, *policy, args.batch_sizes, args.shuffles, args.seed):
         print(json.dumps(line), flush=True)
 

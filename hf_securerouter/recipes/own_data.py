@@ -51,6 +51,11 @@ class OwnData:
         self._takes_ids = labels is not None
         columns = _text_columns(args, first)
         label_column = _label_column(args, first)
+        if "label" in columns:
+            raise SecureRouterValueError(
+                f"{first.name} has texts in a column 'label', which is the name that rows have their labels under: "
+                "rename that column."
+            )
         if labels is None:
             _check(first, (*columns, label_column))
             labels = _class_names(first, label_column)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from hf_securerouter.classification import DEMO_CHECKPOINT
+from hf_securerouter.errors import SecureRouterValueError
 from hf_securerouter.modeling_securerouter import SecureRouterForSequenceClassification
 from hf_securerouter.recipes.arguments import DataArguments, option
 from hf_securerouter.recipes.data import shortened
@@ -26,6 +27,21 @@ class QuotaArguments(DataArguments):
     batch_sizes: list[int] = option([6, 8, 16, 32, 64, 128], "Queries of a batch.")
     shuffles: int = option(20, "Random ways to cut the rows into batches.")
     seed: int = option(42, "Of these shuffles.")
+
+
+def quota_shares(model: SecureRouterForSequenceClassification) -> list[float]:
+    """
+    The share of a batch that each expert serves under a pool's quotas.
+
+    Raises:
+        `SecureRouterValueError`: The pool has no quotas.
+    """
+    quotas = model.config.quotas
+    if quotas is None:
+        raise SecureRouterValueError(
+            "`quotas` should be set in the config of the pool, got None: tune it for a budget."
+        )
+    return [quota / sum(quotas) for quota in quotas]
 
 
 def answers(

@@ -373,6 +373,10 @@ class RoutedPoolRun:
         if args.results_file:
             publish(args.results_file, [self.folder])
         shutil.rmtree(self.folder / "steps", ignore_errors=True)  # checkpoints of steps that are finished
+        announce(
+            f"{self.folder}: {report['metric']} {policy['score']:.4f} at {policy['relative_cost']:.2f} of the cost of "
+            f"the largest expert, which reaches {report['largest_score']:.4f}."
+        )
 
     def describe(self, model: SecureRouterForSequenceClassification, index: int) -> str:
         """An expert in a few words, such as "bert 2x128, 64 tokens, quadratic"."""

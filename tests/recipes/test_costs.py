@@ -119,11 +119,15 @@ def test_a_routed_batch_is_measured_against_the_largest_expert(made, tmp_path, m
 
 
 @pytest.mark.slow
-def test_costs_are_measured_under_encryption(made, tmp_path):
+def test_costs_are_measured_under_encryption(made, tmp_path, two_experts):
     args = measured_arguments(made, tmp_path, "--quota_batch_size", "2")
-    pool = pool_of(True)
-    expert = load_expert(made / "checkpoint")
-    costs = recipe.measure_costs(args, [expert] * 2, [24, 24], expert, lambda costs: pool)
-    assert all(value > 0 for value in costs["seconds"] + costs["routed_bytes"])
-    found = recipe.measure_routed(args, expert, pool, [1, 1])
+    pool = SecureRouterForSequenceClassification.from_expert_pretrained(
+        router=None, experts=[tmp_path / "shallow", made / "checkpoint"], num_labels=2, expert_costs=[1.0, 3.0]
+    )
+    costs = recipe.measure_costs(args, two_experts, [24, 24], two_experts[1], lambda costs: pool)
+    assert all(value > 0 for value in costs["seconds"]) and costs["largest_bytes"] == costs["bytes"][1]
+    # The router has run the smaller expert's encoder, and that expert's share of a batch costs nothing more.
+    assert 0 < costs["routed_bytes"][0] < costs["routed_bytes"][1]
+    assert costs["routed_bytes"][1] == pytest.approx(costs["routed_bytes"][0] + costs["bytes"][1])
+    found = recipe.measure_routed(args, two_experts[1], pool, [1, 1])
     assert 0 < found["bytes"]["relative"] < 2

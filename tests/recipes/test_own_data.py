@@ -179,6 +179,7 @@ def test_columns_are_named_or_plain(tmp_path, columns, fields, found):
 @pytest.mark.parametrize(
     ("columns", "fields", "message"),
     [
+        (["label", "y"], {"text_column": "label", "label_column": "y"}, "has texts in a column 'label', .*: rename"),
         (["a", "label"], {}, "train.jsonl has the columns a, label: name that of the text by `--text_column`"),
         (["sentence", "sentence1", "sentence2", "label"], {}, "name that of the text by `--text_column`"),
         (["text", "topic"], {}, "has the columns text, topic: name that of the label by `--label_column`"),

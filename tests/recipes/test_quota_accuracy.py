@@ -8,7 +8,8 @@ import quota_accuracy as script
 import torch
 from transformers import DataCollatorWithPadding
 
-from hf_securerouter.recipes.quota_accuracy import answers, quota_accuracies
+from hf_securerouter import SecureRouterValueError
+from hf_securerouter.recipes.quota_accuracy import answers, quota_accuracies, quota_shares
 
 
 def test_a_batch_is_served_in_the_same_shares():
@@ -19,6 +20,14 @@ def test_a_batch_is_served_in_the_same_shares():
     assert [line["accuracy"] for line in found[:4]] == [1.0, 0.5, 1.0, 1.0]
     assert [line["cost"] for line in found] == [2.5, 1.0, 4.0, 2.5, 2.5]
     assert found[4]["quotas"] == [2, 2] and 0.5 < found[4]["accuracy"] < 1
+
+
+def test_shares_are_those_of_the_quotas(model):
+    model.config.quotas = [3, 0, 1]
+    assert quota_shares(model) == [0.75, 0, 0.25]
+    model.config.quotas = None
+    with pytest.raises(SecureRouterValueError, match="`quotas` should be set in the config of the pool"):
+        quota_shares(model)
 
 
 def test_every_expert_answers(model, tokenizer):

@@ -25,7 +25,7 @@ from tests.recipes.made_up import SCRIPTS, arguments, loop_run, made_up_rows
 
 
 @pytest.mark.parametrize("script, task", [("trainer", "mrpc"), ("loop", "mrpc"), ("loop", "stsb")])
-def test_a_run_leaves_a_checkpoint_a_report_and_a_row(made, tmp_path, script, task, monkeypatch):
+def test_a_run_leaves_a_checkpoint_a_report_and_a_row(made, tmp_path, script, task, monkeypatch, capsys):
     module, more = SCRIPTS[script]
     table = tmp_path / "results.json"
     out = tmp_path / "out"
@@ -56,6 +56,9 @@ def test_a_run_leaves_a_checkpoint_a_report_and_a_row(made, tmp_path, script, ta
     assert model.config.quotas[1] <= 2 and report["policies"]["utility, quotas"]["relative_cost"] <= 0.5 + 1e-9
     assert row["relative_cost"] is None and row["relative_bytes"] is None  # nothing was measured
     assert row["command"].startswith(f"python training/{Path(module.__file__).name} --task_name {task}")
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith(f"{out}: {row['metric']} {row['routed_score'] / 100:.4f} at 0.") for line in lines)
+    assert "Expert 2 of 2 answers 36 rows ..." in lines and "Fitting the gumbel router on 24 rows ..." in lines
     card = (out / "README.md").read_text()
     assert "Quality over cost" in card and "curve.png" in card and "utility, quotas" in card
     assert str(tmp_path) not in card and str(made) not in card
