@@ -80,15 +80,10 @@ def test_networks_are_named_and_calibration_is_public(tokenizer):
     assert [problem.path for problem in validate(model, tokenizer, Options(network="moon"))] == ["network"]
     secure = to_mpc(model, tokenizer, max_length=16, network="wan", calibration=["good film", "bad"])
     assert secure.manifest.network == "wan"
-    assert set(secure.manifest.bounds) == set(secure.manifest.members)
+    layers = {f"{name}.layers.{at}" for name, spec in secure.manifest.members.items() for at in range(spec.num_layers)}
+    assert set(secure.manifest.bounds) == {*secure.manifest.members, *layers}
     assert to_mpc(model, tokenizer, max_length=16).manifest.bounds == {}
-    assert secure.manifest.bounds["router"].keys() == {
-        "scores",
-        "value",
-        "residual",
-        "inner",
-        "variance_low",
-        "variance_high",
-        "head",
-        "logits",
-    }
+    assert secure.manifest.bounds["router"].keys() == {"head"}  # scores, which are ranked, are never narrowed
+    assert secure.manifest.bounds["experts.0"].keys() == {"head", "logits"}
+    kinds = {"scores", "value", "residual", "inner", "variance_low", "variance_high", "variance"}
+    assert secure.manifest.bounds["router.layers.0"].keys() == kinds

@@ -69,8 +69,11 @@ def bounds_of(manifest: Manifest, member: str, layer: int | None = None) -> Boun
 
     Logits of all experts have one ring, so they have the widest bound of any expert.
     """
-    spec = manifest.members[manifest.encoder_of(member)]
-    measured = {**manifest.bounds.get(manifest.encoder_of(member), {}), **manifest.bounds.get(member, {})}
+    owner = manifest.encoder_of(member)
+    spec = manifest.members[owner]
+    measured = dict(manifest.bounds.get(member, {}))
+    if owner != member:  # a head of its own on another member's encoder
+        measured = {**manifest.bounds.get(owner, {}), "head": Bounds.head, "logits": Bounds.logits, **measured}
     if layer is not None:
         measured |= manifest.bounds.get(layer_key(member, layer), {})
     default = number_format(spec.precision, spec.softmax).bounds

@@ -10,8 +10,10 @@ from hf_securerouter.errors import SecureRouterError
 from hf_securerouter.mpc.gates.weight_share import WeightShare
 from hf_securerouter.mpc.protocols.masked.layout import encoders
 from hf_securerouter.mpc.protocols.masked.programs import secure_program
+from hf_securerouter.mpc.protocols.masked.ring_widths import RingWidths
 from hf_securerouter.mpc.ring.words import packed_size
 from hf_securerouter.mpc.tuples.plan import trace
+from hf_securerouter.number_format import Bounds
 from hf_securerouter.routing import assign_by_quota
 from tests.support.conversation import Conversation, looks_alike, views
 from tests.tiny import VOCABULARY, family_config, pool_model
@@ -217,9 +219,11 @@ def test_calibration_finds_bounds_of_one_encoder_and_two_heads():
     samples = dict(zip(("input_ids", "attention_mask"), mixed(pool()), strict=True))
     for mode, widths in (("revealed", WIDTHS), ("oblivious", (8, 8))):
         secure = converted(pool(widths=widths), mode, calibration=samples)
-        assert secure.manifest.bounds["router"].keys() == {"head", "logits"}
-        precisions = [encoders(secure.manifest)[member].rings for member in ("router", f"experts.{SMALL}")]
-        assert precisions[0].attention_width == precisions[1].attention_width < 64
+        assert secure.manifest.bounds["router"].keys() == {"head"}
+        router, expert = (encoders(secure.manifest)[member] for member in ("router", f"experts.{SMALL}"))
+        assert router.layer_rings == expert.layer_rings
+        assert router.hidden_width == expert.hidden_width < 64
+        assert router.logit_width == RingWidths.logits + Bounds.logits + 2 > expert.logit_width
     secure = converted(pool(), "revealed", calibration=samples)
     logits, _ = clear(pool(), *mixed(pool()))
     assert (Conversation(secure)(*mixed(pool())).logits - logits).abs().max() < 0.006
