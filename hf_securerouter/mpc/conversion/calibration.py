@@ -20,6 +20,7 @@ from ...lengths import copy_into_padding
 from ...mpc_friendly import Quadratic, attention_weights
 from ...number_format import MARGIN
 from ..models import EncoderSpec
+from ..models.relative_positions import relative_buckets
 from ..protocols.masked.layout import member_weights
 from .client import Text
 from .converted import Converted
@@ -72,8 +73,10 @@ class ClearEncoder:
             name: math.ceil(math.log2(max(largest[name] * MARGIN, 2.0)))
             for name in ("value", "residual", "inner", "head", "logits")
         }
-        # Scores lie within 2^(scores-1) of 0, and two scores of a row differ by less than 2^(scores-1) - 4.
-        widest = max(largest["scores"] * MARGIN, largest["span"] * MARGIN + 4, 8.0)
+        # Scores lie within 2^(scores-1) of 0, and two scores of a row differ by less than 2^(scores-1) - 4; with a
+        # relative attention bias by less than half of that, as shares move padding down by as much.
+        span = largest["span"] * MARGIN + 4
+        widest = max(largest["scores"] * MARGIN, span if self.spec.relative_buckets is None else 2 * span, 8.0)
         found["scores"] = math.ceil(math.log2(widest)) + 1
         low, high = self.seen["variance"]
         found["variance_low"] = math.floor(math.log2(max(low / MARGIN**2, 1e-9)))
@@ -102,7 +105,10 @@ class ClearEncoder:
             return self._linear(x, f"{name}.{part}").view(batch, length, spec.num_heads, -1).transpose(1, 2)
 
         query, key, value = heads("query"), heads("key"), self._note("value", heads("value"))
-        scores = self._note("scores", query @ key.transpose(-1, -2) / math.sqrt(spec.head_size))
+        scores = query @ key.transpose(-1, -2) / math.sqrt(spec.head_size)
+        if spec.relative_buckets is not None:
+            scores = scores + self._weights["relative_attention_bias.weight"].T[:, relative_buckets(length)]
+        self._note("scores", scores)
         self._note("span", scores.amax(-1) - scores.amin(-1))
         if spec.softmax == "exact":
             weights = torch.exp(scores - scores.amax(-1, keepdim=True)) * is_token
