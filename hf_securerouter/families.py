@@ -118,12 +118,26 @@ def _albert_parts(layer: Any) -> LayerParts:
     )
 
 
+def _mpnet_parts(layer: Any) -> LayerParts:
+    own = layer.attention.attn
+    return LayerParts(
+        own.q,
+        own.k,
+        own.v,
+        own.o,
+        layer.attention.LayerNorm,
+        layer.intermediate.dense,
+        layer.output.dense,
+        layer.output.LayerNorm,
+    )
+
+
 def _bert_layers(base: Any) -> Any:
     return base.encoder.layer
 
 
 def _classification_head(model: Any) -> HeadParts:
-    """The head of a RoBERTa or ELECTRA classifier, which is one module."""
+    """The head of a RoBERTa, ELECTRA or MPNet classifier, which is one module."""
     return HeadParts(model.classifier.dense, model.classifier.out_proj)
 
 
@@ -148,6 +162,7 @@ FAMILIES = {
         folds_into_layers=True,
     ),
     "electra": Family(layers=_bert_layers, parts=_bert_parts, head=_classification_head),
+    "mpnet": Family(layers=_bert_layers, parts=_mpnet_parts, head=_classification_head),
     "roberta": Family(layers=_bert_layers, parts=_bert_parts, head=_classification_head, folds_into_layers=True),
 }
 
@@ -188,7 +203,9 @@ def usable_positions(config: PreTrainedConfig) -> int | None:
     if not isinstance(positions, int) or positions < 1:
         return None
     if config.model_type in _OFFSET_POSITIONS:
-        positions -= (getattr(config, "pad_token_id", None) or 0) + 1
+        # MPNet's embeddings take token 1 as padding, whatever the config says.
+        padding = 1 if config.model_type == "mpnet" else getattr(config, "pad_token_id", None) or 0
+        positions -= padding + 1
     return positions
 
 

@@ -147,7 +147,8 @@ def use_functions(
         precision (`str`): Number format: `"full"` or `"reduced"`; see `fixed_point_layers.py`.
 
     Raises:
-        `SecureRouterValueError`: A function or precision is unknown, or the family has no reduced precision.
+        `SecureRouterValueError`: A function or precision is unknown, the family has no reduced precision, or its
+            attention is written into its layers, as MPNet's is.
     """
     precision = current_precision(precision)
     chosen = {"hidden_act": hidden_act, "softmax": softmax, "precision": precision}
@@ -157,9 +158,14 @@ def use_functions(
             raise SecureRouterValueError(f"`{name}` should be one of {options}, got {value!r}.")
     if precision != "full":
         use_fixed_point(expert, precision, softmax, hidden_act)
-    cast(Any, expert).expert_mpc = chosen  # for `to_mpc`
     if (softmax, precision) in _ATTENTIONS:
+        if not expert._supports_attention_backend:
+            raise SecureRouterValueError(
+                f"`softmax` {softmax!r} is not there for experts of {expert.config.model_type!r}, whose attention "
+                "cannot be replaced: leave it at 'exact'."
+            )
         expert.set_attn_implementation(f"{_PREFIX}{softmax}_{precision}")
+    cast(Any, expert).expert_mpc = chosen  # for `to_mpc`
     if hidden_act == "exact":
         return
     for module, name in [*activation_slots(expert.base_model)]:

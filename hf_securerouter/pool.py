@@ -349,5 +349,5 @@ def check_buildable(config: SecureRouterConfig) -> None:
         if type(expert) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
             raise SecureRouterValueError(
                 f"`expert_configs[{index}]` is a {type(expert).__name__}, for which transformers has no sequence "
-                "classifier: use an encoder such as BERT, DistilBERT, RoBERTa, ELECTRA or ALBERT."
+                "classifier: use an encoder such as BERT, DistilBERT, RoBERTa, ELECTRA, ALBERT or MPNet."
             )

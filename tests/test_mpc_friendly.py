@@ -6,10 +6,11 @@ import torch
 from torch import nn
 from transformers import AutoModelForSequenceClassification
 
+from hf_securerouter.errors import SecureRouterValueError
 from hf_securerouter.mpc.conversion.clear_encoder import ClearEncoder
 from hf_securerouter.mpc.models import architecture_for
 from hf_securerouter.mpc_friendly import Quadratic, attention_weights, use_functions
-from tests.tiny import FAMILIES, family_config, pool_model
+from tests.tiny import FAMILIES, FIXED_ATTENTION, family_config, pool_model
 
 
 CHOICES = [
@@ -30,13 +31,15 @@ def padded(batch):
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("chosen", CHOICES, ids=lambda chosen: "-".join(chosen.values()))
 def test_an_expert_computes_in_clear_what_its_description_says(family, chosen, padded):
+    if family in FIXED_ATTENTION and chosen["softmax"] != "exact":
+        pytest.skip("its softmax cannot be replaced")
     torch.manual_seed(0)
     fields = {"hidden_act": "gelu"} if family == "albert" else {}
     expert = AutoModelForSequenceClassification.from_config(family_config(family, layers=2, **fields)).eval()
     for parameter in expert.parameters():
         parameter.data += 0.3 * torch.randn(parameter.shape) / parameter.shape[-1] ** 0.5
     batch = dict(padded)
-    if family in ("distilbert", "roberta"):
+    if family in ("distilbert", "roberta", "mpnet"):
         del batch["token_type_ids"]
     with torch.no_grad():
         before = expert(**batch).logits
@@ -49,6 +52,15 @@ def test_an_expert_computes_in_clear_what_its_description_says(family, chosen, p
     expected = clear(embedded, batch["attention_mask"])
     torch.testing.assert_close(found.double(), expected, atol=2e-5, rtol=2e-5)
     assert not torch.allclose(before, found, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", FIXED_ATTENTION)
+def test_a_softmax_that_cannot_be_replaced_is_refused(family):
+    expert = AutoModelForSequenceClassification.from_config(family_config(family))
+    for softmax in ("2quad", "2relu"):
+        with pytest.raises(SecureRouterValueError, match=f"`softmax` '{softmax}' .* of '{family}'.* leave it at"):
+            use_functions(expert, softmax=softmax)
+    assert not hasattr(expert, "expert_mpc")
 
 
 def test_a_pool_keeps_the_functions_of_its_experts(tmp_path, batch):

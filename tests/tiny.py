@@ -8,6 +8,7 @@ from transformers import (
     BertConfig,
     DistilBertConfig,
     ElectraConfig,
+    MPNetConfig,
     PreTrainedConfig,
     RobertaConfig,
 )
@@ -20,7 +21,8 @@ VOCABULARY = {
     token: index for index, token in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "##s", ".", *WORDS])
 }
 MAX_POSITIONS = 24
-FAMILIES = ("bert", "distilbert", "roberta", "electra", "albert")
+FAMILIES = ("bert", "distilbert", "roberta", "electra", "albert", "mpnet")
+FIXED_ATTENTION = ("mpnet",)  # softmax is written into the layers, and cannot be replaced
 
 
 def family_config(family: str, layers: int = 1, width: int = 16, **fields) -> PreTrainedConfig:
@@ -57,6 +59,9 @@ def family_config(family: str, layers: int = 1, width: int = 16, **fields) -> Pr
         return ElectraConfig(**bert_like | {"embedding_size": 8} | fields)
     if family == "albert":
         return AlbertConfig(**bert_like | {"embedding_size": 8, "classifier_dropout_prob": 0.0} | fields)
+    if family == "mpnet":
+        # Two positions are taken by the offset that follows token 1, which MPNet takes as padding.
+        return MPNetConfig(**bert_like | {"max_position_embeddings": MAX_POSITIONS + 2} | fields)
     raise ValueError(family)
 
 

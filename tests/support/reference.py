@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor
+from transformers.models.mpnet.modeling_mpnet import MPNetEncoder
 
 from hf_securerouter.mpc.models import EncoderSpec
 
@@ -29,14 +30,18 @@ def reference(weights: Mapping[str, Tensor], spec: EncoderSpec, x: Tensor, live:
     def heads(x):
         return x.reshape(*x.shape[:2], spec.num_heads, spec.head_size).transpose(1, 2)
 
-    x, bias = x.double(), (1 - live.double()) * -200
+    x, bias = x.double(), (1 - live.double())[:, None, None] * -200
     assert x.shape[-1] == spec.input_size and len(spec.layer_map) == spec.num_layers
+    if spec.relative_buckets is not None:
+        places = torch.arange(x.shape[1])
+        buckets = MPNetEncoder.relative_position_bucket(places - places[:, None], spec.relative_buckets)
+        bias = bias + weights["relative_attention_bias.weight"][buckets].permute(2, 0, 1)
     if spec.embedding_size is not None:
         x = linear(x, "embedding_projection")
     for index in spec.layer_map:
         name = f"layers.{index}"
         query, key, value = (heads(linear(x, f"{name}.{part}")) for part in ("query", "key", "value"))
-        scores = query @ key.transpose(2, 3) / spec.head_size**0.5 + bias[:, None, None]
+        scores = query @ key.transpose(2, 3) / spec.head_size**0.5 + bias
         context = (scores.softmax(-1) @ value).transpose(1, 2).reshape(x.shape)
         x = norm(x + linear(context, f"{name}.attention_output"), f"{name}.attention_norm")
         inner = ACTIVATIONS[spec.hidden_act](linear(x, f"{name}.intermediate"))

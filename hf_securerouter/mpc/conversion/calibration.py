@@ -91,7 +91,7 @@ def bounded(converted: Converted, samples: Samples | None) -> Converted:
         for position in (None, *layers):
             key = member if position is None else layer_key(member, position)
             default = bounds_of(manifest, member, position)
-            own = bounds_for(_found(manifest, member, position, seen[member]))
+            own = bounds_for(_found(manifest, member, position, seen[member]), spec.relative_buckets is not None)
             if "variance_low" in own:
                 own["variance_low"] = max(own["variance_low"], lowest)
             measured[key] = _chosen(member, own, default, narrow=samples is not None)
@@ -148,7 +148,7 @@ def _ranges(before: Converted, after: Converted, seen: Mapping[str, Mapping[Plac
         for position in (None, *(() if shared else range(spec.num_layers))):
             found = _found(after.manifest, member, position, seen[member])
             default, bounds = (bounds_of(one.manifest, member, position) for one in (before, after))
-            ranges += report(member, position, found, bounds, default)
+            ranges += report(member, position, found, bounds, default, spec.relative_buckets is not None)
     return ranges
 
 

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from ...mpc_friendly import UNNORMALIZED, Quadratic, attention_weights
 from ..models import EncoderSpec
+from ..models.relative_positions import relative_buckets
 
 
 Place = tuple[int | None, str]
@@ -92,7 +93,10 @@ class ClearEncoder:
             return self._linear(x, f"{name}.{part}").view(batch, length, spec.num_heads, -1).transpose(1, 2)
 
         query, key, value = heads("query"), heads("key"), self._note("value", heads("value"))
-        scores = self._note("scores", query @ key.transpose(-1, -2) / math.sqrt(spec.head_size))
+        scores = query @ key.transpose(-1, -2) / math.sqrt(spec.head_size)
+        if spec.relative_buckets is not None:
+            scores = scores + self._weights["relative_attention_bias.weight"].T[:, relative_buckets(length)]
+        self._note("scores", scores)
         self._note("span", scores.amax(-1) - scores.amin(-1))
         if spec.softmax == "exact":
             weights = torch.exp(scores - scores.amax(-1, keepdim=True)) * is_token

@@ -52,10 +52,13 @@ class Range:
         return {**asdict(self), "margin_bits": self.margin if math.isfinite(self.margin) else None}
 
 
-def limit(bounds: Bounds, kind: str) -> float:
-    """The value that a bound allows, from its log2."""
-    if kind in ("scores", "span"):
-        return 2.0 ** (bounds.scores - 1) - (4 if kind == "span" else 0)
+def limit(bounds: Bounds, kind: str, biased: bool) -> float:
+    """The value that a bound allows, from its log2. With a relative attention bias, scores of padding are moved by half
+    the span that a row may have, so tokens have the other half."""
+    if kind == "span":
+        return (2.0 ** (bounds.scores - 1) - 4) / (2 if biased else 1)
+    if kind == "scores":
+        return 2.0 ** (bounds.scores - 1)
     return 2.0 ** getattr(bounds, kind) * (15 / 16 if kind == "variance_high" else 1)
 
 
@@ -72,8 +75,8 @@ def reached(seen: Mapping[Place, tuple[float, float]], position: int | None) -> 
     return found
 
 
-def bounds_for(found: Mapping[str, float]) -> dict[str, int]:
-    """log2 bounds with the margin, named as in `Bounds`, for what is reached.
+def bounds_for(found: Mapping[str, float], biased: bool) -> dict[str, int]:
+    """log2 bounds with the margin, named as in `Bounds`, for what is reached; `biased` as for `limit`.
 
     A row sum has none: where it is below 1/8, the model divides by 1/8, and shares do not.
     """
@@ -82,7 +85,8 @@ def bounds_for(found: Mapping[str, float]) -> dict[str, int]:
         if kind in found:
             bounds[kind] = math.ceil(math.log2(max(found[kind] * MARGIN, 2.0 if kind != "context" else 2.0**-20)))
     if "scores" in found:
-        widest = max(found["scores"] * MARGIN, found["span"] * MARGIN + 4, 8.0)
+        span = found["span"] * (2 if biased else 1)
+        widest = max(found["scores"] * MARGIN, span * MARGIN + 4, 8.0)
         bounds["scores"] = math.ceil(math.log2(widest)) + 1
     if "variance_low" in found:
         low, high = max(found["variance_low"] / MARGIN**2, 1e-9), found["variance_high"] * MARGIN**2
@@ -93,11 +97,12 @@ def bounds_for(found: Mapping[str, float]) -> dict[str, int]:
 
 
 def report(
-    member: str, layer: int | None, found: Mapping[str, float], bounds: Bounds, default: Bounds
+    member: str, layer: int | None, found: Mapping[str, float], bounds: Bounds, default: Bounds, biased: bool
 ) -> list[Range]:
     """The ranges of one position."""
     return [
-        Range(member, layer, kind, value, limit(bounds, kind), limit(default, kind)) for kind, value in found.items()
+        Range(member, layer, kind, value, limit(bounds, kind, biased), limit(default, kind, biased))
+        for kind, value in found.items()
     ]
 
 

@@ -79,7 +79,8 @@ class Architecture(ABC):
         """Float32 copies of the encoder's weights behind the embeddings, under the names
         `layers.{l}.{query,key,value,attention_output,intermediate,output}.{weight,bias}` (weights as (out, in)),
         `layers.{l}.{attention_norm,output_norm}.{weight,bias}` and, where the spec has an `embedding_size`,
-        `embedding_projection.{weight,bias}`."""
+        `embedding_projection.{weight,bias}`, or where it has `relative_buckets`, `relative_attention_bias.weight` as
+        (buckets, heads)."""
         weights: dict[str, Tensor] = {}
         for index, parts in enumerate(self.family.layer_parts(encoder)):
             for name, module in parts._asdict().items():

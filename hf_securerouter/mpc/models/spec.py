@@ -46,6 +46,8 @@ class EncoderSpec:
         embedding_size (`int`, *optional*): Width of the embedding output, if a linear layer projects it to
             `hidden_size`; None without such a layer.
         precision (`str`): Number format that the encoder was trained for, a name in `EXPERT_MPC_CHOICES["precision"]`.
+        relative_buckets (`int`, *optional*): Entries for each head of the relative attention bias that all layers add
+            to their scores; None without one.
     """
 
     num_layers: int
@@ -59,6 +61,7 @@ class EncoderSpec:
     head: HeadSpec
     embedding_size: int | None = None
     precision: str = "full"
+    relative_buckets: int | None = None
 
     @property
     def head_size(self) -> int:
@@ -72,12 +75,15 @@ class EncoderSpec:
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able description, from which `from_dict` makes an equal spec."""
-        return asdict(self) | {"layer_map": list(self.layer_map)}
+        values = asdict(self) | {"layer_map": list(self.layer_map)}
+        if self.relative_buckets is None:
+            del values["relative_buckets"]  # manifests without it stay as they were before there was one
+        return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> EncoderSpec:
         """The spec that `to_dict` described."""
-        # Older manifests have no `precision`.
+        # Older manifests have no `precision` and no `relative_buckets`.
         known = {field.name: values[field.name] for field in fields(cls) if field.name in values}
         known["precision"] = current_precision(known.get("precision", "full"))
         return cls(**known | {"layer_map": tuple(values["layer_map"]), "head": HeadSpec(**values["head"])})

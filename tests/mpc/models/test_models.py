@@ -21,7 +21,7 @@ from hf_securerouter.mpc.ring.randomness import Csprng, new_seed
 from hf_securerouter.mpc_friendly import use_functions
 from tests.support.harness import Input, run
 from tests.support.reference import reference
-from tests.tiny import FAMILIES, MAX_POSITIONS, VOCABULARY, family_config, pool_model
+from tests.tiny import FAMILIES, FIXED_ATTENTION, MAX_POSITIONS, VOCABULARY, family_config, pool_model
 
 
 CASES = {
@@ -37,6 +37,8 @@ CASES = {
     "albert": ("albert", {"hidden_act": "gelu", "num_hidden_layers": 3}),
     "albert_same_width": ("albert", {"hidden_act": "gelu", "embedding_size": 16}),
     "albert_groups": ("albert", {"hidden_act": "gelu", "num_hidden_groups": 2, "inner_group_num": 2}),
+    "mpnet": ("mpnet", {}),
+    "mpnet_padding_of_its_own": ("mpnet", {"pad_token_id": 1, "num_hidden_layers": 3}),
 }
 
 
@@ -62,7 +64,7 @@ def inputs(model, length=9):
     mask = (torch.arange(length) < torch.tensor([length, length - 2, 3])[:, None]).long()
     ids = torch.randint(5, len(VOCABULARY), mask.shape, generator=torch.Generator().manual_seed(2))
     batch = {"input_ids": torch.where(mask.bool(), ids, model.config.pad_token_id), "attention_mask": mask}
-    if model.config.model_type != "distilbert" and model.config.type_vocab_size > 1:
+    if model.config.model_type != "distilbert" and getattr(model.config, "type_vocab_size", 0) > 1:
         batch["token_type_ids"] = (torch.arange(length) > 2).long() * mask
     return batch
 
@@ -163,6 +165,8 @@ def test_masked_logits_equal_clear_ones(model):
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("hidden_act, softmax", [("quadratic", "2quad"), ("relu", "2quad"), ("quadratic", "exact")])
 def test_masked_logits_of_an_expert_with_other_functions_equal_clear_ones(family, hidden_act, softmax):
+    if family in FIXED_ATTENTION and softmax != "exact":
+        pytest.skip("its softmax cannot be replaced")
     model = classifier(family, **({"hidden_act": "gelu"} if family == "albert" else {}))
     batch = inputs(model)
     exact = clear(model, batch)
@@ -212,6 +216,32 @@ def test_positions_of_roberta_follow_its_padding(pad):
     secure.client.embed(secure.client.tokenize(batch))
 
 
+@pytest.mark.parametrize("pad", [0, 1])
+def test_positions_of_mpnet_skip_token_1_whatever_its_padding(pad):
+    model = classifier("mpnet", pad_token_id=pad)
+    batch = inputs(model)
+    batch["input_ids"][0, 3] = 1
+    secure = converted(model)
+    assert secure.manifest.max_length == MAX_POSITIONS
+    weights = {name.removeprefix("experts.0."): values for name, values in secure.weights.items()}
+    encoded = secure.client.tokenize(batch)
+    embedded = secure.client.embed(encoded)["experts.0"]
+    got = reference(weights, secure.manifest.experts[0], embedded, encoded["attention_mask"])
+    assert (got - clear(model, batch)).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("buckets", [16, 64])
+def test_other_numbers_of_buckets_are_named(buckets):
+    (problem,) = validate(classifier("mpnet", relative_attention_num_buckets=buckets))
+    assert problem.path == "model.config.relative_attention_num_buckets"
+    assert str(buckets) in problem.reason and "32" in problem.remedy
+
+
+def test_manifests_without_a_relative_attention_bias_do_not_name_it():
+    specs = {family: architecture_for(family).spec(family_config(family)).to_dict() for family in FAMILIES}
+    assert [family for family, spec in specs.items() if "relative_buckets" in spec] == ["mpnet"]
+
+
 def test_token_types_reach_only_who_has_them():
     pool = pool_model(("bert", "roberta", "distilbert", "electra"))
     client = converted(pool).client
@@ -248,12 +278,12 @@ def test_variants_of_an_activation_are_within_the_stated_bound(name):
 @pytest.mark.parametrize("protocol, tolerance, shared", [("crypten", 0.02, 2), ("masked", 0.01, None)])
 def test_a_session_serves_every_architecture(protocol, tolerance, shared):
     """Each architecture serves some inputs; an encoder with a projection, an expert's or the router's, routes them."""
-    families = ("distilbert", "roberta", "electra", "albert")
+    families = ("distilbert", "roberta", "electra", "albert", "mpnet")
     router = family_config("albert", layers=2, width=16, num_hidden_groups=2) if shared is None else None
     pool = pool_model(families, router_config=router, router_shares_expert=shared)
     generator = torch.Generator().manual_seed(3)
-    ids = torch.randint(5, len(VOCABULARY), (200, 8), generator=generator)
-    mask = (torch.arange(8) < torch.randint(3, 9, (200, 1), generator=generator)).long()
+    ids = torch.randint(5, len(VOCABULARY), (2000, 8), generator=generator)
+    mask = (torch.arange(8) < torch.randint(3, 9, (2000, 1), generator=generator)).long()
     batch = {"input_ids": ids * mask, "attention_mask": mask}
     with torch.no_grad():
         output = pool(**batch)
@@ -262,9 +292,9 @@ def test_a_session_serves_every_architecture(protocol, tolerance, shared):
     for index in range(len(families)):
         sure = (output.expert_indices == index) & (margins > 0.2)
         rows += sure.nonzero().squeeze(1)[:2].tolist()
-    assert len(rows) == 8
+    assert len(rows) == 10
     secure = converted(pool, protocol=protocol, max_length=10, routing_privacy="revealed")
     with secure.local_session(timeout=120) as session:
         result = session({name: values[rows] for name, values in batch.items()})
-    assert result.expert_indices == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert result.expert_indices == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
     assert (result.logits - output.logits[rows]).abs().max() < tolerance

@@ -7,6 +7,7 @@ import math
 from typing import Any
 
 from ...models import EncoderSpec
+from ...models.relative_positions import relative_buckets
 from ...net.ledger import Ledger
 from . import functions
 
@@ -44,6 +45,8 @@ class CryptenEncoder:
             `MPCTensor`: (B, H).
         """
         bias = attention_bias.unsqueeze(1).unsqueeze(1)
+        if self.spec.relative_buckets is not None:
+            bias = bias + self._weights["relative_attention_bias.weight"][:, relative_buckets(x.size(1))]
         if self.spec.embedding_size is not None:
             x = self._linear(x, "embedding_projection")
         for index in self.spec.layer_map:

@@ -10,7 +10,7 @@ Weights are found under `prefix` and a position `before.at`, such as `experts.0.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -31,6 +31,7 @@ from ...gates.row_scale import RowScale
 from ...gates.secret import Secret
 from ...gates.square import SelectedSquare, Square
 from ...models import EncoderSpec
+from ...models.relative_positions import relative_buckets
 from ...net.network_model import NETWORKS
 from .folding import layer_names
 from .ring_widths import RingWidths
@@ -104,10 +105,11 @@ class MaskedEncoder:
         Returns:
             `Secret`: (B, H) at `bits.hidden` in Z_2^`hidden_width`, before the last LayerNorm's gamma and beta.
         """
+        biases = yield from self._score_biases(party, is_token)
         layers = zip(layer_names(self.spec), self.layer_rings, self.output_widths, strict=True)
         for position, (name, rings, width) in enumerate(layers, 1):
             last = position == self.spec.num_layers
-            x = yield from replace(self, rings=rings)._layer(party, name, x, is_token, width, last)
+            x = yield from replace(self, rings=rings)._layer(party, name, x, is_token, biases, width, last)
         return x.map(lambda words: words[:, 0])
 
     def hidden(self, party: Party, words: Tensor) -> Secret:
@@ -185,7 +187,14 @@ class MaskedEncoder:
     # Layers.
 
     def _layer(
-        self, party: Party, name: str, x: Secret, is_token: Tensor, output_width: int, last: bool
+        self,
+        party: Party,
+        name: str,
+        x: Secret,
+        is_token: Tensor,
+        biases: Sequence[Tensor],
+        output_width: int,
+        last: bool,
     ) -> SecretProtocol[Secret]:
         """The layer at position `name`; the last layer computes only the first token, from all keys and values."""
         rings, bits, bound = self.rings, self.rings.bits, self.rings.bounds.residual
@@ -201,7 +210,7 @@ class MaskedEncoder:
             query, key, value, residual = yield from self._linear(
                 party, x, widest, bound, queries | keys, f"{name}.input"
             )
-        context = yield from self._attention(party, query, key, value, is_token)
+        context = yield from self._attention(party, query, key, value, is_token, biases)
         (attended,) = yield from self._linear(
             party,
             context,
@@ -233,8 +242,39 @@ class MaskedEncoder:
             lambda words: words.view(*words.shape[:2], spec.num_heads, spec.head_size).transpose(1, 2).contiguous()
         )
 
+    def _score_biases(self, party: Party, is_token: Tensor) -> SecretProtocol[list[Tensor]]:
+        """Shares of what every layer adds to its scores: nothing, or a relative attention bias at the scores' scale.
+
+        Padding stands at places of its own, so that the bias can lift its scores above those of all tokens. Row maxima
+        are of tokens only if padding is moved down: by 1/4 of the range of the scores, in which two scores of a row
+        then differ by less than that. So under exact softmax a second tensor has -1 for padding and 0 for tokens, in
+        units of that quarter. 2Quad and 2ReLU need no maxima.
+
+        Returns:
+            `list[torch.Tensor]`: Tensors that broadcast to the scores, (B, heads, T, T).
+        """
+        if self.spec.relative_buckets is None:
+            return []
+        shape = (len(is_token), 1, 1, is_token.shape[1])
+        if self.rings.softmax != "exact":
+            table = yield from self._relative_table(party)
+        else:
+            table, alive = yield from together(
+                self._relative_table(party), BitToRing(shape, 2).run(party, is_token.view(shape))
+            )
+        places = party.constant(relative_buckets(is_token.shape[1]))
+        biases = [table[..., places]]
+        if self.rings.softmax == "exact":
+            biases.append(alive.words - int(party.rank == 0))
+        return biases
+
+    def _relative_table(self, party: Party) -> SecretProtocol[Tensor]:
+        """This party's share of the relative attention bias, (1 or B, heads, buckets)."""
+        yield from ()
+        return party.weights[f"{self.prefix}relative_attention_bias"].share[None]
+
     def _attention(
-        self, party: Party, query: Secret, key: Secret, value: Secret, is_token: Tensor
+        self, party: Party, query: Secret, key: Secret, value: Secret, is_token: Tensor, biases: Sequence[Tensor]
     ) -> SecretProtocol[Secret]:
         rings, bits = self.rings, self.rings.bits
         query, key = self._heads(query.truncate(bits.query)), self._heads(key.truncate(bits.key))
@@ -243,6 +283,9 @@ class MaskedEncoder:
         multiply = Matmul(query.shape, key.shape, rings.score_width)
         mix = Matmul((*multiply.result,), value.shape, rings.mix_width).start(party)
         scores, _ = yield from together(multiply.run(party, query, key), mix.open_right(value))
+        for bias, shift in zip(biases, (0, rings.score_width - 2), strict=False):
+            added = bias[..., : scores.shape[-2], :] << shift
+            scores = scores.map(lambda words, added=added: words + added)
         unnormalized = yield from self._unnormalized(party, scores.with_bound(rings.bounds.scores - 1), is_token)
 
         # Row sums are taken before truncation: truncated weights need not add up to them.

@@ -102,6 +102,10 @@ def fold_weights(spec: EncoderSpec, weights: Mapping[str, Tensor], rings: RingWi
         put(f"{name}.intermediate", *linear(f"{own}.intermediate", gamma, beta), bits.intermediate_weights)
         residual(f"{name}.middle", gamma, beta)
         put(f"{name}.output", *linear(f"{own}.output", centre=True), bits.output_weights, bits.active)
+    if spec.relative_buckets is not None:
+        # At the scale of the scores, to which each party adds entries of its share.
+        table = weights["relative_attention_bias.weight"].double().T
+        encoded["relative_attention_bias"] = to_fixed_point(table, bits.query + bits.key).contiguous()
     gamma, beta = norm(f"layers.{spec.layer_map[-1]}.output_norm")
     put("head.dense", *linear(spec.head.dense, gamma, beta), bits.head_weights)
     put("head.classifier", *linear(spec.head.classifier), bits.head_weights, bits.head_active)
@@ -132,4 +136,7 @@ def weight_shapes(spec: EncoderSpec) -> dict[str, tuple[int, ...]]:
     head = spec.head.inner_size or features
     shapes["head.dense"] = (features, head)
     shapes["head.classifier"] = (head, spec.head.num_outputs)
-    return shapes | {f"{name}.bias": shape[-1:] for name, shape in shapes.items()}
+    shapes |= {f"{name}.bias": shape[-1:] for name, shape in shapes.items()}
+    if spec.relative_buckets is not None:
+        shapes["relative_attention_bias"] = (spec.num_heads, spec.relative_buckets)
+    return shapes

@@ -1,7 +1,8 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
 """An encoder with the weights of one expert, which secret bits select for each row among experts of one shape.
 
-Only products with weights depend on the number of experts: attention, LayerNorm and activations run once.
+Only products with weights depend on the number of experts: attention, LayerNorm and activations run once. A relative
+attention bias, which multiplies nothing, is selected like the embeddings.
 
 Reference:
     SecMoE: select, then compute.
@@ -18,7 +19,9 @@ from torch import Tensor
 from ...gates.gate import SecretProtocol
 from ...gates.party import Party
 from ...gates.secret import Secret
+from ...gates.select import Select
 from ...gates.selected_linear import SelectedLinear
+from ...ring.words import MAX_BITS
 from .encoder import MaskedEncoder
 
 
@@ -59,3 +62,13 @@ class SelectedEncoder(MaskedEncoder):
             diagonals=tuple(diagonals),
         )
         return (yield from gate.run(party, rows, self.bits, (*matrices.values(), *diagonals.values()), bound))
+
+    def _relative_table(self, party: Party) -> SecretProtocol[Tensor]:
+        shares = torch.stack([party.weights[f"{name}relative_attention_bias"].share for name in self.members])
+        rows, scale = self.bits.shape[1], self.rings.bits.query + self.rings.bits.key
+        words = shares.flatten(1)[:, None].expand(-1, rows, -1)
+        widest = max(rings.score_width for rings in self.layer_rings)
+        gate = Select(len(shares), rows, words.shape[-1], widest)
+        tables = party.secret(words, MAX_BITS, scale, self.rings.bounds.scores - 1)
+        chosen = yield from gate.run(party, self.bits, tables)
+        return chosen.words.view(rows, *shares.shape[1:])
