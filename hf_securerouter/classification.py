@@ -13,6 +13,7 @@ import torch
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
 from hf_securerouter.errors import SecureRouterValueError
+from hf_securerouter.lengths import padded_right
 from hf_securerouter.modeling_securerouter import SecureRouterForSequenceClassification
 from hf_securerouter.routing import assign_by_quota, fill_batch
 
@@ -101,13 +102,13 @@ def _classify(
         encoded[index] = tokenizer(*(text if isinstance(text, tuple) else (text,)), truncation=True, max_length=limit)
     if too_long:
         logger.warning(f"{len(too_long)} of {len(texts)} texts are longer than {limit} tokens and were truncated.")
-    batch = tokenizer.pad(encoded, return_tensors="pt").to(model.device)
+    batch = padded_right(tokenizer.pad(encoded, return_tensors="pt").to(model.device))
     with torch.inference_mode():
         output = model(**batch)
         logits, experts = output.logits, output.expert_indices
         if quotas is not None:
             experts = assign_by_quota(output.router_logits, quotas, cast(list[float], model.config.expert_costs))
-            logits = model.run_experts(dict(batch), experts)
+            logits = model.run_experts(batch, experts)
     return from_logits(model.config, logits, experts.tolist())
 
 

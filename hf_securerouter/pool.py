@@ -335,7 +335,8 @@ def check_buildable(config: SecureRouterConfig) -> None:
     """Checks that a pool can be made from a config.
 
     Raises:
-        `SecureRouterValueError`: The config has no expert or no router, or an expert whose family has no classifier.
+        `SecureRouterValueError`: The config has no expert or no router, or an expert whose family has no classifier or
+            can read padding on the left only.
     """
     remedy = (
         "Build the pool with `SecureRouterForSequenceClassification.from_expert_pretrained(router=..., experts=[...])`"
@@ -350,4 +351,10 @@ def check_buildable(config: SecureRouterConfig) -> None:
             raise SecureRouterValueError(
                 f"`expert_configs[{index}]` is a {type(expert).__name__}, for which transformers has no sequence "
                 "classifier: use an encoder such as BERT, DistilBERT, RoBERTa, ELECTRA or ALBERT."
+            )
+        if getattr(expert, "summary_type", None) == "last":
+            raise SecureRouterValueError(
+                f"`expert_configs[{index}].summary_type` is 'last': a {type(expert).__name__} reads the last place of "
+                "a row, where a pool has padding. Use an encoder that reads the first token, such as BERT, "
+                "DistilBERT, RoBERTa, ELECTRA or ALBERT."
             )
