@@ -296,11 +296,16 @@ def _shared_max_length(members: dict[str, str], configs: dict[str, PreTrainedCon
     return min((length for length in lengths if length is not None), default=None)
 
 
+def has_tokenizer(name: str) -> bool:
+    """Whether a checkpoint, a folder or an id on the Hub, holds a vocabulary."""
+    return any(
+        cached_file(name, file, _raise_exceptions_for_missing_entries=False) is not None for file in _TOKENIZER_FILES
+    )
+
+
 def _load_tokenizer(name: str) -> _Tokenizer | None:
     """The parts of a tokenizer that decide how a text becomes ids, and its limit; None if there is no tokenizer."""
-    if not any(
-        cached_file(name, file, _raise_exceptions_for_missing_entries=False) is not None for file in _TOKENIZER_FILES
-    ):
+    if not has_tokenizer(name):
         return None
     tokenizer = AutoTokenizer.from_pretrained(name)
     limit = tokenizer.model_max_length
