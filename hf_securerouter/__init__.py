@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         SecureRouterOutput,
         SecureRouterPreTrainedModel,
     )
+    from .mpc.convert import to_mpc
 
 
 __version__ = "0.1.0"
@@ -32,6 +33,7 @@ __all__ = [
     "SecureRouterPreTrainedModel",
     "SecureRouterValueError",
     "SecureRouterWarning",
+    "to_mpc",
 ]
 
 _HOMES = {
@@ -42,6 +44,7 @@ _HOMES = {
         "SecureRouterOutput",
         "SecureRouterPreTrainedModel",
     ),
+    "mpc.convert": ("to_mpc",),
 }
 
 

@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import torch
-from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_securerouter.errors import SecureRouterValueError
+from hf_securerouter.families import usable_positions
+from hf_securerouter.lengths import padded_right
 from hf_securerouter.modeling_securerouter import SecureRouterForSequenceClassification
+from hf_securerouter.pool import accepted_inputs
 from hf_securerouter.routing import assign_by_quota, fill_batch
 
 
@@ -46,21 +49,31 @@ class Classified:
     expert: int | None
 
 
+def checked_name(path: str | Path) -> str:
+    """A checkpoint's folder or name on the Hub, as a text.
+
+    Raises:
+        `SecureRouterValueError`: `path` is neither.
+    """
+    name = str(path)
+    if not Path(name).exists() and name.count("/") != 1:
+        raise SecureRouterValueError(f"`model` {name!r} is neither a folder nor a name on the Hub (`owner/name`).")
+    return name
+
+
 def load_checkpoint(path: str | Path) -> tuple[SecureRouterForSequenceClassification, PreTrainedTokenizerBase]:
-    """Load a model in float32, in evaluation mode, and its tokenizer.
+    """Load a pool in float32, in evaluation mode, and its tokenizer.
 
     Raises:
         `SecureRouterValueError`: `path` is neither a folder nor a name on the Hub.
     """
-    path = str(path)
-    if not Path(path).exists() and path.count("/") != 1:
-        raise SecureRouterValueError(f"`model` {path!r} is neither a folder nor a name on the Hub (`owner/name`).")
-    model = SecureRouterForSequenceClassification.from_pretrained(path, dtype=torch.float32)
-    return model.eval(), AutoTokenizer.from_pretrained(path)
+    name = checked_name(path)
+    model = SecureRouterForSequenceClassification.from_pretrained(name, dtype=torch.float32)
+    return model.eval(), AutoTokenizer.from_pretrained(name)
 
 
 def classify(
-    model: SecureRouterForSequenceClassification,
+    model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     texts: Sequence[Text],
     quotas: Sequence[int] | None = None,
@@ -68,11 +81,11 @@ def classify(
     """Route and classify texts in clear text, on the device of the model.
 
     Args:
-        model: The model, in evaluation mode.
-        tokenizer: The tokenizer of its experts.
+        model: A pool, or a plain classifier, which is the one expert of all texts; in evaluation mode.
+        tokenizer: Its tokenizer.
         texts: Texts and (text, pair) tuples, in one batch.
-        quotas: How many texts each expert serves, as under `routing_privacy="quota"`; a smaller batch is filled up
-            with copies. Without quotas every text gets the expert that the router prefers.
+        quotas: How many texts each expert of a pool serves, as under `routing_privacy="quota"`; a smaller batch is
+            filled up with copies. Without quotas every text gets the expert that the router prefers.
     """
     if quotas is not None:
         size = sum(quotas)
@@ -88,12 +101,12 @@ def classify(
 
 
 def _classify(
-    model: SecureRouterForSequenceClassification,
+    model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     texts: Sequence[Text],
     quotas: Sequence[int] | None,
 ) -> list[Classified]:
-    limit = model.config.max_length
+    limit = _longest_input(model, tokenizer)
     encoded = [tokenizer(*(text if isinstance(text, tuple) else (text,)), verbose=False) for text in texts]
     too_long = [index for index, one in enumerate(encoded) if limit is not None and len(one["input_ids"]) > limit]
     for index in too_long:
@@ -101,14 +114,24 @@ def _classify(
         encoded[index] = tokenizer(*(text if isinstance(text, tuple) else (text,)), truncation=True, max_length=limit)
     if too_long:
         logger.warning(f"{len(too_long)} of {len(texts)} texts are longer than {limit} tokens and were truncated.")
-    batch = tokenizer.pad(encoded, return_tensors="pt").to(model.device)
+    batch = padded_right(tokenizer.pad(encoded, return_tensors="pt").to(model.device))
     with torch.inference_mode():
+        if not isinstance(model, SecureRouterForSequenceClassification):
+            return from_logits(model.config, model(**accepted_inputs(model, batch)).logits, [0] * len(texts))
         output = model(**batch)
         logits, experts = output.logits, output.expert_indices
         if quotas is not None:
             experts = assign_by_quota(output.router_logits, quotas, cast(list[float], model.config.expert_costs))
-            logits = model.run_experts(dict(batch), experts)
+            logits = model.run_experts(batch, experts)
     return from_logits(model.config, logits, experts.tolist())
+
+
+def _longest_input(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The most tokens that a model reads of a text, as under encryption; None without a limit."""
+    if isinstance(model, SecureRouterForSequenceClassification):
+        return model.config.max_length
+    positions = usable_positions(model.config)
+    return min(tokenizer.model_max_length, positions or tokenizer.model_max_length)
 
 
 def classify_encrypted(

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""Inputs that are longer than their reader allows, and padding."""
+"""Inputs that are longer than their reader allows, and the side of their padding."""
 
 from __future__ import annotations
 
@@ -10,10 +10,49 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from .errors import SecureRouterWarning
+from .errors import SecureRouterValueError, SecureRouterWarning
 
 
 T = TypeVar("T", torch.Tensor, torch.Tensor | None)
+
+
+def padded_right(inputs: Mapping[str, T]) -> dict[str, T]:
+    """The inputs with each text at the start of its row, so that padding is on the right.
+
+    Heads read the first token, and most encoders number positions from the start of the row: with padding on the left
+    they would read padding, at positions that depend on the batch. Zeros of the mask between tokens stay there.
+
+    Args:
+        inputs (`Mapping[str, torch.Tensor]`): `input_ids` of shape (B, T), padded on either side, and optionally
+            `attention_mask` and `token_type_ids`. Without a mask everything is a token.
+
+    Returns:
+        `dict[str, torch.Tensor]`: The inputs, of the same shapes.
+
+    Raises:
+        `SecureRouterValueError`: `attention_mask` has another shape than `input_ids`, or a row without a token.
+    """
+    ids, mask = inputs["input_ids"], inputs.get("attention_mask")
+    if ids is None or mask is None:
+        return dict(inputs)
+    if mask.shape != ids.shape:
+        raise SecureRouterValueError(
+            f"`attention_mask` should be of shape {tuple(ids.shape)}, as `input_ids`, got {tuple(mask.shape)}: pass 1 "
+            "for each token and 0 for padding, or leave it out."
+        )
+    is_token = mask.bool()
+    if not torch.compiler.is_compiling():  # a compiled graph cannot look at values
+        if bool(is_token[:, 0].all()):
+            return dict(inputs)
+        empty = (~is_token.any(dim=1)).nonzero()
+        if len(empty):
+            raise SecureRouterValueError(
+                f"`attention_mask` should have a 1 in each row, got only zeros in row {int(empty[0])}: an empty text "
+                "still has the tokenizer's special tokens."
+            )
+    start = is_token.int().argmax(dim=1, keepdim=True)
+    source = (torch.arange(ids.shape[1], device=ids.device) + start) % ids.shape[1]
+    return {name: value if value is None else value.gather(1, source) for name, value in inputs.items()}
 
 
 def truncate(inputs: Mapping[str, T], length: int | None) -> tuple[dict[str, T], int]:
@@ -30,6 +69,9 @@ def truncate(inputs: Mapping[str, T], length: int | None) -> tuple[dict[str, T],
 
     Returns:
         `tuple[dict[str, torch.Tensor], int]`: The inputs, (B, at most `length`) each, and how many texts were cut.
+
+    Raises:
+        `SecureRouterValueError`: `attention_mask` has zeros between the tokens of a text that is too long.
     """
     ids, mask = inputs["input_ids"], inputs.get("attention_mask")
     if length is None or ids is None or ids.shape[1] <= length:
@@ -46,6 +88,11 @@ def truncate(inputs: Mapping[str, T], length: int | None) -> tuple[dict[str, T],
     kept = places[:length]
     source = torch.where(kept < (end - from_first)[:, None], kept, kept + from_first[:, None])
     cut_off = excess > 0
+    if mask is not None and bool((cut_off & (mask.bool().sum(dim=1) <= last)).any()):
+        raise SecureRouterValueError(
+            f"`attention_mask` has zeros between tokens in a text of more than {length} tokens, which cannot be cut: "
+            "remove the tokens that should not be read, or shorten the text."
+        )
     source[cut_off, -1] = last[cut_off]
     shorter = {name: value if value is None else value.gather(1, source) for name, value in inputs.items()}
     return shorter, int(cut_off.sum())

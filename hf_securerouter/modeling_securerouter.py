@@ -24,7 +24,7 @@ from transformers.utils.generic import can_return_tuple
 from .checkpoint import SecureRouterPreTrainedModel
 from .configuration_securerouter import ProblemType, SecureRouterConfig
 from .errors import SecureRouterValueError, SecureRouterWarning
-from .lengths import truncate, truncate_with_warning
+from .lengths import padded_right, truncate, truncate_with_warning
 from .losses import (
     balance_loss,
     check_labels,
@@ -123,7 +123,7 @@ class SecureRouterGate(nn.Module):
 
     def summarize(self, **inputs: torch.Tensor | None) -> torch.Tensor:
         """The hidden state of the first token, (B, H); a shared encoder reads as many tokens as its expert."""
-        inputs, _ = truncate(inputs, self.max_length)
+        inputs, _ = truncate(padded_right(inputs), self.max_length)
         return self.encoder(**accepted_inputs(self.encoder, inputs)).last_hidden_state[:, 0]
 
     def forward(self, summary: torch.Tensor | None = None, **inputs: torch.Tensor | None) -> torch.Tensor:
@@ -238,7 +238,8 @@ class SecureRouterForSequenceClassification(SecureRouterPreTrainedModel):
 
         Args:
             input_ids (`torch.LongTensor` of shape (B, T)): Token ids.
-            attention_mask (`torch.Tensor` of shape (B, T), *optional*): 1 for tokens, 0 for padding.
+            attention_mask (`torch.Tensor` of shape (B, T), *optional*): 1 for tokens, 0 for padding on either side,
+                which is moved to the right.
             token_type_ids (`torch.LongTensor` of shape (B, T), *optional*): 0 for the first text, 1 for its pair.
             labels (`torch.Tensor`, *optional*): Classes, shape (B,) int64; values, shape (B,) or (B, C) float; or
                 (B, C) of zeros and ones if `problem_type="multi_label_classification"`.
@@ -251,8 +252,8 @@ class SecureRouterForSequenceClassification(SecureRouterPreTrainedModel):
             [`SecureRouterOutput`]
 
         Raises:
-            `SecureRouterValueError`: The inputs are empty, `expert_logits` or `router_summary` has another shape, or
-                the labels do not fit `num_labels`.
+            `SecureRouterValueError`: The inputs are empty, or a row is all padding; the mask, `expert_logits` or
+                `router_summary` has another shape; or the labels do not fit `num_labels`.
         """
         if input_ids is None or input_ids.dim() != 2 or input_ids.numel() == 0:
             shape = None if input_ids is None else tuple(input_ids.shape)
@@ -273,7 +274,7 @@ class SecureRouterForSequenceClassification(SecureRouterPreTrainedModel):
                 f"{tuple(router_summary.shape)}: pass the output of `model.router.summarize`, or leave it out."
             )
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
-        inputs = truncate_with_warning(inputs, self.config.max_length)
+        inputs = truncate_with_warning(padded_right(inputs), self.config.max_length)
         router_logits = self.router(router_summary, **inputs)
         costs = torch.tensor(self.config.expert_costs, dtype=torch.float32, device=router_logits.device)
         expert_indices = choose_expert(router_logits, costs, self.config.routing_lambda)
@@ -349,6 +350,7 @@ class SecureRouterForSequenceClassification(SecureRouterPreTrainedModel):
         Returns:
             `torch.Tensor` of shape (B, C).
         """
+        inputs = padded_right(inputs)
         parts, rows = [], []
         for index in expert_indices.unique().tolist():
             chosen = (expert_indices == index).nonzero().squeeze(1)

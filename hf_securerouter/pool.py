@@ -296,11 +296,16 @@ def _shared_max_length(members: dict[str, str], configs: dict[str, PreTrainedCon
     return min((length for length in lengths if length is not None), default=None)
 
 
+def has_tokenizer(name: str) -> bool:
+    """Whether a checkpoint, a folder or an id on the Hub, holds a vocabulary."""
+    return any(
+        cached_file(name, file, _raise_exceptions_for_missing_entries=False) is not None for file in _TOKENIZER_FILES
+    )
+
+
 def _load_tokenizer(name: str) -> _Tokenizer | None:
     """The parts of a tokenizer that decide how a text becomes ids, and its limit; None if there is no tokenizer."""
-    if not any(
-        cached_file(name, file, _raise_exceptions_for_missing_entries=False) is not None for file in _TOKENIZER_FILES
-    ):
+    if not has_tokenizer(name):
         return None
     tokenizer = AutoTokenizer.from_pretrained(name)
     limit = tokenizer.model_max_length
@@ -335,7 +340,8 @@ def check_buildable(config: SecureRouterConfig) -> None:
     """Checks that a pool can be made from a config.
 
     Raises:
-        `SecureRouterValueError`: The config has no expert or no router, or an expert whose family has no classifier.
+        `SecureRouterValueError`: The config has no expert or no router, or an expert whose family has no classifier or
+            can read padding on the left only.
     """
     remedy = (
         "Build the pool with `SecureRouterForSequenceClassification.from_expert_pretrained(router=..., experts=[...])`"
@@ -350,4 +356,10 @@ def check_buildable(config: SecureRouterConfig) -> None:
             raise SecureRouterValueError(
                 f"`expert_configs[{index}]` is a {type(expert).__name__}, for which transformers has no sequence "
                 "classifier: use an encoder such as BERT, DistilBERT, RoBERTa, ELECTRA, ALBERT or MPNet."
+            )
+        if getattr(expert, "summary_type", None) == "last":
+            raise SecureRouterValueError(
+                f"`expert_configs[{index}].summary_type` is 'last': a {type(expert).__name__} reads the last place of "
+                "a row, where a pool has padding. Use an encoder that reads the first token, such as BERT, "
+                "DistilBERT, RoBERTa, ELECTRA or ALBERT."
             )

@@ -27,6 +27,15 @@ class TestClassify:
             assert alone.logits == pytest.approx(one.logits, abs=1e-5)
             assert (alone.expert, alone.label) == (one.expert, one.label)
 
+    @pytest.mark.parametrize("quotas", [None, [1, 1, 1]])
+    def test_the_side_of_padding_changes_nothing(self, model, tokenizer, monkeypatch, quotas):
+        model.eval()
+        texts = ["good", "a good film and a bad film", "bad"]
+        right = classify(model, tokenizer, texts, quotas)
+        monkeypatch.setattr(tokenizer, "padding_side", "left")
+        for one, other in zip(right, classify(model, tokenizer, texts, quotas), strict=True):
+            assert one.logits == pytest.approx(other.logits, abs=1e-6) and one.expert == other.expert
+
     def test_long_text_is_truncated_and_counted(self, model, tokenizer, caplog):
         model.eval()
         limit = model.config.max_length

@@ -32,7 +32,7 @@ from hf_securerouter.recipes.cotrained_pool import CotrainArguments
 from hf_securerouter.trainer import SecureRouterTrainingArguments
 from tests.support import ROOT
 from tests.support.conversation import Conversation
-from tests.tiny import family_config, pool_model
+from tests.tiny import family_config, noisy_classifier, pool_model
 
 
 README_BYTES, PROSE = 9216, 400
@@ -197,6 +197,8 @@ def stand_ins(tmp_path_factory, tokenizer):
         tokenizer.save_pretrained(folder / name)
     pool_model(("bert", "bert")).save_pretrained(folder / "sst2-router")
     tokenizer.save_pretrained(folder / "sst2-router")
+    noisy_classifier("bert", width=16, heads=2).save_pretrained(folder / "my-classifier")
+    tokenizer.save_pretrained(folder / "my-classifier")
     for name in ("reviews.csv", "held_out.csv"):
         (folder / name).write_text(CSV)
     (folder / "texts.jsonl").write_text('{"text": "a good film"}\n')
@@ -284,15 +286,21 @@ def test_a_block_that_fails_fails_its_page(monkeypatch):
 
 def test_cheap_commands_work(workplace):
     """Measurements run for minutes, and servers until they are stopped; these do not."""
-    page = text_of("docs/hub-and-pipelines.md")
+    pages = text_of("docs/hub-and-pipelines.md") + text_of("docs/encrypted-inference.md")
     used = [
-        words[1:] for words in commands(page) if words[:2] in (["securerouter", "predict"], ["securerouter", "card"])
+        words[1:]
+        for words in commands(pages)
+        if words[:2] in (["securerouter", "predict"], ["securerouter", "card"]) and "--encrypted" not in words
     ]
-    assert [words[0] for words in used] == ["predict", "card"]
+    assert [words[:2] for words in used] == [
+        ["predict", "sst2-router"],
+        ["card", "sst2-router"],
+        ["predict", "my-classifier"],
+    ]
     for arguments in used:
         done = CliRunner().invoke(cli.app, arguments)
         assert done.exit_code == 0, done.stderr
-    assert '"expert"' in Path("labels.jsonl").read_text()
+        assert arguments[0] == "card" or '"expert"' in Path("labels.jsonl").read_text()
 
 
 # Pages that are made of something else.

@@ -1,15 +1,16 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""Experts that read a part of an input only."""
+"""Experts that read a part of an input only, and padding on either side."""
 
 import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, pipeline
 
-from hf_securerouter.lengths import truncate
-from tests.tiny import VOCABULARY, WORDS, pool_config, pool_model
+from hf_securerouter import SecureRouterValueError
+from hf_securerouter.lengths import padded_right, truncate
+from tests.tiny import FAMILIES, VOCABULARY, WORDS, pool_config, pool_model
 
 
 SEPARATOR = VOCABULARY["[SEP]"]
@@ -66,6 +67,73 @@ def test_without_a_mask_all_texts_have_the_whole_length(inputs):
     found, count = truncate({"input_ids": inputs["input_ids"], "attention_mask": None}, 4)
     assert count == 4 and found["attention_mask"] is None
     assert torch.equal(found["input_ids"][:, -1], inputs["input_ids"][:, -1])
+
+
+def padded_left(inputs):
+    """The same texts, padded on the left."""
+    order = inputs["attention_mask"].argsort(dim=1, stable=True)
+    return {name: values.gather(1, order) for name, values in inputs.items()}
+
+
+def test_padding_moves_to_the_right(inputs):
+    left = padded_left(inputs)
+    assert left["attention_mask"][:, 0].tolist() == [0, 0, 0, 1]
+    for batch in (inputs, left):
+        found = padded_right(batch)
+        assert found.keys() == inputs.keys() and all(torch.equal(found[name], inputs[name]) for name in inputs)
+
+
+def test_zeros_between_tokens_stay():
+    ids, mask = torch.tensor([[0, 0, 7, 8, 9, 0]]), torch.tensor([[0, 0, 1, 0, 1, 0]])
+    found = padded_right({"input_ids": ids, "attention_mask": mask, "token_type_ids": None})
+    assert found["input_ids"].tolist() == [[7, 8, 9, 0, 0, 0]] and found["token_type_ids"] is None
+    assert found["attention_mask"].tolist() == [[1, 0, 1, 0, 0, 0]]
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_side_of_padding_changes_no_answer(inputs, family, training):
+    model = pool_model((family,) * 3).train(training)
+    answers = []
+    for batch in (inputs, padded_left(inputs)):
+        torch.manual_seed(0)  # of the Gumbel samples
+        with torch.no_grad():
+            answers.append(model(**batch))
+    for name in ("logits", "router_logits", "expert_indices"):
+        torch.testing.assert_close(answers[1][name], answers[0][name])
+    chosen = torch.tensor([0, 1, 2, 0])
+    torch.testing.assert_close(model.run_experts(padded_left(inputs), chosen), model.run_experts(inputs, chosen))
+    summaries = [model.router.summarize(**batch) for batch in (inputs, padded_left(inputs))]
+    torch.testing.assert_close(*summaries)
+
+
+def test_a_text_padded_on_the_left_is_cut_at_its_end(shorter, inputs):
+    shorter.config.max_length = 6
+    with pytest.warns(UserWarning, match="1 texts have more than the 6 tokens"):
+        left, right = (shorter(**batch).logits for batch in (padded_left(inputs), inputs))
+    torch.testing.assert_close(left, right)
+
+
+def test_a_pipeline_answers_batches_as_single_texts_on_either_side(checkpoint):
+    texts = ["good", "the film was very good and bright", "a bad film"]
+    classify = pipeline("text-classification", model=checkpoint)
+    alone = [classify(text)[0]["score"] for text in texts]
+    for side in ("right", "left"):
+        classify.tokenizer.padding_side = side
+        together = [answer["score"] for answer in classify(texts, batch_size=3)]
+        assert together == pytest.approx(alone, abs=1e-5)
+
+
+def test_masks_that_do_not_fit_are_refused(model, inputs):
+    with pytest.raises(SecureRouterValueError, match=r"`attention_mask` should be of shape \(4, 9\).*got \(4, 8\)"):
+        model(**inputs | {"attention_mask": inputs["attention_mask"][:, 1:]})
+    with pytest.raises(SecureRouterValueError, match="`attention_mask` .* only zeros in row 1"):
+        model(**inputs | {"attention_mask": inputs["attention_mask"] * torch.tensor([[1], [0], [1], [1]])})
+    holes = inputs["attention_mask"].clone()
+    holes[3, 4] = 0
+    assert truncate(inputs | {"attention_mask": holes}, 9)[1] == 0
+    with pytest.raises(SecureRouterValueError, match="zeros between tokens in a text of more than 5 tokens"):
+        truncate(inputs | {"attention_mask": holes}, 5)
 
 
 def test_each_expert_reads_its_part(shorter, inputs):

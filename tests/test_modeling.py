@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 from torch.nn import functional as F
-from transformers import AutoModelForSequenceClassification, BertConfig
+from transformers import AutoModelForSequenceClassification, BertConfig, XLNetConfig
 
 from hf_securerouter import (
     SecureRouterConfig,
@@ -398,6 +398,12 @@ def test_family_without_a_sequence_classifier_is_refused():
     config = SecureRouterConfig(router_config=BertConfig(), expert_configs=[ViTConfig(num_labels=2)])
     with pytest.raises(SecureRouterValueError, match=r"`expert_configs\[0\]` is a ViTConfig"):
         SecureRouterForSequenceClassification(config)
+
+
+def test_family_that_reads_the_last_place_is_refused():
+    xlnet = XLNetConfig(vocab_size=30, d_model=16, n_layer=1, n_head=2, d_inner=32)
+    with pytest.raises(SecureRouterValueError, match=r"`expert_configs\[1\].summary_type` is 'last': .* Use an"):
+        SecureRouterForSequenceClassification(pool_config(("bert",) * 2, expert_configs=[BertConfig(), xlnet]))
 
 
 def test_to_mpc_without_the_package_names_the_remedy(model, monkeypatch):

@@ -30,14 +30,20 @@ def rewrite_card(path: Path) -> dict[str, Any]:
     """Write the card of the checkpoint in `path` again, and return its path and the costs, as JSON-able values.
 
     Raises:
-        SecureRouterValueError: `path` has no config.json, or a person wrote or edited the card.
+        SecureRouterValueError: `path` has no config.json or no pool, or a person wrote or edited the card.
     """
-    from hf_securerouter.classification import load_checkpoint
+    from hf_securerouter.cli.loading import load_model
     from hf_securerouter.model_card import write_model_card
+    from hf_securerouter.modeling_securerouter import SecureRouterForSequenceClassification
 
     if not (path / "config.json").is_file():
         raise SecureRouterValueError(f"`path` should be the folder of a checkpoint, got {str(path)!r}.")
-    model, _ = load_checkpoint(path)
+    model, _ = load_model(path)
+    if not isinstance(model, SecureRouterForSequenceClassification):
+        raise SecureRouterValueError(
+            f"`path` {str(path)!r} holds a plain {model.config.model_type} classifier: only the card of a pool is "
+            "written. Pass the folder of a pool."
+        )
     if not write_model_card(model, path):
         raise SecureRouterValueError(
             f"{str(path / 'README.md')!r} was written or edited by hand and is left as it is. Move your text below "

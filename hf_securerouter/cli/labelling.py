@@ -19,11 +19,10 @@ from hf_securerouter.errors import SecureRouterValueError
 
 
 if TYPE_CHECKING:  # `securerouter --help` should not wait for torch and transformers
-    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
     from hf_securerouter.classification import Classified, Text
     from hf_securerouter.configuration_securerouter import SecureRouterConfig
-    from hf_securerouter.modeling_securerouter import SecureRouterForSequenceClassification
     from hf_securerouter.mpc.net.cost import Cost
     from hf_securerouter.mpc.sessions.session import Session
 
@@ -120,17 +119,18 @@ class Clear:
     """Answers in clear text, with the experts that would answer under encryption: under "quota" by quotas.
 
     Args:
-        model: A pool, in evaluation mode.
-        tokenizer: The tokenizer of its experts.
+        model: A pool or a plain classifier, in evaluation mode.
+        tokenizer: Its tokenizer.
     """
 
     protocol = "clear"
     cost = None
 
-    def __init__(self, model: SecureRouterForSequenceClassification, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         self.model, self.tokenizer = model, tokenizer
-        self.routing_privacy = model.config.routing_privacy
-        self.quotas = quotas_of(model.config) if self.routing_privacy == "quota" else None
+        config: Any = model.config
+        self.routing_privacy: str = getattr(config, "routing_privacy", "revealed")  # a plain classifier has none
+        self.quotas = quotas_of(config) if self.routing_privacy == "quota" else None
         size = sum(self.quotas) if self.quotas else 1
         self.batch_size = max(1, BATCH_SIZE // size) * size
 
@@ -222,7 +222,9 @@ def _partial_path(output_path: Path, input_path: Path, model_path: str, encrypte
     fingerprint = hashlib.sha256(input_path.read_bytes())
     fingerprint.update(f"{model_path} {encrypted}".encode())
     if Path(model_path).is_dir():
-        for file in sorted(path for path in Path(model_path).iterdir() if path.suffix in {".json", ".safetensors"}):
+        for file in sorted(
+            path for path in Path(model_path).iterdir() if path.suffix in {".json", ".safetensors", ".bin"}
+        ):
             status = file.stat()
             fingerprint.update(f"{file.name} {status.st_size} {status.st_mtime_ns}".encode())
     return output_path.with_name(f".{output_path.name}.{fingerprint.hexdigest()[:16]}.partial")

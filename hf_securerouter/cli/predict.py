@@ -15,7 +15,7 @@ from hf_securerouter.cli.output import JsonOption, log, only_results_on_stdout, 
 
 
 def predict(
-    model: Annotated[str, typer.Argument(help="A folder, or a name on the Hub.")],
+    model: Annotated[str, typer.Argument(help="A pool or a classifier: a folder, or a name on the Hub.")],
     input: Annotated[Path, typer.Option(help='JSON lines with "text" and optionally "text_pair".')],
     output: Annotated[Path, typer.Option(help='The same lines with "label", "score", "logits" and "expert".')],
     encrypted: Annotated[
@@ -48,15 +48,16 @@ def predict_file(model_path: str, input_path: Path, output_path: Path, encrypted
         SecureRouterValueError: A line is wrong (its number is named, its text is not repeated), or the output cannot
             be written.
     """
-    from hf_securerouter.classification import load_checkpoint
+    from hf_securerouter.cli.loading import load_model
+    from hf_securerouter.mpc.convert import to_mpc
 
     @contextlib.contextmanager
     def answering() -> Iterator[Answering]:
-        model, tokenizer = load_checkpoint(model_path)
+        model, tokenizer = load_model(model_path)
         if not encrypted:
             yield Clear(model, tokenizer)
             return
-        secure = model.to_mpc(tokenizer=tokenizer)
+        secure = to_mpc(model, tokenizer)
         log("Starting two servers and a dealer, and sharing the weights ...")
         with secure.local_session() as session:
             yield Encrypted(model.config, session)

@@ -11,7 +11,7 @@ from hf_securerouter.errors import SecureRouterValueError
 
 
 def share(
-    model: Annotated[str, typer.Argument(help="A folder, or a name on the Hub.")],
+    model: Annotated[str, typer.Argument(help="A pool or a classifier: a folder, or a name on the Hub.")],
     out: Annotated[Path, typer.Argument(help="A new folder: it gets party0, party1, dealer and client.")],
     max_length: Annotated[
         int | None, typer.Option(help="Tokens to which every text is padded, by default the checkpoint's.")
@@ -58,12 +58,13 @@ def share_model(model_path: str, out: Path, **options: Any) -> dict[str, Any]:
     Raises:
         SecureRouterValueError: `out` exists already, or the model cannot be converted.
     """
-    from hf_securerouter.classification import load_checkpoint
+    from hf_securerouter.cli.loading import load_model
+    from hf_securerouter.mpc.convert import to_mpc
 
     if out.exists():
         raise SecureRouterValueError(f"`out` should not exist yet, got {str(out)!r}: name a new folder.")
-    model, tokenizer = load_checkpoint(model_path)
-    secure = model.to_mpc(tokenizer=tokenizer, protocol="masked", **options)
+    model, tokenizer = load_model(model_path)
+    secure = to_mpc(model, tokenizer, protocol="masked", **options)
     secure.save_shares(out)
     manifest = secure.manifest
     return {

@@ -91,7 +91,10 @@ class RoutedPoolRun:
         self.data = open_data(args)
         self.task = self.data.task
         self._keep_labels()
-        self.tokenizer = AutoTokenizer.from_pretrained(largest_name(args), cache_dir=args.cache_dir)
+        # Experts that are trained alone see the padding that they see in a pool, on the right.
+        self.tokenizer = AutoTokenizer.from_pretrained(
+            largest_name(args), cache_dir=args.cache_dir, padding_side="right"
+        )
         self.collate: Any = DataCollatorWithPadding(self.tokenizer)
 
     def _keep_labels(self) -> None:

@@ -7,9 +7,16 @@ import warnings
 
 import pytest
 import torch
-from transformers import BertForSequenceClassification, BertTokenizer
+from transformers import (
+    AutoModel,
+    AutoModelForMultipleChoice,
+    AutoModelForTokenClassification,
+    BertForSequenceClassification,
+    BertTokenizer,
+)
 
 from hf_securerouter import SecureRouterForSequenceClassification, SecureRouterValueError, SecureRouterWarning
+from hf_securerouter import to_mpc as public_to_mpc
 from hf_securerouter.mpc.conversion.description import Options
 from hf_securerouter.mpc.conversion.validation import ConversionError, validate
 from hf_securerouter.mpc.convert import to_mpc
@@ -17,7 +24,7 @@ from hf_securerouter.mpc.models.manifest import Manifest
 from hf_securerouter.mpc.protocols import load_protocol
 from hf_securerouter.mpc.protocols.crypten.fixed_point import from_fixed_point, to_fixed_point
 from tests.support.reference import reference
-from tests.tiny import MAX_POSITIONS, VOCABULARY, family_config, pool_config, pool_model
+from tests.tiny import FAMILIES, MAX_POSITIONS, VOCABULARY, family_config, pool_config, pool_model
 
 
 def quiet(model, *args, **options):
@@ -177,6 +184,28 @@ def test_a_plain_classifier_is_a_pool_of_one(tokenizer):
     secure = quiet(model, tokenizer)
     assert secure.manifest.router is None and len(secure.manifest.experts) == 1
     assert secure.client.labels(torch.tensor([[0.5], [-2.0]])) == [0.5, -2.0]
+
+
+@pytest.mark.parametrize("option", [{"routing_privacy": "revealed"}, {"routing_lambda": 0.0}, {"quotas": [1]}])
+def test_a_plain_classifier_has_no_options_of_a_pool(option):
+    (name,) = option
+    model = BertForSequenceClassification(family_config("bert"))
+    assert paths(model) == [] and paths(model, **option) == [name]
+
+
+@pytest.mark.parametrize("auto", [AutoModel, AutoModelForTokenClassification, AutoModelForMultipleChoice])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_model_without_a_classifier_has_a_problem(family, auto):
+    model = auto.from_config(family_config(family))
+    (problem,) = validate(model)
+    assert problem.path == "model" and type(model).__name__ in problem.reason
+    assert problem.remedy.endswith("ForSequenceClassification")
+
+
+def test_a_length_for_generation_is_no_limit_of_a_plain_classifier(tokenizer):
+    model = BertForSequenceClassification(family_config("bert")).eval()
+    model.config.max_length = 5
+    assert public_to_mpc(model, tokenizer=tokenizer).manifest.max_length == MAX_POSITIONS
 
 
 def test_client_pads_everything_to_the_public_length(model, tokenizer):

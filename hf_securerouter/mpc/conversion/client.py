@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import SecureRouterValueError
-from ...lengths import truncate
+from ...lengths import padded_right, truncate
 from ..models import Architecture
 
 
@@ -80,14 +80,15 @@ class Client:
         return {name: module for name, (_, module) in self._members.items()}
 
     def tokenize(self, inputs: Sequence[Text] | Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Token ids, attention mask and token types of shape (B, max_length).
+        """Token ids, attention mask and token types of shape (B, max_length), with padding on the right.
 
         Args:
             inputs (`list` or `Mapping`): Texts and (text, pair) tuples, or the tensors that a tokenizer returned.
 
         Raises:
             `SecureRouterValueError`: The inputs are no list of texts or an empty one, texts are given without a
-                tokenizer, or token ids are not of shape (B, at most `max_length`).
+                tokenizer, token ids are not of shape (B, at most `max_length`), or an attention mask has another
+                shape or a row of zeros.
         """
         if isinstance(inputs, Mapping):
             return self._pad(inputs)
@@ -107,7 +108,8 @@ class Client:
                     f"`inputs[{index}]` should be a text or a (text, pair) tuple of two, got {type(text).__name__}."
                 )
             encoded.append(self.tokenizer(*pair, truncation=True, max_length=self.max_length))
-        return dict(self.tokenizer.pad(encoded, padding="max_length", max_length=self.max_length, return_tensors="pt"))
+        padded = self.tokenizer.pad(encoded, padding="max_length", max_length=self.max_length, return_tensors="pt")
+        return padded_right(padded)
 
     def _pad(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         ids = inputs["input_ids"]
@@ -123,7 +125,7 @@ class Client:
         padded["input_ids"] = nn.functional.pad(ids, (0, width), value=self.pad_token_id)
         if types is not None:
             padded["token_type_ids"] = nn.functional.pad(types, (0, width))
-        return padded
+        return padded_right(padded)
 
     def embed(self, encoded: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The embedding output of every member with an encoder of its own, (B, tokens the member reads, H) float32."""

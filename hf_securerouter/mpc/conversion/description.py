@@ -106,7 +106,8 @@ def chosen_length(model: Any, tokenizer: Any, members: Sequence[Member], options
     if options.max_length is not None:
         return options.max_length
     known: list[int] = [usable_positions(member.module.config) or LONGEST for member in members]
-    for value in (getattr(model.config, "max_length", None), getattr(tokenizer, "model_max_length", None)):
+    own = model.config.max_length if is_pool(model) else None  # a plain config may have one, for generation
+    for value in (own, getattr(tokenizer, "model_max_length", None)):
         if isinstance(value, int):
             known.append(value)
     return min(known)

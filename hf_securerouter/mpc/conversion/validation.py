@@ -7,6 +7,7 @@ import math
 from typing import Any
 
 import torch
+from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
 
 from ...configuration_securerouter import ROUTING_PRIVACY_MODES
 from ...errors import SecureRouterValueError
@@ -23,6 +24,7 @@ from .description import (
     chosen_quotas,
     count_experts,
     describe,
+    is_pool,
     spec_of,
 )
 
@@ -61,7 +63,7 @@ def validate(model: Any, tokenizer: Any = None, options: Options | None = None) 
         found.append(Problem("protocol", f"there is no {options.protocol!r}", f"Pass one of {', '.join(PROTOCOLS)}"))
     if options.network not in NETWORKS:
         found.append(Problem("network", f"there is no {options.network!r}", f"Pass one of {', '.join(NETWORKS)}"))
-    found += _routing_problems(model, options)
+    found += _routing_problems(model, options) if is_pool(model) else _classifier_problems(model, options)
     if model.config.problem_type == "multi_label_classification":
         found.append(
             Problem(
@@ -82,6 +84,29 @@ def validate(model: Any, tokenizer: Any = None, options: Options | None = None) 
     found += _length_problems(model, tokenizer, members, options)
     if options.protocol in PROTOCOLS:
         found += load_protocol(options.protocol).problems(specs, options.device, options.provider)
+    return found
+
+
+def _classifier_problems(model: Any, options: Options) -> list[Problem]:
+    """What is wrong with a plain classifier: options that only a pool has, and a model without its family's head."""
+    found = [
+        Problem(
+            name,
+            f"one plain classifier has no routing, and {value!r} was asked for",
+            f"Leave `{name}` out, or make a pool with `from_expert_pretrained`",
+        )
+        for name in ("routing_privacy", "routing_lambda", "quotas")
+        if (value := getattr(options, name)) is not None
+    ]
+    wanted: Any = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(type(model.config), None)
+    if wanted is not None and not isinstance(model, wanted) and not _has_adapter(model):
+        found.append(
+            Problem(
+                "model",
+                f"{type(model).__name__} has no head of a sequence classifier",
+                f"Load a fine-tuned checkpoint as {wanted.__name__}",
+            )
+        )
     return found
 
 

@@ -104,7 +104,7 @@ def accept_parties(folder: Path, timeout: float) -> tuple[Channel, Channel]:
             channel = Channel(sock, "a party")
             header, _ = channel.receive(timeout=timeout)
             rank = header.get("rank")
-            if rank not in (0, 1) or rank in found:
+            if type(rank) is not int or rank not in (0, 1) or rank in found:  # in Python, True is 1
                 raise RendezvousError(f"A process connected as party {rank!r}, which is no rank or is connected.")
             channel.peer = f"party{rank}"
             found[rank] = channel

@@ -28,7 +28,7 @@ class TlsListener:
         roles (`tuple[str, ...]`): The roles that are accepted.
         enter (callable): Called in a thread of its own with the role and the stream of each accepted connection, which
             it keeps or closes. If it raises `OSError` or `SecureRouterError`, the connection is refused.
-        log (callable): Called with a line about each refused connection.
+        log (callable): Called with a line about each connection that is refused, or closed after another error.
 
     Raises:
         `MeetingError`: The address cannot be bound.
@@ -90,7 +90,8 @@ class TlsListener:
         except (OSError, SecureRouterError) as error:
             self._log(f"Refused a connection from {host}: {error}")
             sock.close()
-        except BaseException:
+        except BaseException as error:
+            self._log(f"Closed a connection from {host} after an unexpected {type(error).__name__}.")
             sock.close()
             raise
 

@@ -29,7 +29,8 @@ _WORDS = ((8, torch.uint8), (16, torch.int16), (32, torch.int32), (64, torch.int
 
 
 _ZEROS = memoryview(bytes(1 << 18))
-_BLOCK = 64  # bytes of a ChaCha20 block; the block counter has 32 bits
+_BLOCK = 64  # bytes of a ChaCha20 block
+CHACHA20_BYTES = _BLOCK << 32  # of one key's keystream: the block counter has 32 bits
 
 
 def cipher_for(device: str) -> str:
@@ -103,13 +104,17 @@ class Csprng:
         else:
             self._keystream = _DeviceKeystream(key, device)
         self._device = device
+        self._left: float = math.inf if cipher == AES else CHACHA20_BYTES
 
     def bytes(self, count: int) -> Tensor:
         """The next `count` bytes, as a uint8 tensor of shape (count,).
 
         Raises:
-            `SecureRouterError`: More than 2^38 bytes were drawn from ChaCha20 on a CUDA device.
+            `SecureRouterError`: More than 2^38 bytes, all that its counter reaches, were drawn from ChaCha20.
         """
+        self._left -= count
+        if self._left < 0:
+            raise SecureRouterError("A domain's keystream is used up: 2^38 bytes were drawn; use more domains.")
         if isinstance(self._keystream, _DeviceKeystream):
             return self._keystream.bytes(count)
         # Encrypted zeros are the keystream; a small buffer of zeros stays in the CPU's cache.
@@ -158,8 +163,6 @@ class _DeviceKeystream:
         first, skip = divmod(self._read, _BLOCK)
         self._read += count
         last = -(-self._read // _BLOCK)
-        if last > 1 << 32:
-            raise SecureRouterError("A domain's keystream is used up: 2^38 bytes were drawn; use more domains.")
         if not count:
             return torch.empty(0, dtype=torch.uint8, device=self._state.device)
         found = self._kernel.blocks(self._state, first, last - first)[skip : skip + count]

@@ -51,7 +51,7 @@ class DealerService:
         self._channels, self._plan_of, self._weight_mask, self._device = channels, plan_of, weight_mask, device
         self._timeout, self._locks = timeout, (threading.Lock(), threading.Lock())
         self._orders: tuple[queue.SimpleQueue, queue.SimpleQueue] = (queue.SimpleQueue(), queue.SimpleQueue())
-        self._finished: queue.SimpleQueue[tuple[int, list[str]] | None] = queue.SimpleQueue()
+        self._finished: tuple[queue.SimpleQueue, queue.SimpleQueue] = (queue.SimpleQueue(), queue.SimpleQueue())
         self._dealt = threading.Condition()
         self._costs: dict[str, tuple[float, int]] = {}  # by set id: seconds of dealing, bytes sent
         self._failure: Exception | None = None
@@ -77,16 +77,16 @@ class DealerService:
             `SupplyError`: A party is gone or did not finish within `timeout` seconds, or the parties ordered or used
                 different sets.
         """
-        used: dict[int, list[str]] = {}
         deadline = None if timeout is None else time.monotonic() + timeout
-        while len(used) < 2:
+        used: list[list[str]] = []
+        for finished in self._finished:
             try:
-                done = self._finished.get(timeout=None if deadline is None else max(deadline - time.monotonic(), 0.0))
+                sets = finished.get(timeout=None if deadline is None else max(deadline - time.monotonic(), 0.0))
             except queue.Empty:
                 raise SupplyError(f"The parties did not finish within {timeout:g} seconds.") from None
-            if done is None:
+            if sets is None:
                 raise SupplyError(f"The dealer stopped: {self._failure}") from self._failure
-            used[done[0]] = done[1]
+            used.append(sets)
         if used[0] != used[1]:
             raise SupplyError("The parties used different sets.")
         with self._dealt:
@@ -109,7 +109,7 @@ class DealerService:
                 if header.get("kind") == "order":
                     self._orders[rank].put((str(header["number"]), str(header["name"]), str(header["plan"])))
                 elif header.get("kind") == "finished":
-                    self._finished.put((rank, [str(identity) for identity in header["sets"]]))
+                    self._finished[rank].put([str(identity) for identity in header["sets"]])
                 else:
                     raise SupplyError(f"party{rank} sent something else than an order.")
         except Exception as error:
@@ -194,5 +194,5 @@ class DealerService:
                     pass
                 lock.release()
             channel.close()
-        for waiting in (*self._orders, self._finished):
+        for waiting in (*self._orders, *self._finished):
             waiting.put(None)

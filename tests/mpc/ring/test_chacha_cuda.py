@@ -93,8 +93,9 @@ def test_words_of_all_widths_agree(chacha):
 
 
 def test_a_used_up_stream_is_refused(chacha):
-    keystream = _DeviceKeystream(KEY, DEVICE)
-    keystream._read = 2**38 - 64
-    assert bytes(keystream.bytes(64).tolist()) == reference(KEY, 2**32 - 1, 1)
+    stream = Csprng(SEED, b"words", CHACHA20, DEVICE)
+    keystream = stream._keystream = _DeviceKeystream(KEY, DEVICE)
+    keystream._read, stream._left = 2**38 - 64, 64
+    assert bytes(stream.bytes(64).tolist()) == reference(KEY, 2**32 - 1, 1)
     with pytest.raises(SecureRouterError, match="used up"):
-        keystream.bytes(1)
+        stream.bytes(1)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from hf_securerouter.errors import SecureRouterValueError
+from hf_securerouter.errors import SecureRouterError, SecureRouterValueError
 from hf_securerouter.mpc.ring import randomness
 from hf_securerouter.mpc.ring.randomness import (
     AES,
@@ -73,6 +73,23 @@ def check_pieces(counts, cipher):
     generator = Csprng(SEED, b"pieces", cipher)
     found = b"".join(bytes(generator.bytes(count).tolist()) for count in counts)
     assert found == keystream(domain_key(SEED, b"pieces"), sum(counts), cipher)
+
+
+def test_no_more_is_drawn_of_chacha20_than_its_counter_reaches(monkeypatch):
+    last = Cipher(algorithms.ChaCha20(bytes(32), (2**32 - 1).to_bytes(4, "little") + bytes(12)), None).encryptor()
+    assert len(last.update(bytes(64))) == 64  # the last of 2^32 blocks
+    with pytest.raises(ValueError, match="overflow"):
+        last.update(bytes(1))
+    assert randomness.CHACHA20_BYTES == 64 * 2**32
+    monkeypatch.setattr(randomness, "CHACHA20_BYTES", 100)
+    for cipher in (AES, CHACHA20):
+        stream = Csprng(bytes(32), b"", cipher)
+        assert len(stream.bytes(60)) + len(stream.bytes(40)) == 100 and len(stream.bytes(0)) == 0
+        if cipher == AES:
+            assert len(stream.bytes(1)) == 1
+            continue
+        with pytest.raises(SecureRouterError, match=r"2\^38 bytes.*use more domains"):
+            stream.bytes(1)
 
 
 def test_where_the_parties_compute_decides_the_cipher():

@@ -323,5 +323,16 @@ def test_parties_that_used_different_sets_are_noticed(live):
     assert "different sets" in failure(lambda: live.service.wait(5))
 
 
+def test_a_party_may_finish_two_queries_before_the_other_is_heard(live):
+    queries = [live.take(), live.take(), live.take()]
+    for rank, end in enumerate(live.ends):
+        for sets in queries:
+            end.finished([sets[rank].label])
+        time.sleep(0.2)  # so that the dealer hears all of one party before it hears the other
+    costs = [live.service.wait(LIMIT) for _ in queries]
+    assert len({sent for _, sent in costs}) == 1 and costs[0][1] > 0
+    assert "did not finish" in failure(lambda: live.service.wait(0.1))
+
+
 def test_an_unfinished_query_is_noticed(live):
     assert "did not finish within 0.2 seconds" in failure(lambda: live.service.wait(0.2))

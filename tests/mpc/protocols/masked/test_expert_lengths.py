@@ -79,6 +79,14 @@ def test_logits_are_those_of_the_clear_model(mode, shared):
         assert (talk(ids, mask).logits - expected).abs().max() < 0.006
 
 
+def test_padding_on_the_left_changes_no_answer():
+    talk = Conversation(converted("revealed"))
+    ids, mask = queries()
+    order = mask.argsort(dim=1, stable=True)
+    found = talk(ids.gather(1, order), mask.gather(1, order))
+    assert found.experts == [0, 0, 1, 1] and (found.logits - clear(pool(), ids, mask)).abs().max() < 0.006
+
+
 def test_experts_of_one_shape_and_one_length_are_selected():
     model = pool_model(("bert", "bert"), expert_configs=[family_config("bert", width=8)] * 2, num_labels=3)
     for lengths, selects in (([SHORT, SHORT], True), ([SHORT, LENGTH], False)):
