@@ -74,7 +74,8 @@ class Bounds:
         return {
             name: value
             for name, value in vars(self).items()
-            if name != "variance" and (value < getattr(other, name) if name in LOWEST else value > getattr(other, name))
+            if name != "variance"
+            and (value < getattr(other, name) if name in LOWEST else value > getattr(other, name))
         }
 
 

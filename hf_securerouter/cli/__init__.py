@@ -5,7 +5,7 @@ import sys
 
 import typer
 
-from hf_securerouter.cli import card, client, dealer, demo, env, party, predict, profile, share
+from hf_securerouter.cli import card, check, client, dealer, demo, env, party, predict, profile, share
 from hf_securerouter.errors import SecureRouterError
 
 
@@ -19,6 +19,7 @@ app = typer.Typer(
 app.command(epilog="Example: securerouter demo --json")(demo.demo)
 app.command(epilog="Example: securerouter env --json")(env.env)
 app.command(epilog="Example: securerouter predict MODEL --input in.jsonl --output out.jsonl")(predict.predict)
+app.command(epilog="Example: securerouter check MODEL --input texts.jsonl")(check.check)
 app.command(epilog="Example: securerouter profile --architecture bert-base --seq-length 128 --json")(profile.profile)
 app.command(epilog="Example: securerouter share my-router shares --routing-privacy quota --quotas 3,2,1")(share.share)
 app.command(epilog="Example: securerouter dealer shares/dealer --listen 0.0.0.0:9000")(dealer.dealer)

@@ -73,7 +73,7 @@ def label_file(
         size = answering.batch_size
         for start in range(done, len(records), size):
             batch = records[start : start + size]
-            for record, answer in zip(batch, answering([_text(r) for r in batch]), strict=True):
+            for record, answer in zip(batch, answering([text_of(r) for r in batch]), strict=True):
                 line = record | {
                     "label": answer.label,
                     "score": answer.score,
@@ -212,7 +212,8 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON value")  # Python's json reads and writes NaN, which is not JSON
 
 
-def _text(record: Record) -> Text:
+def text_of(record: Record) -> Text:
+    """The text of a line, or its pair of texts."""
     pair = record.get("text_pair")
     return record["text"] if pair is None else (record["text"], pair)
 

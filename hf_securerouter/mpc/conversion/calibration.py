@@ -1,10 +1,10 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
 """Bounds that hold for an encoder, measured in clear on sample inputs before anything is shared.
 
-The owner's samples set the bounds of every layer in both directions: wider where values exceed a default, narrower, for
-shorter messages, where they stay below it. The built-in samples only widen. Bounds become part of the public manifest
-and so reveal a little about the weights and the samples. A later input beyond a bound gives a wrong result without an
-error; only the margin guards against it.
+The owner's samples set the bounds of every layer in both directions: wider where values exceed a default, and
+narrower, for shorter messages, where they stay below it. The built-in samples only widen. Bounds become part of the
+public manifest and so reveal a little about the weights and the samples. A later input beyond a bound gives a wrong
+result without an error; only the margin guards against it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ...number_format import LOWEST, Bounds, number_format
 from ..models.manifest import Manifest
 from ..models.spec import Problem
 from ..protocols.masked.layout import bounds_of, encoders, layer_key, member_weights
-from .clear_encoder import ClearEncoder, Place
+from .clear_encoder import ClearEncoder, Seen
 from .client import Text
 from .converted import Converted
 from .ranges import Range, bounds_for, reached, report
@@ -35,7 +35,7 @@ Samples = Sequence[Text] | Mapping[str, Tensor]
 _ROWS = 16  # inputs that are measured together
 
 
-def measure(converted: Converted, samples: Samples | None) -> dict[str, Mapping[Place, tuple[float, float]]]:
+def measure(converted: Converted, samples: Samples | None) -> dict[str, Seen]:
     """The ranges of every member, as in `ClearEncoder.seen`, on the owner's samples or else on the built-in ones."""
     manifest = converted.manifest
     clear = {
@@ -107,9 +107,7 @@ def bounded(converted: Converted, samples: Samples | None) -> Converted:
     return replace(widened, ranges=tuple(ranges))
 
 
-def _found(
-    manifest: Manifest, member: str, position: int | None, seen: Mapping[Place, tuple[float, float]]
-) -> dict[str, float]:
+def _found(manifest: Manifest, member: str, position: int | None, seen: Seen) -> dict[str, float]:
     """What samples reach at one position; a member with a shared encoder has a head of its own, and no embeddings."""
     found = reached(seen, position)
     if manifest.encoder_of(member) != member:
@@ -130,7 +128,7 @@ def _chosen(member: str, own: Mapping[str, int], default: Bounds, narrow: bool) 
 
 def _loosest(measured: Mapping[str, Mapping[str, int]], experts: int, layers: int) -> dict[str, dict[str, int]]:
     """The same bounds for all experts: one encoder computes with the weights of whichever expert is selected."""
-    merged = {}
+    merged: dict[str, dict[str, int]] = {}
     for suffix in ("", *(f".layers.{layer}" for layer in range(layers))):
         own = [measured[f"experts.{index}{suffix}"] for index in range(experts)]
         names = {name for one in own for name in one}
@@ -141,7 +139,7 @@ def _loosest(measured: Mapping[str, Mapping[str, int]], experts: int, layers: in
     return merged
 
 
-def _ranges(before: Converted, after: Converted, seen: Mapping[str, Mapping[Place, tuple[float, float]]]) -> list[Range]:
+def _ranges(before: Converted, after: Converted, seen: Mapping[str, Seen]) -> list[Range]:
     ranges = []
     for member, spec in after.manifest.members.items():
         shared = after.manifest.encoder_of(member) != member
@@ -184,12 +182,12 @@ def _warn(ranges: Sequence[Range], own: bool) -> None:
             SecureRouterWarning,
             stacklevel=4,
         )
-    exceeded = [one for one in ranges if one.bound > one.default] if not own else []
+    exceeded = [one for one in ranges if one.exceeds_default] if not own else []
     if exceeded:
         members = ", ".join(dict.fromkeys(one.member for one in exceeded))
         warnings.warn(
-            f"{members} exceeds the default bounds on the built-in samples, and its bounds were widened for them. Pass "
-            "`calibration=` with some hundred texts of your own, which measure what your inputs reach.",
+            f"The built-in samples exceed the default bounds of {members}, which were widened. Pass `calibration=` "
+            "with some hundred texts of your own, which measure what your inputs reach.",
             SecureRouterWarning,
             stacklevel=4,
         )

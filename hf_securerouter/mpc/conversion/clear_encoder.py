@@ -15,7 +15,8 @@ from ..models import EncoderSpec
 from ..models.relative_positions import relative_buckets
 
 
-Place = tuple[int | None, str]
+# Least and largest value by position in the stack, None for the embeddings and the head, and by kind.
+Seen = dict[tuple[int | None, str], tuple[float, float]]
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": functional.gelu,
@@ -34,19 +35,16 @@ class ClearEncoder:
         dtype (`torch.dtype`): Type of all values; float32 is enough for ranges.
 
     Attributes:
-        seen (`dict[tuple[int | None, str], tuple[float, float]]`): Least and largest value by position in the stack
-            (None for the embeddings and the head) and kind; kinds are named as in `Bounds`, with `span` (of a row's
-            scores) and `variance` (of a LayerNorm's input).
+        seen (`Seen`): What was recorded; kinds are named as in `Bounds`, with `span` (of a row's scores) and
+            `variance` (of a LayerNorm's input).
     """
 
-    def __init__(
-        self, spec: EncoderSpec, weights: Mapping[str, Tensor], dtype: torch.dtype = torch.float64
-    ) -> None:
+    def __init__(self, spec: EncoderSpec, weights: Mapping[str, Tensor], dtype: torch.dtype = torch.float64) -> None:
         self.spec = spec
         self.dtype = dtype
         self._weights = {name: values.to(dtype) for name, values in weights.items()}
         self._position: int | None = None
-        self.seen: dict[Place, tuple[float, float]] = {}
+        self.seen: Seen = {}
 
     def __call__(self, x: Tensor, is_token: Tensor) -> Tensor:
         """Classify.
@@ -111,5 +109,3 @@ class ClearEncoder:
         inner = self._note("inner", self._linear(x, f"{name}.intermediate"))
         outer = self._linear(_ACTIVATIONS[spec.hidden_act](inner), f"{name}.output")
         return self._norm(x + outer, f"{name}.output_norm")
-
-

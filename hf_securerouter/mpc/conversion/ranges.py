@@ -8,12 +8,12 @@ the model's owner; bounds are public.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from ...number_format import LOWEST, MARGIN, Bounds
-from .clear_encoder import Place
+from .clear_encoder import Seen
 
 
 ENCODER_WIDE = ("embedding", "head", "logits")
@@ -47,14 +47,22 @@ class Range:
         bits = math.log2(self.bound / self.reached)
         return -bits if self.kind in LOWEST else bits
 
+    @property
+    def exceeds_default(self) -> bool:
+        """Whether the bound allows values that the default does not."""
+        return self.bound < self.default if self.kind in LOWEST else self.bound > self.default
+
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able description; a margin that is not finite is None."""
         return {**asdict(self), "margin_bits": self.margin if math.isfinite(self.margin) else None}
 
 
 def limit(bounds: Bounds, kind: str, biased: bool) -> float:
-    """The value that a bound allows, from its log2. With a relative attention bias, scores of padding are moved by half
-    the span that a row may have, so tokens have the other half."""
+    """The value that a bound allows, from its log2.
+
+    With a relative attention bias (`biased`), scores of padding are moved by half the span of a row, and tokens have
+    the other half.
+    """
     if kind == "span":
         return (2.0 ** (bounds.scores - 1) - 4) / (2 if biased else 1)
     if kind == "scores":
@@ -62,9 +70,9 @@ def limit(bounds: Bounds, kind: str, biased: bool) -> float:
     return 2.0 ** getattr(bounds, kind) * (15 / 16 if kind == "variance_high" else 1)
 
 
-def reached(seen: Mapping[Place, tuple[float, float]], position: int | None) -> dict[str, float]:
+def reached(seen: Seen, position: int | None) -> dict[str, float]:
     """What samples reach at one position, by kind as in `Range`; from `ClearEncoder.seen`."""
-    found = {}
+    found: dict[str, float] = {}
     for (place, kind), (low, high) in seen.items():
         if place != position:
             continue
@@ -104,14 +112,3 @@ def report(
         Range(member, layer, kind, value, limit(bounds, kind, biased), limit(default, kind, biased))
         for kind, value in found.items()
     ]
-
-
-def table(ranges: Sequence[Range]) -> str:
-    """The report as text: what is reached and allowed at each place, the least margin of each member first."""
-    lines = [f"{'member':<12} {'layer':>5} {'value':<14} {'reached':>10} {'bound':>10} {'default':>10} {'margin':>7}"]
-    lines += [
-        f"{one.member:<12} {'-' if one.layer is None else one.layer:>5} {one.kind:<14} "
-        f"{one.reached:>10.4g} {one.bound:>10.4g} {one.default:>10.4g} {one.margin:>7.1f}"
-        for one in ranges
-    ]
-    return "\n".join(lines)

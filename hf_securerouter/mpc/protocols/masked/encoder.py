@@ -120,9 +120,7 @@ class MaskedEncoder:
         """Logits, (B, C), from the hidden state of `run_encoder`, which several heads may read."""
         rings, bits, name = self.rings, self.rings.bits, self.spec.head.activation
         bound = rings.bounds.head
-        (dense,) = yield from self._linear(
-            party, hidden, self.hidden_width, bound, {"head.dense": bits.head_weights}
-        )
+        (dense,) = yield from self._linear(party, hidden, self.hidden_width, bound, {"head.dense": bits.head_weights})
         width = rings.classifier_width
         active = yield from self._activation(party, name, dense, bound, bits.head_inner, bits.head_active, width)
         (logits,) = yield from self._linear(
@@ -359,11 +357,12 @@ class MaskedEncoder:
         scale, inverse_scale = rings.norm_scales(width)
         z = z.truncate(scale).with_bound(bounds.residual)
         row_bits = deviation_bits(z.shape[-1])
+        variance_scale = min(bits.variance, 2 * scale + row_bits)
         gate = RowFunction(
             "inverse_sqrt",
             z.shape[:-1],
-            scale=bits.variance,
-            low=bounds.variance_low,
+            scale=variance_scale,
+            low=max(bounds.variance_low, 5 - variance_scale),
             high=bounds.variance_high,
             result_scale=inverse_scale,
         )
@@ -380,7 +379,7 @@ class MaskedEncoder:
         # The variance is, up to a constant ratio, the sum of squares / 2^row_bits: the scale changes, the words stay.
         variance = party.secret(
             squares.add_public(eps).words, squares.width, squares.scale + row_bits, bounds.variance_high
-        ).truncate(bits.variance)
+        ).truncate(variance_scale)
         inverse = yield from gate.run(party, variance)
         yield from rows.open_scalar(inverse.map(lambda words: words.unsqueeze(-1)))
         return rows.product(NORMAL_BOUND).truncate(bits.hidden)

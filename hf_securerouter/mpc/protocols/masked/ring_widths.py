@@ -171,8 +171,8 @@ class RingWidths:
     def norm_scales(self, width: int) -> tuple[int, int]:
         """Fraction bits of a LayerNorm's input and of the inverse deviation, whose product has a ring of `width` bits.
 
-        Both get as many bits as fit into 64, the inverse more of them the larger a usual variance is. With 25 together,
-        a normalised value is within 2^-13 (1/sigma + sigma/2) at a usual variance of 1.
+        Both get as many bits as fit into 64, the inverse more of them the larger a usual variance is. With 25 of them,
+        a normalised value is within 2^-13 (1/sigma + sigma/2) if that variance is 1.
 
         Raises:
             `SecureRouterValueError`: Fewer than 18 bits are left for both.

@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy import stats
 
-from hf_securerouter.mpc.conversion.calibration import ClearEncoder
+from hf_securerouter.mpc.conversion.clear_encoder import ClearEncoder
 from hf_securerouter.mpc.protocols.masked.programs import secure_program
 from hf_securerouter.mpc.ring.words import packed_size
 from hf_securerouter.routing import assign_by_quota

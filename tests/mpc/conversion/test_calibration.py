@@ -1,0 +1,154 @@
+# Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
+"""Measured bounds: they hold for what an encoder reaches, layer by layer, or the encoder is refused."""
+
+import copy
+import math
+import warnings
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hf_securerouter.errors import SecureRouterValueError, SecureRouterWarning
+from hf_securerouter.families import layers_of
+from hf_securerouter.mpc.conversion.ranges import bounds_for, limit
+from hf_securerouter.mpc.conversion.validation import ConversionError
+from hf_securerouter.mpc.convert import to_mpc
+from hf_securerouter.mpc.secure_model import SecureModel
+from hf_securerouter.number_format import LOWEST, MARGIN, Bounds
+from tests.support.conversation import Conversation
+from tests.tiny import VOCABULARY, family_config, noisy_classifier, pool_model
+
+
+LENGTH = 10
+
+
+def batch(rows=4, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(5, len(VOCABULARY), (rows, LENGTH), generator=generator)
+    mask = (torch.arange(LENGTH) < torch.randint(3, LENGTH, (rows, 1), generator=generator)).long()
+    return {"input_ids": ids * mask, "attention_mask": mask}
+
+
+def scaled(part, factor, layer=1, family="bert"):
+    """A classifier of two layers, one of which has some weights multiplied."""
+    model = noisy_classifier(family, width=16, heads=2)
+    with torch.no_grad():
+        getattr(layers_of(model)[layer], part).weight.mul_(factor)
+    return model
+
+
+def error_of(secure, model):
+    """The largest error of a logit, over two sessions."""
+    inputs = batch()
+    with torch.no_grad():
+        expected = model(**inputs).logits
+    return max(float((Conversation(secure)(*inputs.values()).logits - expected).abs().max()) for _ in range(2))
+
+
+def quietly(model, **options):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SecureRouterWarning)
+        return to_mpc(model, max_length=LENGTH, **options)
+
+
+def with_default_bounds(secure):
+    converted = copy.copy(secure.converted)
+    object.__setattr__(converted, "manifest", copy.copy(converted.manifest))
+    object.__setattr__(converted.manifest, "bounds", {})
+    return SecureModel(converted)
+
+
+@pytest.mark.parametrize(
+    ("part", "factor", "names"),
+    [("output", 400, {"residual"}), ("intermediate", 60, {"inner"}), ("query", 40, {"scores"})],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+def test_a_layer_that_exceeds_the_defaults_gets_wider_bounds_alone(part, factor, names):
+    model = scaled(part, factor)
+    with pytest.warns(SecureRouterWarning, match=r"exceed the default bounds of experts\.0.*`calibration=`"):
+        secure = to_mpc(model, max_length=LENGTH)
+    assert secure.manifest.bounds.keys() == {"experts.0.layers.1"}
+    assert names <= secure.manifest.bounds["experts.0.layers.1"].keys()
+    assert error_of(secure, model) < 0.02
+    assert error_of(with_default_bounds(secure), model) > 0.1
+
+
+@pytest.mark.parametrize("factor", [8, 64, 4096])
+def test_scaled_queries_are_answered_rightly_or_refused(factor):
+    model = scaled("query", factor, layer=0)
+    try:
+        secure = quietly(model)
+    except ConversionError as error:
+        assert "experts.0.layers.0" in str(error) and "scores 2^" in str(error)
+    else:
+        assert error_of(secure, model) < 0.02
+
+
+def test_what_no_ring_holds_is_refused_layer_by_layer():
+    model = scaled("output", 1e6)
+    with torch.no_grad():
+        layers_of(model)[0].query.weight.mul_(1e5)
+    with pytest.raises(ConversionError) as found:
+        to_mpc(model, max_length=LENGTH)
+    assert [problem.path for problem in found.value.problems] == ["experts.0.layers.0", "experts.0.layers.1"]
+    for problem, name in zip(found.value.problems, ("scores", "residual"), strict=True):
+        assert name in problem.reason and "64" in problem.reason + "64" and problem.remedy
+
+
+def test_an_ordinary_model_keeps_the_default_bounds_without_a_word():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        secure = to_mpc(noisy_classifier("bert", width=16, heads=2), max_length=LENGTH)
+    assert secure.manifest.bounds == {}
+    assert all(one.margin > 0 and one.bound == one.default for one in secure.ranges)
+    assert {(one.layer, one.kind) for one in secure.ranges} >= {(0, "inner"), (1, "residual"), (None, "logits")}
+
+
+def test_samples_set_bounds_in_both_directions():
+    model = scaled("output", 400)
+    secure = quietly(model, calibration=batch(16, seed=1))
+    wide, narrow = (Bounds().replaced(**secure.manifest.bounds[f"experts.0.layers.{layer}"]) for layer in (1, 0))
+    assert narrow.residual < Bounds.residual < wide.residual
+    assert secure.manifest.bounds["experts.0"]["logits"] < Bounds.logits
+    assert error_of(secure, model) < 0.02
+
+
+def test_what_is_ranked_is_never_narrowed():
+    pool = pool_model()
+    secure = quietly(pool, calibration=batch(8, seed=1), routing_privacy="oblivious")
+    assert "logits" not in secure.manifest.bounds["router"]
+    assert "logits" in secure.manifest.bounds["experts.0"]
+
+
+def test_experts_of_one_shape_are_selected_with_the_loosest_bounds():
+    pool = pool_model(("bert", "bert"), expert_configs=[family_config("bert", layers=2) for _ in range(2)])
+    with torch.no_grad():
+        layers_of(pool.experts[1])[0].output.weight.mul_(4000)
+    secure = quietly(pool, routing_privacy="oblivious")
+    assert secure.manifest.selects
+    assert secure.manifest.bounds_of("experts.0") == secure.manifest.bounds_of("experts.1")
+    assert "residual" in secure.manifest.bounds["experts.0.layers.0"]
+
+
+@given(
+    st.dictionaries(st.sampled_from(["value", "residual", "inner", "head", "logits", "embedding"]), st.floats(0, 1e6)),
+    st.floats(0, 1e4),
+    st.floats(1e-6, 1e4),
+    st.floats(1, 1e4),
+    st.booleans(),
+)
+def test_a_bound_holds_its_value_with_the_margin(found, scores, low, ratio, biased):
+    found |= {"scores": scores, "span": 1.5 * scores, "variance_low": low, "variance_high": low * ratio}
+    bounds = Bounds().replaced(**bounds_for(found, biased))
+    for kind, value in found.items():
+        allowed = limit(bounds, kind, biased)
+        assert allowed <= value / MARGIN * 1.0001 if kind in LOWEST else allowed >= value * MARGIN / 1.0001
+
+
+def test_an_unknown_bound_is_refused():
+    with pytest.raises(SecureRouterValueError, match="`bounds` holds 'score'"):
+        Bounds().replaced(score=3)
+    assert Bounds().replaced(inner=1).inner == 3
+    assert math.isclose(limit(Bounds(), "span", False), 124) and limit(Bounds(), "span", True) == 62
