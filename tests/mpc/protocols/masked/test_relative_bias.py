@@ -90,7 +90,7 @@ def pool(shared, one_shape):
         router_config=family_config("mpnet", width=8) if shared is None else None,
         router_shares_expert=shared,
         num_labels=LABELS,
-        expert_max_lengths=[LENGTH, LENGTH] if one_shape else [LENGTH, LENGTH - 2],
+        expert_max_lengths=[LENGTH, LENGTH] if one_shape else [LENGTH - 2, LENGTH],
     )
 
 
