@@ -30,7 +30,7 @@ class Bounds:
 
     Args:
         scores (`int`): Attention scores lie between -2^(scores-1) and 2^(scores-1), and two scores of one row differ
-            by less than 2^(scores-1) - 4.
+            by less than 2^(scores-1) - 4; with a relative attention bias by less than half of that.
         value (`int`): Entries of V.
         context (`int`): Unnormalised attention weights times V, over the length; at most the product of both bounds.
         residual (`int`): Centred inputs of LayerNorm.

@@ -9,6 +9,7 @@ import torch
 from transformers import AutoModelForSequenceClassification
 from transformers.activations import ACT2FN
 
+from hf_securerouter.errors import SecureRouterError
 from hf_securerouter.mpc.conversion.clear_encoder import ClearEncoder
 from hf_securerouter.mpc.conversion.validation import validate
 from hf_securerouter.mpc.convert import to_mpc
@@ -228,6 +229,16 @@ def test_positions_of_mpnet_skip_token_1_whatever_its_padding(pad):
     embedded = secure.client.embed(encoded)["experts.0"]
     got = reference(weights, secure.manifest.experts[0], embedded, encoded["attention_mask"])
     assert (got - clear(model, batch)).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_padding_in_front_is_refused(family):
+    """On shares padding is a copy of a token, so that the first hidden state would be another one than in clear."""
+    secure = converted(classifier(family), max_length=9)
+    batch = inputs(classifier(family))
+    encoded = secure.client.tokenize({name: values.flip(1) for name, values in batch.items()})
+    with pytest.raises(SecureRouterError, match="`attention_mask` starts with padding in 2 of 3 inputs.*on the right"):
+        secure.sharing.inputs(secure.client.embed(encoded), encoded["attention_mask"])
 
 
 @pytest.mark.parametrize("buckets", [16, 64])

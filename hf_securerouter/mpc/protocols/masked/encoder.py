@@ -3,7 +3,8 @@
 
 Rounds of a layer at length 128, by the value that is opened: hidden state; Q, K, V; row maxima (6); the exponent and
 its bit (2); unnormalised weights with the row sums; inverses of the row sums; context; input of W_o; LayerNorm (4);
-hidden state; GeLU (2); input of W_2; LayerNorm (4).
+hidden state; GeLU (2); input of W_2; LayerNorm (4). A relative attention bias needs one round before the first layer,
+for the place of padding.
 
 Weights are found under `prefix` and a position `before.at`, such as `experts.0.in.0.query`; see `folding.layer_names`.
 """

@@ -59,6 +59,13 @@ class MaskedSharing(Sharing):
                 yield {"party0": masked, "party1": masked}
 
     def inputs(self, embeddings: dict[str, Tensor], attention_mask: Tensor) -> Shares:
+        hidden = int((attention_mask[:, 0] == 0).sum())
+        if hidden:
+            # Padding is shared as copies of tokens, so the first hidden state would be that of another token.
+            raise SecureRouterError(
+                f"`attention_mask` starts with padding in {hidden} of {len(attention_mask)} inputs, and an answer is "
+                "read off the first token: pad on the right, with `tokenizer.padding_side = 'right'`."
+            )
         seed = new_seed()
         shares: Shares = {"party0": {}, "party1": {SEED: as_tensor(seed)}}
         for name, values in embeddings.items():

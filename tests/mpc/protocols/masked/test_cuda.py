@@ -195,6 +195,17 @@ def test_a_whole_encoder(within, softmax):
     assert (done.values - ClearEncoder(spec, weights_of(spec))(x, live)).abs().max() < 0.004
 
 
+def test_an_encoder_with_a_relative_bias(within):
+    spec = replace(SMALL, num_layers=1, layer_map=(0,), relative_buckets=32)
+    weights = weights_of(spec) | {"relative_attention_bias.weight": torch.randn(32, spec.num_heads)}
+    x, live = batch_of(spec, [4, 2], 4)
+    encoder = MaskedEncoder(spec, RingWidths(Bounds(), 4))
+    words = fold_weights(spec, weights, encoder.rings)
+    given, mask = Input.real(x, encoder.input_width, encoder.rings.bits.hidden), Bits(live)
+    done = on_card(within, lambda party: encoder.run(party, given(party), mask(party)), weights=words)
+    assert (done.values - ClearEncoder(spec, weights)(x, live)).abs().max() < 0.004
+
+
 @pytest.mark.parametrize("bits", [1, 3, 8, 13, 40, 63, 64])
 def test_bytes_are_those_of_the_host(within, bits):
     for count in (5, 8192 + 77):

@@ -56,6 +56,17 @@ def test_a_bias_that_lifts_padding_above_all_tokens_changes_nothing():
         assert (encrypted(BIASED, x, live, weights=weights).values - expected).abs().max() < 0.005
 
 
+def test_calibration_leaves_room_for_padding():
+    """Scores differ by 31 to 36 in a row: with a margin of one half they need 2^6, and as much for padding."""
+    table = torch.zeros(32, SMALL.num_heads)
+    table[16 + 5 :] = 33.0
+    weights = biased_weights(BIASED, table)
+    clear = ClearEncoder(BIASED, weights)
+    clear(*batch_of(BIASED, [5, 3, 1], 12))
+    assert 31 < clear.seen["span"][1] < 36
+    assert clear.bounds()["scores"] == 8
+
+
 @pytest.mark.parametrize("softmax", ["exact", "2quad"])
 def test_the_table_costs_nothing_and_the_place_of_padding_a_bit_a_token(softmax):
     plain, biased = (plan_of(replace(spec, softmax=softmax), length=20, batch=3) for spec in (SMALL, BIASED))
@@ -79,7 +90,7 @@ def pool(shared, one_shape):
         router_config=family_config("mpnet", width=8) if shared is None else None,
         router_shares_expert=shared,
         num_labels=LABELS,
-        expert_max_lengths=[LENGTH, LENGTH] if one_shape else [LENGTH, LENGTH - 2],
+        expert_max_lengths=[LENGTH, LENGTH] if one_shape else [LENGTH - 2, LENGTH],
     )
 
 
