@@ -83,6 +83,11 @@ def test_padding_moves_to_the_right(inputs):
         assert found.keys() == inputs.keys() and all(torch.equal(found[name], inputs[name]) for name in inputs)
 
 
+def test_padding_moves_within_one_compiled_graph(inputs):
+    found = torch.compile(padded_right, backend="eager", fullgraph=True)(padded_left(inputs))
+    assert all(torch.equal(found[name], inputs[name]) for name in inputs)
+
+
 def test_zeros_between_tokens_stay():
     ids, mask = torch.tensor([[0, 0, 7, 8, 9, 0]]), torch.tensor([[0, 0, 1, 0, 1, 0]])
     found = padded_right({"input_ids": ids, "attention_mask": mask, "token_type_ids": None})
