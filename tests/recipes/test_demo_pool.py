@@ -49,7 +49,7 @@ def test_a_run_with_a_teacher_leaves_a_pool_that_learned(files, tmp_path, tokeni
     teacher, folder = tmp_path / "teacher", tmp_path / "demo"
     BertForSequenceClassification(family_config("bert", width=32, max_position_embeddings=64)).save_pretrained(teacher)
     tokenizer.save_pretrained(teacher)
-    model = run(files, folder, "--teacher", str(teacher), "--teacher-epochs", "8", "--epochs", "6")
+    model = run(files, folder, "--teacher", str(teacher), "--teacher-epochs", "5", "--epochs", "4")
 
     assert [expert.config.hidden_size for expert in model.experts] == [64, 128, 192]
     assert model.config.expert_mpc == 3 * [{"hidden_act": "exact", "softmax": "exact", "precision": "reduced"}]

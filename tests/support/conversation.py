@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from dataclasses import dataclass, replace
 
@@ -25,8 +26,12 @@ from hf_securerouter.mpc.ring.randomness import Pad, new_seed
 from hf_securerouter.mpc.ring.words import packed_size, seal
 from hf_securerouter.mpc.secure_model import SecureModel
 from hf_securerouter.mpc.tuples.deal import deal_set
+from hf_securerouter.mpc.tuples.plan import Plan
 from hf_securerouter.mpc.tuples.tuple_set import TupleSet
 from tests.support.harness import Message, RecordingParty, drive, links
+
+
+_PLANS: dict[tuple[str, str], Plan] = {}
 
 
 @dataclass
@@ -72,7 +77,16 @@ class Conversation:
         seeds = [as_seed(roles["dealer"][f"{SEED}{rank}"]) for rank in (0, 1)]
         shapes = all_weight_shapes(self.manifest)
         self._mask = lambda name: sum(weight_mask(seed, name, shapes[name]) for seed in seeds)
-        self._plans = {}
+        self._described = json.dumps(self.manifest.to_dict(), sort_keys=True)
+
+    def _plan(self, name, program):
+        """The plan of a program: one for all conversations of equal manifests, as it depends on nothing else."""
+        if name.partition("/")[0] in self.replaced:
+            return program.plan()
+        key = (self._described, name)
+        if key not in _PLANS:
+            _PLANS[key] = program.plan()
+        return _PLANS[key]
 
     def _program(self, name):
         program = secure_program(self.manifest, name)
@@ -90,12 +104,10 @@ class Conversation:
         def tuples(number, name, program):
             with lock:
                 if number not in sets:
-                    if name not in self._plans:
-                        self._plans[name] = program.plan()
+                    plan = self._plan(name, program)
                     seeds = (new_seed(), new_seed())
-                    corrections = list(deal_set(self._plans[name], seeds, self._mask))
-                    sets[number] = (self._plans[name], seeds, corrections)
-                    plans.append(self._plans[name])
+                    sets[number] = (plan, seeds, list(deal_set(plan, seeds, self._mask)))
+                    plans.append(plan)
                 return sets[number]
 
         def work(rank):

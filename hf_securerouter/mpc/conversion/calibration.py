@@ -165,7 +165,7 @@ def _problems(converted: Converted) -> list[Problem]:
                 found.append(
                     Problem(
                         f"{member}.layers.{position}",
-                        f"its values exceed what 64-bit shares compute rightly ({wide}): {error}",
+                        f"its values exceed what 64-bit shares compute rightly ({wide}): {str(error).rstrip('.')}",
                         "Train it with smaller values (weight decay), or leave this encoder out of the pool",
                     )
                 )

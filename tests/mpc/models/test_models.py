@@ -237,7 +237,7 @@ def test_padding_in_front_is_refused(family):
     """On shares padding is a copy of a token, so that the first hidden state would be another one than in clear."""
     secure = converted(classifier(family), max_length=9)
     batch = inputs(classifier(family))
-    encoded = secure.client.tokenize({name: values.flip(1) for name, values in batch.items()})
+    encoded = {name: values.flip(1) for name, values in secure.client.tokenize(batch).items()}
     with pytest.raises(SecureRouterError, match="`attention_mask` starts with padding in 2 of 3 inputs.*on the right"):
         secure.sharing.inputs(secure.client.embed(encoded), encoded["attention_mask"])
 

@@ -9,6 +9,7 @@ import torch
 from scipy import stats
 
 from hf_securerouter.mpc.conversion.clear_encoder import ClearEncoder
+from hf_securerouter.mpc.conversion.ranges import bounds_for, reached
 from hf_securerouter.mpc.protocols.masked.programs import secure_program
 from hf_securerouter.mpc.ring.words import packed_size
 from hf_securerouter.routing import assign_by_quota
@@ -63,8 +64,9 @@ def test_calibration_leaves_room_for_padding():
     weights = biased_weights(BIASED, table)
     clear = ClearEncoder(BIASED, weights)
     clear(*batch_of(BIASED, [5, 3, 1], 12))
-    assert 31 < clear.seen["span"][1] < 36
-    assert clear.bounds()["scores"] == 8
+    assert 31 < clear.seen[0, "span"][1] < 36
+    assert bounds_for(reached(clear.seen, 0), biased=True)["scores"] == 8
+    assert bounds_for(reached(clear.seen, 0), biased=False)["scores"] == 7
 
 
 @pytest.mark.parametrize("softmax", ["exact", "2quad"])
