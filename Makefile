@@ -7,7 +7,7 @@ CRYPTEN ?= crypten==0.4.1
 PIP := .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-warn-conflicts
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test benchmark lint style clean
+.PHONY: help demo test faults benchmark lint style clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1 | /' | column -t -s '|'
@@ -18,6 +18,9 @@ demo: .venv/base.stamp  ## install, then classify real sentences on secret share
 
 test: .venv/test.stamp  ## install with the test extra, then run the test suite
 	.venv/bin/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadscope
+
+faults: .venv/test.stamp  ## kill and stop every role in turn, and see that nothing hangs or stays behind
+	.venv/bin/python -m pytest -m fault
 
 benchmark: .venv/benchmark.stamp  ## measure both protocols and write the tables of docs/benchmark.md (ONLY=bert-tiny/1x: a part)
 	.venv/bin/python tests/benchmarks/benchmark.py --only '$(ONLY)'

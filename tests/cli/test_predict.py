@@ -143,6 +143,7 @@ class TestPredict:
         predict_file(checkpoint, texts, output)
         assert len(read_lines(output)) == 70
 
+    @pytest.mark.fault
     def test_killed_process_can_be_started_again(self, checkpoint, tmp_path):
         source, output = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
         write_lines(source, [{"text": f"good film {index}"} for index in range(8000)])
