@@ -37,6 +37,8 @@ with secure.local_session(timeout=120) as session:
         session({{"input_ids": ids}})
     signal.pause()
 """
+# One role in `make test`, all of them in `make faults`.
+KILLED = ["party1", *(pytest.param(name, marks=pytest.mark.fault) for name in ("party0", "dealer"))]
 
 
 @pytest.fixture(scope="module")
@@ -60,10 +62,7 @@ def wait_until_gone(processes):
     assert not alive
 
 
-@pytest.mark.parametrize(
-    "role",
-    [pytest.param("party0", marks=pytest.mark.fault), "party1", pytest.param("dealer", marks=pytest.mark.fault)],
-)
+@pytest.mark.parametrize("role", KILLED)
 def test_a_killed_role_ends_the_session(secure, role):
     killed = []
 

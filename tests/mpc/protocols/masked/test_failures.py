@@ -23,6 +23,8 @@ LIMIT = 10.0
 LENGTH = 8
 ROLES = ("party0", "party1", "dealer")
 SCRIPT = script("masked_recording_role")
+# One role in `make test`, all of them in `make faults`.
+KILLED = ["party1", *(pytest.param(name, marks=pytest.mark.fault) for name in ("party0", "dealer"))]
 
 
 @pytest.fixture(scope="module")
@@ -56,10 +58,7 @@ def endings(session, roles, since):
     return told
 
 
-@pytest.mark.parametrize(
-    "killed",
-    [pytest.param("party0", marks=pytest.mark.fault), "party1", pytest.param("dealer", marks=pytest.mark.fault)],
-)
+@pytest.mark.parametrize("killed", KILLED)
 def test_a_killed_role_ends_the_others_with_a_clear_error(secure, killed):
     with secure.local_session(timeout=120) as session:
         session({"input_ids": torch.full((2, LENGTH), 7)})
