@@ -26,7 +26,7 @@ from hf_securerouter.mpc.models import architecture
 from hf_securerouter.mpc.net.cost import Cost
 from hf_securerouter.mpc.protocols import base
 from hf_securerouter.mpc.secure_model import SecureModel
-from hf_securerouter.mpc.sessions.session import Session
+from hf_securerouter.mpc.sessions.session import Session, SessionError
 from hf_securerouter.recipes.arguments import RunArguments
 from hf_securerouter.recipes.cotrained_pool import CotrainArguments
 from hf_securerouter.trainer import SecureRouterTrainingArguments
@@ -219,7 +219,7 @@ class SessionOfThreads(Session):
         self._channels = {}
 
     def _failure(self, role, event):
-        raise NotImplementedError
+        return SessionError(f"{role}: {event}")
 
     def _query(self, batch):
         done = self.talk(batch["input_ids"], batch["attention_mask"])

@@ -9,9 +9,11 @@ result without an error; only the margin guards against it.
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -42,7 +44,12 @@ def measure(converted: Converted, samples: Samples | None) -> dict[str, Seen]:
         member: ClearEncoder(spec, member_weights(manifest, member, converted.weights), torch.float32)
         for member, spec in manifest.members.items()
     }
-    batches = built_in(converted) if samples is None else _batches(converted.client.tokenize(samples))
+    # With a relative bias padding is no copy of a token behind the first layer, and has values of its own.
+    padded = any(spec.relative_buckets is not None for spec in manifest.members.values())
+    if samples is None:
+        batches = built_in(converted, padded)
+    else:
+        batches = _batches(converted.client.tokenize(samples), padded)
     for encoded in batches:
         is_token = encoded["attention_mask"]
         for owner, own in converted.client.embed(encoded).items():
@@ -54,21 +61,22 @@ def measure(converted: Converted, samples: Samples | None) -> dict[str, Seen]:
     return {member: encoder.seen for member, encoder in clear.items()}
 
 
-def built_in(converted: Converted) -> Iterator[dict[str, Tensor]]:
+def built_in(converted: Converted, padded: bool) -> Iterator[dict[str, Tensor]]:
     """The built-in samples, tokenized; without a tokenizer only the random tokens."""
     client = converted.client
     if client.tokenizer is not None:
-        yield from _batches(client.tokenize(TEXTS))
+        yield from _batches(client.tokenize(TEXTS), padded)
     vocabulary = min(config.vocab_size for config in client.configs.values())
     for ids in random_tokens(vocabulary, client.max_length):
         yield {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
-def _batches(encoded: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
-    """A batch in parts of a few rows of similar length, without the columns that only hold padding."""
-    order = encoded["attention_mask"].sum(1).argsort()
-    for rows in order.split(_ROWS):
-        longest = max(int(encoded["attention_mask"][rows].sum(1).max()), 1)
+def _batches(encoded: Mapping[str, Tensor], padded: bool) -> Iterator[dict[str, Tensor]]:
+    """A batch in parts of a few rows of similar length; without columns that only hold padding, unless `padded`."""
+    is_token = encoded["attention_mask"].bool()
+    ends = (is_token * torch.arange(1, is_token.shape[1] + 1)).amax(1)
+    for rows in ends.argsort().split(_ROWS):
+        longest = is_token.shape[1] if padded else int(ends[rows].max())
         yield {name: values[rows, :longest] for name, values in encoded.items()}
 
 
@@ -80,10 +88,13 @@ def bounded(converted: Converted, samples: Samples | None) -> Converted:
         samples (`list` or `Mapping`, *optional*): Inputs, as for a session; the built-in ones if None.
 
     Raises:
-        `ConversionError`: A ring does not fit at the measured bounds; every such layer is listed.
+        `ConversionError`: A value is not finite, or a ring does not fit at the measured bounds; every such layer and
+            head is listed.
     """
     manifest = converted.manifest
     seen = measure(converted, samples)
+    if problems := _not_finite(seen):
+        raise ConversionError(problems)
     measured = {}
     for member, spec in manifest.members.items():
         lowest = 5 - number_format(spec.precision, spec.softmax).bits.variance
@@ -100,8 +111,7 @@ def bounded(converted: Converted, samples: Samples | None) -> Converted:
     bounds = {key: found for key, found in measured.items() if found}
     widened = replace(converted, manifest=replace(manifest, bounds=bounds))
     ranges = _ranges(converted, widened, seen)
-    problems = _problems(widened)
-    if problems:
+    if problems := _problems(widened):
         raise ConversionError(problems)
     _warn(ranges, own=samples is not None)
     return replace(widened, ranges=tuple(ranges))
@@ -151,24 +161,40 @@ def _ranges(before: Converted, after: Converted, seen: Mapping[str, Seen]) -> li
 
 
 def _problems(converted: Converted) -> list[Problem]:
-    """Every layer with a ring that does not fit."""
+    """Every layer, and every head, with a ring that does not fit."""
     found = []
     for member, encoder in encoders(converted.manifest).items():
-        if converted.manifest.encoder_of(member) != member:
-            continue
+        checks: dict[str, tuple[Bounds, Callable[[], None]]] = {}
+        if converted.manifest.encoder_of(member) == member:
+            for position, (rings, width) in enumerate(zip(encoder.layer_rings, encoder.output_widths, strict=True)):
+                checks[layer_key(member, position)] = rings.bounds, partial(rings.check, width)
+        head = encoder.spec.head.activation
+        checks[f"{member}.head"] = encoder.rings.bounds, partial(encoder.rings.check_head, head)
         default = number_format(encoder.spec.precision, encoder.spec.softmax).bounds
-        for position, (rings, width) in enumerate(zip(encoder.layer_rings, encoder.output_widths, strict=True)):
+        for path, (bounds, check) in checks.items():
             try:
-                rings.check(width)
+                check()
             except SecureRouterError as error:
-                wide = ", ".join(f"{name} 2^{value}" for name, value in rings.bounds.beyond(default).items())
+                wide = ", ".join(f"{name} 2^{value}" for name, value in bounds.beyond(default).items())
                 found.append(
                     Problem(
-                        f"{member}.layers.{position}",
+                        path,
                         f"its values exceed what 64-bit shares compute rightly ({wide}): {str(error).rstrip('.')}",
                         "Train it with smaller values (weight decay), or leave this encoder out of the pool",
                     )
                 )
+    return found
+
+
+def _not_finite(seen: Mapping[str, Seen]) -> list[Problem]:
+    """Every member with a value that is infinite or NaN on a sample, at the first such place."""
+    found = []
+    for member, own in seen.items():
+        wrong = [(position, kind) for (position, kind), limits in own.items() if not all(map(math.isfinite, limits))]
+        if wrong:
+            position, kind = wrong[0]
+            path = member if position is None else layer_key(member, position)
+            found.append(Problem(path, f"{kind} is not finite on a sample", "Load or train it again"))
     return found
 
 

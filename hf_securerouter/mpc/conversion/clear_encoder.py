@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -71,7 +72,8 @@ class ClearEncoder:
     def _note(self, kind: str, values: Tensor) -> Tensor:
         low, high = self.seen.get((self._position, kind), (math.inf, -math.inf))
         least, largest = torch.aminmax(values)
-        self.seen[self._position, kind] = min(low, float(least)), max(high, float(largest))
+        # numpy's minimum and maximum keep a NaN, which Python's would lose.
+        self.seen[self._position, kind] = float(np.minimum(low, float(least))), float(np.maximum(high, float(largest)))
         return values
 
     def _linear(self, x: Tensor, name: str) -> Tensor:

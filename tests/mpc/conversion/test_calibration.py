@@ -1,9 +1,9 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
 """Measured bounds: they hold for what an encoder reaches, layer by layer, or the encoder is refused."""
 
-import copy
 import math
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from hf_securerouter.errors import SecureRouterValueError, SecureRouterWarning
 from hf_securerouter.families import layers_of
+from hf_securerouter.mpc.conversion import calibration
+from hf_securerouter.mpc.conversion.clear_encoder import ClearEncoder
 from hf_securerouter.mpc.conversion.ranges import bounds_for, limit
 from hf_securerouter.mpc.conversion.validation import ConversionError
 from hf_securerouter.mpc.convert import to_mpc
@@ -54,10 +56,7 @@ def quietly(model, **options):
 
 
 def with_default_bounds(secure):
-    converted = copy.copy(secure.converted)
-    object.__setattr__(converted, "manifest", copy.copy(converted.manifest))
-    object.__setattr__(converted.manifest, "bounds", {})
-    return SecureModel(converted)
+    return SecureModel(replace(secure.converted, manifest=replace(secure.manifest, bounds={})))
 
 
 @pytest.mark.parametrize(
@@ -93,7 +92,40 @@ def test_what_no_ring_holds_is_refused_layer_by_layer():
         to_mpc(model, max_length=LENGTH)
     assert [problem.path for problem in found.value.problems] == ["experts.0.layers.0", "experts.0.layers.1"]
     for problem, name in zip(found.value.problems, ("scores", "residual"), strict=True):
-        assert name in problem.reason and "64" in problem.reason + "64" and problem.remedy
+        assert f"{name} 2^" in problem.reason and problem.remedy
+
+
+def test_inputs_of_a_curved_activation_that_no_table_holds_are_refused():
+    with pytest.raises(ConversionError, match=r"experts\.0\.layers\.1.*`inner` is bounded by 2\^.*gelu reads"):
+        to_mpc(scaled("intermediate", 2000), max_length=LENGTH)
+    model = noisy_classifier("bert", width=16, heads=2)
+    with torch.no_grad():
+        model.bert.pooler.dense.weight.mul_(5000)
+    with pytest.raises(ConversionError, match=r"experts\.0\.head.*`head` is bounded by 2\^.*tanh reads"):
+        to_mpc(model, max_length=LENGTH)
+
+
+def test_a_value_that_is_not_finite_on_a_sample_is_refused():
+    with pytest.raises(ConversionError, match=r"experts\.0\.layers\.1.* is not finite on a sample"):
+        to_mpc(scaled("query", 1e38), max_length=LENGTH)
+
+
+@pytest.mark.parametrize("family, measured", [("bert", 6), ("mpnet", LENGTH)])
+def test_samples_are_measured_to_their_last_token_and_padding_where_it_has_values(family, measured, monkeypatch):
+    lengths = []
+
+    class Watched(ClearEncoder):
+        def __call__(self, x, is_token):
+            lengths.append(is_token.shape[1])
+            return super().__call__(x, is_token)
+
+    monkeypatch.setattr(calibration, "ClearEncoder", Watched)
+    mask = torch.tensor([[1, 0, 0, 0, 0, 1, 0, 0, 0, 0]])
+    quietly(
+        noisy_classifier(family, width=16, heads=2),
+        calibration={"input_ids": torch.full((1, LENGTH), 7), "attention_mask": mask},
+    )
+    assert lengths == [measured]
 
 
 def test_an_ordinary_model_keeps_the_default_bounds_without_a_word():

@@ -18,6 +18,7 @@ from hf_securerouter.mpc.sessions import local as session_module
 from hf_securerouter.mpc.sessions.local import SessionError
 from tests.support import script
 from tests.support.children import children
+from tests.support.commands import COST_FIELDS
 from tests.tiny import WORDS, pool_model
 
 
@@ -135,17 +136,7 @@ def test_short_texts_cost_as_much_as_long_ones(recorded):
 
 def test_cost_fields(recorded):
     cost = recorded.results[1].cost.to_dict()
-    assert set(cost) == {
-        "online_bytes",
-        "rounds",
-        "dealer_bytes",
-        "client_bytes",
-        "setup_seconds",
-        "preprocess_seconds",
-        "online_seconds",
-        "dealer_seconds",
-        "peak_rss_bytes",
-    }
+    assert set(cost) == COST_FIELDS
     assert set(cost["peak_rss_bytes"]) == {"party0", "party1", "dealer", "client"}
     assert all(value > 1 << 20 for value in cost["peak_rss_bytes"].values())
     assert 0 < cost["dealer_seconds"] <= cost["online_seconds"] < cost["setup_seconds"] + 60

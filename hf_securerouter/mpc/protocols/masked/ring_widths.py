@@ -18,6 +18,7 @@ from ...ring.words import MAX_BITS, checked_width
 
 
 WIDEST_SCORES = 9  # row maxima are searched with 8 bits, in units of at most 2
+WIDEST_CURVED = 10  # log2 of an input of GeLU or tanh: the dealer's look-ups double with every bit
 LEAST_NORMAL = 7  # fraction bits of a LayerNorm's input
 
 
@@ -194,9 +195,10 @@ class RingWidths:
             output_width (`int`): The ring width of the layer's output: the next layer's `attention_width`.
 
         Raises:
-            `SecureRouterValueError`: A ring does not fit, or the range of scores is too wide for the search of row
-                maxima.
+            `SecureRouterValueError`: A ring does not fit, or the range of scores or of GeLU's inputs is too wide for
+                its gate.
         """
+        _check_curved(self.hidden_act, "inner", self.bounds.inner)
         if self.softmax == "exact" and self.bounds.scores > WIDEST_SCORES:
             raise SecureRouterValueError(
                 f"`scores` is bounded by 2^{self.bounds.scores - 1}, and exact softmax reads scores up to "
@@ -214,3 +216,20 @@ class RingWidths:
             checked_width(width, f"The {name}")
         for width in (self.feed_forward_width, output_width):
             self.norm_scales(width)
+
+    def check_head(self, activation: str) -> None:
+        """Raise an error if a ring of a head does not fit into 64 bits, or its activation's inputs are too wide.
+
+        Raises:
+            `SecureRouterValueError`: See above.
+        """
+        _check_curved(activation, "head", self.bounds.head)
+        checked_width(self.head_width, "The head's input")
+        checked_width(self.classifier_width, "The classifier's input")
+
+
+def _check_curved(activation: str, name: str, bound: int) -> None:
+    if activation in ("gelu", "tanh") and bound > WIDEST_CURVED:
+        raise SecureRouterValueError(
+            f"`{name}` is bounded by 2^{bound}, and {activation} reads inputs up to 2^{WIDEST_CURVED}."
+        )
