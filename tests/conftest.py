@@ -9,6 +9,7 @@ import torch
 from transformers import BertTokenizer
 
 from hf_securerouter import SecureRouterForSequenceClassification
+from hf_securerouter.mpc.sessions.fork_server import shared_fork_server
 from tests.tiny import MAX_POSITIONS, VOCABULARY, pool_model
 
 
@@ -34,6 +35,13 @@ def _seeded():
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread():
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_fork_server():
+    """The process that starts the roles of all sessions; loading PyTorch once for each session would take long."""
+    with shared_fork_server():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -22,7 +22,6 @@ Reference:
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -44,58 +43,53 @@ _STEP_BITS = 2  # the coarse index counts quarters of a unit
 
 @dataclass(frozen=True)
 class _Shape:
-    """Curved for |x| < `half_window` quarters; slope * x + height to the right of the window, -height to the left."""
+    """Curved for |x| < `half_window` quarters; slope * x + height to the right of the window, -height to the left.
+
+    The trigonometric polynomial on the window has the coefficients a_0 = `constant`, a_j of `cosines` and b_j of
+    `sines`. It is nearly minimax; `tests/mpc/gates/test_curved.py` fits it anew, and compares.
+    """
 
     half_window: int
-    harmonics: int
     slope: int
     height: int
+    constant: float
+    cosines: tuple[float, ...]
+    sines: tuple[float, ...]
+
+    @property
+    def harmonics(self) -> int:
+        return len(self.sines)
 
 
-_SHAPES = {"gelu": _Shape(15, 6, 1, 0), "tanh": _Shape(20, 10, 0, 1)}
-
-
-def _exact(name: str, x: np.ndarray) -> np.ndarray:
-    if name == "tanh":
-        return np.tanh(x)
-    return x * 0.5 * (1 + np.vectorize(math.erf)(x / math.sqrt(2)))
-
-
-@lru_cache(maxsize=8)
-def fit(name: str) -> tuple[float, np.ndarray, np.ndarray]:
-    """The trigonometric polynomial of an activation on its window.
-
-    Args:
-        name (`str`): `"gelu"` or `"tanh"`.
-
-    Returns:
-        `tuple`: a_0, and the arrays a_j and b_j for j = 1, 2, ...; nearly minimax, by Lawson's reweighting.
-    """
-    shape = _SHAPES[name]
-    edge = shape.half_window / 4
-    x = edge * np.cos(np.pi * (np.arange(2000) + 0.5) / 2000)
-    angles = 2 * np.pi / 2**_PERIOD_BITS * x[:, None] * np.arange(1, shape.harmonics + 1)
-    basis = np.concatenate([np.ones((len(x), 1)), np.cos(angles), np.sin(angles)], 1)
-    values, weights = _exact(name, x), np.ones(len(x))
-    for _ in range(60):
-        root = np.sqrt(weights)[:, None]
-        # A ridge keeps the coefficients, and so the rounding of the words, small.
-        system = np.concatenate([basis * root, 1e-6 * np.eye(basis.shape[1])])
-        solution = np.linalg.lstsq(
-            system, np.concatenate([values * root[:, 0], np.zeros(basis.shape[1])]), rcond=None
-        )[0]
-        weights *= np.abs(basis @ solution - values) + 1e-9
-        weights /= weights.mean()
-    return float(solution[0]), solution[1 : shape.harmonics + 1], solution[shape.harmonics + 1 :]
+_SHAPES = {
+    "gelu": _Shape(
+        half_window=15,
+        slope=1,
+        height=0,
+        constant=-1.29197729122,
+        cosines=(4.2284835519, -4.40081254956, 2.39053177206, -1.19527366517, 0.35144948287, -0.0822860662966),
+        sines=(2.26956563285, -0.797851053558, 0.288291019709, -0.0860646615541, 0.0181753476287, -0.00202300129936),
+    ),
+    "tanh": _Shape(
+        half_window=20,
+        slope=0,
+        height=1,
+        constant=0.0,
+        cosines=(0.0,) * 10,
+        sines=(
+            *(0.356593512146, 1.46308041238, -1.48487243513, 1.6571127092, -1.25307783136),
+            *(0.897287720582, -0.488827822654, 0.236122110271, -0.0777463287043, 0.0197405610971),
+        ),
+    ),
+}
 
 
 @lru_cache(maxsize=8)
 def _public_tables(name: str, scale: int) -> Tensor:
     """Public factors of the dealer's words by the angle of c, int64 (2 * harmonics, 2^(scale + 4))."""
-    _, cosines, sines = fit(name)
     positions = np.arange(2 ** (scale + _PERIOD_BITS)) * (2 * np.pi / 2 ** (scale + _PERIOD_BITS))
     rows = []
-    for j, (a, b) in enumerate(zip(cosines, sines, strict=True), start=1):
+    for j, (a, b) in enumerate(zip(_SHAPES[name].cosines, _SHAPES[name].sines, strict=True), start=1):
         rows += [a * np.cos(j * positions) + b * np.sin(j * positions)]
         rows += [a * np.sin(j * positions) - b * np.cos(j * positions)]
     return torch.from_numpy(np.round(np.stack(rows) * 2.0**_PUBLIC_SCALE).astype(np.int64))
@@ -195,7 +189,7 @@ class Activation(Gate):
         # flip = inside xor mask bit, so inside = 1 - bit where the flip is 1 (first words), and bit where it is 0.
         factors = party.constant(_public_tables(self.function, self.scale))
         angle = (opened - (1 << (self.bits - 2))) & ((1 << (self.scale + _PERIOD_BITS)) - 1)
-        constant = round(fit(self.function)[0] * 2.0 ** (_WORD_SCALE + _PUBLIC_SCALE))
+        constant = round(shape.constant * 2.0 ** (_WORD_SCALE + _PUBLIC_SCALE))
         is_inside = choose(flip, (1 if party.rank == 0 else 0) - hidden, hidden)
         total, flat = is_inside * constant, angle.view(-1)
         for row in range(words[0]):

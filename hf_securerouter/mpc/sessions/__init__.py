@@ -2,6 +2,6 @@
 """Sessions, which send queries to the roles.
 
 `session` splits texts into batches, shares each batch and reconstructs the logits, wherever the roles are. `local`
-starts the roles as processes of this machine, and `role_process` is the main program of such a process. The session
-with roles on other machines is `deployment/remote_session.py`.
+starts the roles as processes of this machine: `fork_server` forks them, and `role_process` is their main program. The
+session with roles on other machines is `deployment/remote_session.py`.
 """

@@ -6,11 +6,11 @@ It serves to try and to measure a model: one user owns all roles, so the shares 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import socket
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -23,27 +23,20 @@ from ..conversion.converted import Converted
 from ..models.manifest import BATCH_SIZE
 from ..net.channel import Channel, ChannelError
 from ..net.delay import DelayedNetwork
+from .fork_server import ForkedProcess, ForkError, ForkServer, shared_fork_server
 from .session import SecureResult, Session, SessionError
 
 
 __all__ = ["LocalSession", "SecureResult", "SessionError"]
 
-ROLE_COMMAND = (sys.executable, "-m", "hf_securerouter.mpc.sessions.role_process")
-
-# glibc keeps freed memory for the next tensor, instead of returning it and faulting it in again, and uses huge pages
-# if the kernel gives them on request. Other allocators ignore these variables.
-ROLE_ENVIRONMENT = {
-    "MALLOC_MMAP_MAX_": "0",
-    "MALLOC_TRIM_THRESHOLD_": str(1 << 28),
-    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
-}
+ROLE_PROGRAM = ("-m", "hf_securerouter.mpc.sessions.role_process")
 
 _RELAY = "relay"  # reports the end of the relay among the roles' events; no role has this name
 
 
 @dataclass
 class _Role:
-    process: subprocess.Popen
+    process: ForkedProcess
     channel: Channel
 
 
@@ -90,9 +83,13 @@ class LocalSession(Session):
         self._roles: dict[str, _Role] = {}
         self._folder: Path | None = None
         self._network: DelayedNetwork | None = None
+        self._servers = contextlib.ExitStack()
 
     def _open(self) -> None:
-        self._start()
+        try:
+            self._start()
+        except ForkError as error:
+            raise SessionError(f"{error} No role was started.") from error
         for shares in self.model.sharing.weights(self.model.weights):
             for role, tensors in shares.items():
                 self._send(role, {"kind": "weights"}, tensors)
@@ -107,8 +104,11 @@ class LocalSession(Session):
         for role in roles:
             role.process.kill()
         for role in roles:
-            role.process.wait()
+            with contextlib.suppress(ForkError):
+                role.process.wait()
+            role.process.close()
             role.channel.close()
+        self._servers.close()
         if self._network is not None:
             self._network.close()
             self._network = None
@@ -124,19 +124,10 @@ class LocalSession(Session):
             self._network = DelayedNetwork(self.delay_ms / 1000)
             threading.Thread(target=self._watch, args=(self._network,), daemon=True).start()
         for name in manifest.roles:
+            server, environment = self._place(name)
             ours, theirs = socket.socketpair()
-            before, spaces, environment = self._place(name)
             with theirs, (self._folder / f"{name}.log").open("wb") as log:
-                # In a process session of its own, a role does not get the terminal's Ctrl-C.
-                process = subprocess.Popen(
-                    [*before, *ROLE_COMMAND, name, str(theirs.fileno())],
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    stderr=log,
-                    pass_fds=[theirs.fileno(), *spaces],
-                    env=os.environ | ROLE_ENVIRONMENT | environment,
-                    start_new_session=True,
-                )
+                process = server.start([*ROLE_PROGRAM, name], theirs.fileno(), log, os.environ | environment)
             self._roles[name] = _Role(process, Channel(ours, name))
             self._add(name, self._roles[name].channel)
         for name in manifest.roles:
@@ -155,16 +146,24 @@ class LocalSession(Session):
         network.wait()
         self._events.put((_RELAY, ChannelError("The relay ended.")))
 
-    def _place(self, name: str) -> tuple[list[str], list[int], dict[str, str]]:
-        """Command prefix, file descriptors and environment that start a role inside its network namespace."""
+    def _place(self, name: str) -> tuple[ForkServer, dict[str, str]]:
+        """The server that starts a role, for a party of a delayed link in its network namespace; added variables."""
         if self._network is None or name == "dealer":
-            return [], [], {}
-        return self._network.entering(int(name[-1])), self._network.descriptors, self._network.environment
+            return self._servers.enter_context(shared_fork_server()), {}
+        server = ForkServer(self._network.entering(int(name[-1])), self._network.descriptors)
+        self._servers.callback(server.close)
+        return server, self._network.environment
 
     def _failure(self, role: str, event: Any) -> SessionError:
         """The error for the user: how a role's process ended, or the error that a role reported."""
         if role == _RELAY:
             return SessionError("The relay of the delayed link ended, and the session is over.")
+        try:
+            return self._ending(role, event)
+        except ForkError as error:
+            return SessionError(f"{role} has ended, and so has the session: {error}")
+
+    def _ending(self, role: str, event: Any) -> SessionError:
         if not isinstance(event, ChannelError):
             # When one role dies the others fail too, and their errors may arrive first.
             time.sleep(0.5)

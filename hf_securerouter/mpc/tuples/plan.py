@@ -22,6 +22,7 @@ from ..gates.party import Party
 from ..net.ledger import GateCount
 from ..ring.randomness import AES, Csprng, Pad
 from ..ring.words import checked_width, packed_size
+from .shapes import MetaShapes
 
 
 FORMAT = "1"  # version of plan, tuples and messages: parties and dealer must agree
@@ -137,7 +138,8 @@ def trace(
         >>> plan = trace(lambda party: ReLU((4,), bits=32, width=40).run(party, party.secret(x, 40, 14, 8)))
     """
     tracer = _Tracer(weights or {})
-    tracer.run(program(tracer))
+    with MetaShapes():
+        tracer.run(program(tracer))
     for traced in tracer.tuples:
         tracer.by_gate.setdefault(traced.gate.name, GateCount()).dealer += traced.correction_bytes
     return Plan(

@@ -1,11 +1,13 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
 """Gates of real functions, compared with float64 within the error bounds of their docstrings."""
 
+import math
+
 import pytest
 import torch
 
 from hf_securerouter.errors import SecureRouterValueError
-from hf_securerouter.mpc.gates.activation import Activation
+from hf_securerouter.mpc.gates.activation import _SHAPES, Activation
 from hf_securerouter.mpc.gates.exponential import EXP_SCALE, Exponential
 from hf_securerouter.mpc.gates.row_function import RowFunction
 from tests.support.harness import Input, run
@@ -58,6 +60,30 @@ def test_activation_keeps_its_error(function, bound, scale, result_scale, width)
         assert float(curved.max()) < 1.2e-4 + 1.13 * 2.0**-scale + 2 * 2.0**-result_scale + 2.0**-13
     assert {(part.width, part.scale) for part in done.results} == {(width, result_scale)}
     assert {part.bound for part in done.results} == {bound if function == "gelu" else 1}
+
+
+@pytest.mark.parametrize("function", ["gelu", "tanh"])
+def test_the_coefficients_are_nearly_minimax(function):
+    """A fit by Lawson's reweighting gives the same coefficients."""
+    shape = _SHAPES[function]
+    edge, count = shape.half_window / 4, shape.harmonics
+    x = edge * torch.cos(math.pi * (torch.arange(2000, dtype=torch.float64) + 0.5) / 2000)
+    angles = 2 * math.pi / 16 * x[:, None] * torch.arange(1, count + 1)
+    basis = torch.cat([torch.ones_like(x)[:, None], torch.cos(angles), torch.sin(angles)], 1)
+    values, weights = EXACT[function](x), torch.ones_like(x)
+    # A ridge keeps the coefficients, and so the rounding of the words, small.
+    ridge = 1e-6 * torch.eye(2 * count + 1, dtype=torch.float64)
+    for _ in range(60):
+        root = weights.sqrt()
+        system, wanted = (
+            torch.cat([basis * root[:, None], ridge]),
+            torch.cat([values * root, ridge.new_zeros(len(ridge))]),
+        )
+        fitted = torch.linalg.lstsq(system, wanted).solution
+        weights *= (basis @ fitted - values).abs() + 1e-9
+        weights /= weights.mean()
+    kept = torch.tensor([shape.constant, *shape.cosines, *shape.sines], dtype=torch.float64)
+    assert torch.allclose(kept, fitted, rtol=1e-9, atol=1e-9)
 
 
 def test_activation_is_unbiased_far_from_the_window():

@@ -87,7 +87,7 @@ def recorded(tmp_path_factory, tokenizer):
     found = Recorded(folder, tokenizer)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SECUREROUTER_RECORD", str(folder))
-        patch.setattr(session_module, "ROLE_COMMAND", (sys.executable, script("recording_role")))
+        patch.setattr(session_module, "ROLE_PROGRAM", (script("recording_role"),))
         share = found.secure.sharing.inputs
 
         def share_and_keep(embeddings, mask):

@@ -23,8 +23,8 @@ CALLER = """
 import signal
 import sys
 sys.path.insert(0, {tests!r})
-import psutil
 import torch
+from tests.support.children import children
 from tests.tiny import pool_model
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores SIGINT for background processes
@@ -32,7 +32,7 @@ secure = pool_model().to_mpc(max_length=16, protocol="crypten")
 with secure.local_session(timeout=120) as session:
     ids = torch.full((2, 16), 7)
     session({{"input_ids": ids}})
-    print(*[child.pid for child in psutil.Process().children()], flush=True)
+    print(*[child.pid for child in children()], flush=True)
     while {busy}:
         session({{"input_ids": ids}})
     signal.pause()
@@ -132,10 +132,10 @@ def test_roles_end_with_their_caller():
             caller.kill()
 
 
-def test_a_role_that_cannot_start_is_reported(without_dealer, monkeypatch):
-    monkeypatch.setattr(
-        "hf_securerouter.mpc.sessions.local.ROLE_COMMAND", (sys.executable, "-c", "raise SystemExit('no such thing')")
-    )
+def test_a_role_that_cannot_start_is_reported(without_dealer, monkeypatch, tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text("raise SystemExit('no such thing')")
+    monkeypatch.setattr("hf_securerouter.mpc.sessions.local.ROLE_PROGRAM", (str(program),))
     with pytest.raises(SessionError, match="party. exited, and the session is over: no such thing"):
         without_dealer.local_session(timeout=60).__enter__()
     wait_until_gone(children())

@@ -8,7 +8,6 @@ With a GPU, what is measured for the documentation is
 """
 
 import json
-import sys
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 
@@ -264,7 +263,7 @@ def test_matrix_products(within, product, bits):
 def roles(within, monkeypatch):
     """Roles that find the device."""
     if within is fake_card.on_card:
-        monkeypatch.setattr(session_module, "ROLE_COMMAND", (sys.executable, script("fake_card_role")))
+        monkeypatch.setattr(session_module, "ROLE_PROGRAM", (script("fake_card_role"),))
 
 
 in_processes = pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 
 import re
 import signal
-import sys
 import time
 
 import pytest
@@ -89,7 +88,7 @@ def test_a_dealer_that_stands_still_is_given_up_by_both(secure):
 def test_a_role_of_another_version_is_noticed_by_all(secure, tmp_path, monkeypatch):
     monkeypatch.setenv("SECUREROUTER_RECORD", str(tmp_path))
     monkeypatch.setenv("SECUREROUTER_ODD", "party1")
-    monkeypatch.setattr(session_module, "ROLE_COMMAND", (sys.executable, SCRIPT))
+    monkeypatch.setattr(session_module, "ROLE_PROGRAM", (SCRIPT,))
     with secure.local_session(timeout=120) as session:
         ask(session)
         told = endings(session, ROLES, time.monotonic() + 60)  # the roles trace their plans first

@@ -2,7 +2,6 @@
 """The masked protocol in processes of its own: answers, counts, and the data that each role sees and keeps."""
 
 import json
-import sys
 import warnings
 
 import pytest
@@ -81,7 +80,7 @@ def recorded(tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SECUREROUTER_RECORD", str(found.folder))
-        patch.setattr(session_module, "ROLE_COMMAND", (sys.executable, SCRIPT))
+        patch.setattr(session_module, "ROLE_PROGRAM", (SCRIPT,))
         patch.setattr(sharing, "weights", weights)
         patch.setattr(sharing, "inputs", inputs)
         with found.secure.local_session(timeout=120) as session:
