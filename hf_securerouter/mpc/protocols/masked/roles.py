@@ -19,7 +19,7 @@ from ...net.ledger import Ledger
 from ...net.link import Link
 from ...ring.randomness import SEED_BYTES, Csprng, Pad
 from ...ring.words import seal
-from ...tuples.dealer_client import DealerClient
+from ...tuples.dealer_client import SILENCE, DealerClient
 from ...tuples.dealer_service import DealerService
 from ...tuples.party_set import SetLabel
 from ...tuples.plan import Plan
@@ -108,24 +108,26 @@ class _Meeting:
 class MaskedParty(Program):
     """A computing party: holds the masked weights, the seed of its own mask, and one share of every input."""
 
-    def __init__(self, rank: int, manifest: Manifest, ledger: Ledger) -> None:
-        self.rank, self.manifest, self.ledger = rank, manifest, ledger
+    def __init__(self, rank: int, manifest: Manifest, ledger: Ledger, debug: bool = False) -> None:
+        self.rank, self.manifest, self.ledger, self.debug = rank, manifest, ledger, debug
         self._seed: bytes | None = None
         self._weights: dict[str, WeightShare] = {}
         self._plans: dict[str, Plan] = {}
         self._meeting: _Meeting | None = None
 
-    def meet(self, dealer: Channel, link: Link, timeout: float) -> None:
+    def meet(self, dealer: Channel, link: Link, timeout: float, silence: float = SILENCE) -> None:
         """Compute over this link, with sets of tuples from this dealer, from now on.
 
         Args:
             dealer (`Channel`): To the dealer.
             link (`Link`): To the other party, counting in this party's ledger.
             timeout (`float`): Seconds to wait for a set of tuples.
+            silence (`float`): Seconds without a byte from the dealer after which it counts as hung.
         """
         seed = agree_on_seed(link)
-        sets = DealerClient(dealer, self.rank, timeout)
-        evaluator = Evaluator(self.rank, link, sets, self._weights, self.ledger, self.manifest.device, self._plans)
+        sets = DealerClient(dealer, self.rank, timeout, silence)
+        device, plans = self.manifest.device, self._plans
+        evaluator = Evaluator(self.rank, link, sets, self._weights, self.ledger, device, plans, self.debug)
         self._meeting = _Meeting(link, sets, evaluator, seed)
 
     def leave(self) -> None:
