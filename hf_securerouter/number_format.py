@@ -20,7 +20,7 @@ MARGIN = 1.5  # a bound is at least this many times the largest value of calibra
 
 # Least bounds: the windows of GeLU, tanh and the exponential have to fit into the range.
 _FLOORS = {"inner": 3, "head": 3, "scores": 4}
-LOWEST = ("row_sum", "variance_low")  # bounds from below
+LOWEST = ("row_sum", "variance_low", "norm_low")  # bounds from below
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,9 @@ class Bounds:
         variance (`int`): A usual variance in LayerNorm. Not a bound: it divides fraction bits between the factors.
         embedding (`int`): Embedding outputs that are shuffled or selected; checked by the client.
         head (`int`): Inputs of the head's activation.
+        norm_low (`int`): Smallest mean square of a row that the head divides by its length.
+        norm_high (`int`): Largest such mean square, up to 15/16 of the power.
+        norm (`int`): A usual one. Not a bound, as `variance`.
         logits (`int`): Logits, and a router's scores.
     """
 
@@ -55,6 +58,9 @@ class Bounds:
     variance: int = 0
     embedding: int = 6
     head: int = 6
+    norm_low: int = -14
+    norm_high: int = 14
+    norm: int = 0
     logits: int = 6
 
     def replaced(self, **measured: int) -> Bounds:
@@ -74,7 +80,7 @@ class Bounds:
         return {
             name: value
             for name, value in vars(self).items()
-            if name != "variance"
+            if name not in ("variance", "norm")
             and (value < getattr(other, name) if name in LOWEST else value > getattr(other, name))
         }
 

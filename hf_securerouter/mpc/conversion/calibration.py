@@ -103,8 +103,9 @@ def bounded(converted: Converted, samples: Samples | None) -> Converted:
             key = member if position is None else layer_key(member, position)
             default = bounds_of(manifest, member, position)
             own = bounds_for(_found(manifest, member, position, seen[member]), spec.relative_buckets is not None)
-            if "variance_low" in own:
-                own["variance_low"] = max(own["variance_low"], lowest)
+            for name in ("variance_low", "norm_low"):
+                if name in own:
+                    own[name] = max(own[name], lowest)
             measured[key] = _chosen(member, own, default, narrow=samples is not None)
     if replace(manifest, bounds={}).selects:
         measured |= _loosest(measured, len(manifest.experts), manifest.experts[0].num_layers)
@@ -131,7 +132,8 @@ def _chosen(member: str, own: Mapping[str, int], default: Bounds, narrow: bool) 
     wider = default.replaced(**own).beyond(default)
     if not narrow:
         kept = {name: own[name] for name in wider}
-        return kept | ({"variance": own["variance"]} if kept and "variance" in own else {})
+        usual = {name: own[name] for name in ("variance", "norm") if name in own}
+        return kept | (usual if kept else {})
     fixed = {"embedding"} | ({"logits"} if member == "router" else set())
     return {name: value for name, value in own.items() if name in wider or name not in fixed}
 
@@ -168,8 +170,11 @@ def _problems(converted: Converted) -> list[Problem]:
         if converted.manifest.encoder_of(member) == member:
             for position, (rings, width) in enumerate(zip(encoder.layer_rings, encoder.output_widths, strict=True)):
                 checks[layer_key(member, position)] = rings.bounds, partial(rings.check, width)
-        head = encoder.spec.head.activation
-        checks[f"{member}.head"] = encoder.rings.bounds, partial(encoder.rings.check_head, head)
+        head = encoder.spec.head
+        features = head.inner_size or encoder.spec.hidden_size
+        checks[f"{member}.head"] = encoder.rings.bounds, partial(encoder.rings.check_head, head, features)
+        if encoder.mean is not None:
+            checks[f"{member}.pooling"] = encoder.rings.bounds, encoder.mean.check
         default = number_format(encoder.spec.precision, encoder.spec.softmax).bounds
         for path, (bounds, check) in checks.items():
             try:

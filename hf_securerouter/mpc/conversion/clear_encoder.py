@@ -24,6 +24,7 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": functional.relu,
     "tanh": torch.tanh,
     "quadratic": Quadratic(),
+    "identity": lambda x: x,
 }
 
 
@@ -36,8 +37,8 @@ class ClearEncoder:
         dtype (`torch.dtype`): Type of all values; float32 is enough for ranges.
 
     Attributes:
-        seen (`Seen`): What was recorded; kinds are named as in `Bounds`, with `span` (of a row's scores) and
-            `variance` (of a LayerNorm's input).
+        seen (`Seen`): What was recorded; kinds are named as in `Bounds`, with `span` (of a row's scores), `variance`
+            (of a LayerNorm's input) and `norm` (the mean square of a row that the head divides by its length).
     """
 
     def __init__(self, spec: EncoderSpec, weights: Mapping[str, Tensor], dtype: torch.dtype = torch.float64) -> None:
@@ -65,9 +66,24 @@ class ClearEncoder:
             self._position = position
             x = self._layer(x, is_token[:, None, None, :].to(self.dtype), f"layers.{layer}")
         self._position = None
+        return self._head(self._pooled(x, is_token))
+
+    def _pooled(self, x: Tensor, is_token: Tensor) -> Tensor:
+        """The row of each input that its head reads."""
+        if self.spec.pooling == "first":
+            return x[:, 0]
+        live = is_token[:, :, None].to(self.dtype)
+        return (x * live).sum(1) / live.sum(1)
+
+    def _head(self, row: Tensor) -> Tensor:
         head = self.spec.head
-        row = self._note("head", self._linear(x[:, 0], head.dense))
-        return self._note("logits", self._linear(_ACTIVATIONS[head.activation](row), head.classifier))
+        if head.dense is not None:
+            inner = self._note("head", self._linear(row, head.dense))
+            row = _ACTIVATIONS[head.activation](inner)
+        if head.normalize:
+            self._note("norm", row.square().mean(-1))
+            row = functional.normalize(row, dim=-1)
+        return self._note("logits", self._linear(row, head.classifier))
 
     def _note(self, kind: str, values: Tensor) -> Tensor:
         low, high = self.seen.get((self._position, kind), (math.inf, -math.inf))

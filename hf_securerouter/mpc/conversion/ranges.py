@@ -17,6 +17,7 @@ from .clear_encoder import Seen
 
 
 ENCODER_WIDE = ("embedding", "head", "logits")
+SQUARES = ("variance", "norm")  # mean squares of a row, which are bounded on both sides
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def limit(bounds: Bounds, kind: str, biased: bool) -> float:
         return (2.0 ** (bounds.scores - 1) - 4) / (2 if biased else 1)
     if kind == "scores":
         return 2.0 ** (bounds.scores - 1)
-    return 2.0 ** getattr(bounds, kind) * (15 / 16 if kind == "variance_high" else 1)
+    return 2.0 ** getattr(bounds, kind) * (15 / 16 if kind.endswith("_high") else 1)
 
 
 def reached(seen: Seen, position: int | None) -> dict[str, float]:
@@ -76,8 +77,8 @@ def reached(seen: Seen, position: int | None) -> dict[str, float]:
     for (place, kind), (low, high) in seen.items():
         if place != position:
             continue
-        if kind == "variance":
-            found |= {"variance_low": low, "variance_high": high}
+        if kind in SQUARES:
+            found |= {f"{kind}_low": low, f"{kind}_high": high}
         else:
             found[kind] = low if kind in LOWEST else max(abs(low), abs(high))
     return found
@@ -96,11 +97,12 @@ def bounds_for(found: Mapping[str, float], biased: bool) -> dict[str, int]:
         span = found["span"] * (2 if biased else 1)
         widest = max(found["scores"] * MARGIN, span * MARGIN + 4, 8.0)
         bounds["scores"] = math.ceil(math.log2(widest)) + 1
-    if "variance_low" in found:
-        low, high = max(found["variance_low"] / MARGIN**2, 1e-9), found["variance_high"] * MARGIN**2
-        bounds["variance_low"] = math.floor(math.log2(low))
-        bounds["variance_high"] = math.ceil(math.log2(max(high, 2 * low) * 16 / 15))
-        bounds["variance"] = round(math.log2(max(math.sqrt(low * high), 1e-9)))
+    for kind in SQUARES:
+        if f"{kind}_low" in found:
+            low, high = max(found[f"{kind}_low"] / MARGIN**2, 1e-9), found[f"{kind}_high"] * MARGIN**2
+            bounds[f"{kind}_low"] = math.floor(math.log2(low))
+            bounds[f"{kind}_high"] = math.ceil(math.log2(max(high, 2 * low) * 16 / 15))
+            bounds[kind] = round(math.log2(max(math.sqrt(low * high), 1e-9)))
     return bounds
 
 

@@ -12,21 +12,24 @@ from ...number_format import current_precision
 
 @dataclass(frozen=True)
 class HeadSpec:
-    """A head: logits are `classifier(activation(dense(hidden)))`, of the first token's hidden state.
+    """A head: logits are `classifier(activation(dense(row)))`, of the row that the encoder's pooling gives.
 
     Args:
-        dense (`str`): Prefix of the weights of the first linear layer.
-        activation (`str`): `"tanh"`, `"relu"` or `"gelu"`.
+        dense (`str`, *optional*): Prefix of the weights of the first linear layer; with None logits are
+            `classifier(row)`.
+        activation (`str`): `"tanh"`, `"relu"`, `"gelu"` or `"identity"`.
         classifier (`str`): Prefix of the weights of the second linear layer.
         num_outputs (`int`): Number of logits.
         inner_size (`int`, *optional*): Width between the two linear layers; None means the encoder's width.
+        normalize (`bool`): Whether the classifier reads its input divided by its Euclidean length; needs `dense`.
     """
 
-    dense: str
+    dense: str | None
     activation: str
     classifier: str
     num_outputs: int
     inner_size: int | None = None
+    normalize: bool = False
 
 
 @dataclass(frozen=True)
@@ -42,12 +45,14 @@ class EncoderSpec:
         softmax (`str`): `"exact"`, `"2quad"` or `"2relu"`.
         layer_norm_eps (`float`): Added to every LayerNorm's variance.
         layer_map (`tuple[int, ...]`): Index of the weights that layer `l` uses; the identity unless layers are shared.
-        head (`HeadSpec`): The head on the first token's hidden state.
+        head (`HeadSpec`): The head on the row that `pooling` gives.
         embedding_size (`int`, *optional*): Width of the embedding output, if a linear layer projects it to
             `hidden_size`; None without such a layer.
         precision (`str`): Number format that the encoder was trained for, a name in `EXPERT_MPC_CHOICES["precision"]`.
         relative_buckets (`int`, *optional*): Entries for each head of the relative attention bias that all layers add
             to their scores; None without one.
+        pooling (`str`): Which row heads read of the last hidden states: `"first"`, the first token's, or `"mean"`, the
+            mean of all tokens' rows, without padding.
     """
 
     num_layers: int
@@ -62,6 +67,7 @@ class EncoderSpec:
     embedding_size: int | None = None
     precision: str = "full"
     relative_buckets: int | None = None
+    pooling: str = "first"
 
     @property
     def head_size(self) -> int:
@@ -76,14 +82,19 @@ class EncoderSpec:
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able description, from which `from_dict` makes an equal spec."""
         values = asdict(self) | {"layer_map": list(self.layer_map)}
+        # Manifests that need none of these fields stay as they were before the fields were there.
         if self.relative_buckets is None:
-            del values["relative_buckets"]  # manifests without it stay as they were before there was one
+            del values["relative_buckets"]
+        if self.pooling == "first":
+            del values["pooling"]
+        if not self.head.normalize:
+            del values["head"]["normalize"]
         return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> EncoderSpec:
         """The spec that `to_dict` described."""
-        # Older manifests have no `precision` and no `relative_buckets`.
+        # Older manifests have no `precision`, no `relative_buckets` and no `pooling`.
         known = {field.name: values[field.name] for field in fields(cls) if field.name in values}
         known["precision"] = current_precision(known.get("precision", "full"))
         return cls(**known | {"layer_map": tuple(values["layer_map"]), "head": HeadSpec(**values["head"])})

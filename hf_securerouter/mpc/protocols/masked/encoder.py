@@ -35,6 +35,7 @@ from ...models import EncoderSpec
 from ...models.relative_positions import relative_buckets
 from ...net.network_model import NETWORKS
 from .folding import layer_names
+from .pooling import MeanPooling
 from .ring_widths import RingWidths
 
 
@@ -51,7 +52,7 @@ class MaskedEncoder:
             and, without `layers`, of every layer.
         prefix (`str`): Start of the names of its weights, such as `"experts.0."`.
         layers (`tuple[RingWidths, ...]`): Ring widths of each layer, where they differ.
-        head_width (`int`): Ring width that the widest head needs, if several heads read the encoder's hidden state.
+        head_width (`int`): Ring width that the widest head needs, if several heads read the encoder's pooled row.
         place (`str`): The layer or head whose values are checked, in errors of a debugging session.
     """
 
@@ -74,13 +75,23 @@ class MaskedEncoder:
 
     @property
     def hidden_width(self) -> int:
-        """Ring width of the hidden state that heads read."""
-        return max(self.layer_rings[-1].attention_width, self.rings.head_width, self.head_width)
+        """Ring width of the pooled row that heads read."""
+        heads = max(self.rings.head_width(self.spec.head), self.head_width)
+        return heads if self.spec.pooling == "mean" else max(self.layer_rings[-1].attention_width, heads)
+
+    @property
+    def mean(self) -> MeanPooling | None:
+        """The mean of the tokens' rows, if heads read it; None if they read the first token's row."""
+        if self.spec.pooling == "first":
+            return None
+        return MeanPooling(self.rings.length, self.rings.bits.hidden, NORMAL_BOUND, self.hidden_width)
 
     @property
     def output_widths(self) -> tuple[int, ...]:
-        """Ring width of each layer's output, which the next layer or the heads open."""
-        return (*(rings.attention_width for rings in self.layer_rings[1:]), self.hidden_width)
+        """Ring width of each layer's output, which the next layer, the pooling or the heads open."""
+        pooled = self.hidden_width if self.mean is None else self.mean.row_width
+        own = [rings.attention_width for rings in self.layer_rings]
+        return (*own[1:], max(own[-1], pooled))
 
     @property
     def logit_width(self) -> int:
@@ -97,7 +108,7 @@ class MaskedEncoder:
         return (yield from self.head(party, hidden))
 
     def run_encoder(self, party: Party, x: Secret, is_token: Tensor) -> SecretProtocol[Secret]:
-        """The hidden state of the first token after the last layer.
+        """The row that heads read after the last layer: the first token's, or the mean of all tokens' rows.
 
         Args:
             party (`Party`): Has the encoder's weights.
@@ -108,13 +119,22 @@ class MaskedEncoder:
         Returns:
             `Secret`: (B, H) at `bits.hidden` in Z_2^`hidden_width`, before the last LayerNorm's gamma and beta.
         """
+        if self.mean is None:
+            x = yield from self._layers(party, x, is_token)
+            return x.map(lambda words: words[:, 0])
+        # The tokens are counted beside the first layers, so that only the sum and the division cost rounds.
+        tokens, rows = yield from together(self.mean.count(party, is_token), self._layers(party, x, is_token))
+        return (yield from self.mean.run(party, rows, tokens))
+
+    def _layers(self, party: Party, x: Secret, is_token: Tensor) -> SecretProtocol[Secret]:
+        """The hidden states after the last layer, (B, T, H), or (B, 1, H) if heads read the first token's only."""
         biases = yield from self._score_biases(party, is_token)
         layers = zip(layer_names(self.spec), self.layer_rings, self.output_widths, strict=True)
         for position, (name, rings, width) in enumerate(layers, 1):
-            last = position == self.spec.num_layers
+            last = position == self.spec.num_layers and self.mean is None
             layer = replace(self, rings=rings, place=f"{self.prefix}layers.{position - 1}")
             x = yield from layer._layer(party, name, x, is_token, biases, width, last)
-        return x.map(lambda words: words[:, 0])
+        return x
 
     def hidden(self, party: Party, words: Tensor) -> Secret:
         """The hidden state of `run_encoder` as a `Secret`, from its words, (B, H)."""
@@ -122,16 +142,35 @@ class MaskedEncoder:
 
     def head(self, party: Party, hidden: Secret) -> SecretProtocol[Secret]:
         """Logits, (B, C), from the hidden state of `run_encoder`, which several heads may read."""
-        rings, bits, name = self.rings, self.rings.bits, self.spec.head.activation
-        bound = rings.bounds.head
-        (dense,) = yield from self._linear(party, hidden, self.hidden_width, bound, {"head.dense": bits.head_weights})
-        width = rings.classifier_width
+        rings, bits, head = self.rings, self.rings.bits, self.spec.head
         own = replace(self, place=f"{self.prefix}head")
-        active = yield from own._activation(party, name, dense, bound, bits.head_inner, bits.head_active, width)
+        row, width = hidden, self.hidden_width
+        if head.dense is not None:
+            bound = rings.bounds.head
+            (row,) = yield from self._linear(party, hidden, width, bound, {"head.dense": bits.head_weights})
+            width = rings.classifier_width(head)
+            if head.normalize:
+                row = yield from own._unit_row(party, row, rings.unit_width(head, row.shape[-1]))
+            else:
+                row = yield from own._activation(
+                    party, head.activation, row, bound, bits.head_inner, bits.head_active, width
+                )
         (logits,) = yield from self._linear(
-            party, active, width, rings.bounds.logits, {"head.classifier": bits.head_weights}
+            party, row, width, rings.bounds.logits, {"head.classifier": bits.head_weights}
         )
-        return (yield from party.checked(logits.truncate(rings.logits), f"{self.prefix}head logits"))
+        logits = logits.truncate(rings.logits).narrow(self.logit_width)
+        return (yield from party.checked(logits, f"{self.prefix}head logits"))
+
+    def _unit_row(self, party: Party, dense: Secret, width: int) -> SecretProtocol[Secret]:
+        """The activation of a head's first product over its length, up to the constant that folding takes care of."""
+        rings, bits = self.rings.of_head_norm, self.rings.bits
+        scale, _ = rings.norm_scales(width)
+        bound = rings.bounds.head
+        row = yield from self._activation(
+            party, self.spec.head.activation, dense, bound, bits.head_inner, scale, scale + bound + 3
+        )
+        spec = replace(self.spec, layer_norm_eps=0.0)
+        return (yield from replace(self, spec=spec, rings=rings)._norm(party, row, width))
 
     # Linear steps.
 
@@ -398,6 +437,8 @@ class MaskedEncoder:
         self, party: Party, name: str, x: Secret, bound: int, opened: int, result: int, width: int
     ) -> SecretProtocol[Secret]:
         """An activation of x, opened at `opened` fraction bits; returns `result` fraction bits in `width` bits."""
+        if name == "identity":
+            return x.truncate(result).with_bound(bound).narrow(width)
         if name == "quadratic":
             # x^2 / 8 + x / 4 + 1 / 2 = (x + 1)^2 / 8 + 3 / 8
             x = yield from party.checked(x.truncate(opened).with_bound(bound), f"{self.place} activation")

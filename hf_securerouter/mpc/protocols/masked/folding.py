@@ -7,6 +7,9 @@ x. On shares, LayerNorm is then z / sqrt(sum z^2 / 2^ceil(log2 d)); the ratio of
 
 A projection of the embeddings is folded into the first layer's weights in the same way, with a matrix instead of
 gamma: it needs no opening, and the parties open E columns of the embedding output instead of H.
+
+The mean of rows commutes with the last LayerNorm's gamma and beta, which the head folds whatever the pooling. A row that
+a head divides by its length is divided on shares as in LayerNorm; the ratio of both is folded into the classifier.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ....number_format import deviation_ratio
+from ....number_format import deviation_bits, deviation_ratio
 from ...models import EncoderSpec
 from ...ring.fixed_point import to_fixed_point
 from .ring_widths import RingWidths
@@ -107,8 +110,16 @@ def fold_weights(spec: EncoderSpec, weights: Mapping[str, Tensor], rings: RingWi
         table = weights["relative_attention_bias.weight"].double().T
         encoded["relative_attention_bias"] = to_fixed_point(table, bits.query + bits.key).contiguous()
     gamma, beta = norm(f"layers.{spec.layer_map[-1]}.output_norm")
+    if spec.head.dense is None:
+        put("head.classifier", *linear(spec.head.classifier, gamma, beta), bits.head_weights)
+        return encoded
     put("head.dense", *linear(spec.head.dense, gamma, beta), bits.head_weights)
-    put("head.classifier", *linear(spec.head.classifier), bits.head_weights, bits.head_active)
+    matrix, bias = linear(spec.head.classifier)
+    if spec.head.normalize:
+        # On shares a row is divided by the root of its sum of squares / 2^deviation_bits.
+        matrix = matrix * 2 ** (-deviation_bits(len(matrix)) / 2)
+    input_scale = bits.hidden if spec.head.normalize else bits.head_active
+    put("head.classifier", matrix, bias, bits.head_weights, input_scale)
     return encoded
 
 
@@ -133,8 +144,9 @@ def weight_shapes(spec: EncoderSpec) -> dict[str, tuple[int, ...]]:
             "output": (inner, features),
         }.items():
             shapes[f"{name}.{part}"] = shape
-    head = spec.head.inner_size or features
-    shapes["head.dense"] = (features, head)
+    head = features if spec.head.dense is None else spec.head.inner_size or features
+    if spec.head.dense is not None:
+        shapes["head.dense"] = (features, head)
     shapes["head.classifier"] = (head, spec.head.num_outputs)
     shapes |= {f"{name}.bias": shape[-1:] for name, shape in shapes.items()}
     if spec.relative_buckets is not None:

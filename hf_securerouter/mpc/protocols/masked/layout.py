@@ -47,7 +47,7 @@ def _encoder(manifest: Manifest, member: str) -> MaskedEncoder:
         _ring_widths(manifest, member),
         f"{member}.",
         tuple(_ring_widths(manifest, owner, layer) for layer in layers),
-        max(_ring_widths(manifest, head).head_width for head in heads),
+        max(_ring_widths(manifest, head).head_width(manifest.members[head].head) for head in heads),
     )
 
 

@@ -9,11 +9,12 @@ values of every layer, and each layer has ring widths of its own.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ....errors import SecureRouterValueError
-from ....number_format import Bounds, FractionBits, NumberFormat
+from ....number_format import Bounds, FractionBits, NumberFormat, deviation_bits
 from ...gates.exponential import EXP_SCALE
+from ...models import HeadSpec
 from ...ring.words import MAX_BITS, checked_width
 
 
@@ -142,10 +143,11 @@ class RingWidths:
             self._residual_width(self.attended_width, self.attended),
         )
 
-    @property
-    def head_width(self) -> int:
-        """Ring width of the opening of a hidden state before the head."""
-        return self.bits.hidden + self.bits.head_weights + self.bounds.head + 2
+    def head_width(self, head: HeadSpec) -> int:
+        """Ring width of the opening of a pooled row before the head's first matrix; GeLU before a division by the
+        length of a row needs one bit more than its input's value has."""
+        bound = self.bounds.logits if head.dense is None else self.bounds.head
+        return self.bits.hidden + self.bits.head_weights + bound + 2 + head.normalize
 
     @property
     def feed_forward_width(self) -> int:
@@ -164,10 +166,21 @@ class RingWidths:
         """Ring width of the opening of a hidden state, if its residual has `scale` in a ring of `width` bits."""
         return width + self.bits.hidden + max(self.bits.gamma, self.bits.mean_weights) - scale
 
+    def classifier_width(self, head: HeadSpec) -> int:
+        """Ring width of the opening of a head's activations, or of their row of length 1, before the classifier."""
+        active = self.bits.hidden if head.normalize else self.bits.head_active
+        return active + self.bits.head_weights + self.bounds.logits + 2
+
+    def unit_width(self, head: HeadSpec, features: int) -> int:
+        """Ring width of a row of length 1: the classifier's, or one that leaves its gate room for the squares."""
+        return max(self.classifier_width(head), self.bounds.norm_high + self.bits.hidden + deviation_bits(features))
+
     @property
-    def classifier_width(self) -> int:
-        """Ring width of the opening of the head's activations before the classifier."""
-        return self.bits.head_active + self.bits.head_weights + self.bounds.logits + 2
+    def of_head_norm(self) -> RingWidths:
+        """The same for a head's division by the length of a row, which is a LayerNorm without a mean."""
+        own = self.bounds
+        squares = {"variance_low": own.norm_low, "variance_high": own.norm_high, "variance": own.norm}
+        return replace(self, bounds=replace(own, residual=own.head, **squares))
 
     def norm_scales(self, width: int) -> tuple[int, int]:
         """Fraction bits of a LayerNorm's input and of the inverse deviation, whose product has a ring of `width` bits.
@@ -217,15 +230,21 @@ class RingWidths:
         for width in (self.feed_forward_width, output_width):
             self.norm_scales(width)
 
-    def check_head(self, activation: str) -> None:
+    def check_head(self, head: HeadSpec, features: int) -> None:
         """Raise an error if a ring of a head does not fit into 64 bits, or its activation's inputs are too wide.
+
+        Args:
+            head (`HeadSpec`): The head.
+            features (`int`): Width of its classifier's input.
 
         Raises:
             `SecureRouterValueError`: See above.
         """
-        _check_curved(activation, "head", self.bounds.head)
-        checked_width(self.head_width, "The head's input")
-        checked_width(self.classifier_width, "The classifier's input")
+        _check_curved(head.activation, "head", self.bounds.head)
+        checked_width(self.head_width(head), "The head's input")
+        checked_width(self.classifier_width(head), "The classifier's input")
+        if head.normalize:
+            self.of_head_norm.norm_scales(self.unit_width(head, features))
 
 
 def _check_curved(activation: str, name: str, bound: int) -> None:
