@@ -56,8 +56,8 @@ class Family:
 
     Args:
         layers (callable): From a base model, the modules of its layers, each once, in the order of their weights.
-        parts (callable): From a layer, its [`LayerParts`].
-        head (callable): From a classifier, its [`HeadParts`].
+        parts (callable, *optional*): From a layer, its [`LayerParts`]; None where layers are of another kind.
+        head (callable, *optional*): From a classifier, its [`HeadParts`]; None where heads are of another kind.
         inner_field (`str`): The config field of the feed-forward width.
         activation_field (`str`): The config field of the feed-forward activation.
         folds_into_layers (`bool`): Whether all weights are folded into layers of the same shape before they are
@@ -65,15 +65,15 @@ class Family:
     """
 
     layers: Callable[[Any], Any]
-    parts: Callable[[Any], LayerParts]
-    head: Callable[[Any], HeadParts]
+    parts: Callable[[Any], LayerParts] | None = None
+    head: Callable[[Any], HeadParts] | None = None
     inner_field: str = "intermediate_size"
     activation_field: str = "hidden_act"
     folds_into_layers: bool = False
 
     def layer_parts(self, base: Any) -> list[LayerParts]:
         """The parts of every layer of a base model."""
-        return [self.parts(layer) for layer in self.layers(base)]
+        return [] if self.parts is None else [self.parts(layer) for layer in self.layers(base)]
 
 
 def _bert_parts(layer: Any) -> LayerParts:
@@ -162,6 +162,7 @@ FAMILIES = {
         folds_into_layers=True,
     ),
     "electra": Family(layers=_bert_layers, parts=_bert_parts, head=_classification_head),
+    "modernbert": Family(layers=lambda base: base.layers, activation_field="hidden_activation"),
     "mpnet": Family(layers=_bert_layers, parts=_mpnet_parts, head=_classification_head),
     "roberta": Family(layers=_bert_layers, parts=_bert_parts, head=_classification_head, folds_into_layers=True),
 }

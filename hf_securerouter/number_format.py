@@ -35,6 +35,7 @@ class Bounds:
         context (`int`): Unnormalised attention weights times V, over the length; at most the product of both bounds.
         residual (`int`): Centred inputs of LayerNorm.
         inner (`int`): Inputs of the feed-forward activation.
+        gate (`int`): What multiplies the feed-forward activation in a gated layer.
         row_sum (`int`): Smallest row sum of unnormalised attention weights under 2Quad and 2ReLU.
         variance_low (`int`): Smallest variance in LayerNorm.
         variance_high (`int`): Largest variance in LayerNorm, up to 15/16 of the power.
@@ -52,6 +53,7 @@ class Bounds:
     context: int = 24
     residual: int = 9
     inner: int = 6
+    gate: int = 6
     row_sum: int = -3
     variance_low: int = -14
     variance_high: int = 14
@@ -99,6 +101,8 @@ class FractionBits:
         row_sum (`int`): Row sums of unnormalised weights.
         mixed (`int`): Output of attention, before the next matrix.
         inner (`int`), active (`int`): Inputs and outputs of the feed-forward activation.
+        rotary (`int`): Factors of rotary positions.
+        gated (`int`): Both factors of a gated feed-forward layer.
         normal (`int`), deviation (`int`): Factors of a LayerNorm, its input and the inverse deviation, at most.
         variance (`int`): The variance in LayerNorm.
         head_inner (`int`), head_active (`int`): Inputs and outputs of the head's activation.
@@ -119,6 +123,8 @@ class FractionBits:
     mixed: int = 14
     inner: int = 12
     active: int = 14
+    rotary: int = 10
+    gated: int = 12
     normal: int = 15
     deviation: int = 15
     variance: int = 23

@@ -45,7 +45,7 @@ def measure(converted: Converted, samples: Samples | None) -> dict[str, Seen]:
         for member, spec in manifest.members.items()
     }
     # With a relative bias padding is no copy of a token behind the first layer, and has values of its own.
-    padded = any(spec.relative_buckets is not None for spec in manifest.members.values())
+    padded = any(spec.padding_differs for spec in manifest.members.values())
     if samples is None:
         batches = built_in(converted, padded)
     else:
@@ -102,7 +102,7 @@ def bounded(converted: Converted, samples: Samples | None) -> Converted:
         for position in (None, *layers):
             key = member if position is None else layer_key(member, position)
             default = bounds_of(manifest, member, position)
-            own = bounds_for(_found(manifest, member, position, seen[member]), spec.relative_buckets is not None)
+            own = bounds_for(_found(manifest, member, position, seen[member]), spec.padding_differs)
             for name in ("variance_low", "norm_low"):
                 if name in own:
                     own[name] = max(own[name], lowest)
@@ -158,7 +158,7 @@ def _ranges(before: Converted, after: Converted, seen: Mapping[str, Seen]) -> li
         for position in (None, *(() if shared else range(spec.num_layers))):
             found = _found(after.manifest, member, position, seen[member])
             default, bounds = (bounds_of(one.manifest, member, position) for one in (before, after))
-            ranges += report(member, position, found, bounds, default, spec.relative_buckets is not None)
+            ranges += report(member, position, found, bounds, default, spec.padding_differs)
     return ranges
 
 

@@ -14,6 +14,7 @@ from torch.nn import functional
 from ...mpc_friendly import UNNORMALIZED, Quadratic, attention_weights
 from ..models import EncoderSpec
 from ..models.relative_positions import relative_buckets
+from ..models.rotary import rotary_tables, turned_by_quarter
 
 
 # Least and largest value by position in the stack, None for the embeddings and the head, and by kind.
@@ -62,11 +63,25 @@ class ClearEncoder:
         x = self._note("embedding", x.to(self.dtype))
         if "embedding_projection.weight" in self._weights:
             x = self._linear(x, "embedding_projection")
+        step = self._norm_first_layer if self.spec.norm_first else self._layer
         for position, layer in enumerate(self.spec.layer_map):
             self._position = position
-            x = self._layer(x, is_token[:, None, None, :].to(self.dtype), f"layers.{layer}")
+            x = step(x, self._met(is_token), f"layers.{layer}")
+        if self.spec.norm_first:
+            x = self._norm(x, "final_norm")
         self._position = None
         return self._head(self._pooled(x, is_token))
+
+    def _met(self, is_token: Tensor) -> Tensor:
+        """Whether a query meets a key in this layer, (B, 1, 1 or T, T) as numbers: in a window also its own, so that
+        no row is empty."""
+        met = is_token[:, None, None, :].to(self.dtype)
+        reach = self.spec.windows[self._position or 0] if self.spec.windows else None
+        if reach is None or reach >= is_token.shape[1] - 1:
+            return met
+        place = torch.arange(is_token.shape[1])
+        distance = (place[:, None] - place).abs()
+        return torch.where(distance == 0, 1.0, met) * (distance <= reach).to(self.dtype)
 
     def _pooled(self, x: Tensor, is_token: Tensor) -> Tensor:
         """The row of each input that its head reads."""
@@ -81,8 +96,10 @@ class ClearEncoder:
             inner = self._note("head", self._linear(row, head.dense))
             row = _ACTIVATIONS[head.activation](inner)
         if head.normalize:
-            self._note("norm", row.square().mean(-1))
-            row = functional.normalize(row, dim=-1)
+            row = row - row.mean(-1, keepdim=True) if head.centred else row
+            square = self._note("norm", row.square().mean(-1, keepdim=True))
+            eps = self.spec.layer_norm_eps if head.centred else 0.0
+            row = row / ((square + eps) * row.shape[-1]).sqrt()
         return self._note("logits", self._linear(row, head.classifier))
 
     def _note(self, kind: str, values: Tensor) -> Tensor:
@@ -96,12 +113,27 @@ class ClearEncoder:
         return functional.linear(x, self._weights[f"{name}.weight"], self._weights[f"{name}.bias"])
 
     def _norm(self, z: Tensor, name: str) -> Tensor:
-        centred = self._note("residual", z - z.mean(-1, keepdim=True))
+        centred = self._note("residual", z - z.mean(-1, keepdim=True) if self.spec.norm == "layer" else z)
         variance = self._note("variance", centred.square().mean(-1, keepdim=True))
         normal = centred / (variance + self.spec.layer_norm_eps).sqrt()
         return normal * self._weights[f"{name}.weight"] + self._weights[f"{name}.bias"]
 
-    def _layer(self, x: Tensor, is_token: Tensor, name: str) -> Tensor:
+    def _layer(self, x: Tensor, met: Tensor, name: str) -> Tensor:
+        x = self._norm(x + self._attention(x, met, name), f"{name}.attention_norm")
+        return self._norm(x + self._feed_forward(x, name), f"{name}.output_norm")
+
+    def _norm_first_layer(self, x: Tensor, met: Tensor, name: str) -> Tensor:
+        bare = self.spec.bare_first and not self._position
+        x = x + self._attention(x if bare else self._norm(x, f"{name}.attention_norm"), met, name)
+        return x + self._feed_forward(self._norm(x, f"{name}.output_norm"), name)
+
+    def _feed_forward(self, x: Tensor, name: str) -> Tensor:
+        inner = _ACTIVATIONS[self.spec.hidden_act](self._note("inner", self._linear(x, f"{name}.intermediate")))
+        if self.spec.gated:
+            inner = inner * self._note("gate", self._linear(x, f"{name}.gate"))
+        return self._linear(inner, f"{name}.output")
+
+    def _attention(self, x: Tensor, met: Tensor, name: str) -> Tensor:
         batch, length, width = x.shape
         spec = self.spec
 
@@ -109,21 +141,28 @@ class ClearEncoder:
             return self._linear(x, f"{name}.{part}").view(batch, length, spec.num_heads, -1).transpose(1, 2)
 
         query, key, value = heads("query"), heads("key"), self._note("value", heads("value"))
+        if spec.rotary:
+            tables = rotary_tables(length, spec.head_size, spec.rotary[self._position or 0])
+            cos, sin = (table.to(self.dtype) for table in tables)
+            query, key = (one * cos + turned_by_quarter(one) * sin for one in (query, key))
         scores = query @ key.transpose(-1, -2) / math.sqrt(spec.head_size)
         if spec.relative_buckets is not None:
             scores = scores + self._weights["relative_attention_bias.weight"].T[:, relative_buckets(length)]
+        if spec.windows:  # scores out of reach are not computed
+            own = scores.diagonal(dim1=-2, dim2=-1)[..., None]
+            place = torch.arange(length)
+            reach = spec.windows[self._position or 0]
+            near = (place[:, None] - place).abs() <= (length if reach is None else reach)
+            scores = torch.where(near, scores, own)
         self._note("scores", scores)
         self._note("span", scores.amax(-1) - scores.amin(-1))
         if spec.softmax == "exact":
-            weights = torch.exp(scores - scores.amax(-1, keepdim=True)) * is_token
+            weights = torch.exp(scores - scores.amax(-1, keepdim=True)) * met
             weights = weights / weights.sum(-1, keepdim=True)
         else:
-            unnormalized = UNNORMALIZED[spec.softmax](scores) * is_token
+            unnormalized = UNNORMALIZED[spec.softmax](scores) * met
             self._note("row_sum", unnormalized.sum(-1))
             self._note("context", unnormalized @ value / length)
-            weights = attention_weights(scores, is_token.bool(), spec.softmax)
+            weights = attention_weights(scores, met.bool(), spec.softmax)
         mixed = (weights @ value).transpose(1, 2).reshape(batch, length, width)
-        x = self._norm(x + self._linear(mixed, f"{name}.attention_output"), f"{name}.attention_norm")
-        inner = self._note("inner", self._linear(x, f"{name}.intermediate"))
-        outer = self._linear(_ACTIVATIONS[spec.hidden_act](inner), f"{name}.output")
-        return self._norm(x + outer, f"{name}.output_norm")
+        return self._linear(mixed, f"{name}.attention_output")

@@ -167,8 +167,11 @@ class Activation(Gate):
 
         Returns:
             `Secret`: In Z_2^`width` at `result_scale`.
+
+        Raises:
+            `SecureRouterError`: x is shared in a smaller ring.
         """
-        shape = _SHAPES[self.function]
+        shape, x = _SHAPES[self.function], x.narrow(self.input_width)
         randomness = party.take(self)
         lift_width = self.width - (self.result_scale - self.scale)
         lift = Lift(randomness, self.shape, self.bits, lift_width)

@@ -1,13 +1,13 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
 """What is public of an encoder and of a converted model, and where a Hugging Face model keeps its weights.
 
-`architecture` has the base class and the registry by `model_type`; `albert`, `bert`, `distilbert`, `electra`, `mpnet`
-and `roberta` register one architecture each. `relative_positions` says which entry of a relative attention bias a pair
-of tokens reads. `spec` is the public shape of an encoder with its head, `manifest` the public description of a
-converted model.
+`architecture` has the base class and the registry by `model_type`; `albert`, `bert`, `distilbert`, `electra`,
+`modernbert`, `mpnet` and `roberta` register one architecture each. `relative_positions` says which entry of a relative
+attention bias a pair of tokens reads, `rotary` by which angle a place turns queries and keys. `spec` is the public
+shape of an encoder with its head, `manifest` the public description of a converted model.
 """
 
-from . import albert, bert, distilbert, electra, mpnet, roberta  # noqa: F401  (they register themselves)
+from . import albert, bert, distilbert, electra, modernbert, mpnet, roberta  # noqa: F401  (they register themselves)
 from .architecture import Architecture, architecture_for, register, supported_model_types
 from .spec import EncoderSpec, HeadSpec
 

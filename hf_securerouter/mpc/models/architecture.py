@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from ...errors import SecureRouterValueError
 from ...families import FAMILIES, Family
 from .spec import EncoderSpec, Problem
 
@@ -129,6 +130,17 @@ def activation_problems(activation: str, field: str) -> list[Problem]:
             f"Use a model with one of {', '.join(sorted(ACTIVATIONS))}",
         )
     ]
+
+
+def exact_only(model_type: str, **chosen: str) -> None:
+    """Raise an error if other functions or numbers are chosen for a family whose experts compute exactly only.
+
+    Raises:
+        `SecureRouterValueError`: One of `softmax`, `hidden_act` and `precision` is not the exact one.
+    """
+    for name, value in chosen.items():
+        if value not in ("exact", "full"):
+            raise SecureRouterValueError(f"`{name}` of a {model_type} should be the exact one, got {value!r}.")
 
 
 def copy_linear(weights: dict[str, Tensor], name: str, module: nn.Module) -> None:

@@ -10,6 +10,13 @@ from typing import Any
 from ...number_format import current_precision
 
 
+# Fields that a manifest holds only if they differ from their default.
+_LATER = frozenset(
+    {"relative_buckets", "pooling", "norm_first", "bare_first", "norm", "gated", "rotary", "windows"}
+    | {"normalize", "centred"}
+)
+
+
 @dataclass(frozen=True)
 class HeadSpec:
     """A head: logits are `classifier(activation(dense(row)))`, of the row that the encoder's pooling gives.
@@ -22,6 +29,8 @@ class HeadSpec:
         num_outputs (`int`): Number of logits.
         inner_size (`int`, *optional*): Width between the two linear layers; None means the encoder's width.
         normalize (`bool`): Whether the classifier reads its input divided by its Euclidean length; needs `dense`.
+        centred (`bool`): Whether the mean of the classifier's input is removed before this division, so that both
+            together are a LayerNorm; needs `normalize`.
     """
 
     dense: str | None
@@ -30,6 +39,7 @@ class HeadSpec:
     num_outputs: int
     inner_size: int | None = None
     normalize: bool = False
+    centred: bool = False
 
 
 @dataclass(frozen=True)
@@ -53,6 +63,14 @@ class EncoderSpec:
             to their scores; None without one.
         pooling (`str`): Which row heads read of the last hidden states: `"first"`, the first token's, or `"mean"`, the
             mean of all tokens' rows, without padding.
+        norm_first (`bool`): Whether a norm stands before attention and before the feed-forward layer, and a last one
+            behind all layers; otherwise a norm stands behind each of them.
+        bare_first (`bool`): Whether the first of these layers reads the embedding output without a norm.
+        norm (`str`): `"layer"` or, without the mean, `"rms"`.
+        gated (`bool`): Whether the feed-forward layer multiplies the activation by a second product, its gate.
+        rotary (`tuple[float, ...]`): The base of each layer's rotary positions; empty without them.
+        windows (`tuple[int | None, ...]`): The largest distance of a query and a key in each layer; None and empty for
+            all pairs.
     """
 
     num_layers: int
@@ -68,6 +86,17 @@ class EncoderSpec:
     precision: str = "full"
     relative_buckets: int | None = None
     pooling: str = "first"
+    norm_first: bool = False
+    bare_first: bool = False
+    norm: str = "layer"
+    gated: bool = False
+    rotary: tuple[float, ...] = ()
+    windows: tuple[int | None, ...] = ()
+
+    @property
+    def padding_differs(self) -> bool:
+        """Whether padding that is a copy of a token has scores of its own, since scores depend on the place."""
+        return self.relative_buckets is not None or bool(self.rotary)
 
     @property
     def head_size(self) -> int:
@@ -81,23 +110,23 @@ class EncoderSpec:
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able description, from which `from_dict` makes an equal spec."""
-        values = asdict(self) | {"layer_map": list(self.layer_map)}
+        values = asdict(self)
         # Manifests that need none of these fields stay as they were before the fields were there.
-        if self.relative_buckets is None:
-            del values["relative_buckets"]
-        if self.pooling == "first":
-            del values["pooling"]
-        if not self.head.normalize:
-            del values["head"]["normalize"]
-        return values
+        for place, own in ((values, self), (values["head"], self.head)):
+            for field in fields(own):
+                if field.name in _LATER and getattr(own, field.name) == field.default:
+                    del place[field.name]
+        lists = {name: list(value) for name, value in values.items() if isinstance(value, tuple)}
+        return values | lists
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> EncoderSpec:
         """The spec that `to_dict` described."""
-        # Older manifests have no `precision`, no `relative_buckets` and no `pooling`.
+        # Older manifests have no `precision` and none of the later fields.
         known = {field.name: values[field.name] for field in fields(cls) if field.name in values}
         known["precision"] = current_precision(known.get("precision", "full"))
-        return cls(**known | {"layer_map": tuple(values["layer_map"]), "head": HeadSpec(**values["head"])})
+        tuples = {name: tuple(value) for name, value in known.items() if isinstance(value, list)}
+        return cls(**known | tuples | {"head": HeadSpec(**values["head"])})
 
 
 @dataclass(frozen=True)

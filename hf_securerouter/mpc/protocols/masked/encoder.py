@@ -1,39 +1,38 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""A post-LayerNorm encoder and its head under the masked protocol.
+"""An encoder and its head under the masked protocol: a norm behind each step, as in BERT, or before each step.
 
 Rounds of a layer at length 128, by the value that is opened: hidden state; Q, K, V; row maxima (6); the exponent and
 its bit (2); unnormalised weights with the row sums; inverses of the row sums; context; input of W_o; LayerNorm (4);
 hidden state; GeLU (2); input of W_2; LayerNorm (4). A relative attention bias needs one round before the first layer,
 for the place of padding.
 
+With the norm first, hidden states are the sum of all steps, which no gate refreshes: it stays in one ring, wide enough
+for the largest sum, and each norm reads it. A gated feed-forward layer takes one round more.
+
 Weights are found under `prefix` and a position `before.at`, such as `experts.0.in.0.query`; see `folding.layer_names`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor
 
 from ....number_format import deviation_bits
 from ...gates.activation import Activation
-from ...gates.bit_to_ring import BitToRing
-from ...gates.exponential import Exponential
 from ...gates.gate import SecretProtocol, together
 from ...gates.linear import Linear
-from ...gates.matmul import Matmul
-from ...gates.maximum import maximum
 from ...gates.party import Party
+from ...gates.product import Product
 from ...gates.relu import ReLU
 from ...gates.row_function import RowFunction
 from ...gates.row_scale import RowScale
 from ...gates.secret import Secret
-from ...gates.square import SelectedSquare, Square
+from ...gates.square import Square
+from ...gates.widen import Widen
 from ...models import EncoderSpec
-from ...models.relative_positions import relative_buckets
-from ...net.network_model import NETWORKS
+from .attention import Positions, SecureAttention
 from .folding import layer_names
 from .pooling import MeanPooling
 from .ring_widths import RingWidths
@@ -43,7 +42,7 @@ NORMAL_BOUND = 5  # log2 bound of normalised values
 
 
 @dataclass(frozen=True)
-class MaskedEncoder:
+class MaskedEncoder(SecureAttention):
     """One encoder with its head, for batches of one shape.
 
     Args:
@@ -54,6 +53,7 @@ class MaskedEncoder:
         layers (`tuple[RingWidths, ...]`): Ring widths of each layer, where they differ.
         head_width (`int`): Ring width that the widest head needs, if several heads read the encoder's pooled row.
         place (`str`): The layer or head whose values are checked, in errors of a debugging session.
+        layer (`int`): Position of the layer that runs.
     """
 
     spec: EncoderSpec
@@ -62,6 +62,7 @@ class MaskedEncoder:
     layers: tuple[RingWidths, ...] = ()
     head_width: int = 0
     place: str = ""
+    layer: int = 0
 
     @property
     def layer_rings(self) -> tuple[RingWidths, ...]:
@@ -71,7 +72,11 @@ class MaskedEncoder:
     @property
     def input_width(self) -> int:
         """Ring width of the client's shares of the embedding output."""
-        return self.layer_rings[0].attention_width
+        first = self.layer_rings[0]
+        if not self.spec.norm_first:
+            return first.attention_width
+        total = first.stream_width + (first.bits.mean_weights if self.spec.norm == "layer" else 0)
+        return max(total, first.attention_width) if self.spec.bare_first else total
 
     @property
     def hidden_width(self) -> int:
@@ -90,6 +95,10 @@ class MaskedEncoder:
     def output_widths(self) -> tuple[int, ...]:
         """Ring width of each layer's output, which the next layer, the pooling or the heads open."""
         pooled = self.hidden_width if self.mean is None else self.mean.row_width
+        if self.spec.norm_first:
+            last = self.layer_rings[-1]
+            squares = last.bits.hidden + last.bounds.variance_high + deviation_bits(self.spec.hidden_size)
+            return (*[rings.attention_width for rings in self.layer_rings[1:]], max(pooled, squares))
         own = [rings.attention_width for rings in self.layer_rings]
         return (*own[1:], max(own[-1], pooled))
 
@@ -128,13 +137,28 @@ class MaskedEncoder:
 
     def _layers(self, party: Party, x: Secret, is_token: Tensor) -> SecretProtocol[Secret]:
         """The hidden states after the last layer, (B, T, H), or (B, 1, H) if heads read the first token's only."""
-        biases = yield from self._score_biases(party, is_token)
+        positions = yield from self._positions(party, is_token)
+        if self.spec.norm_first:
+            return (yield from self._norm_first_layers(party, x, positions))
         layers = zip(layer_names(self.spec), self.layer_rings, self.output_widths, strict=True)
-        for position, (name, rings, width) in enumerate(layers, 1):
-            last = position == self.spec.num_layers and self.mean is None
-            layer = replace(self, rings=rings, place=f"{self.prefix}layers.{position - 1}")
-            x = yield from layer._layer(party, name, x, is_token, biases, width, last)
+        for position, (name, rings, width) in enumerate(layers):
+            layer = replace(self, rings=rings, layer=position, place=f"{self.prefix}layers.{position}")
+            x = yield from layer._layer(party, name, x, positions, width, self._is_last(position))
         return x
+
+    def _is_last(self, position: int) -> bool:
+        """Whether only the first token's row is needed behind a layer."""
+        return position == self.spec.num_layers - 1 and self.mean is None
+
+    def _norm_first_layers(self, party: Party, x: Secret, positions: Positions) -> SecretProtocol[Secret]:
+        """Layers whose norms stand before each step; what they return has passed the last norm."""
+        total = _centred(x, self.rings.bits.mean_weights) if self.spec.norm == "layer" else x
+        for position, (name, rings) in enumerate(zip(layer_names(self.spec), self.layer_rings, strict=True)):
+            layer = replace(self, rings=rings, layer=position, place=f"{self.prefix}layers.{position}")
+            bare = x if self.spec.bare_first and not position else None
+            total = yield from layer._norm_first_layer(party, name, total, bare, positions, self._is_last(position))
+        last = replace(self, rings=self.layer_rings[-1], place=f"{self.prefix}final norm")
+        return (yield from last._norm(party, total, self.output_widths[-1]))
 
     def hidden(self, party: Party, words: Tensor) -> Secret:
         """The hidden state of `run_encoder` as a `Secret`, from its words, (B, H)."""
@@ -166,10 +190,12 @@ class MaskedEncoder:
         rings, bits = self.rings.of_head_norm, self.rings.bits
         scale, _ = rings.norm_scales(width)
         bound = rings.bounds.head
-        row = yield from self._activation(
-            party, self.spec.head.activation, dense, bound, bits.head_inner, scale, scale + bound + 3
-        )
-        spec = replace(self.spec, layer_norm_eps=0.0)
+        spec = self.spec if self.spec.head.centred else replace(self.spec, layer_norm_eps=0.0)
+        narrow = scale + bound + 3
+        row = yield from self._activation(party, spec.head.activation, dense, bound, bits.head_inner, scale, narrow)
+        if spec.head.centred:
+            row = yield from Widen(row.shape, narrow, narrow + bits.mean_weights).run(party, row)
+            row = _centred(row, bits.mean_weights)
         return (yield from replace(self, spec=spec, rings=rings)._norm(party, row, width))
 
     # Linear steps.
@@ -229,14 +255,7 @@ class MaskedEncoder:
     # Layers.
 
     def _layer(
-        self,
-        party: Party,
-        name: str,
-        x: Secret,
-        is_token: Tensor,
-        biases: Sequence[Tensor],
-        output_width: int,
-        last: bool,
+        self, party: Party, name: str, x: Secret, positions: Positions, output_width: int, last: bool
     ) -> SecretProtocol[Secret]:
         """The layer at position `name`; the last layer computes only the first token, from all keys and values."""
         rings, bits, bound = self.rings, self.rings.bits, self.rings.bounds.residual
@@ -252,7 +271,7 @@ class MaskedEncoder:
             query, key, value, residual = yield from self._linear(
                 party, x, widest, bound, queries | keys, f"{name}.input"
             )
-        context = yield from self._attention(party, query, key, value, is_token, biases)
+        context = yield from self._attention(party, query, key, value, positions)
         (attended,) = yield from self._linear(
             party,
             context,
@@ -262,142 +281,66 @@ class MaskedEncoder:
         )
         z = attended + residual.truncate(attended.scale)
         x = yield from self._norm(party, z, rings.feed_forward_width)
-        inner, residual = yield from self._linear(
-            party,
-            x,
-            rings.feed_forward_width,
-            rings.bounds.inner,
-            {f"{name}.intermediate": bits.intermediate_weights},
-            f"{name}.middle",
-        )
-        width = rings.outer_width
-        active = yield from self._activation(
-            party, self.spec.hidden_act, inner, rings.bounds.inner, bits.inner, bits.active, width
-        )
-        (outer,) = yield from self._linear(party, active, width, bound, {f"{name}.output": bits.output_weights})
+        outer, residual = yield from self._feed_forward(party, name, x, f"{name}.middle")
         return (yield from self._norm(party, outer + residual.truncate(outer.scale), output_width))
 
-    def _heads(self, x: Secret) -> Secret:
-        """(B, T, H) to (B, heads, T, H / heads)."""
-        spec = self.spec
-        return x.map(
-            lambda words: words.view(*words.shape[:2], spec.num_heads, spec.head_size).transpose(1, 2).contiguous()
-        )
-
-    def _score_biases(self, party: Party, is_token: Tensor) -> SecretProtocol[list[Tensor]]:
-        """Shares of what every layer adds to its scores: nothing, or a relative attention bias at the scores' scale.
-
-        Padding stands at places of its own, so that the bias can lift its scores above those of all tokens. Row maxima
-        are of tokens only if padding is moved down: by 1/4 of the range of the scores, in which two scores of a row
-        then differ by less than that. So under exact softmax a second tensor has -1 for padding and 0 for tokens, in
-        units of that quarter. 2Quad and 2ReLU need no maxima.
-
-        Returns:
-            `list[torch.Tensor]`: Tensors that broadcast to the scores, (B, heads, T, T).
-        """
-        if self.spec.relative_buckets is None:
-            return []
-        shape = (len(is_token), 1, 1, is_token.shape[1])
-        if self.rings.softmax != "exact":
-            table = yield from self._relative_table(party)
-        else:
-            table, alive = yield from together(
-                self._relative_table(party), BitToRing(shape, 2).run(party, is_token.view(shape))
-            )
-        places = party.constant(relative_buckets(is_token.shape[1]))
-        biases = [table[..., places]]
-        if self.rings.softmax == "exact":
-            biases.append(alive.words - int(party.rank == 0))
-        return biases
-
-    def _relative_table(self, party: Party) -> SecretProtocol[Tensor]:
-        """This party's share of the relative attention bias, (1 or B, heads, buckets)."""
-        yield from ()
-        return party.weights[f"{self.prefix}relative_attention_bias"].share[None]
-
-    def _attention(
-        self, party: Party, query: Secret, key: Secret, value: Secret, is_token: Tensor, biases: Sequence[Tensor]
-    ) -> SecretProtocol[Secret]:
+    def _feed_forward(
+        self, party: Party, name: str, x: Secret, residual: str | None = None
+    ) -> SecretProtocol[list[Secret]]:
+        """The feed-forward layer, and last, if named, the residual of its input."""
         rings, bits = self.rings, self.rings.bits
-        query, key = self._heads(query.truncate(bits.query)), self._heads(key.truncate(bits.key))
-        value = self._heads(value.truncate(bits.value)).with_bound(rings.bounds.value)
-        value = yield from party.checked(value, f"{self.place} value")
-        key = key.map(lambda words: words.transpose(-1, -2).contiguous())
-        multiply = Matmul(query.shape, key.shape, rings.score_width)
-        mix = Matmul((*multiply.result,), value.shape, rings.mix_width).start(party)
-        scores, _ = yield from together(multiply.run(party, query, key), mix.open_right(value))
-        for bias, shift in zip(biases, (0, rings.score_width - 2), strict=False):
-            added = bias[..., : scores.shape[-2], :] << shift
-            scores = scores.map(lambda words, added=added: words + added)
-        scores = yield from party.checked(scores.with_bound(rings.bounds.scores - 1), f"{self.place} scores")
-        unnormalized = yield from self._unnormalized(party, scores, is_token)
-
-        # Row sums are taken before truncation: truncated weights need not add up to them.
-        low, high = rings.row_sum_range
-        sums = unnormalized.map(lambda words: words.sum(-1))
-        scale = min(max(sums.scale, 5 - low), bits.row_sum)  # the smallest sum keeps at least 5 bits
-        sums = sums.truncate(scale) if sums.scale > scale else sums.upscale(scale)
-        inverse = RowFunction(
-            "reciprocal",
-            sums.shape,
-            scale=sums.scale,
-            low=low,
-            high=high,
-            result_scale=rings.row_inverse,
+        matrices = {f"{name}.intermediate": bits.intermediate_weights}
+        if self.spec.gated:
+            matrices[f"{name}.gate"] = bits.intermediate_weights
+        width = rings.feed_forward_width
+        inner, *rest = yield from self._linear(party, x, width, rings.bounds.inner, matrices, residual)
+        if self.spec.gated:
+            active = yield from self._gated(party, inner, rest.pop(0))
+        else:
+            active = yield from self._activation(
+                party, self.spec.hidden_act, inner, rings.bounds.inner, bits.inner, bits.active, rings.outer_width
+            )
+        (outer,) = yield from self._linear(
+            party, active, rings.outer_width, rings.bounds.residual, {f"{name}.output": bits.output_weights}
         )
-        _, divisor = yield from together(
-            mix.open_left(unnormalized.truncate(rings.unnormalized)), inverse.run(party, sums)
+        return [outer, *rest]
+
+    def _gated(self, party: Party, inner: Secret, gate: Secret) -> SecretProtocol[Secret]:
+        """The activation of `inner` times `gate`, at `bits.active` in Z_2^`outer_width`."""
+        rings, bits, bounds = self.rings, self.rings.bits, self.rings.bounds
+        gate = yield from party.checked(gate.truncate(bits.gated).with_bound(bounds.gate), f"{self.place} gate")
+        width = rings.activation_width
+        product = Product(inner.shape, width, gate.value_bits, rings.gated_width).start(party)
+        active, _ = yield from together(
+            self._activation(party, self.spec.hidden_act, inner, bounds.inner, bits.inner, bits.gated, width),
+            product.open_scalar(gate),
         )
-        sums = yield from party.checked(sums.with_bound(high), f"{self.place} row sums", low)
-        context = mix.product(rings.context_bound).truncate(rings.unnormalized)
-        context = yield from party.checked(context, f"{self.place} context")
-        divide = RowScale(
-            context.shape,
-            bits=context.value_bits,
-            scalar_bits=divisor.value_bits,
-            width=rings.attended_width + context.scale + divisor.scale - bits.mixed,
-        ).start(party)
-        divisor = divisor.map(lambda words: words.unsqueeze(-1))
-        yield from together(divide.open_rows(context), divide.open_scalar(divisor))
-        mixed = divide.product(rings.bounds.value).truncate(bits.mixed)
-        return mixed.map(lambda words: words.transpose(1, 2).reshape(words.shape[0], words.shape[2], -1))
+        yield from product.open_rows(active)
+        return product.product(bounds.inner + bounds.gate).truncate(bits.active)
 
-    def _unnormalized(self, party: Party, scores: Secret, is_token: Tensor) -> SecretProtocol[Secret]:
-        """Unnormalised attention weights, which softmax divides by their row sums; 0 for padding."""
-        rings, scale = self.rings, self.rings.bits.scores
-        if rings.softmax == "exact":
-            return (yield from self._exponentials(party, scores, is_token))
-        scores = scores.truncate(scale)
-        # Both rings below are `mix_width` and the bits that truncation to `unnormalized` removes.
-        if rings.softmax == "2quad":
-            shifted = scores.add_public(5 << scale).with_bound(rings.bounds.scores - 1)
-            width = rings.mix_width + 2 * scale - rings.unnormalized
-            square = SelectedSquare(shifted.shape, shifted.value_bits, width)
-            return (yield from square.run(party, shifted, is_token))
-        # Scores of padding are moved below every token's score, where ReLU is 0.
-        bits = rings.bounds.scores + 2 + scale
-        shape = (is_token.shape[0], 1, 1, is_token.shape[1])
-        alive = yield from BitToRing(shape, bits).run(party, is_token.view(shape))
-        offset = (alive.words - int(party.rank == 0)) << (scale + rings.bounds.scores - 1)
-        scores = scores.map(lambda words: words + offset).with_bound(rings.bounds.scores)
-        width = rings.mix_width + scale - rings.unnormalized
-        return (yield from ReLU(scores.shape, bits, width).run(party, scores))
-
-    def _exponentials(self, party: Party, scores: Secret, is_token: Tensor) -> SecretProtocol[Secret]:
-        """exp(-y) with y = top - score and `top` at least the row maximum; 0 for padding."""
-        rings = self.rings
-        unit, fraction = rings.unit, rings.bits.scores
-        # y is below half the range of the scores, so the top bit of its ring is free to mark padding.
-        range_bits = rings.bounds.scores
-        top = yield from maximum(party, scores.truncate(-unit), NETWORKS[rings.network])
-        # Truncation changes a score by less than one unit, so with one unit added to the maximum no y is negative.
-        top = top.upscale(fraction).map(lambda words: words.unsqueeze(-1)).add_public((1 << (fraction + unit)) + 2)
-        y = top - scores.truncate(fraction).narrow(range_bits + fraction)
-        # Padding adds the ring's top bit, and an XOR share of the ring's top bit is also an additive share.
-        padding = (is_token ^ 1 if party.rank == 0 else is_token).to(torch.int64) << (range_bits - 1 + fraction)
-        y = y.map(lambda words: words + padding[:, None, None, :])
-        gate = Exponential(y.shape, range_bits, fraction, rings.exponential_width)
-        return (yield from gate.run(party, y))
+    def _norm_first_layer(
+        self, party: Party, name: str, total: Secret, bare: Secret | None, positions: Positions, last: bool
+    ) -> SecretProtocol[Secret]:
+        """The sum of all steps after this layer, (B, T or 1, H); `bare` is what attention reads without a norm."""
+        rings, bits, bound = self.rings, self.rings.bits, self.rings.bounds.residual
+        width = rings.attention_width
+        x = bare if bare is not None else (yield from self._norm(party, total, width))
+        keys = {f"{name}.key": bits.key_weights, f"{name}.value": bits.value_weights}
+        queries = {f"{name}.query": bits.query_weights}
+        if last:
+            x_first, total = (one.map(lambda words: words[:, :1]) for one in (x, total))
+            (key, value), (query,) = yield from together(
+                self._linear(party, x, width, bound, keys), self._linear(party, x_first, width, bound, queries)
+            )
+        else:
+            query, key, value = yield from self._linear(party, x, width, bound, queries | keys)
+        context = yield from self._attention(party, query, key, value, positions)
+        output = {f"{name}.attention_output": bits.attention_output_weights}
+        (attended,) = yield from self._linear(party, context, rings.attended_width, bound, output)
+        total = total + attended.truncate(total.scale)
+        x = yield from self._norm(party, total, rings.feed_forward_width)
+        (outer,) = yield from self._feed_forward(party, name, x)
+        return total + outer.truncate(total.scale)
 
     def _norm(self, party: Party, z: Secret, width: int) -> SecretProtocol[Secret]:
         """z / sqrt(mean of z^2), in a ring of `width` bits; z is centred already."""
@@ -454,3 +397,9 @@ class MaskedEncoder:
         x = yield from party.checked(x.truncate(scale).with_bound(bound), f"{self.place} activation")
         active = yield from Activation(name, x.shape, bound, opened, scale, width + scale - result).run(party, x)
         return active.truncate(result)
+
+
+def _centred(x: Secret, fraction: int) -> Secret:
+    """x without the mean of each row, taken with `fraction` bits; local, in a ring smaller by as many bits."""
+    mean = x.map(lambda words: words.sum(-1, keepdim=True)).times_public(round(2.0**fraction / x.shape[-1]))
+    return x - replace(mean, scale=x.scale + fraction).truncate(x.scale)

@@ -8,8 +8,8 @@ x. On shares, LayerNorm is then z / sqrt(sum z^2 / 2^ceil(log2 d)); the ratio of
 A projection of the embeddings is folded into the first layer's weights in the same way, with a matrix instead of
 gamma: it needs no opening, and the parties open E columns of the embedding output instead of H.
 
-The mean of rows commutes with the last LayerNorm's gamma and beta, which the head folds whatever the pooling. A row that
-a head divides by its length is divided on shares as in LayerNorm; the ratio of both is folded into the classifier.
+The mean of rows commutes with the last LayerNorm's gamma and beta, which the head folds whatever the pooling. A row
+that a head divides by its length is divided on shares as in LayerNorm; the ratio is folded into the classifier.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from torch import Tensor
 from ....number_format import deviation_bits, deviation_ratio
 from ...models import EncoderSpec
 from ...ring.fixed_point import to_fixed_point
+from .norm_first_folding import fold_norm_first, norm_first_names, norm_first_shapes
 from .ring_widths import RingWidths
 
 
@@ -33,6 +34,8 @@ def layer_names(spec: EncoderSpec) -> list[str]:
     `layers.0.query.weight` is `experts.0.layers.0.query.weight` in the pool and `experts.0.in.0.query` when it is
     folded. Positions of one name, as in ALBERT, share their weights.
     """
+    if spec.norm_first:
+        return norm_first_names(spec)
     before = ["in", *map(str, spec.layer_map[:-1])]
     return [f"{after}.{layer}" for after, layer in zip(before, spec.layer_map, strict=True)]
 
@@ -49,6 +52,8 @@ def fold_weights(spec: EncoderSpec, weights: Mapping[str, Tensor], rings: RingWi
         `dict[str, torch.Tensor]`: int64 by name, see `layer_names`; matrices as (in, out), biases at the scale of the
         products to which they are added.
     """
+    if spec.norm_first:
+        return fold_norm_first(spec, weights, rings)
     features, bits = spec.hidden_size, rings.bits
     ratio = deviation_ratio(features)
     encoded: dict[str, Tensor] = {}
@@ -125,6 +130,8 @@ def fold_weights(spec: EncoderSpec, weights: Mapping[str, Tensor], rings: RingWi
 
 def weight_shapes(spec: EncoderSpec) -> dict[str, tuple[int, ...]]:
     """The public shapes of the tensors of `fold_weights`, for plans."""
+    if spec.norm_first:
+        return norm_first_shapes(spec)
     features, inner = spec.hidden_size, spec.intermediate_size
     shapes: dict[str, tuple[int, ...]] = {}
     for position, name in enumerate(layer_names(spec)):

@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TypeVar
 
 from torch import Tensor
 
-from ....number_format import Bounds, number_format
+from ....number_format import Bounds, FractionBits, number_format
 from ...models.manifest import Manifest
+from ...models.spec import EncoderSpec
 from ...ring.words import packed_size
 from .encoder import MaskedEncoder
 from .folding import weight_shapes
@@ -60,8 +62,29 @@ def _ring_widths(manifest: Manifest, member: str, layer: int | None = None) -> R
         softmax=spec.softmax,
         network=manifest.network,
         hidden_act=spec.hidden_act,
-        bits=number_format(spec.precision, spec.softmax).bits,
+        bits=fraction_bits(spec),
+        norm_first=spec.norm_first,
+        gated=spec.gated,
+        rotary=bool(spec.rotary),
+        stream=_stream_bound(manifest, manifest.encoder_of(member), layer),
     )
+
+
+def fraction_bits(spec: EncoderSpec) -> FractionBits:
+    """Fraction bits of an encoder. Rotary positions take a product more between a norm and the scores, so that keys
+    and their weights have fewer; with the norm first a norm reads a sum at the scale of hidden states."""
+    bits = number_format(spec.precision, spec.softmax).bits
+    if spec.rotary:
+        bits = replace(bits, query=12, key=10, key_weights=12)
+    return replace(bits, normal=min(bits.normal, bits.hidden)) if spec.norm_first else bits
+
+
+def _stream_bound(manifest: Manifest, member: str, layer: int | None) -> int:
+    """log2 bound of the sum of all steps from a layer on, with the norm first; 0 otherwise."""
+    spec = manifest.members[member]
+    if not spec.norm_first or layer is None:
+        return 0
+    return max(bounds_of(manifest, member, later).residual for later in range(layer, spec.num_layers))
 
 
 def bounds_of(manifest: Manifest, member: str, layer: int | None = None) -> Bounds:

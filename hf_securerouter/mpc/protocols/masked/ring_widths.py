@@ -34,6 +34,8 @@ class RingWidths:
         network (`str`): The network to optimise for, a name in `NETWORKS`.
         hidden_act (`str`): The feed-forward activation.
         bits (`FractionBits`): Fraction bits.
+        norm_first (`bool`), gated (`bool`), rotary (`bool`): As in `EncoderSpec`.
+        stream (`int`): Without a norm behind each step, the log2 bound of the sum of all steps up to the last layer.
     """
 
     bounds: Bounds
@@ -42,6 +44,10 @@ class RingWidths:
     network: str = "lan"
     hidden_act: str = "gelu"
     bits: FractionBits = FractionBits()
+    norm_first: bool = False
+    gated: bool = False
+    rotary: bool = False
+    stream: int = 0
 
     logits = 12  # fraction bits, the same whichever expert made them
 
@@ -124,30 +130,49 @@ class RingWidths:
     @property
     def attended_width(self) -> int:
         """Ring width of the opening before W_o, whose product is the first LayerNorm's input."""
-        return self.attended + self.bounds.residual + 2
+        return self.attended + self.sum_bound + 2
 
     @property
     def outer_width(self) -> int:
         """Ring width of the opening before the second feed-forward matrix; the second LayerNorm reads the product."""
-        return self.outer + self.bounds.residual + 2
+        return self.outer + self.sum_bound + 2
+
+    @property
+    def sum_bound(self) -> int:
+        """log2 bound of what a LayerNorm reads: a layer's residual, or the sum of all steps up to the last layer."""
+        return max(self.bounds.residual, self.stream)
+
+    @property
+    def stream_width(self) -> int:
+        """Ring width of the sum of all steps."""
+        return self.bits.hidden + self.sum_bound + 2
 
     @property
     def attention_width(self) -> int:
         """Ring width of the opening of a hidden state before Q, K and V, or before the heads, which may be several."""
         bits = self.bits
+        turned = bits.rotary if self.rotary else 0
         return max(
             bits.hidden + bits.head_weights + Bounds.head + 2,
-            self.score_width + bits.hidden + bits.query_weights - bits.query,
-            self.score_width + bits.hidden + bits.key_weights - bits.key,
+            self.score_width + bits.hidden + bits.query_weights + turned - bits.query,
+            self.score_width + bits.hidden + bits.key_weights + turned - bits.key,
             self.mix_width + bits.hidden + bits.value_weights - bits.value,
-            self._residual_width(self.attended_width, self.attended),
+            0 if self.norm_first else self._residual_width(self.attended_width, self.attended),
         )
 
     def head_width(self, head: HeadSpec) -> int:
-        """Ring width of the opening of a pooled row before the head's first matrix; GeLU before a division by the
-        length of a row needs one bit more than its input's value has."""
-        bound = self.bounds.logits if head.dense is None else self.bounds.head
-        return self.bits.hidden + self.bits.head_weights + bound + 2 + head.normalize
+        """Ring width of the opening of a pooled row before the head's first matrix.
+
+        GeLU's result contains its input, so the input is kept in the ring of the result: the classifier's, or one that
+        holds the values before they are divided by the length of the row.
+        """
+        bits, bound = self.bits, self.bounds.logits if head.dense is None else self.bounds.head
+        product = bits.hidden + bits.head_weights
+        if head.normalize:
+            return product + bound + 3
+        if head.activation == "gelu" and head.dense is not None:
+            return max(product + bound + 2, self.classifier_width(head) + product - bits.head_active)
+        return product + bound + 2
 
     @property
     def feed_forward_width(self) -> int:
@@ -157,10 +182,24 @@ class RingWidths:
         """
         bits = self.bits
         product = bits.hidden + bits.intermediate_weights
-        inner = (
-            self.outer_width + product - bits.active if self.hidden_act == "gelu" else self.bounds.inner + product + 2
-        )
-        return max(inner, self._residual_width(self.outer_width, self.outer))
+        if self.gated:
+            inner = self.activation_width + product - bits.gated
+        elif self.hidden_act == "gelu":
+            inner = self.outer_width + product - bits.active
+        else:
+            inner = self.bounds.inner + product + 2
+        gate = self.bounds.gate + product + 2 if self.gated else 0
+        return max(inner, gate, 0 if self.norm_first else self._residual_width(self.outer_width, self.outer))
+
+    @property
+    def activation_width(self) -> int:
+        """Ring width of a gated layer's activation; one bit more than its opening, from which it is lifted."""
+        return self.bits.gated + self.bounds.inner + 3
+
+    @property
+    def gated_width(self) -> int:
+        """Ring width of the product of a gated layer's factors, of which `bits.active` fraction bits are kept."""
+        return self.outer_width + 2 * self.bits.gated - self.bits.active
 
     def _residual_width(self, width: int, scale: int) -> int:
         """Ring width of the opening of a hidden state, if its residual has `scale` in a ring of `width` bits."""
@@ -224,10 +263,11 @@ class RingWidths:
             "division by the row sum": self.attended_width + self.unnormalized + self.row_inverse - self.bits.mixed,
             "feed-forward input": self.feed_forward_width,
             "feed-forward activation": self.outer_width + max(self.bits.inner, self.bits.active) - self.bits.active,
+            "gated feed-forward layer": self.gated_width if self.gated else 0,
         }
         for name, width in widths.items():
-            checked_width(width, f"The {name}")
-        for width in (self.feed_forward_width, output_width):
+            checked_width(max(width, 1), f"The {name}")
+        for width in (self.feed_forward_width, output_width, *([self.attention_width] if self.norm_first else [])):
             self.norm_scales(width)
 
     def check_head(self, head: HeadSpec, features: int) -> None:
