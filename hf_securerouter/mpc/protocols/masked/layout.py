@@ -71,12 +71,17 @@ def _ring_widths(manifest: Manifest, member: str, layer: int | None = None) -> R
 
 
 def fraction_bits(spec: EncoderSpec) -> FractionBits:
-    """Fraction bits of an encoder. Rotary positions take a product more between a norm and the scores, so that keys
-    and their weights have fewer; with the norm first a norm reads a sum at the scale of hidden states."""
+    """Fraction bits of an encoder.
+
+    Rotary positions take a product more between a norm and the scores, so that keys and their weights have fewer bits.
+    With the norm first, hidden states are read by matrices only, whose sums average their rounding: fewer bits do.
+    """
     bits = number_format(spec.precision, spec.softmax).bits
     if spec.rotary:
-        bits = replace(bits, query=12, key=10, key_weights=12)
-    return replace(bits, normal=min(bits.normal, bits.hidden)) if spec.norm_first else bits
+        bits = replace(bits, query=11, key=10, key_weights=12)
+    if spec.norm_first:
+        bits = replace(bits, hidden=13, normal=12, unnormalized=12, value=11, gated=11)
+    return bits
 
 
 def _stream_bound(manifest: Manifest, member: str, layer: int | None) -> int:
