@@ -10,6 +10,7 @@ from ...models import EncoderSpec
 from ...models.relative_positions import relative_buckets
 from ...net.ledger import Ledger
 from . import functions
+from .sharing import MASKED_SCORE
 
 
 class CryptenEncoder:
@@ -35,7 +36,7 @@ class CryptenEncoder:
         return self.head(self.run_encoder(x, attention_bias))
 
     def run_encoder(self, x: Any, attention_bias: Any) -> Any:
-        """The hidden state of the first token after the last layer.
+        """The row that heads read after the last layer: the first token's, or the mean of all tokens' rows.
 
         Args:
             x (`MPCTensor`): Embedding output, (B, T, E).
@@ -51,12 +52,19 @@ class CryptenEncoder:
             x = self._linear(x, "embedding_projection")
         for index in self.spec.layer_map:
             x = self._layer(x, bias, f"layers.{index}")
-        return x[:, 0]
+        if self.spec.pooling == "first":
+            return x[:, 0]
+        with self._ledger.gate("pooling"):
+            # The bias is 0 for tokens and `MASKED_SCORE` for padding.
+            return functions.masked_mean(x, 1 - attention_bias.div(round(MASKED_SCORE)))
 
     def head(self, hidden: Any) -> Any:
         """Logits, (B, C), from the hidden state of `run_encoder`, which several heads may read."""
         head = self.spec.head
-        hidden = self._activation(head.activation, self._linear(hidden, head.dense))
+        if head.dense is not None:
+            hidden = self._linear(hidden, head.dense)
+        if head.activation != "identity":
+            hidden = self._activation(head.activation, hidden)
         return self._linear(hidden, head.classifier)
 
     def _layer(self, x: Any, bias: Any, name: str) -> Any:

@@ -144,10 +144,11 @@ class MaskedEncoder:
         if head.dense is not None:
             bound = rings.bounds.head
             (row,) = yield from self._linear(party, hidden, width, bound, {"head.dense": bits.head_weights})
-            width = rings.classifier_width(head)
             if head.normalize:
-                row = yield from self._unit_row(party, row, rings.unit_width(head, row.shape[-1]))
+                width = rings.unit_width(row.shape[-1])
+                row = yield from self._unit_row(party, row, width)
             else:
+                width = rings.classifier_width
                 row = yield from self._activation(
                     party, head.activation, row, bound, bits.head_inner, bits.head_active, width
                 )
@@ -158,11 +159,10 @@ class MaskedEncoder:
 
     def _unit_row(self, party: Party, dense: Secret, width: int) -> SecretProtocol[Secret]:
         """The activation of a head's first product over its length, up to the constant that folding takes care of."""
-        rings, bits = self.rings.of_head_norm, self.rings.bits
+        rings, bound = self.rings.of_head_norm, self.rings.bounds.head
         scale, _ = rings.norm_scales(width)
-        bound = rings.bounds.head
         row = yield from self._activation(
-            party, self.spec.head.activation, dense, bound, bits.head_inner, scale, scale + bound + 3
+            party, self.spec.head.activation, dense, bound, rings.bits.head_inner, scale, scale + bound + 3
         )
         spec = replace(self.spec, layer_norm_eps=0.0)
         return (yield from replace(self, spec=spec, rings=rings)._norm(party, row, width))

@@ -8,8 +8,8 @@ x. On shares, LayerNorm is then z / sqrt(sum z^2 / 2^ceil(log2 d)); the ratio of
 A projection of the embeddings is folded into the first layer's weights in the same way, with a matrix instead of
 gamma: it needs no opening, and the parties open E columns of the embedding output instead of H.
 
-The mean of rows commutes with the last LayerNorm's gamma and beta, which the head folds whatever the pooling. A row that
-a head divides by its length is divided on shares as in LayerNorm; the ratio of both is folded into the classifier.
+The mean of rows commutes with the last LayerNorm's gamma and beta, which the head folds whatever the pooling. A row
+that a head divides by its length is divided as in LayerNorm; the ratio of both is folded into the classifier.
 """
 
 from __future__ import annotations
