@@ -75,6 +75,7 @@ class PooledEncoderForSequenceClassification(PreTrainedModel):
             inner._attn_implementation = requested_attention
         self.body: Any = body or AutoModel.from_config(inner, dtype=torch.get_default_dtype())
         config.text_config = self.body.config  # one object, so that changes to the encoder are saved
+        config._attn_implementation = self.body.config._attn_implementation  # what a copy of this config asks for
         if getattr(self.body, "pooler", None) is not None:
             self.body.pooler = None  # the row is not the pooler's output
         self._supports_attention_backend = self.body._supports_attention_backend
