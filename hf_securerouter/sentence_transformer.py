@@ -34,7 +34,10 @@ _DENSE_ACTIVATIONS = {"Identity": "identity", "Tanh": "tanh", "ReLU": "relu", "G
 def is_sentence_classifier(name: str | os.PathLike) -> bool:
     """Whether a folder, or an id on the Hub, holds sentence-transformers' modules and a head beside them."""
     name = os.fspath(name)
-    return _file(name, MODULES) is not None and any(_file(name, head) for head in (HEAD, PICKLED_HEAD))
+    try:
+        return _file(name, MODULES) is not None and any(_file(name, head) for head in (HEAD, PICKLED_HEAD))
+    except OSError:  # no folder and no id, or the Hub is out of reach: whoever loads the checkpoint says so
+        return False
 
 
 def classifier_from_sentence_transformer(
