@@ -13,19 +13,24 @@ from . import registration
 
 
 if TYPE_CHECKING:
+    from .configuration_pooled import PooledEncoderConfig
     from .configuration_securerouter import SecureRouterConfig
     from .errors import SecureRouterError, SecureRouterValueError, SecureRouterWarning
+    from .modeling_pooled import PooledEncoderForSequenceClassification
     from .modeling_securerouter import (
         SecureRouterForSequenceClassification,
         SecureRouterOutput,
         SecureRouterPreTrainedModel,
     )
     from .mpc.convert import to_mpc
+    from .sentence_transformer import classifier_from_sentence_transformer
 
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "PooledEncoderConfig",
+    "PooledEncoderForSequenceClassification",
     "SecureRouterConfig",
     "SecureRouterError",
     "SecureRouterForSequenceClassification",
@@ -33,18 +38,22 @@ __all__ = [
     "SecureRouterPreTrainedModel",
     "SecureRouterValueError",
     "SecureRouterWarning",
+    "classifier_from_sentence_transformer",
     "to_mpc",
 ]
 
 _HOMES = {
+    "configuration_pooled": ("PooledEncoderConfig",),
     "configuration_securerouter": ("SecureRouterConfig",),
     "errors": ("SecureRouterError", "SecureRouterValueError", "SecureRouterWarning"),
+    "modeling_pooled": ("PooledEncoderForSequenceClassification",),
     "modeling_securerouter": (
         "SecureRouterForSequenceClassification",
         "SecureRouterOutput",
         "SecureRouterPreTrainedModel",
     ),
     "mpc.convert": ("to_mpc",),
+    "sentence_transformer": ("classifier_from_sentence_transformer",),
 }
 
 

@@ -14,8 +14,9 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
+from .configuration_pooled import PooledEncoderConfig
 from .errors import SecureRouterValueError
-from .families import usable_positions
+from .families import encoder_config, usable_positions
 from .number_format import current_precision
 
 
@@ -128,6 +129,11 @@ def _as_config(name: str, value: Any) -> PreTrainedConfig:
     else:
         raise SecureRouterValueError(
             f"`{name}` should be a transformers config, or its dict with a `model_type`, got {value!r}."
+        )
+    if name == "router_config" and isinstance(config, PooledEncoderConfig):
+        raise SecureRouterValueError(
+            "`router_config` is a pooled encoder, and the router reads an encoder: pass its `text_config`, or "
+            "share the expert's encoder with `router_shares_expert`."
         )
     if config.model_type == SecureRouterConfig.model_type:
         raise SecureRouterValueError(f"`{name}` is itself a router over a pool: list that pool's experts instead.")
@@ -274,7 +280,8 @@ class SecureRouterConfig(PreTrainedConfig):
             _as_config(f"expert_configs[{i}]", value) for i, value in enumerate(self.expert_configs or [])
         ]
         if self.router_shares_expert is not None and self.router_shares_expert < len(self.expert_configs):
-            self.router_config = _as_config("router_config", self.expert_configs[self.router_shares_expert])
+            shared = encoder_config(self.expert_configs[self.router_shares_expert])
+            self.router_config = _as_config("router_config", shared)
         if self.id2label is None and kwargs.get("num_labels") is None:
             self.id2label = self._common_labels()
         if self.problem_type is None:

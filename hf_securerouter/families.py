@@ -171,6 +171,11 @@ FAMILIES = {
 FOLDED_FAMILIES = tuple(name for name, family in FAMILIES.items() if family.folds_into_layers)
 
 
+def encoder_config(config: Any) -> Any:
+    """The config of a classifier's encoder: its own config, or the one nested in that of a pooled encoder."""
+    return getattr(config, "text_config", None) or config
+
+
 def family_of(config: PreTrainedConfig) -> Family:
     """The family of a config.
 
@@ -200,6 +205,7 @@ def activation_slots(base: nn.Module) -> Iterator[tuple[nn.Module, str]]:
 
 def usable_positions(config: PreTrainedConfig) -> int | None:
     """The longest input, in tokens with special tokens, for which an encoder has positions; None if there is none."""
+    config = encoder_config(config)
     positions = getattr(config, "max_position_embeddings", None)
     if not isinstance(positions, int) or positions < 1:
         return None
@@ -212,7 +218,7 @@ def usable_positions(config: PreTrainedConfig) -> int | None:
 
 def why_not_cut(config: PreTrainedConfig) -> tuple[str, str] | None:
     """Why an encoder cannot be cut to its first layers, and the remedy; None if it can be cut."""
-    groups = getattr(config, "num_hidden_groups", 1)
+    groups = getattr(encoder_config(config), "num_hidden_groups", 1)
     if groups == 1:
         return None
     return f"{groups} groups of shared layers, whose groups depend on the depth", "use one with `num_hidden_groups=1`"

@@ -17,6 +17,7 @@ from transformers.utils import logging
 
 from hf_securerouter.configuration_securerouter import EXPERT_MPC_CHOICES, is_hub_id
 from hf_securerouter.errors import SecureRouterValueError
+from hf_securerouter.families import encoder_config
 from hf_securerouter.files import write_text
 
 
@@ -254,7 +255,8 @@ def _expert_table(model: PreTrainedModel, shares: Sequence[float] | None) -> str
     for index, (expert, cost) in enumerate(zip(config.expert_configs, config.expert_costs, strict=True)):
         name = f"{index} (`{expert.name_or_path}`)" if is_hub_id(expert.name_or_path or "") else str(index)
         parameters = _count(cast(Any, model.experts)[index])
-        rows.append([name, expert.model_type, expert.num_hidden_layers, expert.hidden_size, parameters, f"{cost:.4g}"])
+        inner = encoder_config(expert)
+        rows.append([name, inner.model_type, inner.num_hidden_layers, inner.hidden_size, parameters, f"{cost:.4g}"])
     if config.expert_max_lengths is not None:
         header.append("tokens read")
         for index, row in enumerate(rows):

@@ -36,6 +36,7 @@ from .losses import (
     task_loss,
     utility_loss,
 )
+from .modeling_pooled import pooled_row
 from .mpc_friendly import use_functions
 from .pool import accepted_inputs, build_pool, check_buildable
 from .routing import choose_expert
@@ -117,14 +118,19 @@ class SecureRouterGate(nn.Module):
         self.max_length = (
             None if config.router_shares_expert is None else config.length_of(config.router_shares_expert)
         )
+        shared = config.router_shares_expert
+        expert = None if shared is None else cast(list[PreTrainedConfig], config.expert_configs)[shared]
+        self.pooling = getattr(expert, "pooling", "first")  # a pooled expert's row is the summary too
         self.dense = nn.Linear(encoder_config.hidden_size, config.router_hidden_size)
         self.dropout = nn.Dropout(config.router_dropout)
         self.out_proj = nn.Linear(config.router_hidden_size, config.num_experts)
 
     def summarize(self, **inputs: torch.Tensor | None) -> torch.Tensor:
-        """The hidden state of the first token, (B, H); a shared encoder reads as many tokens as its expert."""
+        """The hidden state of the first token, (B, H). A shared encoder reads as many tokens as its expert, and a
+        pooled expert's is pooled as for the expert."""
         inputs, _ = truncate(padded_right(inputs), self.max_length)
-        return self.encoder(**accepted_inputs(self.encoder, inputs)).last_hidden_state[:, 0]
+        hidden = self.encoder(**accepted_inputs(self.encoder, inputs)).last_hidden_state
+        return pooled_row(hidden, inputs.get("attention_mask"), self.pooling)
 
     def forward(self, summary: torch.Tensor | None = None, **inputs: torch.Tensor | None) -> torch.Tensor:
         if summary is None:

@@ -23,12 +23,14 @@ from transformers import (
     AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
+    PreTrainedTokenizerBase,
 )
 from transformers.utils import cached_file, find_adapter_config_file
 
 from .configuration_securerouter import SecureRouterConfig, is_hub_id
 from .errors import SecureRouterError, SecureRouterValueError, SecureRouterWarning
-from .families import usable_positions, why_not_cut
+from .families import encoder_config, usable_positions, why_not_cut
+from .sentence_transformer import classifier_from_sentence_transformer, is_sentence_classifier
 
 
 _TOKENIZER_FILES = (
@@ -82,12 +84,19 @@ def build_pool(
         )
     members = {} if router is None else {"router": os.fspath(router)}
     members |= {f"experts[{i}]": name for i, name in enumerate(names)}
-    configs = {name: _load_config(argument, name) for argument, name in members.items()}
-    max_length = _shared_max_length(members, configs)
+    whole = {name: classifier_from_sentence_transformer(name) for name in names if is_sentence_classifier(name)}
+    configs = {
+        name: whole[name][0].config if name in whole else _load_config(argument, name)
+        for argument, name in members.items()
+    }
+    max_length = _shared_max_length(members, configs, {name: tokenizer for name, (_, tokenizer) in whole.items()})
 
     id2label = _wanted_labels(num_labels, id2label)
     count = len(id2label) if id2label else _common_count({name: configs[name] for name in names}, num_labels)
-    loaded = [_load_expert(f"experts[{i}]", name, configs[name], count, dtype) for i, name in enumerate(names)]
+    loaded = [
+        _load_expert(f"experts[{i}]", name, configs[name], count, dtype, whole[name][0] if name in whole else None)
+        for i, name in enumerate(names)
+    ]
     fine_tuned = [_is_fine_tuned(configs[name]) for name in names]
     id2label = _agree_on_labels(names, loaded, fine_tuned, id2label)
     if expert_layers is not None:
@@ -117,7 +126,7 @@ def cut_layers(model: PreTrainedModel, layers: int) -> PreTrainedModel:
     Raises:
         `SecureRouterValueError`: The classifier has fewer layers, or its family cannot be cut.
     """
-    depth = model.config.num_hidden_layers
+    depth = encoder_config(model.config).num_hidden_layers
     if isinstance(layers, bool) or not isinstance(layers, int) or not 1 <= layers <= depth:
         raise SecureRouterValueError(
             f"`expert_layers` should hold depths from 1 to {depth}, which the checkpoint has, got {layers!r}."
@@ -126,7 +135,7 @@ def cut_layers(model: PreTrainedModel, layers: int) -> PreTrainedModel:
         reason, remedy = refused
         raise SecureRouterValueError(f"`expert_layers` cannot cut a checkpoint with {reason}: {remedy}.")
     config = copy.deepcopy(model.config)
-    config.num_hidden_layers = layers
+    encoder_config(config).num_hidden_layers = layers
     cut = type(model)._from_config(config, dtype=model.dtype)
     missing, _ = cut.load_state_dict(model.state_dict(), strict=False)
     if missing:
@@ -189,8 +198,14 @@ def _load(auto_class: Any, argument: str, name: str, dtype: torch.dtype, **kwarg
 
 
 def _load_expert(
-    argument: str, name: str, config: PreTrainedConfig, num_labels: int, dtype: torch.dtype
+    argument: str,
+    name: str,
+    config: PreTrainedConfig,
+    num_labels: int,
+    dtype: torch.dtype,
+    whole: PreTrainedModel | None,
 ) -> PreTrainedModel:
+    """The expert of a name; `whole` is that of a folder of sentence-transformers, which is loaded already."""
     if not _is_fine_tuned(config):
         return _load(AutoModelForSequenceClassification, argument, name, dtype, num_labels=num_labels)
     if config.num_labels != num_labels:
@@ -198,6 +213,8 @@ def _load_expert(
             f"`{argument}` is {name!r}, a classifier of {config.num_labels} labels, and the pool has {num_labels}: "
             "leave it out, or pass its base checkpoint, which gets a new head."
         )
+    if whole is not None:
+        return cast(Any, copy.deepcopy(whole)).to(dtype)  # a name may stand for several experts
     return _load(AutoModelForSequenceClassification, argument, name, dtype)
 
 
@@ -267,11 +284,14 @@ def _permute_head(expert: PreTrainedModel, order: list[int]) -> None:
             last.bias.copy_(last.bias[order].clone())
 
 
-def _shared_max_length(members: dict[str, str], configs: dict[str, PreTrainedConfig]) -> int | None:
-    """Refuses different tokenizers, and returns the longest input that all members and tokenizers take."""
+def _shared_max_length(
+    members: dict[str, str], configs: dict[str, PreTrainedConfig], loaded: dict[str, PreTrainedTokenizerBase]
+) -> int | None:
+    """Refuses different tokenizers, and returns the longest input that all members and tokenizers take; `loaded` are
+    those that are loaded already, by the name of their checkpoint."""
     tokenizers: dict[str, _Tokenizer | None] = {}
     for name in dict.fromkeys(members.values()):
-        tokenizers[name] = _load_tokenizer(name)
+        tokenizers[name] = _load_tokenizer(name, loaded.get(name))
     silent = [f"`{argument}` ({name!r})" for argument, name in members.items() if tokenizers[name] is None]
     if silent and len(tokenizers) > 1:
         warnings.warn(
@@ -303,11 +323,12 @@ def has_tokenizer(name: str) -> bool:
     )
 
 
-def _load_tokenizer(name: str) -> _Tokenizer | None:
+def _load_tokenizer(name: str, tokenizer: PreTrainedTokenizerBase | None = None) -> _Tokenizer | None:
     """The parts of a tokenizer that decide how a text becomes ids, and its limit; None if there is no tokenizer."""
-    if not has_tokenizer(name):
-        return None
-    tokenizer = AutoTokenizer.from_pretrained(name)
+    if tokenizer is None:
+        if not has_tokenizer(name):
+            return None
+        tokenizer = AutoTokenizer.from_pretrained(name)
     limit = tokenizer.model_max_length
     max_length = limit if limit < _NO_LIMIT else None
     vocabulary = tokenizer.get_vocab()
@@ -331,7 +352,7 @@ def _load_tokenizer(name: str) -> _Tokenizer | None:
 def accepted_inputs(member: nn.Module, inputs: dict[str, torch.Tensor | None]) -> dict[str, torch.Tensor | None]:
     """The inputs that a member of the pool accepts: some families have no token types, or only one type."""
     if "token_type_ids" in inspect.signature(member.forward).parameters:
-        if getattr(member.config, "type_vocab_size", 0) > 1:
+        if getattr(encoder_config(member.config), "type_vocab_size", 0) > 1:
             return inputs
     return {name: value for name, value in inputs.items() if name != "token_type_ids"}
 

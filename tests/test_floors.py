@@ -13,8 +13,9 @@ from tests.support import ROOT
 HOUSE = (
     "errors",
     "files families lengths number_format",
-    "configuration_securerouter routing metrics",
-    "losses pool model_card reports range_penalty fixed_point_layers mpc_friendly checkpoint",
+    "configuration_securerouter configuration_pooled linear_head routing metrics",
+    "losses modeling_pooled sentence_transformer pool model_card reports range_penalty fixed_point_layers "
+    "mpc_friendly checkpoint",
     "mpc",
     "modeling_securerouter",
     "trainer classification",

@@ -17,7 +17,8 @@ def load_model(path: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBa
     """Load a pool, or a fine-tuned classifier of a supported family, in float32 and evaluation mode.
 
     Args:
-        path: A folder, or a name on the Hub.
+        path: A folder, or a name on the Hub; also one of sentence-transformers or SetFit with a head in
+            `model_head.safetensors`.
 
     Returns:
         A `SecureRouterForSequenceClassification` or a plain sequence classifier, and the tokenizer.
@@ -31,12 +32,15 @@ def load_model(path: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBa
 
     from hf_securerouter.classification import checked_name, load_checkpoint
     from hf_securerouter.configuration_securerouter import SecureRouterConfig
+    from hf_securerouter.sentence_transformer import classifier_from_sentence_transformer, is_sentence_classifier
 
     name = checked_name(path)
     if find_adapter_config_file(name) is not None:
         raise SecureRouterValueError(
             f"`model` {name!r} is a PEFT adapter: merge it (`merge_and_unload()`), save the result, and pass that."
         )
+    if is_sentence_classifier(name):
+        return _checked(name, *classifier_from_sentence_transformer(name))
     config, _ = PreTrainedConfig.get_config_dict(name)
     if not config:
         raise SecureRouterValueError(f"`model` {name!r} has no config.json: pass the folder of a saved model.")
@@ -76,8 +80,6 @@ def _load_classifier(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBas
     from safetensors import SafetensorError
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    from hf_securerouter.pool import not_finite
-
     try:
         model, info = AutoModelForSequenceClassification.from_pretrained(
             name, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
@@ -89,11 +91,20 @@ def _load_classifier(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBas
     new = sorted({*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])})
     if new:
         raise _without_head(name, f"it lacks {', '.join(new[:4])}{' and more' if new[4:] else ''}")
+    return _checked(name, model.eval(), AutoTokenizer.from_pretrained(name))
+
+
+def _checked(
+    name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A classifier whose weights are finite."""
+    from hf_securerouter.pool import not_finite
+
     if wrong := not_finite(model):
         raise SecureRouterValueError(
             f"`model` {name!r} has infinite or NaN values, first in {wrong[0]}: train or download it again."
         )
-    return model.eval(), AutoTokenizer.from_pretrained(name)
+    return model, tokenizer
 
 
 def _without_head(name: str, reason: str) -> SecureRouterValueError:

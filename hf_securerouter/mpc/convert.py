@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ..families import encoder_config
 from .conversion.calibration import bounded
 from .conversion.client import Client, Labels, Text
 from .conversion.converted import Converted
@@ -92,10 +93,10 @@ def make_client(model: Any, tokenizer: Any, members: Sequence[Member], manifest:
         regression=model.config.problem_type == "regression" or model.config.num_labels == 1,
     )
     return Client(
-        {member.name: (member.known, member.encoder) for member in members},
+        {member.name: (member.known.of_encoder(member.encoder), member.encoder) for member in members},
         tokenizer,
         manifest.max_length,
         labels,
-        pad_token_id=members[0].module.config.pad_token_id or 0,
+        pad_token_id=encoder_config(members[0].module.config).pad_token_id or 0,
         lengths={member.name: manifest.length_of(member.name) for member in members},
     )

@@ -30,6 +30,7 @@ from huggingface_hub import HfApi
 from transformers import AutoTokenizer, DataCollatorWithPadding, PreTrainedModel, set_seed
 
 from hf_securerouter.errors import SecureRouterValueError
+from hf_securerouter.families import encoder_config
 from hf_securerouter.files import write_json
 from hf_securerouter.losses import expert_utilities, fit_temperature
 from hf_securerouter.modeling_securerouter import SecureRouterForSequenceClassification
@@ -383,7 +384,7 @@ class RoutedPoolRun:
 
     def describe(self, model: SecureRouterForSequenceClassification, index: int) -> str:
         """An expert in a few words, such as "bert 2x128, 64 tokens, quadratic"."""
-        config: Any = model.experts[index].config
+        config = encoder_config(model.experts[index].config)
         functions = (model.config.expert_mpc or [])[index]
         length = [f"{model.config.length_of(index)} tokens"] if model.config.expert_max_lengths else []
         special = [choice for choice in functions.values() if choice not in ("exact", "full")]

@@ -12,7 +12,12 @@ from transformers.models.mpnet.modeling_mpnet import MPNetEncoder
 from hf_securerouter.mpc.models import EncoderSpec
 
 
-ACTIVATIONS = {"gelu": torch.nn.functional.gelu, "tanh": torch.tanh, "relu": torch.relu}
+ACTIVATIONS = {
+    "gelu": torch.nn.functional.gelu,
+    "tanh": torch.tanh,
+    "relu": torch.relu,
+    "identity": lambda x: x,
+}
 
 
 def reference(weights: Mapping[str, Tensor], spec: EncoderSpec, x: Tensor, live: Tensor) -> Tensor:
@@ -46,5 +51,11 @@ def reference(weights: Mapping[str, Tensor], spec: EncoderSpec, x: Tensor, live:
         x = norm(x + linear(context, f"{name}.attention_output"), f"{name}.attention_norm")
         inner = ACTIVATIONS[spec.hidden_act](linear(x, f"{name}.intermediate"))
         x = norm(x + linear(inner, f"{name}.output"), f"{name}.output_norm")
-    row = ACTIVATIONS[spec.head.activation](linear(x[:, 0], spec.head.dense))
+    row = x[:, 0]
+    if spec.pooling == "mean":
+        row = torch.stack([own[mask.bool()].mean(0) for own, mask in zip(x, live, strict=True)])
+    if spec.head.dense is not None:
+        row = ACTIVATIONS[spec.head.activation](linear(row, spec.head.dense))
+    if spec.head.normalize:
+        row = row / row.norm(dim=-1, keepdim=True)
     return linear(row, spec.head.classifier)

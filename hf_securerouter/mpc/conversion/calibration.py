@@ -103,9 +103,10 @@ def bounded(converted: Converted, samples: Samples | None) -> Converted:
             key = member if position is None else layer_key(member, position)
             default = bounds_of(manifest, member, position)
             own = bounds_for(_found(manifest, member, position, seen[member]), spec.padding_differs)
-            for name in ("variance_low", "norm_low"):
-                if name in own:
-                    own[name] = max(own[name], lowest)
+            if "variance_low" in own:
+                own["variance_low"] = max(own["variance_low"], lowest)
+            if "norm_low" in own:
+                own["norm_low"] = max(own["norm_low"], lowest + min(own["norm"], 0))
             measured[key] = _chosen(member, own, default, narrow=samples is not None)
     if replace(manifest, bounds={}).selects:
         measured |= _loosest(measured, len(manifest.experts), manifest.experts[0].num_layers)
@@ -132,8 +133,8 @@ def _chosen(member: str, own: Mapping[str, int], default: Bounds, narrow: bool) 
     wider = default.replaced(**own).beyond(default)
     if not narrow:
         kept = {name: own[name] for name in wider}
-        usual = {name: own[name] for name in ("variance", "norm") if name in own}
-        return kept | (usual if kept else {})
+        usual = (("variance",) if kept else ()) + ("norm",)
+        return kept | {name: own[name] for name in usual if name in own}
     fixed = {"embedding"} | ({"logits"} if member == "router" else set())
     return {name: value for name, value in own.items() if name in wider or name not in fixed}
 

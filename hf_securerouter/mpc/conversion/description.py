@@ -125,7 +125,7 @@ def router_spec(model: Any) -> EncoderSpec:
     assert architecture is not None, "validated"
     inner, scores = model.router.dense.out_features, count_experts(model)
     head = HeadSpec("router.dense", "relu", "router.out_proj", scores, inner)
-    return replace(architecture.spec(encoder.config), head=head)
+    return replace(architecture.spec(encoder.config), head=head, pooling=model.router.pooling)
 
 
 def spec_of(model: Any, member: Member) -> EncoderSpec:

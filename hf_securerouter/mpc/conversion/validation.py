@@ -11,7 +11,7 @@ from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
 
 from ...configuration_securerouter import ROUTING_PRIVACY_MODES
 from ...errors import SecureRouterValueError
-from ...families import usable_positions
+from ...families import encoder_config, usable_positions
 from ..models import supported_model_types
 from ..models.spec import Problem
 from ..net.network_model import NETWORKS
@@ -184,6 +184,7 @@ def _length_problems(model: Any, tokenizer: Any, members: list[Member], options:
                     f"Pass `max_length={positions}` or less",
                 )
             )
+        config = encoder_config(config)
         if tokenizer is not None and len(tokenizer) > config.vocab_size:
             found.append(
                 Problem(

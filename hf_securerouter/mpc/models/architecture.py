@@ -2,8 +2,8 @@
 """What both protocols need to know of a Hugging Face encoder, and the registry of architectures by `model_type`.
 
 Every supported encoder is a stack of post-LayerNorm transformer layers; its head is
-`classifier(activation(dense(hidden)))`, of the first token's hidden state. An architecture says where in its Hugging
-Face module tree each weight is.
+`classifier(activation(dense(row)))`, of the first token's hidden state or, in a pooled encoder, of the mean of all
+tokens' hidden states. An architecture says where in its Hugging Face module tree each weight is.
 """
 
 from __future__ import annotations
@@ -53,6 +53,10 @@ class Architecture(ABC):
     def encoder(self, model: Any) -> nn.Module:
         """The base model inside a classifier; a base model is returned as it is."""
         return model.base_model
+
+    def of_encoder(self, encoder: Any) -> Architecture:
+        """The architecture of the encoder alone, which the client's embeddings have."""
+        return self
 
     def embeddings(self, encoder: Any) -> nn.Module:
         """The module that the client keeps in clear: the tables and their LayerNorm, without a projection."""

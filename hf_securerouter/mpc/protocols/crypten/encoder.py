@@ -1,15 +1,19 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""A post-LayerNorm encoder and its head over CrypTen's tensors."""
+"""An encoder and its head over CrypTen's tensors: a norm behind each step, as in BERT, or before each step."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
+import torch
+
 from ...models import EncoderSpec
 from ...models.relative_positions import relative_buckets
+from ...models.rotary import rotary_tables
 from ...net.ledger import Ledger
 from . import functions
+from .sharing import MASKED_SCORE
 
 
 class CryptenEncoder:
@@ -35,7 +39,7 @@ class CryptenEncoder:
         return self.head(self.run_encoder(x, attention_bias))
 
     def run_encoder(self, x: Any, attention_bias: Any) -> Any:
-        """The hidden state of the first token after the last layer.
+        """The row that heads read after the last layer: the first token's, or the mean of all tokens' rows.
 
         Args:
             x (`MPCTensor`): Embedding output, (B, T, E).
@@ -49,26 +53,62 @@ class CryptenEncoder:
             bias = bias + self._weights["relative_attention_bias.weight"][:, relative_buckets(x.size(1))]
         if self.spec.embedding_size is not None:
             x = self._linear(x, "embedding_projection")
-        for index in self.spec.layer_map:
-            x = self._layer(x, bias, f"layers.{index}")
-        return x[:, 0]
+        for position, index in enumerate(self.spec.layer_map):
+            step = self._norm_first_layer if self.spec.norm_first else self._layer
+            x = step(x, bias, f"layers.{index}", position)
+        if self.spec.norm_first:
+            x = self._norm(x, "final_norm")
+        if self.spec.pooling == "first":
+            return x[:, 0]
+        with self._ledger.gate("pooling"):
+            # The bias is 0 for tokens and `MASKED_SCORE` for padding.
+            return functions.masked_mean(x, 1 - attention_bias.div(round(MASKED_SCORE)))
 
     def head(self, hidden: Any) -> Any:
         """Logits, (B, C), from the hidden state of `run_encoder`, which several heads may read."""
         head = self.spec.head
-        hidden = self._activation(head.activation, self._linear(hidden, head.dense))
+        if head.dense is not None:
+            hidden = self._linear(hidden, head.dense)
+        if head.activation != "identity":
+            hidden = self._activation(head.activation, hidden)
+        if head.centred:
+            with self._ledger.gate("layernorm"):
+                hidden = functions.layer_norm(hidden, hidden.size(-1) ** -0.5, 0.0, self.spec.layer_norm_eps)
         return self._linear(hidden, head.classifier)
 
-    def _layer(self, x: Any, bias: Any, name: str) -> Any:
-        attended = self._linear(self._attention(x, bias, name), f"{name}.attention_output")
-        x = self._norm(x + attended, f"{name}.attention_norm")
-        inner = self._activation(self.spec.hidden_act, self._linear(x, f"{name}.intermediate"))
-        return self._norm(x + self._linear(inner, f"{name}.output"), f"{name}.output_norm")
+    def _layer(self, x: Any, bias: Any, name: str, position: int) -> Any:
+        x = self._norm(x + self._attended(x, bias, name, position), f"{name}.attention_norm")
+        return self._norm(x + self._feed_forward(x, name), f"{name}.output_norm")
 
-    def _attention(self, x: Any, bias: Any, name: str) -> Any:
+    def _norm_first_layer(self, x: Any, bias: Any, name: str, position: int) -> Any:
+        bare = self.spec.bare_first and not position
+        read = x if bare else self._norm(x, f"{name}.attention_norm")
+        x = x + self._attended(read, bias, name, position)
+        return x + self._feed_forward(self._norm(x, f"{name}.output_norm"), name)
+
+    def _feed_forward(self, x: Any, name: str) -> Any:
+        inner = self._activation(self.spec.hidden_act, self._linear(x, f"{name}.intermediate"))
+        if self.spec.gated:
+            gate = self._linear(x, f"{name}.gate")
+            with self._ledger.gate("gate"):
+                inner = inner * gate
+        return self._linear(inner, f"{name}.output")
+
+    def _attended(self, x: Any, bias: Any, name: str, position: int) -> Any:
+        return self._linear(self._attention(x, bias, name, position), f"{name}.attention_output")
+
+    def _attention(self, x: Any, bias: Any, name: str, position: int) -> Any:
         query, key, value = (self._heads(self._linear(x, f"{name}.{part}")) for part in ("query", "key", "value"))
+        spec, length = self.spec, x.size(1)
+        if spec.rotary:
+            cos, sin = (table.float() for table in rotary_tables(length, spec.head_size, spec.rotary[position]))
+            query, key = (one * cos + _turned_by_quarter(one) * sin for one in (query, key))
+        reach = spec.windows[position] if spec.windows else None
+        if reach is not None and reach < length - 1:
+            place = torch.arange(length)
+            bias = bias + ((place[:, None] - place).abs() > reach).float()[None, None] * MASKED_SCORE
         with self._ledger.gate("attention"):
-            scores = (query * (1 / math.sqrt(self.spec.head_size))).matmul(key.transpose(2, 3)) + bias
+            scores = (query * (1 / math.sqrt(spec.head_size))).matmul(key.transpose(2, 3)) + bias
         with self._ledger.gate("softmax"):
             probabilities = functions.softmax(scores)
         with self._ledger.gate("attention"):
@@ -94,3 +134,9 @@ class CryptenEncoder:
     def _activation(self, name: str, x: Any) -> Any:
         with self._ledger.gate(name):
             return {"gelu": functions.gelu, "relu": functions.relu, "tanh": functions.tanh}[name](x)
+
+
+def _turned_by_quarter(x: Any) -> Any:
+    """As `models.rotary.turned_by_quarter`, for an `MPCTensor`."""
+    half = x.size(-1) // 2
+    return functions.crypten.cat([-x[..., half:], x[..., :half]], -1)

@@ -117,6 +117,26 @@ def reciprocal(x: Any, upper: float) -> Any:
         return (x * (1 / shrink)).reciprocal() * (1 / shrink)
 
 
+def masked_mean(rows: Any, mask: Any) -> Any:
+    """The mean over the second dimension of the rows that a secret mask keeps, of up to 512 rows.
+
+    The sum is divided by a public power of 2 and multiplied by the reciprocal of the number of rows over that power,
+    which keeps the fraction bits of both. 30 rounds.
+
+    Args:
+        rows (`MPCTensor`): Shape (B, T, H).
+        mask (`MPCTensor`): Shape (B, T), 1 for rows that count, of which each input has one or more, and 0 for others.
+
+    Returns:
+        `MPCTensor`: Shape (B, H).
+    """
+    shrink = max(1, 2 ** ((rows.size(1) - 1).bit_length() - 5))
+    total = mask.unsqueeze(1).matmul(rows).squeeze(1)
+    with cfg.temp_override({"functions.reciprocal_all_pos": True}):
+        inverse = mask.sum(-1, keepdim=True).div(shrink).reciprocal()
+    return total.div(shrink) * inverse
+
+
 def softmax(scores: Any) -> Any:
     """Softmax over the last dimension, for rows of up to 512 scores that span less than 490.
 

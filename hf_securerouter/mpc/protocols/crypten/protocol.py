@@ -66,6 +66,14 @@ def problems(members: Mapping[str, EncoderSpec], device: str, provider: str) -> 
                         f"Leave it out of `config.expert_mpc` (known here: {', '.join(known)})",
                     )
                 )
+        if spec.head.normalize and not spec.head.centred:
+            found.append(
+                Problem(
+                    f"{name}.normalize",
+                    "protocol 'crypten' has no division of a row by its length",
+                    "Pass `protocol='masked'`",
+                )
+            )
     return found
 
 

@@ -172,10 +172,11 @@ class MaskedEncoder(SecureAttention):
         if head.dense is not None:
             bound = rings.bounds.head
             (row,) = yield from self._linear(party, hidden, width, bound, {"head.dense": bits.head_weights})
-            width = rings.classifier_width(head)
             if head.normalize:
-                row = yield from own._unit_row(party, row, rings.unit_width(head, row.shape[-1]))
+                width = rings.unit_width(row.shape[-1])
+                row = yield from own._unit_row(party, row, width)
             else:
+                width = rings.classifier_width
                 row = yield from own._activation(
                     party, head.activation, row, bound, bits.head_inner, bits.head_active, width
                 )
@@ -187,11 +188,10 @@ class MaskedEncoder(SecureAttention):
 
     def _unit_row(self, party: Party, dense: Secret, width: int) -> SecretProtocol[Secret]:
         """The activation of a head's first product over its length, up to the constant that folding takes care of."""
-        rings, bits = self.rings.of_head_norm, self.rings.bits
+        rings, bound = self.rings.of_head_norm, self.rings.bounds.head
         scale, _ = rings.norm_scales(width)
-        bound = rings.bounds.head
         spec = self.spec if self.spec.head.centred else replace(self.spec, layer_norm_eps=0.0)
-        narrow = scale + bound + 3
+        bits, narrow = rings.bits, scale + bound + 3
         row = yield from self._activation(party, spec.head.activation, dense, bound, bits.head_inner, scale, narrow)
         if spec.head.centred:
             row = yield from Widen(row.shape, narrow, narrow + bits.mean_weights).run(party, row)

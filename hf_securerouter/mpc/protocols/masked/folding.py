@@ -9,7 +9,7 @@ A projection of the embeddings is folded into the first layer's weights in the s
 gamma: it needs no opening, and the parties open E columns of the embedding output instead of H.
 
 The mean of rows commutes with the last LayerNorm's gamma and beta, which the head folds whatever the pooling. A row
-that a head divides by its length is divided on shares as in LayerNorm; the ratio is folded into the classifier.
+that a head divides by its length is divided as in LayerNorm; the ratio of both is folded into the classifier.
 """
 
 from __future__ import annotations

@@ -99,7 +99,7 @@ class MeanPooling:
             number.shape,
             scale=_COUNT_SCALE,
             low=0,
-            high=(length * 10 // 9).bit_length(),  # the gate reads numbers up to 0.93 of 2^high
+            high=max(2, (length * 10 // 9).bit_length()),  # the gate reads numbers up to 0.93 of 2^high, from 2 on
             result_scale=self.inverse_scale,
         )
         inverse = yield from gate.run(party, number.narrow(gate.bits))

@@ -171,7 +171,7 @@ class RingWidths:
         if head.normalize:
             return product + bound + 3
         if head.activation == "gelu" and head.dense is not None:
-            return max(product + bound + 2, self.classifier_width(head) + product - bits.head_active)
+            return max(product + bound + 2, self.classifier_width + product - bits.head_active)
         return product + bound + 2
 
     @property
@@ -205,21 +205,25 @@ class RingWidths:
         """Ring width of the opening of a hidden state, if its residual has `scale` in a ring of `width` bits."""
         return width + self.bits.hidden + max(self.bits.gamma, self.bits.mean_weights) - scale
 
-    def classifier_width(self, head: HeadSpec) -> int:
-        """Ring width of the opening of a head's activations, or of their row of length 1, before the classifier."""
-        active = self.bits.hidden if head.normalize else self.bits.head_active
-        return active + self.bits.head_weights + self.bounds.logits + 2
+    @property
+    def classifier_width(self) -> int:
+        """Ring width of the opening of the head's activations before the classifier."""
+        return self.bits.head_active + self.bits.head_weights + self.bounds.logits + 2
 
-    def unit_width(self, head: HeadSpec, features: int) -> int:
-        """Ring width of a row of length 1: the classifier's, or one that leaves its gate room for the squares."""
-        return max(self.classifier_width(head), self.bounds.norm_high + self.bits.hidden + deviation_bits(features))
+    def unit_width(self, features: int) -> int:
+        """Ring width of the opening of a row of length 1 before the classifier; wide enough for its squares."""
+        product = self.bits.hidden + self.bits.head_weights + self.bounds.logits + 2
+        spread = self.bounds.norm_high - min(self.bounds.norm, 0)
+        return max(product, self.bits.hidden + spread + deviation_bits(features))
 
     @property
     def of_head_norm(self) -> RingWidths:
-        """The same for a head's division by the length of a row, which is a LayerNorm without a mean."""
-        own = self.bounds
+        """The same for a head's division by the length of a row, which is a LayerNorm without a mean. Short rows,
+        which no LayerNorm has, get more fraction bits."""
+        own, short = self.bounds, max(0, -self.bounds.norm)
         squares = {"variance_low": own.norm_low, "variance_high": own.norm_high, "variance": own.norm}
-        return replace(self, bounds=replace(own, residual=own.head, **squares))
+        bits = replace(self.bits, normal=self.bits.normal + short // 2, variance=self.bits.variance + short)
+        return replace(self, bits=bits, bounds=replace(own, residual=own.head, **squares))
 
     def norm_scales(self, width: int) -> tuple[int, int]:
         """Fraction bits of a LayerNorm's input and of the inverse deviation, whose product has a ring of `width` bits.
@@ -282,9 +286,9 @@ class RingWidths:
         """
         _check_curved(head.activation, "head", self.bounds.head)
         checked_width(self.head_width(head), "The head's input")
-        checked_width(self.classifier_width(head), "The classifier's input")
+        checked_width(self.classifier_width, "The classifier's input")
         if head.normalize:
-            self.of_head_norm.norm_scales(self.unit_width(head, features))
+            self.of_head_norm.norm_scales(self.unit_width(features))
 
 
 def _check_curved(activation: str, name: str, bound: int) -> None:

@@ -1,0 +1,85 @@
+# Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
+"""Configuration of a classifier on a pooled row of an encoder, as sentence-transformers and SetFit build it."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
+
+from .errors import SecureRouterValueError
+
+
+Pooling = Literal["mean", "first"]
+DenseActivation = Literal["identity", "tanh", "relu", "gelu"]
+
+
+@strict
+class PooledEncoderConfig(PreTrainedConfig):
+    r"""Configuration of [`PooledEncoderForSequenceClassification`].
+
+    `PooledEncoderConfig()` describes no encoder, and no model can be made from it.
+
+    Args:
+        text_config (`PreTrainedConfig` or `dict`, *optional*):
+            Config of the encoder, such as MPNet.
+        pooling (`str`, *optional*, defaults to `"mean"`):
+            Which row of the last hidden states is classified: `"mean"`, the mean of all tokens' rows without padding,
+            or `"first"`, the first token's.
+        dense_size (`int`, *optional*):
+            Width of a linear layer on the pooled row; None for no such layer.
+        dense_act (`str`, *optional*, defaults to `"identity"`):
+            Activation of that layer: `"identity"`, `"tanh"`, `"relu"` or `"gelu"`.
+        normalize (`bool`, *optional*, defaults to `False`):
+            Whether the row is divided by its Euclidean length before it is classified.
+
+    Raises:
+        `SecureRouterValueError`: `text_config` is no config, or the dict of none that transformers knows.
+
+    Example:
+        ```python
+        >>> from transformers import MPNetConfig
+        >>> from hf_securerouter import PooledEncoderConfig, PooledEncoderForSequenceClassification
+
+        >>> config = PooledEncoderConfig(text_config=MPNetConfig(num_hidden_layers=2), num_labels=3)
+        >>> model = PooledEncoderForSequenceClassification(config)
+        ```
+
+    Reference:
+        Reimers and Gurevych, Sentence-BERT: Sentence Embeddings using Siamese BERT-Networks, arXiv 1908.10084;
+        Tunstall et al., Efficient Few-Shot Learning Without Prompts (SetFit), arXiv 2209.11055.
+    """
+
+    model_type = "pooled_encoder"
+
+    text_config: PreTrainedConfig | dict | None = None
+    pooling: Pooling = "mean"
+    dense_size: int | None = None
+    dense_act: DenseActivation = "identity"
+    normalize: bool = False
+
+    def __post_init__(self, **kwargs):
+        if self.text_config is not None:
+            self.text_config = _as_config(self.text_config)
+        super().__post_init__(**kwargs)
+
+
+def _as_config(value: Any) -> PreTrainedConfig:
+    if isinstance(value, PreTrainedConfig):
+        return copy.deepcopy(value)
+    kind = value.get("model_type")
+    if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
+        raise SecureRouterValueError(
+            f"`text_config` has `model_type` {kind!r}, which transformers does not know: pass an encoder's config, or "
+            "its dict."
+        )
+    return AutoConfig.for_model(**value)
+
+
+# Here and not in `registration`: a pool's checkpoint on the Hub brings this file, and perhaps not the package.
+AutoConfig.register(PooledEncoderConfig.model_type, PooledEncoderConfig, exist_ok=True)
+
+
+__all__ = ["PooledEncoderConfig"]
