@@ -113,10 +113,6 @@ class MaskedEncoder:
             x = yield from replace(self, rings=rings)._layer(party, name, x, is_token, biases, width, last)
         return x.map(lambda words: words[:, 0])
 
-    def hidden(self, party: Party, words: Tensor) -> Secret:
-        """The hidden state of `run_encoder` as a `Secret`, from its words, (B, H)."""
-        return party.secret(words, self.hidden_width, self.rings.bits.hidden, NORMAL_BOUND)
-
     def head(self, party: Party, hidden: Secret) -> SecretProtocol[Secret]:
         """Logits, (B, C), from the hidden state of `run_encoder`, which several heads may read."""
         rings, bits, name = self.rings, self.rings.bits, self.spec.head.activation
