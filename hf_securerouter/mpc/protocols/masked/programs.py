@@ -183,7 +183,8 @@ def rank_in_secret_order(party: Party, shuffle: Shuffled, scores: Secret) -> Sec
     Args:
         party (`Party`): The party.
         shuffle (`Shuffled`): A shuffle whose first tensor are the keys.
-        scores (`Secret`): (B, 1); two scores differ by less than 2^(width - 1) as integers.
+        scores (`Secret`): (B, 1), ranked as signed numbers in their ring, which holds twice their bound. Scores
+            beyond it are ranked wrongly, and still by a permutation.
 
     Returns:
         `torch.Tensor`: int64 (B,), how many scores are higher. Of equal scores, the first query's counts as higher.
