@@ -79,17 +79,16 @@ class Conversation:
         seeds = [as_seed(roles["dealer"][f"{SEED}{rank}"]) for rank in (0, 1)]
         shapes = all_weight_shapes(self.manifest)
         self._mask = lambda name: sum(weight_mask(seed, name, shapes[name]) for seed in seeds)
-        self._zero_seed = new_seed()
+        self._zero_seed, self._own_plans = new_seed(), {}
         self._described = json.dumps(self.manifest.to_dict(), sort_keys=True)
 
     def _plan(self, name, program):
         """The plan of a program: one for all conversations of equal manifests, as it depends on nothing else."""
-        if name.partition("/")[0] in self.replaced:
-            return program.plan()
+        plans = self._own_plans if name.partition("/")[0] in self.replaced else _PLANS
         key = (self._described, name)
-        if key not in _PLANS:
-            _PLANS[key] = program.plan()
-        return _PLANS[key]
+        if key not in plans:
+            plans[key] = program.plan()
+        return plans[key]
 
     def _program(self, name):
         program = secure_program(self.manifest, name)

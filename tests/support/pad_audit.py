@@ -25,6 +25,8 @@ class Audit:
         self.pads = 0
 
     def add(self, pad: Pad) -> None:
+        if pad.words.is_meta:  # a plan is traced
+            return
         low = (pad.words.reshape(-1).cpu().numpy() & 255).astype(np.uint8)
         self.pads += 1
         if pad.bits >= 8:
