@@ -21,6 +21,7 @@ MARGIN = 1.5  # a bound is at least this many times the largest value of calibra
 # Least bounds: the windows of GeLU, tanh and the exponential have to fit into the range.
 _FLOORS = {"inner": 3, "head": 3, "scores": 4}
 LOWEST = ("row_sum", "variance_low")  # bounds from below
+USUAL = ("variance", "attended_variance")  # no bounds
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,8 @@ class Bounds:
         variance_low (`int`): Smallest variance in LayerNorm.
         variance_high (`int`): Largest variance in LayerNorm, up to 15/16 of the power.
         variance (`int`): A usual variance in LayerNorm. Not a bound: it divides fraction bits between the factors.
+        attended_variance (`int`, *optional*): The same for a layer's first LayerNorm, behind attention; None for that
+            of both.
         embedding (`int`): Embedding outputs that are shuffled or selected; checked by the client.
         head (`int`): Inputs of the head's activation.
         logits (`int`): Logits, and a router's scores.
@@ -53,6 +56,7 @@ class Bounds:
     variance_low: int = -14
     variance_high: int = 14
     variance: int = 0
+    attended_variance: int | None = None
     embedding: int = 6
     head: int = 6
     logits: int = 6
@@ -74,8 +78,7 @@ class Bounds:
         return {
             name: value
             for name, value in vars(self).items()
-            if name != "variance"
-            and (value < getattr(other, name) if name in LOWEST else value > getattr(other, name))
+            if name not in USUAL and (value < getattr(other, name) if name in LOWEST else value > getattr(other, name))
         }
 
 

@@ -37,7 +37,7 @@ class ClearEncoder:
 
     Attributes:
         seen (`Seen`): What was recorded; kinds are named as in `Bounds`, with `span` (of a row's scores) and
-            `variance` (of a LayerNorm's input).
+            `variance` (of a LayerNorm's input) and `attended_variance` (of a layer's first LayerNorm).
     """
 
     def __init__(self, spec: EncoderSpec, weights: Mapping[str, Tensor], dtype: torch.dtype = torch.float64) -> None:
@@ -79,9 +79,11 @@ class ClearEncoder:
     def _linear(self, x: Tensor, name: str) -> Tensor:
         return functional.linear(x, self._weights[f"{name}.weight"], self._weights[f"{name}.bias"])
 
-    def _norm(self, z: Tensor, name: str) -> Tensor:
+    def _norm(self, z: Tensor, name: str, attended: bool = False) -> Tensor:
         centred = self._note("residual", z - z.mean(-1, keepdim=True))
         variance = self._note("variance", centred.square().mean(-1, keepdim=True))
+        if attended:
+            self._note("attended_variance", variance)
         normal = centred / (variance + self.spec.layer_norm_eps).sqrt()
         return normal * self._weights[f"{name}.weight"] + self._weights[f"{name}.bias"]
 
@@ -107,7 +109,7 @@ class ClearEncoder:
             self._note("context", unnormalized @ value / length)
             weights = attention_weights(scores, is_token.bool(), spec.softmax)
         mixed = (weights @ value).transpose(1, 2).reshape(batch, length, width)
-        x = self._norm(x + self._linear(mixed, f"{name}.attention_output"), f"{name}.attention_norm")
+        x = self._norm(x + self._linear(mixed, f"{name}.attention_output"), f"{name}.attention_norm", attended=True)
         inner = self._note("inner", self._linear(x, f"{name}.intermediate"))
         outer = self._linear(_ACTIVATIONS[spec.hidden_act](inner), f"{name}.output")
         return self._norm(x + outer, f"{name}.output_norm")

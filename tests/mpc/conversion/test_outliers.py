@@ -16,10 +16,53 @@ from tests.support.conversation import Conversation
 from tests.tiny import FAMILIES, noisy_classifier
 
 
-SESSIONS = 3  # fresh masks: beyond a bound a wrong answer depends on them
-PARTS = {  # names of a layer's linear modules, as in BERT and as elsewhere
-    "query": ("query", "q_lin", "attn.q"),
-    "attention_output": ("attention.output.dense", "attention.out_lin", "attention.attn.o", "attention.dense"),
-    "intermediate": ("intermediate.dense", "ffn.lin1", "ffn"),
-    "output": ("output.dense", "ffn.lin2", "ffn_output"),
-}
+SESSIONS = 3  # fresh masks: a value beyond its bound is wrong by whole units, with most masks
+
+
+def converted(model):
+    """The model on shares, or None where it is refused by name."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SecureRouterWarning)
+        try:
+            return to_mpc(model, max_length=LENGTH)
+        except ConversionError as error:
+            assert all(problem.path.startswith("experts.0") for problem in error.problems)
+            return None
+
+
+@torch.no_grad()
+def error_of(secure, model):
+    """The largest error of a logit over some sessions."""
+    inputs, talk = batch(), Conversation(secure)
+    expected = model(**inputs).logits
+    return max(float((talk(*inputs.values()).logits - expected).abs().max()) for _ in range(SESSIONS))
+
+
+def reached(secure, kind):
+    return max(one.reached for one in secure.ranges if one.kind == kind)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_outliers_are_answered_rightly(family):
+    """One channel of the residual and some neurons are far larger than the others, as in large encoders."""
+    model = noisy_classifier(family, width=16, heads=2)
+    layer = layers_of(model)[-1]
+    with torch.no_grad():
+        layer.intermediate.weight[:4] *= 60
+        layer.output.weight[3] *= 100
+    secure = converted(model)
+    assert secure is not None
+    assert reached(secure, "residual") > 2**Bounds.residual and reached(secure, "inner") > 2**Bounds.inner
+    assert error_of(secure, model) < 0.05
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_scaled_queries_are_answered_rightly_or_refused(family):
+    for factor, answered in ((8, True), (64, False)):
+        model = noisy_classifier(family, width=16, heads=2)
+        with torch.no_grad():
+            for layer in layers_of(model):
+                layer.query.weight.mul_(factor)
+        secure = converted(model)
+        assert (secure is not None) == answered
+        assert not answered or error_of(secure, model) < 0.02

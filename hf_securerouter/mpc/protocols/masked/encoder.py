@@ -214,7 +214,7 @@ class MaskedEncoder:
             {f"{name}.attention_output": bits.attention_output_weights},
         )
         z = attended + residual.truncate(attended.scale)
-        x = yield from self._norm(party, z, rings.feed_forward_width)
+        x = yield from self._norm(party, z, rings.feed_forward_width, attended=True)
         inner, residual = yield from self._linear(
             party,
             x,
@@ -348,10 +348,10 @@ class MaskedEncoder:
         gate = Exponential(y.shape, range_bits, fraction, rings.exponential_width)
         return (yield from gate.run(party, y))
 
-    def _norm(self, party: Party, z: Secret, width: int) -> SecretProtocol[Secret]:
+    def _norm(self, party: Party, z: Secret, width: int, attended: bool = False) -> SecretProtocol[Secret]:
         """z / sqrt(mean of z^2), in a ring of `width` bits; z is centred already."""
         rings, bits, bounds = self.rings, self.rings.bits, self.rings.bounds
-        scale, inverse_scale = rings.norm_scales(width)
+        scale, inverse_scale = rings.norm_scales(width, attended)
         z = z.truncate(scale).with_bound(bounds.residual)
         row_bits = deviation_bits(z.shape[-1])
         variance_scale = min(bits.variance, 2 * scale + row_bits)

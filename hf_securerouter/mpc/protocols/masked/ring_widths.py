@@ -169,11 +169,15 @@ class RingWidths:
         """Ring width of the opening of the head's activations before the classifier."""
         return self.bits.head_active + self.bits.head_weights + self.bounds.logits + 2
 
-    def norm_scales(self, width: int) -> tuple[int, int]:
+    def norm_scales(self, width: int, attended: bool = False) -> tuple[int, int]:
         """Fraction bits of a LayerNorm's input and of the inverse deviation, whose product has a ring of `width` bits.
 
         Both get as many bits as fit into 64, the inverse more of them the larger a usual variance is. With 25 of them,
         a normalised value is within 2^-13 (1/sigma + sigma/2) if that variance is 1.
+
+        Args:
+            width (`int`): Ring width of the result.
+            attended (`bool`): Whether it is the layer's first LayerNorm, behind attention.
 
         Raises:
             `SecureRouterValueError`: Fewer than 18 bits are left for both.
@@ -185,7 +189,9 @@ class RingWidths:
                 f"A LayerNorm has {room} bits left for its factors and needs 18: `bounds` of 2^{self.bounds.residual} "
                 f"for its input and 2^{self.bounds.inner} for the feed-forward activation are too wide together."
             )
-        normal = min(bits.normal, max(room - (room + self.bounds.variance) // 2, LEAST_NORMAL))
+        usual = self.bounds.attended_variance if attended else None
+        usual = self.bounds.variance if usual is None else usual
+        normal = min(bits.normal, max(room - (room + usual) // 2, LEAST_NORMAL))
         return normal, room - normal
 
     def check(self, output_width: int) -> None:
@@ -214,8 +220,8 @@ class RingWidths:
         }
         for name, width in widths.items():
             checked_width(width, f"The {name}")
-        for width in (self.feed_forward_width, output_width):
-            self.norm_scales(width)
+        self.norm_scales(self.feed_forward_width, attended=True)
+        self.norm_scales(output_width)
 
     def check_head(self, activation: str) -> None:
         """Raise an error if a ring of a head does not fit into 64 bits, or its activation's inputs are too wide.
