@@ -21,6 +21,7 @@ MARGIN = 1.5  # a bound is at least this many times the largest value of calibra
 # Least bounds: the windows of GeLU, tanh and the exponential have to fit into the range.
 _FLOORS = {"inner": 3, "head": 3, "scores": 4}
 LOWEST = ("row_sum", "variance_low", "norm_low")  # bounds from below
+USUAL = ("variance", "attended_variance", "norm")  # no bounds
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,8 @@ class Bounds:
         variance_low (`int`): Smallest variance in LayerNorm.
         variance_high (`int`): Largest variance in LayerNorm, up to 15/16 of the power.
         variance (`int`): A usual variance in LayerNorm. Not a bound: it divides fraction bits between the factors.
+        attended_variance (`int`, *optional*): The same for a layer's first LayerNorm, behind attention; None for that
+            of both.
         embedding (`int`): Embedding outputs that are shuffled or selected; checked by the client.
         head (`int`): Inputs of the head's activation.
         norm_low (`int`): Smallest mean square of a row that the head divides by its length.
@@ -58,6 +61,7 @@ class Bounds:
     variance_low: int = -14
     variance_high: int = 14
     variance: int = 0
+    attended_variance: int | None = None
     embedding: int = 6
     head: int = 6
     norm_low: int = -14
@@ -82,8 +86,7 @@ class Bounds:
         return {
             name: value
             for name, value in vars(self).items()
-            if name not in ("variance", "norm")
-            and (value < getattr(other, name) if name in LOWEST else value > getattr(other, name))
+            if name not in USUAL and (value < getattr(other, name) if name in LOWEST else value > getattr(other, name))
         }
 
 

@@ -75,7 +75,7 @@ def routing_overhead(secure, batch, quotas):
     serve = secure_program(manifest, "serve/" + ".".join(str(min(count, SERVED)) for count in quotas)).plan()
     restore = secure_program(manifest, f"restore/{batch}").plan()
     turns = -(-max(quotas) // SERVED)
-    own = ("Shuffle", "Compare", "Reveal", "ReLU")  # the summary encoder has none of these
+    own = ("Shuffle", "Order", "Reveal", "ReLU")  # the summary encoder has none of these
     spec = manifest.members["router"]
     # The head opens its row and what is behind its activation: at most 64 bits a value.
     head = batch * (spec.hidden_size + (spec.head.inner_size or spec.hidden_size)) * 8

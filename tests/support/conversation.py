@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import threading
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ from scipy import stats
 from torch import Tensor
 
 from hf_securerouter.mpc.gates.weight_share import weight_mask, weight_share
+from hf_securerouter.mpc.protocols.masked import roles as masked_roles
 from hf_securerouter.mpc.protocols.masked.layout import (
     ATTENTION_MASK,
     SEED,
@@ -22,10 +24,10 @@ from hf_securerouter.mpc.protocols.masked.layout import (
 from hf_securerouter.mpc.protocols.masked.programs import secure_program
 from hf_securerouter.mpc.protocols.masked.schedule import run_schedule
 from hf_securerouter.mpc.protocols.masked.sharing import as_seed, input_share
-from hf_securerouter.mpc.ring.randomness import Pad, new_seed
-from hf_securerouter.mpc.ring.words import packed_size, seal
+from hf_securerouter.mpc.ring.randomness import new_seed
 from hf_securerouter.mpc.secure_model import SecureModel
 from hf_securerouter.mpc.tuples.deal import deal_set
+from hf_securerouter.mpc.tuples.party_set import SetLabel
 from hf_securerouter.mpc.tuples.plan import Plan
 from hf_securerouter.mpc.tuples.tuple_set import TupleSet
 from tests.support.harness import Message, RecordingParty, drive, links
@@ -77,16 +79,16 @@ class Conversation:
         seeds = [as_seed(roles["dealer"][f"{SEED}{rank}"]) for rank in (0, 1)]
         shapes = all_weight_shapes(self.manifest)
         self._mask = lambda name: sum(weight_mask(seed, name, shapes[name]) for seed in seeds)
+        self._zero_seed, self._own_plans = new_seed(), {}
         self._described = json.dumps(self.manifest.to_dict(), sort_keys=True)
 
     def _plan(self, name, program):
         """The plan of a program: one for all conversations of equal manifests, as it depends on nothing else."""
-        if name.partition("/")[0] in self.replaced:
-            return program.plan()
+        plans = self._own_plans if name.partition("/")[0] in self.replaced else _PLANS
         key = (self._described, name)
-        if key not in _PLANS:
-            _PLANS[key] = program.plan()
-        return _PLANS[key]
+        if key not in plans:
+            plans[key] = program.plan()
+        return plans[key]
 
     def _program(self, name):
         program = secure_program(self.manifest, name)
@@ -106,7 +108,8 @@ class Conversation:
                 if number not in sets:
                     plan = self._plan(name, program)
                     seeds = (new_seed(), new_seed())
-                    sets[number] = (plan, seeds, list(deal_set(plan, seeds, self._mask)))
+                    corrections = list(deal_set(plan, seeds, self._mask))
+                    sets[number] = (plan, seeds, corrections, SetLabel.new(plan))
                     plans.append(plan)
                 return sets[number]
 
@@ -125,7 +128,7 @@ class Conversation:
 
             def run(name, given):
                 program = self._program(name)
-                plan, seeds, corrections = tuples(len(programs[rank]), name, program)
+                plan, seeds, corrections, _ = tuples(len(programs[rank]), name, program)
                 programs[rank].append(name)
                 own = TupleSet(plan, rank, seeds[rank], corrections.__getitem__ if rank == 0 else None)
                 party = RecordingParty(rank, pair[rank], own, self.weights[rank])
@@ -135,7 +138,9 @@ class Conversation:
                 finally:
                     records[rank].extend(party.record)
 
-            return run_schedule(self.manifest, run, inputs)
+            chosen, logits = run_schedule(self.manifest, run, inputs)
+            _, _, _, label = sets[len(sets) - 1]
+            return chosen, masked_roles.refreshed(rank, self._zero_seed, label, logits, logit_width(self.manifest))
 
         class Worker:
             def __init__(self, rank):
@@ -152,18 +157,9 @@ class Conversation:
         lengths = [[len(part) for part in parts] for link in pair for parts in link.sent]
         assert sum(plan.rounds for plan in plans) == len(pair[0].sent)
         assert sum(plan.payload_bytes for plan in plans) == sum(sum(parts) for parts in lengths) // 2
-        width = logit_width(self.manifest)
-        packed = {f"party{rank}": {"logits": _packed(words, width)} for rank, (_, words) in enumerate(results)}
+        packed = {f"party{rank}": {"logits": words} for rank, (_, words) in enumerate(results)}
         logits = self.secure.sharing.logits(packed)
         return Query(logits, results[0][0], programs[0], records, lengths, plans)
-
-
-def _packed(words: Tensor, width: int) -> Tensor:
-    """The parties' answers as they are sent, but without the share of zero that masks them."""
-
-    found = seal(words, Pad(torch.zeros_like(words), width))[1]
-    assert found.numel() == packed_size(words.numel(), width)
-    return found
 
 
 def views(talk, batch, runs):
@@ -185,26 +181,44 @@ def views(talk, batch, runs):
 
 
 def looks_alike(talk, batches, runs=8):
-    """Whether two batches look the same to every role: shapes equal, and all words uniform.
+    """Whether two batches look the same to every role: shapes equal, all words uniform, and so all differences of two
+    tensors of one shuffle, row by row: they would show two tensors under one mask.
 
     Ranks are the one thing revealed; that they are a uniform permutation is tested with many runs by itself.
     """
     (shapes, first), (others, second) = (views(talk, batch, runs) for batch in batches)
     if shapes != others or len(shapes) != 1 or first.keys() != second.keys():
         return False
-    p_values = []
+    p_values, shuffled = [], []
     for key, parts in first.items():
-        *_, name, gate, bits = key
+        *who, name, gate, bits = key
         if gate == "Reveal" and name == "opened" and talk.manifest.routing_privacy == "quota":
             continue
-        shown = min(bits, 3)
         both = [torch.stack(seen).to(torch.int64) for seen in (parts, second[key])]
-        for shift in {0, bits - shown}:
-            for words in both:
-                counts = torch.bincount((words >> shift).flatten() & ((1 << shown) - 1), minlength=1 << shown)
-                p_values.append(stats.chisquare(counts.numpy()).pvalue)
-            # Word by word: a bit set as often for one batch as for the other.
-            first_set, second_set = (((words >> shift) & 1).sum(0).double() for words in both)
-            distance = ((first_set - second_set).square() / (runs / 2)).sum().item()
-            p_values.append(stats.chi2.sf(distance, len(first_set)))
+        p_values += _p_values(*both, bits)
+        if gate == "Shuffle":
+            rows = len(batches[0][0]) if isinstance(batches[0], tuple) else len(batches[0])
+            shuffled.append(((who[0], name), bits, [words.view(runs, rows, -1) for words in both]))
+    for (who, bits, one), (other, other_bits, another) in itertools.combinations(shuffled, 2):
+        if who == other:
+            columns, ring = min(one[0].shape[2], another[0].shape[2]), min(bits, other_bits)
+            differences = [
+                (a[..., :columns] - b[..., :columns]).flatten(1) & ((1 << ring) - 1)
+                for a, b in zip(one, another, strict=True)
+            ]
+            p_values += _p_values(*differences, ring)
     return min(p_values) * len(p_values) > 1e-6
+
+
+def _p_values(first: Tensor, second: Tensor, bits: int) -> list[float]:
+    """P-values of words of `bits` bits, (runs, words), being uniform, and alike for two batches."""
+    found, shown, runs = [], min(bits, 3), len(first)
+    for shift in {0, bits - shown}:
+        for words in (first, second):
+            counts = torch.bincount((words >> shift).flatten() & ((1 << shown) - 1), minlength=1 << shown)
+            found.append(stats.chisquare(counts.numpy()).pvalue)
+        # Word by word: a bit set as often for one batch as for the other.
+        first_set, second_set = (((words >> shift) & 1).sum(0).double() for words in (first, second))
+        distance = ((first_set - second_set).square() / (runs / 2)).sum().item()
+        found.append(stats.chi2.sf(distance, len(first_set)))
+    return found

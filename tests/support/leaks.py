@@ -9,6 +9,7 @@ import torch
 from hf_securerouter.mpc.gates.argmax import Reveal
 from hf_securerouter.mpc.gates.compare import Compare
 from hf_securerouter.mpc.gates.gate import Gate
+from hf_securerouter.mpc.gates.shuffle import Shuffle, Shuffled
 from hf_securerouter.mpc.ring.randomness import Pad
 from hf_securerouter.mpc.ring.words import reduce
 from tests.support.enumeration import Case, SeenDealing
@@ -106,6 +107,40 @@ class Hidden(Gate):
         mask = randomness.mask(self.shape, 3)
         randomness.word(self.shape, 3)
         yield [randomness.open(x.words, mask)]
+
+
+@dataclass(frozen=True)
+class OneMaskShuffle(Shuffle):
+    """A shuffle that masks all of its tensors with the columns of one mask."""
+
+    @property
+    def name(self):
+        return "Shuffle"
+
+    @property
+    def most(self):
+        return max(columns for columns, _ in self.tensors)
+
+    def deal(self, dealing):
+        order = dealing.permutation(self.rows)
+        dealing.give(torch.nn.functional.one_hot(order, self.rows), self.width)
+        mask = dealing.mask((self.rows, self.most), self.width)
+        for columns, width in self.tensors:
+            dealing.give(reduce(mask[:, :columns], width)[order], width)
+
+    def start(self, party):
+        return OneMaskShuffled(self, party, party.take(self))
+
+
+class OneMaskShuffled(Shuffled):
+    def __init__(self, gate, party, randomness):
+        self._gate, self._party, self._randomness = gate, party, randomness
+        self._order = randomness.word((gate.rows, gate.rows), gate.width).to(torch.int64)
+        mask = randomness.mask((gate.rows, gate.most), gate.width).words
+        self._masks = [
+            (Pad(reduce(mask[:, :columns], width), width), randomness.word((gate.rows, columns), width))
+            for columns, width in gate.tensors
+        ]
 
 
 class UnreducedParty(RecordingParty):

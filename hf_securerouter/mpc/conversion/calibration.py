@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ...errors import SecureRouterError, SecureRouterWarning
 from ...lengths import copy_into_padding
-from ...number_format import LOWEST, Bounds, number_format
+from ...number_format import LOWEST, USUAL, Bounds, number_format
 from ..models.manifest import Manifest
 from ..models.spec import Problem
 from ..protocols.masked.layout import bounds_of, encoders, layer_key, member_weights
@@ -129,13 +129,14 @@ def _found(manifest: Manifest, member: str, position: int | None, seen: Seen) ->
 
 def _chosen(member: str, own: Mapping[str, int], default: Bounds, narrow: bool) -> dict[str, int]:
     """The measured bounds that replace default ones. What is ranked or revealed, a router's score, is never narrowed:
-    beyond its bound the order of scores would be cyclic. Nor are embeddings, whose bound the client checks."""
+    far beyond its bound scores are ranked wrongly. Nor are embeddings, whose bound the client checks. The LayerNorms
+    of a layer get usual variances of their own where they may differ much, which is where a bound is widened."""
     wider = default.replaced(**own).beyond(default)
     if not narrow:
         kept = {name: own[name] for name in wider}
-        usual = (("variance",) if kept else ()) + ("norm",)
-        return kept | {name: own[name] for name in usual if name in own}
+        return kept | {name: own[name] for name in USUAL if (kept or name == "norm") and name in own}
     fixed = {"embedding"} | ({"logits"} if member == "router" else set())
+    fixed |= set() if wider else {"attended_variance"}
     return {name: value for name, value in own.items() if name in wider or name not in fixed}
 
 

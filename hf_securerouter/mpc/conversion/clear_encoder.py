@@ -39,7 +39,8 @@ class ClearEncoder:
 
     Attributes:
         seen (`Seen`): What was recorded; kinds are named as in `Bounds`, with `span` (of a row's scores), `variance`
-            (of a LayerNorm's input) and `norm` (the mean square of a row that the head divides by its length).
+            (of a LayerNorm's input), `attended_variance` (of the LayerNorm behind attention) and `norm` (the mean
+            square of a row that the head divides by its length).
     """
 
     def __init__(self, spec: EncoderSpec, weights: Mapping[str, Tensor], dtype: torch.dtype = torch.float64) -> None:
@@ -112,20 +113,22 @@ class ClearEncoder:
     def _linear(self, x: Tensor, name: str) -> Tensor:
         return functional.linear(x, self._weights[f"{name}.weight"], self._weights[f"{name}.bias"])
 
-    def _norm(self, z: Tensor, name: str) -> Tensor:
+    def _norm(self, z: Tensor, name: str, attended: bool = False) -> Tensor:
         centred = self._note("residual", z - z.mean(-1, keepdim=True) if self.spec.norm == "layer" else z)
         variance = self._note("variance", centred.square().mean(-1, keepdim=True))
+        if attended:
+            self._note("attended_variance", variance)
         normal = centred / (variance + self.spec.layer_norm_eps).sqrt()
         return normal * self._weights[f"{name}.weight"] + self._weights[f"{name}.bias"]
 
     def _layer(self, x: Tensor, met: Tensor, name: str) -> Tensor:
-        x = self._norm(x + self._attention(x, met, name), f"{name}.attention_norm")
+        x = self._norm(x + self._attention(x, met, name), f"{name}.attention_norm", attended=True)
         return self._norm(x + self._feed_forward(x, name), f"{name}.output_norm")
 
     def _norm_first_layer(self, x: Tensor, met: Tensor, name: str) -> Tensor:
         bare = self.spec.bare_first and not self._position
         x = x + self._attention(x if bare else self._norm(x, f"{name}.attention_norm"), met, name)
-        return x + self._feed_forward(self._norm(x, f"{name}.output_norm"), name)
+        return x + self._feed_forward(self._norm(x, f"{name}.output_norm", attended=True), name)
 
     def _feed_forward(self, x: Tensor, name: str) -> Tensor:
         inner = _ACTIVATIONS[self.spec.hidden_act](self._note("inner", self._linear(x, f"{name}.intermediate")))

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ...number_format import LOWEST, MARGIN, Bounds
+from ...number_format import LOWEST, MARGIN, USUAL, Bounds
 from .clear_encoder import Seen
 
 
@@ -79,6 +79,8 @@ def reached(seen: Seen, position: int | None) -> dict[str, float]:
             continue
         if kind in SQUARES:
             found |= {f"{kind}_low": low, f"{kind}_high": high}
+        elif kind == "attended_variance":
+            found[kind] = math.sqrt(low * high)
         else:
             found[kind] = low if kind in LOWEST else max(abs(low), abs(high))
     return found
@@ -103,6 +105,8 @@ def bounds_for(found: Mapping[str, float], biased: bool) -> dict[str, int]:
             bounds[f"{kind}_low"] = math.floor(math.log2(low))
             bounds[f"{kind}_high"] = math.ceil(math.log2(max(high, 2 * low) * 16 / 15))
             bounds[kind] = round(math.log2(max(math.sqrt(low * high), 1e-9)))
+    if "attended_variance" in found:
+        bounds["attended_variance"] = round(math.log2(max(found["attended_variance"], 1e-9)))
     return bounds
 
 
@@ -130,4 +134,5 @@ def report(
     return [
         Range(member, layer, kind, value, limit(bounds, kind, biased), limit(default, kind, biased))
         for kind, value in found.items()
+        if kind not in USUAL
     ]

@@ -212,8 +212,8 @@ class Dealing:
 
     def give_bits(self, values: Tensor) -> None:
         """XOR-share strings of 8 bits, uint8: one byte a string for P0, nothing for P1."""
-        pad = self._sources[1].pad(values.shape, 8)
-        self.corrections.append(seal(values, Pad(pad.spend(), 8, xor=True))[1].reshape(-1))
+        pad = Pad(self._sources[1].ring(values.shape, 8), 8, xor=True)
+        self.corrections.append(seal(values, pad)[1].reshape(-1))
 
     def lift_mask(self, shape: Sequence[int], bits: int, width: int) -> Tensor:
         """A mask uniform mod 2^`bits` that the parties hold mod 2^`width` too.

@@ -9,17 +9,19 @@ bits. A table T_j gives a wrong result outside its window, but it cancels: with 
     f(x) = T_last + sum_j L_j (T_j - T_(j+1)),
 
 exactly as a sum of shares. Between half the end and the end L_j may be 0 or 1, since both tables are valid there. L_j
-is whether the high bits of c equal those of r or of r + 1: one or two look-ups each, opened under mask bits together
+is whether the high bits of c equal those of r or of r + 1: up to three look-ups each, opened under mask bits together
 with the differences T_j - T_(j+1) under masks of their own, and combined with the dealer's products of those masks.
 
 Who sees what: c is uniform because r is; bits and differences are opened under masks of their own.
-Cost: k bits, then the width of the result and 2 or 4 bits for each window but one; 2 rounds.
+Cost: k bits, then the width of the result and 2 to 6 bits for each window but one; 2 rounds.
 Dealer: 384 words a window, and look-ups, 12 KB from 2^-6 to 2^9: for rows only.
 Error: relative 2e-4 for 1/sqrt(x), 5e-4 for 1/x at the lower edge of a window, plus the result's rounding.
 """
 
 from __future__ import annotations
 
+import functools
+import itertools
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -37,7 +39,7 @@ from .secret import Secret
 
 _BIN_BITS, _RATIO_BITS, _REST_BITS, _DEGREE = 7, 3, 11, 2
 _BINS = 1 << _BIN_BITS
-_BLOCK_BITS = 12  # look-ups of at most 2^12 positions
+_ONE_LOOKUP, _LOOKUP_BITS = 12, 14  # bits that one look-up compares alone, and that each of several compares at most
 
 _FUNCTIONS = {"reciprocal": lambda x: 1 / x, "inverse_sqrt": lambda x: 1 / np.sqrt(x)}
 
@@ -126,10 +128,9 @@ class RowFunction(Gate):
     def _blocks(self, end: int) -> list[tuple[int, int]]:
         """Lowest bit and size of the blocks into which the bits above end - 1 are cut."""
         count = self.bits - (end - 1)
-        if count <= _BLOCK_BITS:
-            return [(end - 1, count)]
-        half = count // 2
-        return [(end - 1, half), (end - 1 + half, count - half)]
+        parts = 1 if count <= _ONE_LOOKUP else max(2, -(-count // _LOOKUP_BITS))
+        starts = [count * part // parts for part in range(parts + 1)]
+        return [(end - 1 + start, stop - start) for start, stop in itertools.pairwise(starts)]
 
     def deal(self, dealing: Dealing) -> None:
         mask = dealing.mask(self.shape, self.bits).to(torch.int64)
@@ -151,10 +152,10 @@ class RowFunction(Gate):
             difference = dealing.mask(self.shape, self.width)
             for _ in range(2):
                 bits = [dealing.mask(self.shape, 1).to(torch.int64) for _ in range(factors)]
-                subsets = [bits[0]] if factors == 1 else [bits[0], bits[1], bits[0] * bits[1]]
-                for subset in subsets:
-                    dealing.give(subset, self.width)
-                    dealing.give(subset * difference, self.width)
+                for subset in _subsets(factors)[1:]:
+                    product = _product([bits[factor] for factor in subset])
+                    dealing.give(product, self.width)
+                    dealing.give(product * difference, self.width)
 
     def _table(self, party: Party, opened: Tensor, words: Tensor, end: int) -> Tensor:
         """A share of the table of the window up to 2^`end`, in Z_2^width."""
@@ -230,9 +231,9 @@ class RowFunction(Gate):
         return party.secret(reduce(result, self.width), self.width, self.result_scale, self.bound)
 
     def _products(self, randomness: Tuple, factors: int) -> list[tuple[Tensor, Tensor]]:
-        subsets = 1 if factors == 1 else 3
         return [
-            (randomness.word(self.shape, self.width), randomness.word(self.shape, self.width)) for _ in range(subsets)
+            (randomness.word(self.shape, self.width), randomness.word(self.shape, self.width))
+            for _ in _subsets(factors)[1:]
         ]
 
     @staticmethod
@@ -241,13 +242,18 @@ class RowFunction(Gate):
     ) -> Tensor:
         """A share of (AND of the bits) * difference, from the bits xor masks and the difference plus its mask."""
         # bit = flip + (1 - 2 flip) * mask bit; mask bits times the difference are masked * m - [m * mask].
-        hidden = [masked * bit - product for bit, product in products]
-        signs = [1 - 2 * flip for flip in flips]
-        if len(flips) == 1:
-            return flips[0] * difference + signs[0] * hidden[0]
-        return (
-            flips[0] * flips[1] * difference
-            + signs[0] * flips[1] * hidden[0]
-            + flips[0] * signs[1] * hidden[1]
-            + signs[0] * signs[1] * hidden[2]
-        )
+        hidden = [difference, *(masked * bit - product for bit, product in products)]
+        total = torch.zeros_like(difference)
+        for subset, part in zip(_subsets(len(flips)), hidden, strict=True):
+            signs = [1 - 2 * flip if factor in subset else flip for factor, flip in enumerate(flips)]
+            total += _product(signs) * part
+        return total
+
+
+def _subsets(count: int) -> list[list[int]]:
+    """All subsets of `count` factors, the empty one first."""
+    return [[factor for factor in range(count) if chosen >> factor & 1] for chosen in range(1 << count)]
+
+
+def _product(factors: list[Tensor]) -> Tensor:
+    return functools.reduce(torch.mul, factors)

@@ -34,15 +34,17 @@ class Shuffle(Gate):
     Args:
         rows (`int`): B.
         tensors (`tuple[tuple[int, int], ...]`): Columns of every tensor, and its ring; 1 for bits that are XOR-shared.
+        order_width (`int`): Least ring of the share of P, for a later product with `Shuffled.order`.
     """
 
     rows: int
     tensors: tuple[tuple[int, int], ...]
+    order_width: int = 1
 
     @property
     def width(self) -> int:
         """Ring of the share of P: the widest of all."""
-        return max(width for _, width in self.tensors)
+        return max(self.order_width, *(width for _, width in self.tensors))
 
     def deal(self, dealing: Dealing) -> None:
         order = dealing.permutation(self.rows).to(dealing.device)

@@ -140,6 +140,7 @@ def row_inputs(scale, low, high):
     [
         ("inverse_sqrt", 15, -4, 24, 16),
         ("inverse_sqrt", 23, -14, 14, 14),
+        ("inverse_sqrt", 20, -14, 21, 17),  # the lowest window compares 32 bits, with three look-ups
         ("inverse_sqrt", 15, -10, 6, 16),
         ("inverse_sqrt", 12, -7, 6, 12),
         ("inverse_sqrt", 12, -7, 5, 12),

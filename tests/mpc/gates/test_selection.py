@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -16,8 +16,10 @@ from hf_securerouter.mpc.gates.selected_linear import SelectedLinear
 from hf_securerouter.mpc.gates.shuffle import Shuffle
 from hf_securerouter.mpc.gates.widen import Widen
 from hf_securerouter.mpc.protocols.masked.programs import rank_in_secret_order
+from hf_securerouter.mpc.protocols.masked.ring_widths import RingWidths
 from hf_securerouter.mpc.ring.randomness import Csprng, new_seed
 from hf_securerouter.mpc.ring.words import packed_size, signed
+from hf_securerouter.number_format import Bounds
 from tests.support.enumeration import Case
 from tests.support.harness import Bits, Input, joined, run
 
@@ -60,8 +62,10 @@ def test_the_dealer_draws_every_permutation_as_often():
 
 
 @settings(max_examples=15, deadline=None)
-@given(keys=st.lists(st.integers(-(2**10), 2**10 - 1), min_size=1, max_size=9, unique=True))
-def test_ranks_count_what_is_larger(keys):
+@given(keys=st.lists(st.integers(-(2**11), 2**11 - 1), min_size=1, max_size=9, unique=True))
+@example(keys=[-1400, 0, 1400])
+@example(keys=[2**11 - 1, -(2**11), -1, 0])
+def test_ranks_count_what_is_larger_among_all_numbers_of_the_ring(keys):
     keys = torch.tensor(keys)
     x = Input(keys, 12)
     first, second = run(lambda party: ranks(party, x(party), 12)).results
@@ -158,6 +162,26 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_every_secret_looks_the_same_to_each_party(name, rank):
     assert CASES[name].same(rank)
+
+
+@pytest.mark.parametrize("scores", [[-70, 0, 70], [-100, 20, 120], [300, 90, -500]])
+def test_scores_beyond_their_bound_are_ranked_by_a_permutation(scores):
+    """In a ring for scores below 64; up to 128, the ranks are even those of the scores."""
+    width = RingWidths.logits + Bounds.logits + 2
+    words = torch.tensor(scores)[:, None] << RingWidths.logits
+    for _ in range(3):  # fresh orders
+        x = Input(words, width)
+
+        def program(party, x=x):
+            shuffle = Shuffle(3, ((1, width + 2),)).start(party)
+            found = yield from rank_in_secret_order(party, shuffle, x(party))
+            return found, shuffle.order
+
+        (found, order), (_, other) = run(program).results
+        places = (joined((order, other)).T @ found[:, None]).flatten().tolist()
+        assert sorted(places) == [0, 1, 2]
+        if max(map(abs, scores)) < 128:
+            assert places == [2, 1, 0]
 
 
 def orders(scores, runs, tie_after=False, shuffled=True):

@@ -160,10 +160,6 @@ class MaskedEncoder(SecureAttention):
         last = replace(self, rings=self.layer_rings[-1], place=f"{self.prefix}final norm")
         return (yield from last._norm(party, total, self.output_widths[-1]))
 
-    def hidden(self, party: Party, words: Tensor) -> Secret:
-        """The hidden state of `run_encoder` as a `Secret`, from its words, (B, H)."""
-        return party.secret(words, self.hidden_width, self.rings.bits.hidden, NORMAL_BOUND)
-
     def head(self, party: Party, hidden: Secret) -> SecretProtocol[Secret]:
         """Logits, (B, C), from the hidden state of `run_encoder`, which several heads may read."""
         rings, bits, head = self.rings, self.rings.bits, self.spec.head
@@ -280,7 +276,7 @@ class MaskedEncoder(SecureAttention):
             {f"{name}.attention_output": bits.attention_output_weights},
         )
         z = attended + residual.truncate(attended.scale)
-        x = yield from self._norm(party, z, rings.feed_forward_width)
+        x = yield from self._norm(party, z, rings.feed_forward_width, attended=True)
         outer, residual = yield from self._feed_forward(party, name, x, f"{name}.middle")
         return (yield from self._norm(party, outer + residual.truncate(outer.scale), output_width))
 
@@ -338,14 +334,14 @@ class MaskedEncoder(SecureAttention):
         output = {f"{name}.attention_output": bits.attention_output_weights}
         (attended,) = yield from self._linear(party, context, rings.attended_width, bound, output)
         total = total + attended.truncate(total.scale)
-        x = yield from self._norm(party, total, rings.feed_forward_width)
+        x = yield from self._norm(party, total, rings.feed_forward_width, attended=True)
         (outer,) = yield from self._feed_forward(party, name, x)
         return total + outer.truncate(total.scale)
 
-    def _norm(self, party: Party, z: Secret, width: int) -> SecretProtocol[Secret]:
+    def _norm(self, party: Party, z: Secret, width: int, attended: bool = False) -> SecretProtocol[Secret]:
         """z / sqrt(mean of z^2), in a ring of `width` bits; z is centred already."""
         rings, bits, bounds = self.rings, self.rings.bits, self.rings.bounds
-        scale, inverse_scale = rings.norm_scales(width)
+        scale, inverse_scale = rings.norm_scales(width, attended)
         z = yield from party.checked(z.truncate(scale).with_bound(bounds.residual), f"{self.place} residual")
         row_bits = deviation_bits(z.shape[-1])
         variance_scale = min(bits.variance, 2 * scale + row_bits)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ...gates.gate import SecretProtocol
 from ...gates.party import Party
+from ...gates.secret import Secret
 from ...gates.weight_share import WeightShare
 from ...net.ledger import Ledger
 from ...net.link import Link
@@ -31,7 +32,8 @@ class SecureProgram:
     Args:
         name (`str`): Program and shape, such as `experts.0/8`.
         run (callable): Makes the protocol from a party and its shares of the inputs.
-        inputs (`Mapping[str, torch.Tensor]`): Shape and dtype of each share, on the `meta` device.
+        inputs (`Mapping[str, torch.Tensor or Secret]`): Shape and dtype of each share, on the `meta` device; a
+            `Secret` where an earlier program leaves the share, in a ring of at least that width.
         weights (`Mapping[str, tuple[int, ...]]`): Shapes of the shared weights.
 
     Example:
@@ -46,8 +48,8 @@ class SecureProgram:
     """
 
     name: str
-    run: Callable[[Party, Mapping[str, Tensor]], SecretProtocol[Any]]
-    inputs: Mapping[str, Tensor]
+    run: Callable[[Party, Mapping[str, Any]], SecretProtocol[Any]]
+    inputs: Mapping[str, Tensor | Secret]
     weights: Mapping[str, tuple[int, ...]]
 
     def plan(self, cipher: str = AES) -> Plan:
@@ -103,12 +105,12 @@ class Evaluator:
             self._plans[program.name] = program.plan(cipher_for(self.device))
         return self._plans[program.name]
 
-    def run(self, program: SecureProgram, inputs: Mapping[str, Tensor]) -> Any:
+    def run(self, program: SecureProgram, inputs: Mapping[str, Tensor | Secret]) -> Any:
         """Take a set of tuples, prepare, evaluate.
 
         Args:
             program (`SecureProgram`): What to run; the other party runs the same at the same time.
-            inputs (`Mapping[str, torch.Tensor]`): This party's shares.
+            inputs (`Mapping[str, torch.Tensor or Secret]`): This party's shares.
 
         Returns:
             The program's result.

@@ -13,6 +13,9 @@ Under `quota` the parties shuffle each query's score, embeddings and attention m
 knows, and learn the ranks in the shuffled order: a uniform permutation, because the keys are made distinct before the
 shuffle. Which expert serves which rank is public and fixed before any data is seen. Logits that the first program has
 computed are shuffled too.
+
+Additive shares pass from one program to another as `Secret`s, which know their ring: a program that needs a larger
+one refuses them.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,6 +39,7 @@ from ...gates.select import Select
 from ...gates.shuffle import Shuffle, Shuffled
 from ...gates.widen import Widen
 from ...models.manifest import Manifest
+from .encoder import NORMAL_BOUND
 from .evaluator import SecureProgram
 from .layout import ATTENTION_MASK, LOGITS, all_weight_shapes, encoders, input_width, logit_width
 from .program_name import Kind, ProgramName
@@ -42,9 +47,11 @@ from .ring_widths import RingWidths
 from .selected_encoder import SelectedEncoder
 
 
-Inputs = Mapping[str, Tensor]
+Inputs = Mapping[str, Tensor | Secret]
+"""By name: the client's shares as words, whose rings the layout fixes, or a `Secret` from an earlier program."""
 
 HIDDEN = "row"  # name of the hidden state that heads read
+ORDER = "order"  # name of the share of the permutation
 
 
 def classify(manifest: Manifest, member: str, party: Party, shares: Inputs) -> SecretProtocol[Secret]:
@@ -59,7 +66,7 @@ def summarize(manifest: Manifest, member: str, party: Party, shares: Inputs) -> 
     encoder, x = encoders(manifest)[owner], received(manifest, owner, party, shares)
     if x.width < encoder.input_width:
         x = yield from Widen(x.shape, x.width, encoder.input_width).run(party, x)
-    return (yield from encoder.run_encoder(party, x, shares[ATTENTION_MASK][:, : manifest.length_of(owner)]))
+    return (yield from encoder.run_encoder(party, x, is_token(shares)[:, : manifest.length_of(owner)]))
 
 
 def expert_head(manifest: Manifest, party: Party, hidden: Secret) -> list[SecretProtocol[Secret]]:
@@ -69,9 +76,33 @@ def expert_head(manifest: Manifest, party: Party, hidden: Secret) -> list[Secret
 
 
 def received(manifest: Manifest, member: str, party: Party, shares: Inputs) -> Secret:
-    """A member's embeddings as the client shared them, (B, T, E)."""
-    rings = encoders(manifest)[member].rings
-    return party.secret(shares[member], input_width(manifest, member), rings.bits.hidden, rings.bounds.embedding)
+    """A member's embeddings, (B, T, E), as the client shared them or as they were shuffled.
+
+    Raises:
+        `SecureRouterError`: An earlier program left them in a smaller ring.
+    """
+    found, width, rings = shares[member], input_width(manifest, member), encoders(manifest)[member].rings
+    if isinstance(found, Secret):
+        return found.narrow(width)
+    return party.secret(found, width, rings.bits.hidden, rings.bounds.embedding)
+
+
+def is_token(shares: Inputs) -> Tensor:
+    """XOR shares of the attention mask, uint8 (B, T)."""
+    found = shares[ATTENTION_MASK]
+    assert isinstance(found, Tensor)
+    return found
+
+
+def carried(shares: Inputs, name: str, width: int) -> Secret:
+    """The result of an earlier program, in a ring of `width` bits.
+
+    Raises:
+        `SecureRouterError`: It was left in a smaller ring.
+    """
+    found = shares[name]
+    assert isinstance(found, Secret)
+    return found.narrow(width)
 
 
 def choose(manifest: Manifest, party: Party, hidden: Secret) -> SecretProtocol[Tensor]:
@@ -103,46 +134,47 @@ def reveal(manifest: Manifest, party: Party, shares: Inputs) -> SecretProtocol[t
 
 def route(
     manifest: Manifest, party: Party, shares: Inputs
-) -> SecretProtocol[tuple[Tensor, Tensor, dict[str, Tensor]]]:
+) -> SecretProtocol[tuple[Tensor, Secret, dict[str, Tensor | Secret], list[Secret]]]:
     """Score, shuffle and rank a batch, from the router's embeddings or, if `read` has run its encoder, from `HIDDEN`.
 
     Returns:
         The public ranks in the shuffled order, int64 (B,), 0 for the query that needs the costliest expert most; a
-        share of the permutation, int64 (B, B); and shares, in the shuffled order, of the attention mask, the inputs
-        of the experts still to run, and the logits of the expert that has run (`LOGITS`).
+        share of the permutation, (B, B) in Z_2^`logit_width` or a larger ring; and, in the shuffled order, shares of
+        the attention mask and of the inputs of the experts still to run, and the logits of the expert that has run,
+        if any.
     """
-    batch = len(shares[ATTENTION_MASK])
+    batch, answer_width = len(is_token(shares)), logit_width(manifest)
     key_width = encoders(manifest)["router"].logit_width + (batch - 1).bit_length()
     owner = manifest.encoder_of("router")
-    travelling = {name: shares[name] for name in manifest.inputs if name != owner} | {
-        ATTENTION_MASK: shares[ATTENTION_MASK]
-    }
-    widths = [input_width(manifest, name) for name in travelling if name != ATTENTION_MASK] + [1]
-    tensors = [(words.numel() // batch, width) for words, width in zip(travelling.values(), widths, strict=True)]
+    embeddings = {name: received(manifest, name, party, shares) for name in manifest.inputs if name != owner}
+    travelling = [*(x.words for x in embeddings.values()), is_token(shares)]
+    widths = [*(x.width for x in embeddings.values()), 1]
+    tensors = [(words.numel() // batch, width) for words, width in zip(travelling, widths, strict=True)]
     if owner != "router":
-        tensors.append((manifest.experts[0].head.num_outputs, logit_width(manifest)))
-    shuffle = Shuffle(batch, ((1, key_width), *tensors)).start(party)
+        tensors.append((manifest.experts[0].head.num_outputs, answer_width))
+    shuffle = Shuffle(batch, ((1, key_width), *tensors), answer_width).start(party)
 
     def ranked(hidden: Secret) -> SecretProtocol[Tensor]:
         scores = yield from encoders(manifest)["router"].head(party, hidden)
         return (yield from rank_in_secret_order(party, shuffle, scores))
 
-    def answered(answer: SecretProtocol[Secret]) -> SecretProtocol[Tensor]:
-        logits = yield from answer
-        return (yield from shuffle.open(len(tensors), logits.words))
+    def answered(answer: SecretProtocol[Secret]) -> SecretProtocol[Secret]:
+        logits = (yield from answer).narrow(answer_width)
+        return replace(logits, words=(yield from shuffle.open(len(tensors), logits.words)))
 
-    def routed() -> SecretProtocol[list[Tensor]]:
+    def routed() -> SecretProtocol[list[Any]]:
         if HIDDEN in shares:
-            hidden = encoders(manifest)[owner].hidden(party, shares[HIDDEN])
+            hidden = carried(shares, HIDDEN, encoders(manifest)[owner].hidden_width)
         else:
             hidden = yield from summarize(manifest, "router", party, shares)
         return (yield from together(ranked(hidden), *map(answered, expert_head(manifest, party, hidden))))
 
-    (found, *logits), *moved = yield from together(
-        routed(), *(shuffle.open(index, words) for index, words in enumerate(travelling.values(), 1))
+    (found, *logits), *moved, tokens = yield from together(
+        routed(), *(shuffle.open(index, words) for index, words in enumerate(travelling, 1))
     )
-    names = [*travelling, LOGITS] if logits else travelling
-    return found, shuffle.order.words, dict(zip(names, [*moved, *logits], strict=True))
+    shuffled: dict[str, Tensor | Secret] = {ATTENTION_MASK: tokens}
+    shuffled |= {name: replace(x, words=words) for (name, x), words in zip(embeddings.items(), moved, strict=True)}
+    return found, shuffle.order, shuffled, logits
 
 
 def rank_in_secret_order(party: Party, shuffle: Shuffled, scores: Secret) -> SecretProtocol[Tensor]:
@@ -151,7 +183,8 @@ def rank_in_secret_order(party: Party, shuffle: Shuffled, scores: Secret) -> Sec
     Args:
         party (`Party`): The party.
         shuffle (`Shuffled`): A shuffle whose first tensor are the keys.
-        scores (`Secret`): (B, 1); two scores differ by less than 2^(width - 1) as integers.
+        scores (`Secret`): (B, 1), ranked as signed numbers in their ring, which holds twice their bound. Scores
+            beyond it are ranked wrongly, and still by a permutation.
 
     Returns:
         `torch.Tensor`: int64 (B,), how many scores are higher. Of equal scores, the first query's counts as higher.
@@ -179,17 +212,21 @@ def serve(manifest: Manifest, counts: tuple[int, ...], party: Party, shares: Inp
     for index, count in enumerate(counts):
         if count:
             member = f"experts.{index}"
-            own = {member: shares[member], ATTENTION_MASK: shares[ATTENTION_MASK][start : start + count]}
+            own = {member: shares[member], ATTENTION_MASK: is_token(shares)[start : start + count]}
             runs.append(classify(manifest, member, party, own))
             start += count
     return (yield from together(*runs))
 
 
 def restore(manifest: Manifest, party: Party, shares: Inputs) -> SecretProtocol[Secret]:
-    """Logits in the order of the queries, from logits in the shuffled order and the share of the permutation."""
+    """Logits in the order of the queries, from logits in the shuffled order and the share of the permutation.
+
+    Raises:
+        `SecureRouterError`: One of the two was left in a smaller ring than that of the logits.
+    """
     width = logit_width(manifest)
-    back = party.secret(shares["order"].t(), width, 0, 0)
-    logits = party.secret(shares["logits"], width, RingWidths.logits, width - RingWidths.logits - 2)
+    back = carried(shares, ORDER, width).map(Tensor.t)
+    logits = carried(shares, LOGITS, width)
     return (yield from Matmul(back.shape, logits.shape, width).run(party, back, logits))
 
 
@@ -232,7 +269,7 @@ def select_then_compute(manifest: Manifest, party: Party, shares: Inputs) -> Sec
     selected = SelectedEncoder(
         encoder.spec, encoder.rings, "", encoder.layers, encoder.head_width, members=prefixes, bits=bits
     )
-    return (yield from selected.run(party, x, shares[ATTENTION_MASK][:, : x.shape[1]]))
+    return (yield from selected.run(party, x, is_token(shares)[:, : x.shape[1]]))
 
 
 def secure_program(manifest: Manifest, name: str) -> SecureProgram:
@@ -270,18 +307,25 @@ def _rank_program(manifest: Manifest, name: str, count: int) -> SecureProgram:
     """`route` for a batch whose hidden states were computed by `read`: they stand in for the router's embeddings."""
     program = _program(manifest, name, partial(route, manifest), dict.fromkeys(manifest.members, count), count)
     owner = manifest.encoder_of("router")
+    encoder, width = encoders(manifest)[owner], manifest.members[owner].hidden_size
     inputs = {member: words for member, words in program.inputs.items() if member != owner}
-    inputs[HIDDEN] = torch.empty(count, manifest.members[owner].hidden_size, dtype=torch.int64, device="meta")
+    inputs[HIDDEN] = _planned((count, width), encoder.hidden_width, encoder.rings.bits.hidden, NORMAL_BOUND)
     return replace(program, inputs=inputs)
 
 
 def _restore_program(manifest: Manifest, name: str, count: int) -> SecureProgram:
     """`restore`, which reads no weights."""
+    width, scale = logit_width(manifest), RingWidths.logits
     inputs = {
-        "order": torch.empty(count, count, dtype=torch.int64, device="meta"),
-        "logits": torch.empty(count, manifest.experts[0].head.num_outputs, dtype=torch.int64, device="meta"),
+        ORDER: _planned((count, count), width, 0, 0),
+        LOGITS: _planned((count, manifest.experts[0].head.num_outputs), width, scale, width - scale - 2),
     }
     return SecureProgram(name, partial(restore, manifest), inputs, {})
+
+
+def _planned(shape: tuple[int, ...], width: int, scale: int, bound: int) -> Secret:
+    """What a plan knows of an earlier program's result."""
+    return Secret(torch.empty(shape, dtype=torch.int64, device="meta"), width, scale, bound, rank=0)
 
 
 def _program(manifest: Manifest, name: str, run: object, rows: Mapping[str, int], batch: int) -> SecureProgram:

@@ -225,11 +225,15 @@ class RingWidths:
         bits = replace(self.bits, normal=self.bits.normal + short // 2, variance=self.bits.variance + short)
         return replace(self, bits=bits, bounds=replace(own, residual=own.head, **squares))
 
-    def norm_scales(self, width: int) -> tuple[int, int]:
+    def norm_scales(self, width: int, attended: bool = False) -> tuple[int, int]:
         """Fraction bits of a LayerNorm's input and of the inverse deviation, whose product has a ring of `width` bits.
 
         Both get as many bits as fit into 64, the inverse more of them the larger a usual variance is. With 25 of them,
         a normalised value is within 2^-13 (1/sigma + sigma/2) if that variance is 1.
+
+        Args:
+            width (`int`): Ring width of the result.
+            attended (`bool`): Whether it is the layer's first LayerNorm, behind attention.
 
         Raises:
             `SecureRouterValueError`: Fewer than 18 bits are left for both.
@@ -241,7 +245,9 @@ class RingWidths:
                 f"A LayerNorm has {room} bits left for its factors and needs 18: `bounds` of 2^{self.bounds.residual} "
                 f"for its input and 2^{self.bounds.inner} for the feed-forward activation are too wide together."
             )
-        normal = min(bits.normal, max(room - (room + self.bounds.variance) // 2, LEAST_NORMAL))
+        usual = self.bounds.attended_variance if attended else None
+        usual = self.bounds.variance if usual is None else usual
+        normal = min(bits.normal, max(room - (room + usual) // 2, LEAST_NORMAL))
         return normal, room - normal
 
     def check(self, output_width: int) -> None:
@@ -271,7 +277,8 @@ class RingWidths:
         }
         for name, width in widths.items():
             checked_width(max(width, 1), f"The {name}")
-        for width in (self.feed_forward_width, output_width, *([self.attention_width] if self.norm_first else [])):
+        self.norm_scales(self.feed_forward_width, attended=True)
+        for width in (output_width, *([self.attention_width] if self.norm_first else [])):
             self.norm_scales(width)
 
     def check_head(self, head: HeadSpec, features: int) -> None:

@@ -26,7 +26,7 @@ from ...tuples.plan import Plan
 from ..base import Program
 from .evaluator import Evaluator
 from .layout import ATTENTION_MASK, SEED, all_weight_shapes, input_width, logit_width
-from .programs import secure_program
+from .programs import Inputs, secure_program
 from .schedule import first_program, run_schedule
 from .sharing import as_seed, input_share
 
@@ -188,7 +188,7 @@ class MaskedParty(Program):
         evaluator.used.clear()
         on_device = {name: words.to(self.manifest.device) for name, words in inputs.items()}
 
-        def run(name: str, shares: Mapping[str, Tensor]) -> Any:
+        def run(name: str, shares: Inputs) -> Any:
             return evaluator.run(secure_program(self.manifest, name), shares)
 
         chosen, logits = run_schedule(self.manifest, run, on_device)

@@ -8,24 +8,27 @@ encoder with the router gets its logits from the first program and is not run ag
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from ...gates.secret import Secret
 from ...models.manifest import Manifest
-from .layout import ATTENTION_MASK, LOGITS
+from .layout import ATTENTION_MASK, LOGITS, encoders, logit_width
 from .program_name import Kind, ProgramName
-from .programs import HIDDEN
+from .programs import HIDDEN, ORDER, Inputs
 
 
 # Most rows that an encoder computes in one program under `quota`. A larger set of tuples does not fit into memory and
 # would be dealt while the query waits: eight rows of 128 tokens of BERT-base need 16.9 GB of corrections.
 SERVED = 8
 
-Run = Callable[[str, Mapping[str, Tensor]], Any]
+Share = TypeVar("Share", Tensor, Secret, Tensor | Secret)
+
+Run = Callable[[str, Inputs], Any]
 """Runs the program of this name on this party's shares."""
 
 
@@ -58,17 +61,36 @@ def run_schedule(manifest: Manifest, run: Run, inputs: Mapping[str, Tensor]) -> 
     batch = len(inputs[ATTENTION_MASK])
     first = first_program(manifest, batch)
     if not manifest.routes:
-        return [0] * batch, run(first, inputs).words
+        return [0] * batch, _words(manifest, run(first, inputs))
     if manifest.routing_privacy == "revealed":
         return _by_expert(manifest, run, inputs, *run(first, inputs))
     if manifest.routing_privacy == "quota":
         routed = run(first, inputs) if batch <= SERVED else _read_and_ranked(manifest, run, inputs)
         return None, _by_rank(manifest, run, *routed)
-    return None, run(first, inputs).words
+    return None, _words(manifest, run(first, inputs))
 
 
-def _empty_logits(manifest: Manifest, like: Tensor) -> Tensor:
-    return torch.empty(len(like), manifest.experts[0].head.num_outputs, dtype=torch.int64, device=like.device)
+def _words(manifest: Manifest, logits: Secret) -> Tensor:
+    """The words of logits, int64 (B, C) mod 2^`logit_width`.
+
+    Raises:
+        `SecureRouterError`: A program left them in a smaller ring.
+    """
+    return logits.narrow(logit_width(manifest)).words
+
+
+def _gathered(manifest: Manifest, batch: int, parts: Sequence[tuple[Tensor, Secret]]) -> Secret:
+    """The logits of a batch, from those of its parts, each with the places of its rows."""
+    first = parts[0][1]
+    words = torch.empty(batch, first.shape[1], dtype=torch.int64, device=first.words.device)
+    for rows, logits in parts:
+        words[rows] = _words(manifest, logits)
+    return replace(first, words=words, width=logit_width(manifest))
+
+
+def _rows(share: Share, rows: Tensor | slice) -> Share:
+    """Some rows of a share."""
+    return share.map(lambda words: words[rows]) if isinstance(share, Secret) else share[rows]
 
 
 def _by_expert(
@@ -76,44 +98,48 @@ def _by_expert(
 ) -> tuple[list[int], Tensor]:
     """Run each chosen expert once, on its rows; `known` holds the logits that the router's program has computed."""
     chosen = one_hot.argmax(0)
-    logits = _empty_logits(manifest, chosen)
+    parts = []
     for index in chosen.unique().tolist():
         rows = (chosen == index).nonzero()[:, 0]
         if index == manifest.router_shares_expert:
-            logits[rows] = known[0].words[rows]
-            continue
-        own = {name: words[rows] for name, words in inputs.items()}
-        logits[rows] = run(_name(Kind.EXPERTS, len(rows), expert=index), own).words
-    return chosen.tolist(), logits
+            logits = _rows(known[0], rows)
+        else:
+            own = {name: _rows(words, rows) for name, words in inputs.items()}
+            logits = run(_name(Kind.EXPERTS, len(rows), expert=index), own)
+        parts.append((rows, logits))
+    return chosen.tolist(), _gathered(manifest, len(chosen), parts).words
 
 
 def _read_and_ranked(manifest: Manifest, run: Run, inputs: Mapping[str, Tensor]) -> Any:
     """The result of `route` for a large batch, of which the router's encoder reads `SERVED` rows at a time."""
     batch, owner = len(inputs[ATTENTION_MASK]), manifest.encoder_of("router")
-    rows = []
+    width = encoders(manifest)[owner].hidden_width
+    read = []
     for start in range(0, batch, SERVED):
         some = {name: inputs[name][start : start + SERVED] for name in (owner, ATTENTION_MASK)}
-        rows.append(run(_name(Kind.READ, len(some[ATTENTION_MASK])), some).words)
+        read.append(run(_name(Kind.READ, len(some[ATTENTION_MASK])), some).narrow(width))
+    hidden = replace(read[0], words=torch.cat([part.words for part in read]))
     others = {name: words for name, words in inputs.items() if name != owner}
-    return run(_name(Kind.RANK, batch), others | {HIDDEN: torch.cat(rows)})
+    return run(_name(Kind.RANK, batch), others | {HIDDEN: hidden})
 
 
-def _by_rank(manifest: Manifest, run: Run, ranks: Tensor, order: Tensor, shuffled: Mapping[str, Tensor]) -> Tensor:
+def _by_rank(
+    manifest: Manifest, run: Run, ranks: Tensor, order: Secret, shuffled: Inputs, known: list[Secret]
+) -> Tensor:
     """Serve the hardest queries by the first expert of `hardest_first`, and so on; then restore the queries' order."""
     by_rank = ranks.argsort()
     quotas = [manifest.quotas[index] for index in manifest.hardest_first]
     rows = dict(zip(manifest.hardest_first, by_rank.split(quotas), strict=True))
-    logits = _empty_logits(manifest, ranks)
-    known = manifest.router_shares_expert
-    if known is not None:
-        logits[rows[known]] = shuffled[LOGITS][rows[known]]
-        rows[known] = rows[known][:0]
+    parts = []
+    done = manifest.router_shares_expert
+    if done is not None:
+        parts.append((rows[done], _rows(known[0], rows[done])))
+        rows[done] = rows[done][:0]
     for start in range(0, max(map(len, rows.values())), SERVED):
         part = {index: rows[index][start : start + SERVED] for index in sorted(rows)}
-        own = {f"experts.{index}": shuffled[f"experts.{index}"][some] for index, some in part.items() if len(some)}
-        own[ATTENTION_MASK] = shuffled[ATTENTION_MASK][torch.cat(list(part.values()))]
-        counts = [len(some) for some in part.values()]
-        results = run(_name(Kind.SERVE, *counts), own)
-        for some, result in zip((some for some in part.values() if len(some)), results, strict=True):
-            logits[some] = result.words
-    return run(_name(Kind.RESTORE, len(ranks)), {"order": order, "logits": logits}).words
+        served = {f"experts.{index}": some for index, some in part.items() if len(some)}
+        own = {name: _rows(shuffled[name], some) for name, some in served.items()}
+        own[ATTENTION_MASK] = _rows(shuffled[ATTENTION_MASK], torch.cat(list(served.values())))
+        parts += zip(served.values(), run(_name(Kind.SERVE, *map(len, part.values())), own), strict=True)
+    logits = _gathered(manifest, len(ranks), parts)
+    return _words(manifest, run(_name(Kind.RESTORE, len(ranks)), {ORDER: order, LOGITS: logits}))

@@ -152,15 +152,15 @@ def test_select_then_compute_sends_an_embedding_more_for_each_expert_and_nothing
     assert {gate for gate in few if few[gate] != many[gate]} == {"Select", "SelectedLinear", "Argmax"}
 
 
-def test_quota_takes_as_many_rounds_as_an_argmax():
+def test_quota_takes_a_round_more_than_an_argmax():
     model, quotas = POOLS["three experts"](), [3, 2, 1]
     secure = converted(model, "quota", quotas=quotas)
     rounds = {
         name: masked_programs.secure_program(secure.manifest, name).plan().rounds for name in ("route/6", "restore/6")
     }
     router = masked_programs.secure_program(converted(model, "revealed").manifest, "router/6").plan().rounds
-    # The keys, three rounds of comparisons, the ranks; an argmax of three has a round of ANDs in place of the keys.
-    assert rounds == {"route/6": router, "restore/6": 1}
+    # The keys, three rounds of comparisons, one of ANDs, the ranks; an argmax of three has no keys to shuffle.
+    assert rounds == {"route/6": router + 1, "restore/6": 1}
 
 
 # Views of the roles.
