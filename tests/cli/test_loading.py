@@ -21,7 +21,7 @@ from tests.tiny import FAMILIES, MAX_POSITIONS, family_config, noisy_classifier
 
 
 LABELS = {0: "poor", 1: "fair", 2: "fine"}
-TEXTS = ["good film", "", ("a bad film", "it was dull"), "the film was very good and not bad"]
+TEXTS = ["good film", "bad", ("a bad film", "it was dull"), "the film was very good and not bad"]
 
 
 def saved(folder, family, tokenizer):
