@@ -16,8 +16,9 @@ from hf_securerouter import SecureRouterForSequenceClassification
 from hf_securerouter import classification as classify_module
 from hf_securerouter.classification import classify
 from hf_securerouter.cli import labelling
-from hf_securerouter.cli.labelling import BATCH_SIZE, read_records
+from hf_securerouter.cli.labelling import BATCH_SIZE
 from hf_securerouter.cli.predict import predict_file
+from hf_securerouter.cli.records import read_records
 from hf_securerouter.errors import SecureRouterValueError
 from tests.support.commands import COST_FIELDS, read_lines, run, write_lines
 
