@@ -131,7 +131,7 @@ def read_tokenizer(name: str) -> PreTrainedTokenizerBase:
     try:
         return AutoTokenizer.from_pretrained(name)
     except Exception as error:
-        what = f"`model` {name!r} has a tokenizer that cannot be read ({type(error).__name__})"
+        what = f"The tokenizer in {name!r} cannot be read ({type(error).__name__})"
         raise FileError(what, f"{name}/tokenizer.json and tokenizer_config.json", remedy) from error
 
 

@@ -13,6 +13,7 @@ import typer
 from hf_securerouter.cli.labelling import Encrypted, OnError, OnErrorOption, label_file, say_what_was_written
 from hf_securerouter.cli.output import JsonOption, only_results_on_stdout, print_json
 from hf_securerouter.cli.serving import TimeoutOption, address
+from hf_securerouter.errors import FileError
 
 
 def client(
@@ -64,6 +65,11 @@ def ask_servers(
         timeout: Seconds to wait for the servers, and for the answer to each text.
         verify: Share of the batches that are asked twice; their lines then have "verified".
         on_error: What to do about a line that cannot be answered.
+
+    Raises:
+        FileError: A file of the folder is missing, cut or wrong.
+        SecureRouterValueError: The folder or a line is wrong, or the output cannot be written.
+        SecureRouterError: A server was not reached, or failed.
     """
     from transformers import PreTrainedConfig
 
@@ -71,6 +77,9 @@ def ask_servers(
     from hf_securerouter.mpc.deployment.role_folder import RoleFolder
 
     own = RoleFolder.load(folder, "client")
+    if not (folder / "tokenizer_config.json").is_file():
+        remedy = "share the model again, from a folder that has its tokenizer"
+        raise FileError("The client's folder has no tokenizer, without which no text can be read", str(folder), remedy)
 
     opened: list[Encrypted] = []
 

@@ -6,10 +6,12 @@ import json
 
 import pytest
 import typer
+from transformers import CONFIG_MAPPING
 
 from hf_securerouter import cli
+from hf_securerouter.config_fields import wrong_field
 from tests.support.commands import run
-from tests.tiny import noisy_classifier, pool_model
+from tests.tiny import FAMILIES, VOCABULARY, family_config, noisy_classifier, pool_model
 
 
 NAN, INF = float("nan"), float("inf")
@@ -37,14 +39,14 @@ FIELDS = {
     "count": "chunk_size_feed_forward",
     "length": "max_length",
     "number": "alpha beta temperature min_temperature temperature_annealing_rate routing_lambda router_dropout "
-    "initializer_range layer_norm_eps hidden_dropout_prob attention_probs_dropout_prob classifier_dropout_prob dropout "
-    "attention_dropout seq_classif_dropout qa_dropout",
+    "initializer_range layer_norm_eps hidden_dropout_prob attention_probs_dropout_prob classifier_dropout_prob "
+    "dropout attention_dropout seq_classif_dropout qa_dropout",
     "number or null": "classifier_dropout summary_last_dropout",
     "token or null": "pad_token_id bos_token_id eos_token_id router_shares_expert",
     "bool": "is_decoder add_cross_attention use_cache is_encoder_decoder output_attentions output_hidden_states "
     "return_dict tie_word_embeddings sinusoidal_pos_embds tie_weights_",
-    "choice": "router_objective routing_privacy temperature_annealing expert_costs_source problem_type dtype hidden_act "
-    "activation model_type summary_activation summary_type",
+    "choice": "router_objective routing_privacy temperature_annealing expert_costs_source problem_type dtype "
+    "hidden_act activation model_type",
     "list": "expert_costs quotas expert_mpc expert_max_lengths architectures",
     "names": "id2label",
     "numbers": "label2id",
@@ -130,10 +132,65 @@ def test_every_wrong_value_ends_with_the_file_and_the_field(saved, one_app, mode
         for field in fields(values):
             for wrong in WRONG[KIND[field[-1]]]:
                 path.write_text(edited(values, field, wrong))
-                command = next(turns)
-                try:
-                    ends_with_one_block(run(*command), str(path), field[-1])
-                except AssertionError as error:
-                    print("WRONG", field, wrong, command[0], str(error)[:300])
+                ends_with_one_block(run(*next(turns)), str(path), field[-1])
     finally:
         path.write_text(whole)
+
+
+def test_configs_as_transformers_writes_them_are_right():
+    for family in FAMILIES:
+        for config in (family_config(family), CONFIG_MAPPING[family]()):
+            assert wrong_field(json.loads(config.to_json_string(use_diff=False))) is None, family
+    for name, fields in (("hidden_size", {"num_attention_heads": 3}), ("dim", {"n_heads": 3})):
+        family = "bert" if name == "hidden_size" else "distilbert"
+        config = json.loads(family_config(family).to_json_string(use_diff=False)) | fields
+        assert wrong_field(config) == (*fields, f"should divide `{name}`, 16, got 3")
+    padded = {"model_type": "bert", "vocab_size": len(VOCABULARY), "pad_token_id": len(VOCABULARY)}
+    assert wrong_field(padded) == ("pad_token_id", f"should be below `vocab_size`, {len(VOCABULARY)}, got 27")
+
+
+def test_cut_missing_and_mistyped_files_are_named(saved, one_app):
+    """Each file of a checkpoint: gone, empty, cut, of another kind, or a folder."""
+    for model in ("pool", "plain"):
+        turns = itertools.cycle(commands(saved, str(saved / model))[: -1 if model == "plain" else None])
+        for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"):
+            path = saved / model / name
+            whole = path.read_bytes()
+            for damaged in (None, b"", whole[: len(whole) // 2], b"[1, 2]", b"\xff\xfe", "folder"):
+                path.unlink()
+                if damaged == "folder":
+                    path.mkdir()
+                elif damaged is not None:
+                    path.write_bytes(damaged)
+                for _ in range(2):
+                    command = next(turns)
+                    reads_it = not name.startswith("tokenizer") or command[0] != "profile"
+                    if not reads_it or (name == "tokenizer_config.json" and damaged is None):  # may be missing
+                        continue
+                    ends_with_one_block(run(*command), name)
+                if damaged == "folder":
+                    path.rmdir()
+                path.write_bytes(whole)
+
+
+def test_the_folders_of_roles_are_named_too(saved, one_app):
+    shares = saved / "roles"
+    assert run("share", str(saved / "pool"), str(shares), "--max-length", "8").exit_code == 0
+    texts = ["--input", str(saved / "in.jsonl"), "--output", str(saved / "out.jsonl")]
+    here = ["--listen", "127.0.0.1:0", "--timeout", "0.1"]
+    commands = {
+        "client": ["--party0", "127.0.0.1:1", "--party1", "127.0.0.1:1", "--timeout", "0.1", *texts],
+        "dealer": here,
+        "party0": [*here, "--dealer", "127.0.0.1:1"],
+    }
+    for role, options in commands.items():
+        command = [role.rstrip("0"), str(shares / role), *options]
+        assert run(*command).exit_code == 1  # nobody is there: nothing that the user can mend in a file
+        for path in sorted((shares / role).iterdir()):
+            whole = path.read_bytes()
+            for damaged in (None, b"", whole[: len(whole) // 2], b"[1, 2]"):
+                path.unlink(missing_ok=True)
+                if damaged is not None:
+                    path.write_bytes(damaged)
+                ends_with_one_block(run(*command), str(shares / role))
+            path.write_bytes(whole)
