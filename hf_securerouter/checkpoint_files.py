@@ -69,6 +69,8 @@ def read_config(name: str) -> PreTrainedConfig:
         `SecureRouterError`: The Hub was not reached.
     """
     path = _path_of(name, CONFIG)
+    if not path.exists():
+        raise FileError(f"`model` {name!r} has no {CONFIG}", str(path), "pass the folder of a saved model")
     values = read_json(path)
     kind = values.get("model_type")
     if not isinstance(kind, str) or kind not in CONFIG_MAPPING:

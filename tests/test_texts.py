@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from datasets import Dataset
+from transformers import pipeline
 
 from hf_securerouter import SecureRouterValueError
 from hf_securerouter.errors import BadRowsError
@@ -89,3 +90,12 @@ def test_what_is_no_list_of_texts_is_refused():
         as_texts({"text": TEXTS, "text_pair": ["alone"]})
     with pytest.raises(BadRowsError):
         as_texts(Dataset.from_dict({"sentence": TEXTS}))  # its rows are dicts without a text
+
+
+def test_a_pipeline_answers_the_texts_of_every_container(checkpoint):
+    classifier = pipeline("text-classification", model=checkpoint)
+    texts = ["good film", "bad"]
+    expected = [classifier(text)[0] for text in texts]
+    for container in (tuple(texts), np.array(texts), pd.Series(texts), Dataset.from_dict({"text": texts})["text"]):
+        for found, wanted in zip(classifier(as_texts(container)), expected, strict=True):
+            assert found["label"] == wanted["label"] and found["score"] == pytest.approx(wanted["score"], abs=1e-5)
