@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
 from .configuration_securerouter import SecureRouterConfig
-from .errors import SecureRouterError, SecureRouterValueError
+from .errors import FileError, SecureRouterValueError
 from .pool import not_finite
 
 
@@ -37,17 +37,17 @@ class SecureRouterPreTrainedModel(PreTrainedModel):
         """Loads a saved pool, as [`~PreTrainedModel.from_pretrained`] does, and refuses an incomplete checkpoint.
 
         Raises:
-            `SecureRouterError`: Tensors are missing, unexpected or not finite, or a file is corrupt.
+            `FileError`: A safetensors file is corrupt.
+            `SecureRouterValueError`: Tensors are missing, unexpected or not finite.
         """
         try:
             loaded: Any = super().from_pretrained(
                 pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs
             )
         except SafetensorError as error:
-            raise SecureRouterError(
-                f"A safetensors file of {str(pretrained_model_name_or_path)!r} is corrupt ({error}): download or copy "
-                "it again."
-            ) from error
+            name = str(pretrained_model_name_or_path)
+            what = f"A safetensors file of {name!r} is corrupt ({error})"
+            raise FileError(what, f"{name}/model.safetensors", "download or copy it again") from error
         model, info = loaded
         for problem, names in (
             ("lacks", info["missing_keys"]),
@@ -55,7 +55,7 @@ class SecureRouterPreTrainedModel(PreTrainedModel):
             ("has infinite or NaN values in", not_finite(model)),
         ):
             if names:
-                raise SecureRouterError(
+                raise SecureRouterValueError(
                     f"The checkpoint {str(pretrained_model_name_or_path)!r} {problem} tensors, {_listed(names)}: save "
                     "it again from the model, or load the revision that belongs to its config.json."
                 )

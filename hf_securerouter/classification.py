@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, BatchEncoding, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_securerouter.errors import SecureRouterValueError
 from hf_securerouter.families import usable_positions
@@ -18,6 +18,8 @@ from hf_securerouter.lengths import padded_right
 from hf_securerouter.modeling_securerouter import SecureRouterForSequenceClassification
 from hf_securerouter.pool import accepted_inputs
 from hf_securerouter.routing import assign_by_quota, fill_batch
+from hf_securerouter.texts import Text, as_texts
+from hf_securerouter.token_ids import check_ids, vocabulary_of
 
 
 if TYPE_CHECKING:
@@ -28,8 +30,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 DEMO_CHECKPOINT = Path(__file__).parent / "assets" / "demo"
-
-Text = str | tuple[str, str]
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def load_checkpoint(path: str | Path) -> tuple[SecureRouterForSequenceClassifica
 def classify(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    texts: Sequence[Text],
+    texts: Iterable[Text],
     quotas: Sequence[int] | None = None,
 ) -> list[Classified]:
     """Route and classify texts in clear text, on the device of the model.
@@ -85,29 +85,28 @@ def classify(
     Args:
         model: A pool, or a plain classifier, which is the one expert of all texts; in evaluation mode.
         tokenizer: Its tokenizer.
-        texts: Texts and (text, pair) tuples, in one batch.
+        texts: Texts and (text, pair) tuples, in one batch; see `as_texts`.
         quotas: How many texts each expert of a pool serves, as under `routing_privacy="quota"`; a smaller batch is
             filled up with copies. Without quotas every text gets the expert that the router prefers.
+
+    Raises:
+        `BadRowsError`: A row is no text, is empty, has half of a surrogate pair, or a token id beyond the vocabulary.
     """
-    if quotas is not None:
-        size = sum(quotas)
-        parts = [texts[start : start + size] for start in range(0, len(texts), size)]
-        return [
-            answer
-            for part in parts
-            for answer in _classify(model, tokenizer, [part[row] for row in fill_batch(len(part), size)], quotas)[
-                : len(part)
-            ]
+    encoded = _encoded(model, tokenizer, as_texts(texts))
+    if quotas is None:
+        return _classify(model, tokenizer, encoded, None)
+    size = sum(quotas)
+    parts = [encoded[start : start + size] for start in range(0, len(encoded), size)]
+    return [
+        answer
+        for part in parts
+        for answer in _classify(model, tokenizer, [part[row] for row in fill_batch(len(part), size)], quotas)[
+            : len(part)
         ]
-    return _classify(model, tokenizer, texts, None)
+    ]
 
 
-def _classify(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    texts: Sequence[Text],
-    quotas: Sequence[int] | None,
-) -> list[Classified]:
+def _encoded(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: list[Text]) -> list[BatchEncoding]:
     limit = _longest_input(model, tokenizer)
     encoded = [tokenizer(*(text if isinstance(text, tuple) else (text,)), verbose=False) for text in texts]
     too_long = [index for index, one in enumerate(encoded) if limit is not None and len(one["input_ids"]) > limit]
@@ -116,10 +115,22 @@ def _classify(
         encoded[index] = tokenizer(*(text if isinstance(text, tuple) else (text,)), truncation=True, max_length=limit)
     if too_long:
         logger.warning(f"{len(too_long)} of {len(texts)} texts are longer than {limit} tokens and were truncated.")
+    config: Any = model.config
+    members = [config.router_config, *config.expert_configs] if hasattr(config, "expert_configs") else [config]
+    check_ids("inputs", tokenizer.pad(encoded, return_tensors="pt")["input_ids"], vocabulary_of(*members))
+    return encoded
+
+
+def _classify(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    encoded: list[BatchEncoding],
+    quotas: Sequence[int] | None,
+) -> list[Classified]:
     batch = padded_right(tokenizer.pad(encoded, return_tensors="pt").to(model.device))
     with torch.inference_mode():
         if not isinstance(model, SecureRouterForSequenceClassification):
-            return from_logits(model.config, model(**accepted_inputs(model, batch)).logits, [0] * len(texts))
+            return from_logits(model.config, model(**accepted_inputs(model, batch)).logits, [0] * len(encoded))
         output = model(**batch)
         logits, experts = output.logits, output.expert_indices
         if quotas is not None:
@@ -137,7 +148,7 @@ def _longest_input(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -
 
 
 def classify_encrypted(
-    config: PreTrainedConfig, session: Session, texts: Sequence[Text], verify: float = 0.0
+    config: PreTrainedConfig, session: Session, texts: Iterable[Text], verify: float = 0.0
 ) -> tuple[list[Classified], Cost]:
     """Route and classify texts on secret shares.
 

@@ -1,6 +1,8 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
 """The errors and the warning of hf_securerouter."""
 
+from collections.abc import Mapping
+
 
 class SecureRouterError(Exception):
     """Base class of every error that hf_securerouter raises itself."""
@@ -8,6 +10,39 @@ class SecureRouterError(Exception):
 
 class SecureRouterValueError(SecureRouterError, ValueError):
     """An argument, a field of a config or a checkpoint is wrong; the message says what to do instead."""
+
+
+class BadRowsError(SecureRouterValueError):
+    """Rows of the inputs cannot be read; nothing was computed for the others either.
+
+    Args:
+        name (`str`): The argument.
+        rows (`Mapping[int, str]`): By position, what is wrong with the row; never what is written in it.
+    """
+
+    MOST = 8  # rows that the message lists
+
+    def __init__(self, name: str, rows: Mapping[int, str]) -> None:
+        self.rows = dict(rows)
+        listed = [f"`{name}[{row}]` {problem}" for row, problem in list(self.rows.items())[: self.MOST]]
+        more = f"; and {len(self.rows) - self.MOST} more rows" if len(self.rows) > self.MOST else ""
+        super().__init__(
+            f"{'; '.join(listed)}{more}. Correct these rows or leave them out; `rows` of this error has all of them."
+        )
+
+
+class FileError(SecureRouterValueError):
+    """A file is missing, is cut off, or holds something wrong.
+
+    Args:
+        what (`str`): What is wrong, as a sentence without its full stop.
+        where (`str`): The file, with the field if one is wrong.
+        remedy (`str`): What to do.
+    """
+
+    def __init__(self, what: str, where: str, remedy: str) -> None:
+        self.what, self.where, self.remedy = what, where, remedy
+        super().__init__(f"{what} (in {where}): {remedy}.")
 
 
 class SecureRouterWarning(UserWarning):

@@ -192,7 +192,9 @@ def layers_of(expert: Any) -> list[LayerParts]:
 
 def head_of(expert: Any) -> HeadParts:
     """The head of a classifier."""
-    return family_of(expert.config).head(expert)
+    head = family_of(expert.config).head
+    assert head is not None, "callers have checked the family"
+    return head(expert)
 
 
 def activation_slots(base: nn.Module) -> Iterator[tuple[nn.Module, str]]:

@@ -40,6 +40,7 @@ from .modeling_pooled import pooled_row
 from .mpc_friendly import use_functions
 from .pool import accepted_inputs, build_pool, check_buildable
 from .routing import choose_expert
+from .token_ids import check_ids, vocabulary_of
 
 
 try:  # transformers demands every import of a file from the Hub to be installed, unless it is in a `try`
@@ -258,8 +259,8 @@ class SecureRouterForSequenceClassification(SecureRouterPreTrainedModel):
             [`SecureRouterOutput`]
 
         Raises:
-            `SecureRouterValueError`: The inputs are empty, or a row is all padding; the mask, `expert_logits` or
-                `router_summary` has another shape; or the labels do not fit `num_labels`.
+            `SecureRouterValueError`: The inputs are empty, a row is all padding or has an id beyond a vocabulary; the
+                mask, `expert_logits` or `router_summary` has another shape; or the labels do not fit `num_labels`.
         """
         if input_ids is None or input_ids.dim() != 2 or input_ids.numel() == 0:
             shape = None if input_ids is None else tuple(input_ids.shape)
@@ -267,6 +268,9 @@ class SecureRouterForSequenceClassification(SecureRouterPreTrainedModel):
                 f"`input_ids` should be of shape (examples, tokens), with at least one of each, got {shape}: an empty "
                 "text still has the tokenizer's special tokens."
             )
+        if not torch.compiler.is_compiling():  # a compiled graph cannot look at values
+            members = (self.config.router_config, *(self.config.expert_configs or []))
+            check_ids("input_ids", input_ids, vocabulary_of(*members))
         expected = (input_ids.shape[0], self.config.num_experts, self.config.num_labels)
         if expert_logits is not None and tuple(expert_logits.shape) != expected:
             raise SecureRouterValueError(

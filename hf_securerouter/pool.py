@@ -28,7 +28,7 @@ from transformers import (
 from transformers.utils import cached_file, find_adapter_config_file
 
 from .configuration_securerouter import SecureRouterConfig, is_hub_id
-from .errors import SecureRouterError, SecureRouterValueError, SecureRouterWarning
+from .errors import SecureRouterValueError, SecureRouterWarning
 from .families import encoder_config, usable_positions, why_not_cut
 from .sentence_transformer import classifier_from_sentence_transformer, is_sentence_classifier
 
@@ -180,7 +180,7 @@ def _load(auto_class: Any, argument: str, name: str, dtype: torch.dtype, **kwarg
     try:
         model, info = auto_class.from_pretrained(name, dtype=dtype, output_loading_info=True, **kwargs)
     except SafetensorError as error:
-        raise SecureRouterError(
+        raise SecureRouterValueError(
             f"`{argument}` is {name!r}, with a corrupt safetensors file ({error}): download or copy it again."
         ) from error
     # A base checkpoint may come without the head, and some come without a pooler.

@@ -1,21 +1,32 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
 """The `securerouter` command, one file per subcommand."""
 
-import sys
+from typing import Annotated
 
 import typer
 
 from hf_securerouter.cli import card, check, client, dealer, demo, env, party, predict, profile, share
-from hf_securerouter.errors import SecureRouterError
+from hf_securerouter.cli.failures import DEBUG, Commands, debugging
 
 
-app = typer.Typer(
+app = Commands(
     name="securerouter",
     help="Cost-aware routing over a pool of encoders, in clear text and on secret shares.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+@app.callback()
+def options(
+    debug: Annotated[
+        bool, typer.Option("--debug", envvar=DEBUG, help="Print the traceback of an error as well.")
+    ] = False,
+) -> None:
+    debugging.set(debug)
+
+
 app.command(epilog="Example: securerouter demo --json")(demo.demo)
 app.command(epilog="Example: securerouter env --json")(env.env)
 app.command(epilog="Example: securerouter predict MODEL --input in.jsonl --output out.jsonl")(predict.predict)
@@ -35,12 +46,8 @@ app.command(epilog="Example: securerouter card my-router")(card.card)
 
 
 def main() -> None:
-    """Run the command; an expected error is one line on stderr and exit status 1, without a traceback."""
-    try:
-        app()
-    except (SecureRouterError, ImportError, OSError) as error:
-        typer.echo(f"securerouter: {error}", err=True)
-        sys.exit(1)
+    """Run the command; see `failures` for how it ends."""
+    app()
 
 
 __all__ = ["app", "main"]

@@ -37,7 +37,9 @@ def rewrite_card(path: Path) -> dict[str, Any]:
     from hf_securerouter.modeling_securerouter import SecureRouterForSequenceClassification
 
     if not (path / "config.json").is_file():
-        raise SecureRouterValueError(f"`path` should be the folder of a checkpoint, got {str(path)!r}.")
+        raise SecureRouterValueError(
+            f"`path` should be the folder of a checkpoint, with a config.json, got {str(path)!r}: name that folder."
+        )
     model, _ = load_model(path)
     if not isinstance(model, SecureRouterForSequenceClassification):
         raise SecureRouterValueError(

@@ -82,7 +82,7 @@ def check_model(model_path: str, input_path: Path | None, max_length: int | None
 
 def samples_of(path: Path) -> list[Any]:
     """The texts and pairs of a file of JSON lines."""
-    from hf_securerouter.cli.labelling import read_records, text_of
+    from hf_securerouter.cli.records import read_records, text_of
 
     return [text_of(record) for record in read_records(path)]
 

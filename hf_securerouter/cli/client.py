@@ -10,9 +10,10 @@ from typing import Annotated, Any
 
 import typer
 
-from hf_securerouter.cli.labelling import Encrypted, label_file
-from hf_securerouter.cli.output import JsonOption, log, only_results_on_stdout, print_json
+from hf_securerouter.cli.labelling import Encrypted, OnError, OnErrorOption, label_file, say_what_was_written
+from hf_securerouter.cli.output import JsonOption, only_results_on_stdout, print_json
 from hf_securerouter.cli.serving import TimeoutOption, address
+from hf_securerouter.errors import FileError
 
 
 def client(
@@ -25,6 +26,7 @@ def client(
     verify: Annotated[
         float, typer.Option(help="Share of the batches, such as 0.02, that are asked twice under fresh masks.")
     ] = 0.0,
+    on_error: OnErrorOption = OnError.STOP,
     json: JsonOption = False,
 ) -> None:
     """Label every line of a file; a stopped run continues where it was, when it is started again.
@@ -33,11 +35,11 @@ def client(
     reconstructs the logits. The output appears under its name when it is complete.
     """
     with only_results_on_stdout():
-        report = ask_servers(folder, party0, party1, input, output, timeout, verify)
+        report = ask_servers(folder, party0, party1, input, output, timeout, verify, on_error)
     if json:
         print_json(report)
     else:
-        log(f"{report['lines']} lines written to {report['output']}.")
+        say_what_was_written(report)
     if report["differing"]:
         raise typer.Exit(1)
 
@@ -50,6 +52,7 @@ def ask_servers(
     output_path: Path,
     timeout: float,
     verify: float = 0.0,
+    on_error: OnError = OnError.STOP,
 ) -> dict[str, Any]:
     """Label the lines of `input_path` by the servers, and return a report as JSON-able values.
 
@@ -61,6 +64,12 @@ def ask_servers(
         output_path: The file for the same lines with the answers.
         timeout: Seconds to wait for the servers, and for the answer to each text.
         verify: Share of the batches that are asked twice; their lines then have "verified".
+        on_error: What to do about a line that cannot be answered.
+
+    Raises:
+        FileError: A file of the folder is missing, cut or wrong.
+        SecureRouterValueError: The folder or a line is wrong, or the output cannot be written.
+        SecureRouterError: A server was not reached, or failed.
     """
     from transformers import PreTrainedConfig
 
@@ -68,6 +77,9 @@ def ask_servers(
     from hf_securerouter.mpc.deployment.role_folder import RoleFolder
 
     own = RoleFolder.load(folder, "client")
+    if not (folder / "tokenizer_config.json").is_file():
+        remedy = "share the model again, from a folder that has its tokenizer"
+        raise FileError("The client's folder has no tokenizer, without which no text can be read", str(folder), remedy)
 
     opened: list[Encrypted] = []
 
@@ -82,5 +94,5 @@ def ask_servers(
             opened.append(Encrypted(config, session, verify))
             yield opened[0]
 
-    report = label_file(str(folder), input_path, output_path, answering, encrypted=True)
+    report = label_file(str(folder), input_path, output_path, answering, encrypted=True, on_error=on_error)
     return report | {"differing": opened[0].differing}

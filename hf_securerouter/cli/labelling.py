@@ -4,32 +4,51 @@
 from __future__ import annotations
 
 import contextlib
+import enum
 import fcntl
 import hashlib
+import itertools
 import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Protocol
 
+import typer
 from tqdm import tqdm
 
 from hf_securerouter.cli.output import log
-from hf_securerouter.errors import SecureRouterValueError
+from hf_securerouter.cli.records import Record, Row, as_line, bad_lines, checked_records, read_rows, text_of
+from hf_securerouter.errors import BadRowsError, SecureRouterValueError
 
 
 if TYPE_CHECKING:  # `securerouter --help` should not wait for torch and transformers
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-    from hf_securerouter.classification import Classified, Text
+    from hf_securerouter.classification import Classified
     from hf_securerouter.configuration_securerouter import SecureRouterConfig
     from hf_securerouter.mpc.net.cost import Cost
     from hf_securerouter.mpc.sessions.session import Session
+    from hf_securerouter.texts import Text
 
 
 BATCH_SIZE = 32  # most texts of a batch in clear text; with quotas, as many whole quota batches as fit
 
-Record = dict[str, Any]
+
+class OnError(enum.StrEnum):
+    """What to do about a line that cannot be answered."""
+
+    STOP = "stop"
+    SKIP = "skip"
+
+
+OnErrorOption = Annotated[
+    OnError,
+    typer.Option(
+        help='A line that cannot be answered: "stop" before the first answer and name it, or "skip" it, and write '
+        'the reason as its "error".'
+    ),
+]
 
 
 def label_file(
@@ -38,6 +57,7 @@ def label_file(
     output_path: Path,
     opened: Callable[[], contextlib.AbstractContextManager[Answering]],
     encrypted: bool,
+    on_error: OnError = OnError.STOP,
 ) -> dict[str, Any]:
     """Label the lines of `input_path`, and return a report as JSON-able values.
 
@@ -47,6 +67,7 @@ def label_file(
         output_path: The file for the same lines with the answers.
         opened: Makes the context that answers, after the input was read.
         encrypted: Whether it answers on secret shares.
+        on_error: What to do about a line that cannot be answered.
 
     Raises:
         SecureRouterValueError: A line is wrong (its number is named, its text is not repeated), or the output cannot
@@ -56,33 +77,30 @@ def label_file(
         raise SecureRouterValueError(f"`output` must be a file of its own, got {str(output_path)!r}.")
     if not output_path.absolute().parent.is_dir():
         raise SecureRouterValueError(f"`output` lies in a folder that does not exist: {str(output_path)!r}.")
-    records = read_records(input_path)
-    if any("label" in record for record in records):
+    rows = read_rows(input_path)
+    if on_error is OnError.STOP:
+        checked_records(rows)
+    if any("label" in (row.record or {}) for row in rows):
         log('The lines have a "label" already; the output holds the predicted one in its place.')
 
-    partial = _partial_path(output_path, input_path, made_with, encrypted)
+    partial = _partial_path(output_path, input_path, made_with, encrypted, on_error)
     with (
         opened() as answering,
         _open_partial(partial) as file,
-        tqdm(total=len(records), unit="text") as bar,
+        tqdm(total=len(rows), unit="text") as bar,
     ):
-        done = _drop_incomplete_batch(file, answering.batch_size, len(records))
+        ends = _batch_ends(rows, answering.batch_size)
+        done, skipped = _drop_incomplete_batch(file, ends)
         if done:
-            log(f"Going on after {done} of {len(records)} lines.")
+            log(f"Going on after {done} of {len(rows)} lines.")
             bar.update(done)
-        size = answering.batch_size
-        for start in range(done, len(records), size):
-            batch = records[start : start + size]
-            for record, answer in zip(batch, answering([text_of(r) for r in batch]), strict=True):
-                line = record | {
-                    "label": answer.label,
-                    "score": answer.score,
-                    "logits": answer.logits,
-                    "expert": answer.expert,
-                }
-                if answer.verified is not None:
-                    line["verified"] = answer.verified
-                file.write((json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n").encode())
+        starts = [done, *(end for end in ends if end > done)]
+        for start, end in itertools.pairwise(starts):
+            batch = rows[start:end]
+            answers = _answers(answering, batch, on_error)
+            for row in batch:
+                file.write(as_line((row.record or {"line": row.number}) | answers[row.number]))
+            skipped += sum("error" in answer for answer in answers.values())
             file.flush()
             bar.update(len(batch))
         os.fsync(file.fileno())
@@ -90,12 +108,67 @@ def label_file(
     return {
         "input": str(input_path),
         "output": str(output_path),
-        "lines": len(records),
+        "lines": len(rows),
+        "skipped": skipped,
         "resumed_after": done,
         "protocol": answering.protocol,
         "routing_privacy": answering.routing_privacy,
         "cost": answering.cost,
     }
+
+
+def say_what_was_written(report: dict[str, Any]) -> None:
+    """Say, on stderr, how many lines a report counts, and how many of them were skipped."""
+    log(f"{report['lines']} lines written to {report['output']}.")
+    if report["skipped"]:
+        log(f'{report["skipped"]} of them have no answer; their "error" says why.')
+
+
+def _answers(answering: Answering, batch: list[Row], on_error: OnError) -> dict[int, Record]:
+    """What is added to each line of a batch, by its number: an answer, or the reason why there is none.
+
+    Raises:
+        SecureRouterValueError: A line cannot be answered, and is not to be skipped.
+    """
+    found = {row.number: _no_answer(row.problem) for row in batch if row.problem is not None}
+    asked = [(row.number, row.record) for row in batch if row.problem is None and row.record is not None]
+    while asked:
+        try:
+            answers = answering([text_of(record) for _, record in asked])
+        except BadRowsError as error:  # known only once the texts were tokenized
+            bad = {asked[place][0]: problem for place, problem in error.rows.items()}
+            if on_error is OnError.STOP:
+                raise bad_lines(bad) from None
+            found |= {number: _no_answer(problem) for number, problem in bad.items()}
+            asked = [(number, record) for number, record in asked if number not in bad]
+            continue
+        for (number, _), answer in zip(asked, answers, strict=True):
+            found[number] = {
+                "label": answer.label,
+                "score": answer.score,
+                "logits": answer.logits,
+                "expert": answer.expert,
+            }
+            if answer.verified is not None:
+                found[number]["verified"] = answer.verified
+        break
+    return found
+
+
+def _no_answer(problem: str) -> Record:
+    return {"label": None, "score": None, "logits": None, "expert": None, "error": f"The line {problem}."}
+
+
+def _batch_ends(rows: list[Row], size: int) -> list[int]:
+    """Where batches end: each has `size` lines that can be answered, and the lines between them that cannot."""
+    ends, count = [], 0
+    for index, row in enumerate(rows):
+        if row.problem is None:
+            if count == size:
+                ends.append(index)
+                count = 0
+            count += 1
+    return [*ends, len(rows)]
 
 
 class Answering(Protocol):
@@ -179,57 +252,12 @@ class Encrypted:
         return answers
 
 
-def read_records(path: Path) -> list[Record]:
-    """Read and check JSON lines; empty lines are skipped.
-
-    Raises:
-        SecureRouterValueError: The file is not UTF-8, has no line, or has a line that is not as required.
-    """
-    records = []
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except UnicodeDecodeError as error:
-        raise SecureRouterValueError(f"`input` {str(path)!r} is not UTF-8 text (byte {error.start}).") from None
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        problem = None
-        try:
-            record = json.loads(line, parse_constant=_refuse_constant)
-        except ValueError:
-            problem = "is not JSON"
-        else:
-            if not isinstance(record, dict):
-                problem = "is not a JSON object"
-            elif not isinstance(record.get("text"), str):
-                problem = 'has no "text" that is a string'
-            elif not isinstance(record.get("text_pair"), str | None):
-                problem = 'has a "text_pair" that is not a string'
-        if problem is not None:
-            raise SecureRouterValueError(
-                f'Line {number} of `input` {problem}. Each line must be like {{"text": "..."}}, with "text_pair" for '
-                "the second text of a pair."
-            )
-        records.append(record)
-    if not records:
-        raise SecureRouterValueError(f"`input` {str(path)!r} holds no line.")
-    return records
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON value")  # Python's json reads and writes NaN, which is not JSON
-
-
-def text_of(record: Record) -> Text:
-    """The text of a line, or its pair of texts."""
-    pair = record.get("text_pair")
-    return record["text"] if pair is None else (record["text"], pair)
-
-
-def _partial_path(output_path: Path, input_path: Path, model_path: str, encrypted: bool) -> Path:
+def _partial_path(
+    output_path: Path, input_path: Path, model_path: str, encrypted: bool, on_error: OnError = OnError.STOP
+) -> Path:
     """Name the unfinished output after input, model and mode, so that only a run with the same ones continues it."""
     fingerprint = hashlib.sha256(input_path.read_bytes())
-    fingerprint.update(f"{model_path} {encrypted}".encode())
+    fingerprint.update(f"{model_path} {encrypted} {on_error}".encode())
     if Path(model_path).is_dir():
         for file in sorted(
             path for path in Path(model_path).iterdir() if path.suffix in {".json", ".safetensors", ".bin"}
@@ -252,16 +280,16 @@ def _open_partial(path: Path) -> BinaryIO:
     return file
 
 
-def _drop_incomplete_batch(file: BinaryIO, batch_size: int, total: int) -> int:
-    """Cut off the lines after the last complete batch of a stopped run; return the number of lines that stay.
+def _drop_incomplete_batch(file: BinaryIO, ends: list[int]) -> tuple[int, int]:
+    """Cut off the lines after the last complete batch of a stopped run; return how many lines stay, and how many of
+    them were skipped.
 
     The answer to a text may depend on the other texts of its batch (quotas, rounding), so a continued run has to form
     the same batches as an uninterrupted run.
     """
     lines = file.read().splitlines(keepends=True)
-    done = sum(line.endswith(b"\n") for line in lines)
-    if done < total:
-        done -= done % batch_size
+    complete = sum(line.endswith(b"\n") for line in lines)
+    done = max(end for end in (0, *ends) if end <= complete)
     file.truncate(sum(map(len, lines[:done])))
     file.seek(0, os.SEEK_END)
-    return done
+    return done, sum(json.loads(line)["label"] is None for line in lines[:done])

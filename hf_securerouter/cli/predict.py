@@ -10,7 +10,15 @@ from typing import Annotated, Any
 
 import typer
 
-from hf_securerouter.cli.labelling import Answering, Clear, Encrypted, label_file
+from hf_securerouter.cli.labelling import (
+    Answering,
+    Clear,
+    Encrypted,
+    OnError,
+    OnErrorOption,
+    label_file,
+    say_what_was_written,
+)
 from hf_securerouter.cli.output import JsonOption, log, only_results_on_stdout, print_json
 
 
@@ -21,6 +29,7 @@ def predict(
     encrypted: Annotated[
         bool, typer.Option("--encrypted", help="Answer on secret shares: two servers and a dealer on this machine.")
     ] = False,
+    on_error: OnErrorOption = OnError.STOP,
     json: JsonOption = False,
 ) -> None:
     """Label every line of a file; a stopped run continues where it was, when it is started again.
@@ -28,14 +37,20 @@ def predict(
     The output appears under its name when it is complete.
     """
     with only_results_on_stdout():
-        report = predict_file(model, input, output, encrypted)
+        report = predict_file(model, input, output, encrypted, on_error)
     if json:
         print_json(report)
     else:
-        log(f"{report['lines']} lines written to {report['output']}.")
+        say_what_was_written(report)
 
 
-def predict_file(model_path: str, input_path: Path, output_path: Path, encrypted: bool = False) -> dict[str, Any]:
+def predict_file(
+    model_path: str,
+    input_path: Path,
+    output_path: Path,
+    encrypted: bool = False,
+    on_error: OnError = OnError.STOP,
+) -> dict[str, Any]:
     """Label the lines of `input_path`, and return a report as JSON-able values.
 
     Args:
@@ -43,6 +58,7 @@ def predict_file(model_path: str, input_path: Path, output_path: Path, encrypted
         input_path: JSON lines with "text" and optionally "text_pair".
         output_path: The file for the same lines with the answers.
         encrypted: Whether to answer on secret shares, with the default protocol of `to_mpc`.
+        on_error: What to do about a line that cannot be answered.
 
     Raises:
         SecureRouterValueError: A line is wrong (its number is named, its text is not repeated), or the output cannot
@@ -62,4 +78,4 @@ def predict_file(model_path: str, input_path: Path, output_path: Path, encrypted
         with secure.local_session() as session:
             yield Encrypted(model.config, session)
 
-    return label_file(model_path, input_path, output_path, answering, encrypted)
+    return label_file(model_path, input_path, output_path, answering, encrypted, on_error)

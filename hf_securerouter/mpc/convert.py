@@ -3,14 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
-
-from torch import Tensor
 
 from ..families import encoder_config
 from .conversion.calibration import bounded
-from .conversion.client import Client, Labels, Text
+from .conversion.client import Client, Inputs, Labels
 from .conversion.converted import Converted
 from .conversion.description import Member, Options, describe, make_manifest
 from .conversion.validation import ConversionError, validate
@@ -28,7 +26,7 @@ def to_mpc(
     device: str = "cpu",
     max_length: int | None = None,
     provider: str = "ttp",
-    calibration: Sequence[Text] | Mapping[str, Tensor] | None = None,
+    calibration: Inputs | None = None,
     network: str = "lan",
     routing_lambda: float | None = None,
     quotas: Sequence[int] | None = None,
@@ -50,7 +48,7 @@ def to_mpc(
             `config.max_length`. The cost of a query depends on it, and on nothing in the query.
         provider (`str`): `"ttp"`, a dealer process that sees no input, or `"tfp"`: party 0 deals and can unmask
             everything, for debugging only.
-        calibration (`list` or `Mapping`, *optional*): Sample inputs, as for a session. What the encoders reach on
+        calibration (iterable or `Mapping`, *optional*): Sample inputs, as for a session. What the encoders reach on
             them sets the bounds of every layer, wider or narrower than the defaults; the bounds are public. Without
             them, built-in samples widen the bounds where needed. Only under `"masked"`.
         network (`str`): The network to optimise for, `"lan"` or `"wan"`: a plan trades rounds against bytes. Only

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
 
+from ..checkpoint_files import read_config, reading_weights
 from ..errors import SecureRouterValueError, SecureRouterWarning
 from ..mpc_friendly import use_functions
 from .convert import to_mpc
@@ -43,6 +44,7 @@ def build(architecture: str, seq_length: int) -> Any:
     """A two-label classifier: random weights for a name, since cost does not depend on values, or a checkpoint.
 
     Raises:
+        `FileError`: A file of the folder is missing, cut or wrong.
         `SecureRouterValueError`: `architecture` is neither a known name nor a folder.
     """
     if architecture in ARCHITECTURES:
@@ -60,7 +62,9 @@ def build(architecture: str, seq_length: int) -> Any:
             f"`architecture` should be one of {', '.join(ARCHITECTURES)} or the folder of a sequence classifier, "
             f"got {architecture!r}."
         )
-    return AutoModelForSequenceClassification.from_pretrained(architecture).eval()
+    read_config(architecture)
+    with reading_weights(architecture):
+        return AutoModelForSequenceClassification.from_pretrained(architecture).eval()
 
 
 def profile(

@@ -21,7 +21,7 @@ from tests.tiny import FAMILIES, MAX_POSITIONS, family_config, noisy_classifier
 
 
 LABELS = {0: "poor", 1: "fair", 2: "fine"}
-TEXTS = ["good film", "", ("a bad film", "it was dull"), "the film was very good and not bad"]
+TEXTS = ["good film", "bad", ("a bad film", "it was dull"), "the film was very good and not bad"]
 
 
 def saved(folder, family, tokenizer):
@@ -151,7 +151,7 @@ def test_another_family_is_refused_and_the_families_are_named(tmp_path):
         (lambda folder: (folder / "adapter_config.json").write_text("{}"), "is a PEFT adapter: merge it"),
         (lambda folder: rewrite(folder, quantization_config={"quant_method": "bitsandbytes"}), "is quantised: pass"),
         (lambda folder: (folder / "tokenizer.json").unlink(), "has no tokenizer, .*save it there"),
-        (lambda folder: (folder / "config.json").unlink(), "has no config.json: pass the folder"),
+        (lambda folder: (folder / "config.json").unlink(), "has no config.json .*: pass the folder"),
         (lambda folder: (folder / "model.safetensors").write_bytes(b"no tensors"), "corrupt safetensors file"),
     ],
 )

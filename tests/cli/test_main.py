@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""Rules for every subcommand: help, errors of one line, JSON on stdout; and `securerouter card`."""
+"""Rules for every subcommand: help, errors of one block, JSON on stdout; and `securerouter card`."""
 
 import json
 import os
@@ -8,7 +8,6 @@ import sys
 
 import pytest
 
-from hf_securerouter.errors import SecureRouterValueError
 from tests.support.commands import COMMANDS, run
 
 
@@ -37,10 +36,15 @@ class TestMain:
             check=False,
         )
 
-    def test_foreseen_error_is_one_line_and_status_1(self, tmp_path):
+    def test_foreseen_error_is_one_block_and_status_2(self, tmp_path):
         done = self.run_main("card", str(tmp_path), "--json")
-        assert done.returncode == 1 and done.stdout == ""
+        assert done.returncode == 2 and done.stdout == ""
         assert "Traceback" not in done.stderr
+        assert done.stderr.strip().splitlines()[-1].startswith("securerouter: `path` should be the folder")
+
+    def test_the_environment_shows_the_traceback_too(self, tmp_path):
+        done = self.run_main("card", str(tmp_path), SECUREROUTER_DEBUG="1")
+        assert done.returncode == 2 and done.stderr.count("Traceback") == 1
         assert done.stderr.strip().splitlines()[-1].startswith("securerouter: `path` should be the folder")
 
     def test_json_stdout_is_one_document_in_a_real_process(self):
@@ -70,10 +74,9 @@ class TestCard:
         with open(path, "w") as file:
             file.write("# Mine\n")
         done = run("card", checkpoint)
-        assert isinstance(done.exception, SecureRouterValueError)
-        assert "edited by hand" in str(done.exception)
+        assert done.exit_code == 2 and "edited by hand" in done.stderr
         assert open(path).read() == "# Mine\n"
 
     def test_folder_without_a_checkpoint_is_refused(self, tmp_path):
         done = run("card", str(tmp_path))
-        assert "`path` should be the folder of a checkpoint" in str(done.exception)
+        assert done.exit_code == 2 and "`path` should be the folder of a checkpoint" in done.stderr

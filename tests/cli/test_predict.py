@@ -16,8 +16,9 @@ from hf_securerouter import SecureRouterForSequenceClassification
 from hf_securerouter import classification as classify_module
 from hf_securerouter.classification import classify
 from hf_securerouter.cli import labelling
-from hf_securerouter.cli.labelling import BATCH_SIZE, read_records
+from hf_securerouter.cli.labelling import BATCH_SIZE
 from hf_securerouter.cli.predict import predict_file
+from hf_securerouter.cli.records import read_records
 from hf_securerouter.errors import SecureRouterValueError
 from tests.support.commands import COST_FIELDS, read_lines, run, write_lines
 
@@ -54,11 +55,11 @@ class TestPredict:
 
     def test_unicode_and_empty_lines(self, checkpoint, tmp_path):
         source, output = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
-        source.write_text('{"text": "größer\u2028als"}\n\n{"text": ""}\r\n', encoding="utf-8")
+        source.write_text('{"text": "größer\u2028als"}\n\n{"text": "b"}\r\n', encoding="utf-8")
         predict_file(checkpoint, source, output)
         assert [json.loads(line)["text"] for line in output.read_text("utf-8").split("\n")[:-1]] == [
             "größer\u2028als",
-            "",
+            "b",
         ]
 
     def test_only_the_owner_may_read_the_output(self, checkpoint, texts, tmp_path):

@@ -25,19 +25,17 @@ from ..models.manifest import Manifest
 from ..models.spec import Problem
 from ..protocols.masked.layout import bounds_of, encoders, layer_key, member_weights
 from .clear_encoder import ClearEncoder, Seen
-from .client import Text
+from .client import Inputs
 from .converted import Converted
 from .ranges import Range, bounds_for, reached, report
 from .samples import TEXTS, random_tokens
 from .validation import ConversionError
 
 
-Samples = Sequence[Text] | Mapping[str, Tensor]
-
 _ROWS = 16  # inputs that are measured together
 
 
-def measure(converted: Converted, samples: Samples | None) -> dict[str, Seen]:
+def measure(converted: Converted, samples: Inputs | None) -> dict[str, Seen]:
     """The ranges of every member, as in `ClearEncoder.seen`, on the owner's samples or else on the built-in ones."""
     manifest = converted.manifest
     clear = {
@@ -80,7 +78,7 @@ def _batches(encoded: Mapping[str, Tensor], padded: bool) -> Iterator[dict[str, 
         yield {name: values[rows, :longest] for name, values in encoded.items()}
 
 
-def bounded(converted: Converted, samples: Samples | None) -> Converted:
+def bounded(converted: Converted, samples: Inputs | None) -> Converted:
     """A model with measured bounds, and its ranges.
 
     Args:

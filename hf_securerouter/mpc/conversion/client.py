@@ -7,19 +7,21 @@ The client holds the embedding tables of the router and of every expert, and no 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from ...errors import SecureRouterValueError
 from ...lengths import padded_right, truncate
+from ...texts import Text, as_texts
+from ...token_ids import as_id_tensors, check_ids, vocabulary_of
 from ..models import Architecture
 
 
-Text = str | tuple[str, str]
+Inputs = Iterable[Text] | Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -79,53 +81,57 @@ class Client:
         """The modules that the client keeps in clear, by member."""
         return {name: module for name, (_, module) in self._members.items()}
 
-    def tokenize(self, inputs: Sequence[Text] | Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def tokenize(self, inputs: Inputs) -> dict[str, Tensor]:
         """Token ids, attention mask and token types of shape (B, max_length), with padding on the right.
 
         Args:
-            inputs (`list` or `Mapping`): Texts and (text, pair) tuples, or the tensors that a tokenizer returned.
+            inputs (iterable or `Mapping`): Texts and (text, pair) tuples, see `as_texts`, or what a tokenizer
+                returned, as lists, arrays or tensors.
 
         Raises:
-            `SecureRouterValueError`: The inputs are no list of texts or an empty one, texts are given without a
-                tokenizer, token ids are not of shape (B, at most `max_length`), or an attention mask has another
-                shape or a row of zeros.
+            `BadRowsError`: A row is no text, is empty, has half of a surrogate pair, holds anything but integers, or
+                has an id beyond the vocabulary or the token types. All such rows are named.
+            `SecureRouterValueError`: The inputs are neither texts nor token ids, or have no row; texts are given
+                without a tokenizer; token ids are not of shape (B, at most `max_length`); or an attention mask has a
+                row of zeros.
         """
-        if isinstance(inputs, Mapping):
-            return self._pad(inputs)
-        if isinstance(inputs, str) or not isinstance(inputs, Sequence) or not inputs:
-            raise SecureRouterValueError(
-                f"`inputs` should be a list with at least one text, got {type(inputs).__name__}: pass `[text]`."
-            )
+        is_tokenized = isinstance(inputs, Mapping) and "input_ids" in inputs
+        encoded = padded_right(self._pad(cast(Mapping[str, Any], inputs)) if is_tokenized else self._tokenize(inputs))
+        check_ids(
+            "input_ids" if is_tokenized else "inputs", encoded["input_ids"], vocabulary_of(*self.configs.values())
+        )
+        if "token_type_ids" in encoded:
+            check_ids("token_type_ids", encoded["token_type_ids"], self._token_types())
+        return encoded
+
+    def _tokenize(self, inputs: Any) -> Mapping[str, Tensor]:
+        texts = as_texts(inputs)
         if self.tokenizer is None:
             raise SecureRouterValueError(
                 "`tokenizer` was not given to `to_mpc`, so texts cannot be read: pass it there."
             )
-        encoded = []
-        for index, text in enumerate(inputs):
-            pair = (text,) if isinstance(text, str) else text
-            if not isinstance(pair, (tuple, list)) or len(pair) > 2 or not all(isinstance(part, str) for part in pair):
-                raise SecureRouterValueError(
-                    f"`inputs[{index}]` should be a text or a (text, pair) tuple of two, got {type(text).__name__}."
-                )
-            encoded.append(self.tokenizer(*pair, truncation=True, max_length=self.max_length))
-        padded = self.tokenizer.pad(encoded, padding="max_length", max_length=self.max_length, return_tensors="pt")
-        return padded_right(padded)
+        encoded = [
+            self.tokenizer(*((text,) if isinstance(text, str) else text), truncation=True, max_length=self.max_length)
+            for text in texts
+        ]
+        return self.tokenizer.pad(encoded, padding="max_length", max_length=self.max_length, return_tensors="pt")
 
-    def _pad(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        ids = inputs["input_ids"]
-        if ids.dim() != 2 or not ids.shape[0] or ids.shape[1] > self.max_length:
+    def _pad(self, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
+        given = as_id_tensors(inputs, self.pad_token_id)
+        ids = given["input_ids"]
+        if ids.shape[1] > self.max_length:
             raise SecureRouterValueError(
                 f"`input_ids` should be of shape (examples, up to {self.max_length} tokens), got {tuple(ids.shape)}: "
                 "truncate them, or convert with a larger `max_length`."
             )
-        mask = inputs.get("attention_mask")
-        types = inputs.get("token_type_ids")
         width = self.max_length - ids.shape[1]
-        padded = {"attention_mask": nn.functional.pad(torch.ones_like(ids) if mask is None else mask, (0, width))}
-        padded["input_ids"] = nn.functional.pad(ids, (0, width), value=self.pad_token_id)
-        if types is not None:
-            padded["token_type_ids"] = nn.functional.pad(types, (0, width))
-        return padded_right(padded)
+        fill = {"input_ids": self.pad_token_id}
+        return {name: nn.functional.pad(values, (0, width), value=fill.get(name, 0)) for name, values in given.items()}
+
+    def _token_types(self) -> int | None:
+        """How many token types all members have that have more than one; the others read none."""
+        sizes = [getattr(config, "type_vocab_size", 0) or 0 for config in self.configs.values()]
+        return min((size for size in sizes if size > 1), default=None)
 
     def embed(self, encoded: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The embedding output of every member with an encoder of its own, (B, tokens the member reads, H) float32."""

@@ -3,22 +3,27 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import accelerate
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from transformers import AutoConfig, AutoModel, AutoTokenizer
+from transformers import AutoConfig, AutoModel
 
-from ...errors import SecureRouterValueError
+from ...checkpoint_files import read_json, read_tokenizer
+from ...errors import FileError, SecureRouterError, SecureRouterValueError
 from ..conversion.client import Client, Labels
-from ..models import architecture_for
+from ..models import Architecture, architecture_for
 from ..models.manifest import Manifest
 from ..net.identity import Identity
 from .save_shares import CLIENT, MANIFEST, TENSORS
+
+
+_REMEDY = "copy the role's folder again from where `securerouter share` made it"
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,7 @@ class RoleFolder:
         """The folder of one of `roles`.
 
         Raises:
+            `FileError`: The manifest is cut or wrong.
             `SecureRouterValueError`: `path` is no role's folder, belongs to another role, is open to other users, or
                 was shared for another protocol.
         """
@@ -57,7 +63,8 @@ class RoleFolder:
                 f"`folder` {str(path)!r} is that of {identity.role}, and {' or '.join(roles)} is asked for: pass the "
                 "folder of that role."
             )
-        manifest = Manifest.from_dict(json.loads((path / MANIFEST).read_text()))
+        with _describing(path / MANIFEST):
+            manifest = Manifest.from_dict(read_json(path / MANIFEST))
         if manifest.protocol != "masked":
             raise SecureRouterValueError(
                 f"`folder` {str(path)!r} was shared for protocol {manifest.protocol!r}; only 'masked' runs on "
@@ -66,33 +73,59 @@ class RoleFolder:
         return cls(path, identity, manifest)
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """The tensors by name, one at a time."""
-        with safe_open(self.path / TENSORS, "pt") as file:
-            for name in file.keys():
-                yield name, file.get_tensor(name)
+        """The tensors by name, one at a time.
+
+        Raises:
+            `FileError`: Their file is missing, or is cut.
+        """
+        try:
+            with safe_open(self.path / TENSORS, "pt") as file:
+                for name in file.keys():
+                    yield name, file.get_tensor(name)
+        except (SafetensorError, OSError) as error:
+            what = f"{TENSORS} cannot be read ({type(error).__name__})"
+            raise FileError(what, str(self.path / TENSORS), _REMEDY) from error
 
     def client(self) -> Client:
         """The client of this folder: embedding tables, labels, and the tokenizer if the folder has one.
 
         Raises:
+            `FileError`: A file is missing, cut or wrong.
             `SecureRouterValueError`: An embedding's architecture is unknown to this version.
         """
-        described = json.loads((self.path / CLIENT).read_text())
+        described = read_json(self.path / CLIENT)
         tensors = dict(self.tensors())
-        members = {}
-        for name, values in described["members"].items():
-            config = AutoConfig.for_model(**values)
-            architecture = architecture_for(config.model_type)
-            if architecture is None:
-                raise SecureRouterValueError(f"This version does not know the architecture {config.model_type!r}.")
-            with accelerate.init_empty_weights():  # only the embeddings are loaded, below
-                encoder = AutoModel.from_config(config)
-            prefix = f"{name}."
-            own = {key.removeprefix(prefix): words for key, words in tensors.items() if key.startswith(prefix)}
-            architecture.embeddings(encoder).load_state_dict(own, assign=True)
-            members[name] = architecture, encoder
-        labels = Labels({int(index): label for index, label in described["labels"].items()}, described["regression"])
+        with _describing(self.path / CLIENT):
+            members = {name: _embeddings(name, values, tensors) for name, values in described["members"].items()}
+            names = {int(index): label for index, label in described["labels"].items()}
+            labels, padding = Labels(names, described["regression"]), described["pad_token_id"]
         has_tokenizer = (self.path / "tokenizer_config.json").exists()
-        tokenizer = AutoTokenizer.from_pretrained(self.path) if has_tokenizer else None
+        tokenizer = read_tokenizer(str(self.path)) if has_tokenizer else None
         lengths = {name: self.manifest.length_of(name) for name in members}
-        return Client(members, tokenizer, self.manifest.max_length, labels, described["pad_token_id"], lengths)
+        return Client(members, tokenizer, self.manifest.max_length, labels, padding, lengths)
+
+
+@contextlib.contextmanager
+def _describing(path: Path) -> Iterator[None]:
+    """Name a JSON file of which a field is missing or wrong."""
+    try:
+        yield
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        if isinstance(error, SecureRouterError):
+            raise
+        field = f" without {error}" if isinstance(error, KeyError) else f" ({type(error).__name__})"
+        raise FileError(f"{path.name} does not describe a model{field}", str(path), _REMEDY) from error
+
+
+def _embeddings(name: str, values: dict[str, Any], tensors: Mapping[str, Tensor]) -> tuple[Architecture, Any]:
+    """A member of the pool, of which only the embeddings have weights."""
+    config = AutoConfig.for_model(**values)
+    architecture = architecture_for(config.model_type)
+    if architecture is None:
+        raise SecureRouterValueError(f"This version does not know the architecture {config.model_type!r}.")
+    with accelerate.init_empty_weights():
+        encoder = AutoModel.from_config(config)
+    prefix = f"{name}."
+    own = {key.removeprefix(prefix): words for key, words in tensors.items() if key.startswith(prefix)}
+    architecture.embeddings(encoder).load_state_dict(own, assign=True)
+    return architecture, encoder

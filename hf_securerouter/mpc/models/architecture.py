@@ -95,6 +95,7 @@ class Architecture(ABC):
     def head_weights(self, model: nn.Module) -> dict[str, Tensor]:
         """Float32 copies of the head, under the names `head.{dense,classifier}.{weight,bias}`."""
         weights: dict[str, Tensor] = {}
+        assert self.family.head is not None, "architectures without these parts override this method"
         for name, module in self.family.head(model)._asdict().items():
             copy_linear(weights, f"head.{name}", module)
         return weights

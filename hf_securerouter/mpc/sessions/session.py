@@ -9,7 +9,7 @@ import threading
 import time
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ...errors import SecureRouterError, SecureRouterValueError, SecureRouterWarning
 from ...routing import fill_batch
-from ..conversion.client import Client, Text
+from ..conversion.client import Client, Inputs
 from ..models.manifest import Manifest
 from ..net.channel import Channel, ChannelError
 from ..net.cost import Cost
@@ -92,14 +92,15 @@ class Session(ABC):
 
     def __call__(
         self,
-        inputs: Sequence[Text] | Mapping[str, Tensor],
+        inputs: Inputs,
         progress: Callable[[int, int], None] | None = None,
         verify: float = 0.0,
     ) -> SecureResult:
         """Classify texts.
 
         Args:
-            inputs (`list` or `Mapping`): Texts and (text, pair) tuples, or a tokenizer's tensors.
+            inputs (iterable or `Mapping`): Texts and (text, pair) tuples in a list, array, generator or column of a
+                table; or what a tokenizer returned, as lists, arrays or tensors.
             progress (callable, *optional*): Called with the number of inputs done and of all inputs.
             verify (`float` or `bool`): Share of the batches, drawn at random, that are asked a second time under
                 fresh shares and masks. Two answers within the bounds of the shares differ by rounding only, see
@@ -110,6 +111,7 @@ class Session(ABC):
             `SecureResult`
 
         Raises:
+            `BadRowsError`: Rows cannot be read; they are named, nothing was sent, and the session stays open.
             `SecureRouterValueError`: The inputs are no texts or token ids, or `verify` is not from 0 to 1; the session
                 stays open.
             `SessionError`: The session is not open, or a role failed, which ends the session.

@@ -94,16 +94,19 @@ def ask(place, deployment, folder, verify=0.0):
     """Run the client command from a copy of its folder alone, and compare with the model in clear text."""
     name, privacy, quotas = SHARINGS[deployment.shares.name]
     client = shutil.copytree(deployment.shares / "client", folder / "client")
-    write_lines(folder / "in.jsonl", TEXTS)
+    write_lines(folder / "in.jsonl", [TEXTS[0], "", *TEXTS[1:]])
     arguments = ["client", str(client), *deployment.options, "--timeout", "60", "--verify", str(verify), "--json"]
+    arguments += ["--on-error", "skip"]
     arguments += ["--input", str(folder / "in.jsonl"), "--output", str(folder / "out.jsonl")]
     done = CliRunner().invoke(cli.app, arguments)
     assert done.exit_code == 0, (done.stderr, done.exception)
     report = json.loads(done.stdout)
-    assert report["lines"] == len(TEXTS) and report["routing_privacy"] == privacy and report["differing"] == 0
+    assert (report["lines"], report["skipped"], report["differing"]) == (len(TEXTS) + 1, 1, 0)
+    assert report["routing_privacy"] == privacy
     model, tokenizer = load_checkpoint(place / name)
     expected = classify(model, tokenizer, TEXTS, quotas)
     answers = [json.loads(line) for line in (folder / "out.jsonl").read_text().splitlines()]
+    assert answers.pop(1)["error"] == 'The line has a "text" that is empty.'
     for found, own in zip(answers, expected, strict=True):
         assert found["label"] == own.label
         assert found["logits"] == pytest.approx(own.logits, abs=0.02)
