@@ -10,7 +10,6 @@ from scipy import stats
 
 from hf_securerouter.errors import SecureRouterValueError
 from hf_securerouter.mpc.conversion.clear_encoder import ClearEncoder
-from hf_securerouter.mpc.gates.gate import together
 from hf_securerouter.mpc.models.spec import EncoderSpec, HeadSpec
 from hf_securerouter.mpc.protocols.masked.pooling import MeanPooling
 from hf_securerouter.mpc.protocols.masked.ring_widths import Bounds, RingWidths
@@ -165,20 +164,6 @@ def test_what_the_parties_see_is_uniform_and_alike_for_two_numbers_of_tokens():
             counts = [torch.bincount((words >> shift) & ((1 << shown) - 1), minlength=1 << shown) for words in both]
             p_values += [stats.chisquare(count.numpy()).pvalue for count in counts]
     assert min(p_values) * len(p_values) > 1e-6
-
-
-def test_counting_runs_beside_other_protocols():
-    """`count` and another protocol give what each gives alone; the number of tokens is in no opening of `run`."""
-    pooling = MeanPooling(6, 14, 5, 40)
-    rows, live = torch.randn(2, 6, 3), torch.tensor([[1] * 6, [1] * 2 + [0] * 4], dtype=torch.uint8)
-    given, mask = Input.real(rows, pooling.row_width, 14), Bits(live)
-
-    def program(party):
-        one, other = yield from together(pooling.count(party, mask(party)), pooling.count(party, mask(party)))
-        pair = yield from together(*(pooling.run(party, given(party), tokens) for tokens in (one, other)))
-        return pair[0] - pair[1]
-
-    assert run(program).values.abs().max() < 4 * 2.0**-14
 
 
 def test_specs_without_pooling_are_written_as_before():
