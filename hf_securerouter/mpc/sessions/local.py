@@ -84,6 +84,7 @@ class LocalSession(Session):
         self._folder: Path | None = None
         self._network: DelayedNetwork | None = None
         self._servers = contextlib.ExitStack()
+        self._ahead = 0
 
     def _open(self) -> None:
         try:
@@ -139,6 +140,7 @@ class LocalSession(Session):
                     "folder": str(self._folder),
                     "threads": max(1, (os.cpu_count() or 2) // 2),
                     "timeout": self.timeout,
+                    "ahead": self._ahead,
                 },
             )
 

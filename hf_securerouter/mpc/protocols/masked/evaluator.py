@@ -76,6 +76,7 @@ class Evaluator:
         ledger (`Ledger`, *optional*): Counts bytes and rounds; defaults to the link's ledger.
         device (`str`): Where the party computes; inputs and weights are on it.
         plans (`dict[str, Plan]`, *optional*): Plans of an earlier evaluator of the same model; new plans are added.
+        ahead (`int`): Bytes that may be taken for what is computed before an input arrives.
     """
 
     def __init__(
@@ -87,12 +88,14 @@ class Evaluator:
         ledger: Ledger | None = None,
         device: str = "cpu",
         plans: dict[str, Plan] | None = None,
+        ahead: int = 0,
     ) -> None:
         self.rank, self.link, self.sets, self.device = rank, link, sets, device
         self.weights = {} if weights is None else weights
         self.ledger = ledger or link.ledger
         self.used: list[SetLabel] = []
         self._plans = {} if plans is None else plans
+        self._ahead = ahead
 
     def plan(self, program: SecureProgram) -> Plan:
         """The program's plan, traced once."""
@@ -123,7 +126,7 @@ class Evaluator:
             self._book(plan, tuples)
             randomness = tuples.open(plan, self.device)
             party = Party(self.rank, self.link, randomness, self.weights, self.ledger, device=self.device)
-            randomness.prepare(self.weights)
+            randomness.prepare(self.weights, self._ahead)
             finish(self.device)
         self.used.append(tuples.label)
         with self.ledger.phase("online"):

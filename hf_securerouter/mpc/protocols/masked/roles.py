@@ -106,10 +106,17 @@ class _Meeting:
 
 
 class MaskedParty(Program):
-    """A computing party: holds the masked weights, the seed of its own mask, and one share of every input."""
+    """A computing party: holds the masked weights, the seed of its own mask, and one share of every input.
 
-    def __init__(self, rank: int, manifest: Manifest, ledger: Ledger) -> None:
-        self.rank, self.manifest, self.ledger = rank, manifest, ledger
+    Args:
+        rank (`int`): 0 or 1.
+        manifest (`Manifest`): The public description of the model.
+        ledger (`Ledger`): Counts the party's messages.
+        ahead (`int`): Bytes that may be taken for what is computed before an input arrives.
+    """
+
+    def __init__(self, rank: int, manifest: Manifest, ledger: Ledger, ahead: int) -> None:
+        self.rank, self.manifest, self.ledger, self._ahead = rank, manifest, ledger, ahead
         self._seed: bytes | None = None
         self._weights: dict[str, WeightShare] = {}
         self._plans: dict[str, Plan] = {}
@@ -125,7 +132,9 @@ class MaskedParty(Program):
         """
         seed = agree_on_seed(link)
         sets = DealerClient(dealer, self.rank, timeout)
-        evaluator = Evaluator(self.rank, link, sets, self._weights, self.ledger, self.manifest.device, self._plans)
+        evaluator = Evaluator(
+            self.rank, link, sets, self._weights, self.ledger, self.manifest.device, self._plans, self._ahead
+        )
         self._meeting = _Meeting(link, sets, evaluator, seed)
 
     def leave(self) -> None:
