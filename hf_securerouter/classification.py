@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -41,12 +41,14 @@ class Classified:
         score: The probability of the label, None for a regression.
         logits: The C logits.
         expert: The expert that answered; None if the routing privacy keeps it secret.
+        verified: Whether a second run under fresh masks gave the same answer; None: there was none.
     """
 
     label: str | float
     score: float | None
     logits: list[float]
     expert: int | None
+    verified: bool | None = None
 
 
 def checked_name(path: str | Path) -> str:
@@ -135,7 +137,7 @@ def _longest_input(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -
 
 
 def classify_encrypted(
-    config: PreTrainedConfig, session: Session, texts: Sequence[Text]
+    config: PreTrainedConfig, session: Session, texts: Sequence[Text], verify: float = 0.0
 ) -> tuple[list[Classified], Cost]:
     """Route and classify texts on secret shares.
 
@@ -143,12 +145,14 @@ def classify_encrypted(
         config: The config of the model that was shared, or one with its labels and problem type.
         session: An open session.
         texts: Texts and (text, pair) tuples.
+        verify: Share of the batches that are asked twice under fresh masks, as for a session.
 
     Returns:
         The answers and their cost.
     """
-    result = session(texts)
-    return from_logits(config, result.logits, result.expert_indices), result.cost
+    result = session(texts, verify=verify)
+    answers = from_logits(config, result.logits, result.expert_indices)
+    return [replace(one, verified=agreed) for one, agreed in zip(answers, result.verified, strict=True)], result.cost
 
 
 def from_logits(

@@ -37,22 +37,7 @@ def check(
     if json:
         print_json(report)
         return
-    print_table(
-        f"what {Path(report['samples']).name} reach, within {report['max_length']} tokens",
-        ["member", "layer", "value", "reached", "bound", "default", "margin, bits"],
-        [
-            [
-                one["member"],
-                "" if one["layer"] is None else str(one["layer"]),
-                one["kind"],
-                f"{one['reached']:.4g}",
-                f"{one['bound']:.4g}",
-                f"{one['default']:.4g}",
-                "" if one["margin_bits"] is None else f"{one['margin_bits']:.1f}",
-            ]
-            for one in report["ranges"]
-        ],
-    )
+    print_ranges(report)
     print_table(
         "what a text costs at these bounds",
         ["member", "MB between the servers", "at default bounds", "MB from the dealer", "rounds"],
@@ -103,12 +88,30 @@ def samples_of(path: Path) -> list[Any]:
 
 
 def described(secure: SecureModel) -> dict[str, Any]:
-    """The ranges of a converted model: whether all are within their bounds, and whose bounds were widened."""
-    return {
-        "holds": all(one.margin >= 0 for one in secure.ranges),
-        "widened": sorted({one.member for one in secure.ranges if one.exceeds_default}),
-        "ranges": [one.to_dict() for one in secure.ranges],
-    }
+    """The ranges of a converted model and their summary, as JSON-able values."""
+    from hf_securerouter.mpc.conversion.ranges import summary
+
+    return summary(secure.ranges) | {"ranges": [one.to_dict() for one in secure.ranges]}
+
+
+def print_ranges(report: dict[str, Any]) -> None:
+    """The table of a report with `ranges`, `samples` and `max_length`."""
+    print_table(
+        f"what {Path(report['samples']).name} reach, within {report['max_length']} tokens",
+        ["member", "layer", "value", "reached", "bound", "default", "margin, bits"],
+        [
+            [
+                one["member"],
+                "" if one["layer"] is None else str(one["layer"]),
+                one["kind"],
+                f"{one['reached']:.4g}",
+                f"{one['bound']:.4g}",
+                f"{one['default']:.4g}",
+                "" if one["margin_bits"] is None else f"{one['margin_bits']:.1f}",
+            ]
+            for one in report["ranges"]
+        ],
+    )
 
 
 def costs(manifest: Manifest) -> list[dict[str, Any]]:

@@ -22,6 +22,9 @@ def client(
     input: Annotated[Path, typer.Option(help='JSON lines with "text" and optionally "text_pair".')],
     output: Annotated[Path, typer.Option(help='The same lines with "label", "score", "logits" and "expert".')],
     timeout: TimeoutOption = 600.0,
+    verify: Annotated[
+        float, typer.Option(help="Share of the batches, such as 0.02, that are asked twice under fresh masks.")
+    ] = 0.0,
     json: JsonOption = False,
 ) -> None:
     """Label every line of a file; a stopped run continues where it was, when it is started again.
@@ -30,11 +33,13 @@ def client(
     reconstructs the logits. The output appears under its name when it is complete.
     """
     with only_results_on_stdout():
-        report = ask_servers(folder, party0, party1, input, output, timeout)
+        report = ask_servers(folder, party0, party1, input, output, timeout, verify)
     if json:
         print_json(report)
     else:
         log(f"{report['lines']} lines written to {report['output']}.")
+    if report["differing"]:
+        raise typer.Exit(1)
 
 
 def ask_servers(
@@ -44,6 +49,7 @@ def ask_servers(
     input_path: Path,
     output_path: Path,
     timeout: float,
+    verify: float = 0.0,
 ) -> dict[str, Any]:
     """Label the lines of `input_path` by the servers, and return a report as JSON-able values.
 
@@ -54,6 +60,7 @@ def ask_servers(
         input_path: JSON lines with "text" and optionally "text_pair".
         output_path: The file for the same lines with the answers.
         timeout: Seconds to wait for the servers, and for the answer to each text.
+        verify: Share of the batches that are asked twice; their lines then have "verified".
     """
     from transformers import PreTrainedConfig
 
@@ -61,6 +68,8 @@ def ask_servers(
     from hf_securerouter.mpc.deployment.role_folder import RoleFolder
 
     own = RoleFolder.load(folder, "client")
+
+    opened: list[Encrypted] = []
 
     @contextlib.contextmanager
     def answering() -> Iterator[Encrypted]:
@@ -70,6 +79,8 @@ def ask_servers(
                 id2label=labels.names,
                 problem_type="regression" if labels.regression else "single_label_classification",
             )
-            yield Encrypted(config, session)
+            opened.append(Encrypted(config, session, verify))
+            yield opened[0]
 
-    return label_file(str(folder), input_path, output_path, answering, encrypted=True)
+    report = label_file(str(folder), input_path, output_path, answering, encrypted=True)
+    return report | {"differing": opened[0].differing}

@@ -80,6 +80,8 @@ def label_file(
                     "logits": answer.logits,
                     "expert": answer.expert,
                 }
+                if answer.verified is not None:
+                    line["verified"] = answer.verified
                 file.write((json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n").encode())
             file.flush()
             bar.update(len(batch))
@@ -151,12 +153,17 @@ class Encrypted:
     Args:
         config: Names the labels and the problem type.
         session: An open session.
+        verify: Share of the batches that are asked twice under fresh masks.
+
+    Attributes:
+        differing: How many answers were other ones when they were asked twice.
     """
 
-    def __init__(self, config: PreTrainedConfig, session: Session) -> None:
-        self.config, self.session = config, session
+    def __init__(self, config: PreTrainedConfig, session: Session, verify: float = 0.0) -> None:
+        self.config, self.session, self.verify = config, session, verify
         self.protocol, self.routing_privacy = session.manifest.protocol, session.manifest.routing_privacy
         self.batch_size = session.batch_size
+        self.differing = 0
         self._costs: list[Cost] = []
 
     @property
@@ -166,8 +173,9 @@ class Encrypted:
     def __call__(self, texts: list[Text]) -> list[Classified]:
         from hf_securerouter.classification import classify_encrypted
 
-        answers, cost = classify_encrypted(self.config, self.session, texts)
+        answers, cost = classify_encrypted(self.config, self.session, texts, self.verify)
         self._costs.append(cost)
+        self.differing += sum(answer.verified is False for answer in answers)
         return answers
 
 

@@ -19,6 +19,9 @@ def party(
         typer.Option(parser=address, metavar="HOST:PORT", help="Where party0 listens; only party1 takes it."),
     ] = None,
     timeout: TimeoutOption = 600.0,
+    silence: Annotated[
+        float, typer.Option(min=2.0, help="Seconds without a sign of life after which another role counts as hung.")
+    ] = 60.0,
 ) -> None:
     """Compute for clients, with the other server and the dealer, until stopped (Ctrl-C).
 
@@ -30,4 +33,4 @@ def party(
     from hf_securerouter.mpc.models.manifest import PARTIES
 
     with until_stopped():
-        PartyServer(RoleFolder.load(folder, *PARTIES), listen, dealer, peer, timeout, log).run()
+        PartyServer(RoleFolder.load(folder, *PARTIES), listen, dealer, peer, timeout, log, silence).run()

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from hf_securerouter.cli.check import described, print_ranges, samples_of
 from hf_securerouter.cli.output import JsonOption, log, only_results_on_stdout, print_json
 from hf_securerouter.errors import SecureRouterValueError
 
@@ -21,6 +22,12 @@ def share(
     ] = None,
     quotas: Annotated[
         str | None, typer.Option(help="How many texts of a batch each expert serves under quota, such as 3,2,1.")
+    ] = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(
+            help="JSON lines with texts like those to be answered, which set the bounds; default: built-in samples."
+        ),
     ] = None,
     device: Annotated[str, typer.Option(help='Where servers and dealer compute: "cpu" or "cuda".')] = "cpu",
     network: Annotated[str, typer.Option(help='The network to optimise for: "lan" or "wan".')] = "lan",
@@ -40,19 +47,22 @@ def share(
             quotas=None if quotas is None else parse_quotas(quotas),
             device=device,
             network=network,
+            calibration=calibration,
         )
     if json:
         print_json(report)
     else:
+        print_ranges(report)
         log(f"Give each of {', '.join(report['folders'].values())} to its role alone, then delete {out}.")
 
 
-def share_model(model_path: str, out: Path, **options: Any) -> dict[str, Any]:
+def share_model(model_path: str, out: Path, calibration: Path | None = None, **options: Any) -> dict[str, Any]:
     """Write the folders, and return a report as JSON-able values.
 
     Args:
         model_path: A folder, or a name on the Hub.
         out: A folder that does not exist yet.
+        calibration: JSON lines with "text" and optionally "text_pair", or None for the built-in samples.
         options: As for `to_mpc`.
 
     Raises:
@@ -63,8 +73,9 @@ def share_model(model_path: str, out: Path, **options: Any) -> dict[str, Any]:
 
     if out.exists():
         raise SecureRouterValueError(f"`out` should not exist yet, got {str(out)!r}: name a new folder.")
+    texts = None if calibration is None else samples_of(calibration)
     model, tokenizer = load_model(model_path)
-    secure = to_mpc(model, tokenizer, protocol="masked", **options)
+    secure = to_mpc(model, tokenizer, protocol="masked", calibration=texts, **options)
     secure.save_shares(out)
     manifest = secure.manifest
     return {
@@ -75,6 +86,8 @@ def share_model(model_path: str, out: Path, **options: Any) -> dict[str, Any]:
         "max_length": manifest.max_length,
         "device": manifest.device,
         "network": manifest.network,
+        "samples": "built-in samples" if calibration is None else str(calibration),
+        **described(secure),
     }
 
 

@@ -15,6 +15,7 @@ from .deployment.save_shares import save_shares
 from .models.manifest import BATCH_SIZE, Manifest
 from .protocols import Sharing
 from .sessions.local import LocalSession
+from .tuples.dealer_client import SILENCE
 
 
 class SecureModel:
@@ -53,7 +54,12 @@ class SecureModel:
         return self.converted.ranges
 
     def local_session(
-        self, timeout: float = 600.0, batch_size: int = BATCH_SIZE, delay_ms: float | None = None
+        self,
+        timeout: float = 600.0,
+        batch_size: int = BATCH_SIZE,
+        delay_ms: float | None = None,
+        silence: float = SILENCE,
+        debug: bool = False,
     ) -> LocalSession:
         """A session with both parties and the dealer as processes of this machine.
 
@@ -62,12 +68,18 @@ class SecureModel:
             batch_size (`int`): Most inputs of a batch. Under `quota` a batch has as many inputs as the quotas sum to.
             delay_ms (`float`, *optional*): One-way delay between the two parties, in milliseconds, to measure the
                 effect of a network; needs root on Linux, see `DelayedNetwork`.
+            silence (`float`): Seconds without a sign of life from the dealer after which a party counts it as hung; a
+                process that has ended is noticed at once.
+            debug (`bool`): The parties open every value that has a bound, in one more round each, and end the session
+                with an error that names the layer and the value beyond its bound. For made-up inputs only: the
+                parties see all of these values. Servers of a deployment cannot be started so.
 
         Returns:
             `LocalSession`: A context manager; call it with texts.
 
         Raises:
-            `SecureRouterValueError`: `delay_ms` is out of range, or the protocol's dealer cannot be delayed.
+            `SecureRouterValueError`: `delay_ms` is out of range, or the protocol's dealer cannot be delayed, or its
+                bounds cannot be checked.
 
         Example:
             ```python
@@ -75,7 +87,7 @@ class SecureModel:
                 result = session(["first text", ("a text", "and its pair")])
             ```
         """
-        return LocalSession(self.converted, timeout, batch_size, delay_ms)
+        return LocalSession(self.converted, timeout, batch_size, delay_ms, silence, debug)
 
     def save_shares(self, folder: str | os.PathLike) -> None:
         """Write fresh shares, one folder per role: `party0`, `party1`, `dealer` and `client`.

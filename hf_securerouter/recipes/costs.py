@@ -18,6 +18,7 @@ from hf_securerouter.errors import SecureRouterValueError
 from hf_securerouter.families import usable_positions
 from hf_securerouter.files import write_json
 from hf_securerouter.modeling_securerouter import SecureRouterForSequenceClassification
+from hf_securerouter.mpc.conversion.ranges import summary
 from hf_securerouter.mpc.convert import to_mpc
 from hf_securerouter.mpc.models.manifest import Manifest
 from hf_securerouter.mpc.secure_model import SecureModel
@@ -77,7 +78,8 @@ def measure_costs(
     pool = make_pool(costs)
     share, rest = divmod(batch, len(experts))
     quotas = [share + (index < rest) for index in range(len(experts))]
-    routed = _routed(args, pool, quotas, length)
+    secure = pool.to_mpc(routing_privacy="quota", quotas=list(quotas), max_length=length)
+    routed = _measured(args, secure, batch, f"the routed pool, quotas {'/'.join(map(str, quotas))}")
     for unit in UNITS:
         beyond = _beyond_the_router(costs[unit], pool.config.router_shares_expert)
         router = routed[unit] / batch - float(np.dot(quotas, beyond)) / batch
@@ -123,12 +125,14 @@ def measure_routed(
         quotas (K integers): Queries of a batch that each expert serves.
 
     Returns:
-        `dict`: `batch`, `length` in tokens, and for each unit `routed`, `largest` and their ratio `relative`.
+        `dict`: `batch`, `length` in tokens, `bounds`, the summary of what samples reach in every layer (see
+        `mpc.conversion.ranges.summary`), and for each unit `routed`, `largest` and their ratio `relative`.
     """
     batch, length = sum(quotas), _length(args, [largest, *pool.experts])
-    routed = _routed(args, pool, quotas, length)
+    secure = pool.to_mpc(routing_privacy="quota", quotas=list(quotas), max_length=length)
+    routed = _measured(args, secure, batch, f"the routed pool, quotas {'/'.join(map(str, quotas))}")
     alone = _alone(args, largest, length, batch, "the largest expert")
-    return {"batch": batch, "length": length} | {
+    return {"batch": batch, "length": length, "bounds": summary(secure.ranges)} | {
         unit: {"routed": routed[unit], "largest": alone[unit], "relative": routed[unit] / alone[unit]}
         for unit in UNITS
     }
@@ -154,13 +158,6 @@ def measure_expert(args: RunArguments, expert: PreTrainedModel, length: int | No
 
 def _alone(args: RunArguments, expert: PreTrainedModel, length: int, batch: int, name: str) -> dict[str, Any]:
     return _measured(args, to_mpc(expert, max_length=length), batch, name)
-
-
-def _routed(
-    args: RunArguments, pool: SecureRouterForSequenceClassification, quotas: Sequence[int], length: int
-) -> dict[str, Any]:
-    secure = pool.to_mpc(routing_privacy="quota", quotas=list(quotas), max_length=length)
-    return _measured(args, secure, sum(quotas), f"the routed pool, quotas {'/'.join(map(str, quotas))}")
 
 
 def _measured(args: RunArguments, secure: SecureModel, batch: int, name: str) -> dict[str, Any]:

@@ -38,6 +38,21 @@ def test_check_names_what_exceeds_the_defaults_and_what_it_costs(folder):
     assert cost["online_bytes"] > cost["default_online_bytes"] > 0 and cost["rounds"] > 0 and cost["dealer_bytes"] > 0
 
 
+def test_share_reports_the_same_and_takes_texts(folder, tmp_path):
+    write_lines(tmp_path / "texts.jsonl", [{"text": "good film"}, {"text": "a film", "text_pair": "it was bad"}])
+    done = CliRunner().invoke(app, ["share", str(folder), str(tmp_path / "one"), "--json"])
+    report, expected = json.loads(done.stdout), json.loads(checked(folder, "--json"))
+    same = ("holds", "widened", "ranges", "tightest", "least_margin_bits", "samples")
+    assert {name: report[name] for name in same} == {name: expected[name] for name in same}
+    arguments = ["share", str(folder), str(tmp_path / "two"), "--calibration", str(tmp_path / "texts.jsonl")]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0 and "texts.jsonl reach" in done.stdout
+    bounds = [
+        json.loads((tmp_path / name / "client" / "manifest.json").read_text())["bounds"] for name in ("one", "two")
+    ]
+    assert bounds[0] != bounds[1] and "experts.0.layers.0" not in bounds[0] and bounds[1]["experts.0.layers.0"]
+
+
 def test_check_reads_texts_and_prints_tables(folder, tmp_path):
     write_lines(tmp_path / "texts.jsonl", [{"text": "good film"}, {"text": "a film", "text_pair": "it was bad"}])
     shown = checked(folder, "--input", tmp_path / "texts.jsonl", "--max-length", 8)

@@ -25,7 +25,7 @@ from transformers import (
 
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description="Fine-tune an encoder into a sequence classifier.")
-    parser.add_argument("--encoder", required=True, help="name or folder of a BERT")
+    parser.add_argument("--encoder", required=True, help="name or folder of an encoder")
     parser.add_argument("--repeat-layers", type=int, default=1, help="how many times the stack of layers is repeated")
     parser.add_argument("--train-file", required=True)
     parser.add_argument("--validation-file", help="prints the accuracy on its first 200 lines")
@@ -39,7 +39,7 @@ def parse_args(argv=None):
 
 
 def repeat_layers(model, times):
-    layers = model.bert.encoder.layer
+    layers = model.base_model.encoder.layer
     layers.extend(copy.deepcopy(layer) for _ in range(times - 1) for layer in list(layers))
     model.config.num_hidden_layers = len(layers)
 
@@ -50,7 +50,7 @@ def main(argv=None):
     tokenizer = AutoTokenizer.from_pretrained(args.encoder)
     model = AutoModelForSequenceClassification.from_pretrained(args.encoder)
     repeat_layers(model, args.repeat_layers)
-    model.bert.embeddings.requires_grad_(False)
+    model.base_model.embeddings.requires_grad_(False)
 
     def collate(rows):
         batch = tokenizer(

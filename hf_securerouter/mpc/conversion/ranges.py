@@ -8,7 +8,7 @@ the model's owner; bounds are public.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -102,6 +102,23 @@ def bounds_for(found: Mapping[str, float], biased: bool) -> dict[str, int]:
         bounds["variance_high"] = math.ceil(math.log2(max(high, 2 * low) * 16 / 15))
         bounds["variance"] = round(math.log2(max(math.sqrt(low * high), 1e-9)))
     return bounds
+
+
+def summary(ranges: Sequence[Range]) -> dict[str, Any]:
+    """The ranges of a model in short, as JSON-able values.
+
+    Returns:
+        `dict`: `holds`, whether all are within their bounds; `widened`, the members with wider bounds than the default
+        ones; `least_margin_bits`, the smallest margin of any value, and `tightest`, its place.
+    """
+    tightest = min(ranges, key=lambda one: one.margin)
+    layer = "" if tightest.layer is None else f" layer {tightest.layer}"
+    return {
+        "holds": all(one.margin >= 0 for one in ranges),
+        "widened": sorted({one.member for one in ranges if one.exceeds_default}),
+        "least_margin_bits": tightest.margin if math.isfinite(tightest.margin) else None,
+        "tightest": f"{tightest.member}{layer} {tightest.kind}",
+    }
 
 
 def report(

@@ -64,20 +64,29 @@ class PartyServer:
         timeout (`float`): Seconds to wait for another role to connect, for a message from it during a query, and for
             a query to begin (the last for each of its inputs).
         log (callable): Takes a line of progress; never a secret.
+        silence (`float`): Seconds without a sign of life from another role, while the dealer or no query is awaited,
+            after which it counts as hung.
 
     Raises:
         `MeetingError`: `peer` is missing at party 1, or given at party 0.
     """
 
     def __init__(
-        self, folder: RoleFolder, listen: Address, dealer: Address, peer: Address | None, timeout: float, log: Log
+        self,
+        folder: RoleFolder,
+        listen: Address,
+        dealer: Address,
+        peer: Address | None,
+        timeout: float,
+        log: Log,
+        silence: float = SILENCE,
     ) -> None:
         self._identity, self._manifest = folder.identity, folder.manifest
         self.rank = PARTIES.index(folder.identity.role)
         if (self.rank == 1) != (peer is not None):
             raise MeetingError("Party 1 connects to party 0, and not the other way round: only party 1 takes `peer`.")
         self._listen, self._dealer, self._peer = listen, dealer, peer
-        self._timeout, self._log = timeout, log
+        self._timeout, self._log, self._silence = timeout, log, silence
         self._pending, self._queue, self._ledger = PendingConnections(), QueryQueue(), Ledger()
         self._clients = threading.BoundedSemaphore(MAX_CLIENTS)
         self._party = MaskedParty(self.rank, folder.manifest, self._ledger)
@@ -145,7 +154,9 @@ class PartyServer:
         channel = Channel(stream, "the dealer")
         try:
             channel.send({"kind": "hello", "meeting": (own if self.rank == 0 else theirs).hex()}, timeout=HANDSHAKE)
-            self._party.meet(channel, link, self._timeout)  # returns when the other party has connected too
+            self._party.meet(
+                channel, link, self._timeout, self._silence
+            )  # returns when the other party has connected too
         except BaseException:
             channel.close()
             raise
@@ -155,7 +166,7 @@ class PartyServer:
     def _serve(self, link: Link) -> NoReturn:
         while True:
             # While idle, both parties send keep-alives; in a query, a party may wait long for the other's computation.
-            link.timeout = SILENCE
+            link.timeout = self._silence
             self._party.check_dealer()
             query = self._next(link)
             link.timeout = self._timeout

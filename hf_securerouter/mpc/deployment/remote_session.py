@@ -5,7 +5,10 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections.abc import Mapping
 from typing import Any
+
+from torch import Tensor
 
 from ..net.channel import Channel, ChannelError
 from ..net.sockets import Address
@@ -52,6 +55,9 @@ class RemoteSession(Session):
         channels, self._channels = list(self._channels.values()), {}
         for channel in channels:
             channel.close()
+
+    def _compare(self, batch: Mapping[str, Tensor], logits: Tensor, experts: list[int] | None) -> None:
+        """Do nothing: a client does not have the model."""
 
     def _header(self, size: int) -> dict[str, Any]:
         return super()._header(size) | {"id": secrets.token_hex(16)}

@@ -111,8 +111,13 @@ class Party:
         """Send flat uint8 tensors, and receive tensors of the same lengths."""
         return self._staging.to_device(self.link.exchange(self._staging.to_host(parts)))
 
-    def checked(self, secret: Secret, what: str) -> SecretProtocol[Secret]:
+    def checked(self, secret: Secret, what: str, low: int | None = None) -> SecretProtocol[Secret]:
         """If `debug`, reveal `secret` and check its bound, in one round; otherwise do nothing.
+
+        Args:
+            secret (`Secret`): Its absolute values should be below 2^`secret.bound`.
+            what (`str`): The place and the kind of the value, for the error.
+            low (`int`, *optional*): The values should be at least 2^`low`.
 
         Returns:
             `Secret`: `secret` itself.
@@ -130,4 +135,6 @@ class Party:
                 raise BoundError(
                     f"`{what}` exceeds its bound of 2^{secret.bound}; raise the bound or calibrate again."
                 )
+            if low is not None and int(values.min()) < 2 ** (secret.scale + low):
+                raise BoundError(f"`{what}` is below its bound of 2^{low}; lower the bound or calibrate again.")
         return secret

@@ -14,17 +14,23 @@ import subprocess
 import tempfile
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from ...errors import SecureRouterValueError
+from ..conversion.clear_model import ClearModel
 from ..conversion.converted import Converted
 from ..models.manifest import BATCH_SIZE
 from ..net.channel import Channel, ChannelError
 from ..net.delay import DelayedNetwork
+from ..tuples.dealer_client import SILENCE
 from .fork_server import ForkedProcess, ForkError, ForkServer, shared_fork_server
 from .session import SecureResult, Session, SessionError
+from .verification import refuse_other_answers, tolerance
 
 
 __all__ = ["LocalSession", "SecureResult", "SessionError"]
@@ -43,7 +49,8 @@ class _Role:
 class LocalSession(Session):
     """Starts the roles, shares the weights and answers queries; a context manager.
 
-    All roles end with the `with` block, also after an exception, Ctrl-C or a role's death.
+    All roles end with the `with` block, also after an exception, Ctrl-C or a role's death. The answers to the first
+    batch are compared with those of the model in clear text.
 
     Args:
         model (`Converted`): The converted model.
@@ -51,6 +58,8 @@ class LocalSession(Session):
         batch_size (`int`): Most inputs of a batch; under `quota` see `Session`.
         delay_ms (`float`, *optional*): One-way delay between the two parties, in milliseconds, to measure the effect
             of a network; see `DelayedNetwork`. Messages of the dealer and the client are not delayed.
+        silence (`float`): Seconds without a sign of life from the dealer after which a party counts it as hung.
+        debug (`bool`): The parties open every value that has a bound, and check it. They learn the inputs.
 
     Example:
         ```python
@@ -61,8 +70,10 @@ class LocalSession(Session):
 
     Raises:
         `DelayError`: This machine cannot delay the parties' link.
-        `SecureRouterValueError`: `delay_ms` is out of range, or the model's protocol and provider cannot be delayed.
+        `SecureRouterValueError`: `delay_ms` is out of range, or the model's protocol and provider cannot be delayed,
+            or its protocol cannot be debugged.
         `SessionError`: A role died, did not answer in time, or reported an error.
+        `VerificationError`: The answers to the first batch are not those of the model in clear text.
     """
 
     def __init__(
@@ -71,7 +82,13 @@ class LocalSession(Session):
         timeout: float = 600.0,
         batch_size: int = BATCH_SIZE,
         delay_ms: float | None = None,
+        silence: float = SILENCE,
+        debug: bool = False,
     ) -> None:
+        if debug and model.manifest.protocol != "masked":
+            raise SecureRouterValueError(
+                f"`debug` checks the bounds of protocol 'masked', got {model.manifest.protocol!r}: leave it out."
+            )
         if delay_ms is not None and model.manifest.protocol == "crypten" and "dealer" in model.manifest.roles:
             raise SecureRouterValueError(
                 "`delay_ms` delays the link of two parties, and CrypTen's dealer needs links to both of them: to "
@@ -80,10 +97,13 @@ class LocalSession(Session):
         super().__init__(model.manifest, model.client, model.sharing, timeout, batch_size)
         self.model = model
         self.delay_ms = delay_ms
+        self.silence = silence
+        self.debug = debug
         self._roles: dict[str, _Role] = {}
         self._folder: Path | None = None
         self._network: DelayedNetwork | None = None
         self._servers = contextlib.ExitStack()
+        self._compared = False
         self._ahead = 0
 
     def _open(self) -> None:
@@ -117,6 +137,13 @@ class LocalSession(Session):
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder = None
 
+    def _compare(self, batch: Mapping[str, Tensor], logits: Tensor, experts: list[int] | None) -> None:
+        """Compare the first batch with the model in clear text, which the owner has."""
+        if not self._compared:
+            self._compared = True
+            errors = ClearModel(self.model).error(batch, logits, experts)
+            refuse_other_answers(errors, logits, tolerance(self.manifest))
+
     def _start(self) -> None:
         # Mode 0700. The roles find each other through files in this folder, and their stderr is logged to it.
         self._folder = Path(tempfile.mkdtemp(prefix="securerouter-"))
@@ -140,6 +167,8 @@ class LocalSession(Session):
                     "folder": str(self._folder),
                     "threads": max(1, (os.cpu_count() or 2) // 2),
                     "timeout": self.timeout,
+                    "silence": self.silence,
+                    "debug": self.debug,
                     "ahead": self._ahead,
                 },
             )

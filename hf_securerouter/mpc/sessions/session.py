@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import queue
+import secrets
 import threading
 import time
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,13 +16,17 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from ...errors import SecureRouterError
+from ...errors import SecureRouterError, SecureRouterValueError, SecureRouterWarning
 from ...routing import fill_batch
 from ..conversion.client import Client, Text
 from ..models.manifest import Manifest
 from ..net.channel import Channel, ChannelError
 from ..net.cost import Cost
 from ..protocols.base import Sharing
+from .verification import agree, differing_inputs, tolerance
+
+
+_DRAW = secrets.SystemRandom()
 
 
 class SessionError(SecureRouterError):
@@ -37,12 +43,14 @@ class SecureResult:
         expert_indices (`list[int]`, *optional*): The expert that served each input; None unless the routing is
             `revealed`.
         cost (`Cost`): Bytes, rounds, seconds and memory of the call.
+        verified (`list[bool | None]`): Whether each input was asked twice with the same answer; None: asked once.
     """
 
     logits: Tensor
     labels: list[str] | list[float]
     expert_indices: list[int] | None
     cost: Cost
+    verified: list[bool | None]
 
 
 class Session(ABC):
@@ -86,33 +94,55 @@ class Session(ABC):
         self,
         inputs: Sequence[Text] | Mapping[str, Tensor],
         progress: Callable[[int, int], None] | None = None,
+        verify: float = 0.0,
     ) -> SecureResult:
         """Classify texts.
 
         Args:
             inputs (`list` or `Mapping`): Texts and (text, pair) tuples, or a tokenizer's tensors.
             progress (callable, *optional*): Called with the number of inputs done and of all inputs.
+            verify (`float` or `bool`): Share of the batches, drawn at random, that are asked a second time under
+                fresh shares and masks. Two answers within the bounds of the shares differ by rounding only, see
+                `tolerance`; beyond the bounds they differ by whole units. A warning names the inputs that differ.
+                Where two experts are as good by the router's scores, the second run may take the other one.
 
         Returns:
             `SecureResult`
 
         Raises:
-            `SecureRouterValueError`: The inputs are no texts or token ids; the session stays open.
+            `SecureRouterValueError`: The inputs are no texts or token ids, or `verify` is not from 0 to 1; the session
+                stays open.
             `SessionError`: The session is not open, or a role failed, which ends the session.
+            `VerificationError`: The roles run on the machine of the model's owner, and the first batch's answers are
+                not those of the model in clear text; the session is over.
         """
+        if not 0 <= verify <= 1:
+            raise SecureRouterValueError(f"`verify` should be a share of the batches, from 0 to 1, got {verify!r}.")
         if not self._channels:
             raise SessionError("The session is not open: use it in a `with` block, or start a new one.")
         encoded = self.client.tokenize(inputs)
         count = len(encoded["input_ids"])
-        logits, experts, costs = [], [], []
+        logits: list[Tensor] = []
+        experts: list[int] = []
+        costs: list[Cost] = []
+        verified: list[bool | None] = []
         try:
             for start in range(0, count, self.batch_size):
                 batch = {name: values[start : start + self.batch_size] for name, values in encoded.items()}
                 size = min(self.batch_size, count - start)
-                part, chosen, cost = self._query(self._filled(batch))
+                rows = self._rows(size)
+                filled = {name: values[rows] for name, values in batch.items()}
+                part, chosen, cost = self._query(filled)
+                self._compare(filled, part, chosen)
                 logits.append(part[:size])
                 experts += chosen or []
                 costs.append(cost)
+                if _DRAW.random() < verify:
+                    again, _, cost = self._query(filled)
+                    costs.append(cost)
+                    verified += agree(part, again, rows, tolerance(self.manifest))
+                else:
+                    verified += [None] * size
                 if progress is not None:
                     progress(min(start + self.batch_size, count), count)
         except BaseException:
@@ -120,11 +150,14 @@ class Session(ABC):
             raise
         joined = torch.cat(logits)
         revealed = len(experts) == count
+        if differing := [index for index, agreed in enumerate(verified) if agreed is False]:
+            warnings.warn(differing_inputs(differing), SecureRouterWarning, stacklevel=2)
         return SecureResult(
             logits=joined,
             labels=self.client.labels(joined),
             expert_indices=experts if revealed else None,
             cost=Cost.total(costs),
+            verified=verified,
         )
 
     @abstractmethod
@@ -134,6 +167,14 @@ class Session(ABC):
     @abstractmethod
     def _failure(self, role: str, event: Any) -> SessionError:
         """The error for the user, when a role reported an error or its channel failed."""
+
+    @abstractmethod
+    def _compare(self, batch: Mapping[str, Tensor], logits: Tensor, experts: list[int] | None) -> None:
+        """Compare an answer with the model in clear text, where that is at hand.
+
+        Raises:
+            `VerificationError`: They differ by more than rounding.
+        """
 
     def _header(self, size: int) -> dict[str, Any]:
         """The header of a query of `size` inputs."""
@@ -180,13 +221,9 @@ class Session(ABC):
             answers[role] = event
         return answers
 
-    def _filled(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """A batch, filled up with copies of its rows to the size that the quotas sum to."""
-        size = len(batch["input_ids"])
-        if self.manifest.batch is None or size == self.batch_size:
-            return batch
-        rows = fill_batch(size, self.batch_size)
-        return {name: values[rows] for name, values in batch.items()}
+    def _rows(self, size: int) -> list[int]:
+        """The rows of a batch of `size` inputs that are sent, with copies up to the size that the quotas sum to."""
+        return list(range(size)) if self.manifest.batch is None else fill_batch(size, self.batch_size).tolist()
 
     def _query(self, batch: dict[str, Tensor]) -> tuple[Tensor, list[int] | None, Cost]:
         channels = [channel for name, channel in self._channels.items() if name != "dealer"]

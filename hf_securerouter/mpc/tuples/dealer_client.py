@@ -19,7 +19,7 @@ from .plan import Plan
 
 
 SIGN_OF_LIFE = 1.0  # seconds between the dealer's keep-alive frames
-SILENCE = 8.0  # seconds without a byte from the dealer after which it counts as lost
+SILENCE = 60.0  # seconds without a byte after which a role counts as hung; a dead one closes its connection at once
 CHUNK = 4 << 20  # bytes of corrections that are sent and received at once
 
 

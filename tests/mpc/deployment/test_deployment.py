@@ -90,17 +90,17 @@ def write_lines(path, texts):
     path.write_text("".join(json.dumps({"text": text, "text_pair": pair}) + "\n" for text, pair in pairs))
 
 
-def ask(place, deployment, folder):
+def ask(place, deployment, folder, verify=0.0):
     """Run the client command from a copy of its folder alone, and compare with the model in clear text."""
     name, privacy, quotas = SHARINGS[deployment.shares.name]
     client = shutil.copytree(deployment.shares / "client", folder / "client")
     write_lines(folder / "in.jsonl", TEXTS)
-    arguments = ["client", str(client), *deployment.options, "--timeout", "60", "--json"]
+    arguments = ["client", str(client), *deployment.options, "--timeout", "60", "--verify", str(verify), "--json"]
     arguments += ["--input", str(folder / "in.jsonl"), "--output", str(folder / "out.jsonl")]
     done = CliRunner().invoke(cli.app, arguments)
     assert done.exit_code == 0, (done.stderr, done.exception)
     report = json.loads(done.stdout)
-    assert report["lines"] == len(TEXTS) and report["routing_privacy"] == privacy
+    assert report["lines"] == len(TEXTS) and report["routing_privacy"] == privacy and report["differing"] == 0
     model, tokenizer = load_checkpoint(place / name)
     expected = classify(model, tokenizer, TEXTS, quotas)
     answers = [json.loads(line) for line in (folder / "out.jsonl").read_text().splitlines()]
@@ -108,6 +108,7 @@ def ask(place, deployment, folder):
         assert found["label"] == own.label
         assert found["logits"] == pytest.approx(own.logits, abs=0.02)
         assert found["expert"] == (own.expert if privacy == "revealed" else None)
+        assert found.get("verified") == (True if verify else None)
     return report["cost"]
 
 
@@ -121,9 +122,10 @@ def caller(deployment, role):
 
 
 def test_answers_are_those_of_the_model_and_a_second_client_is_served(place, served, tmp_path):
-    for name in ("first", "second"):
-        (tmp_path / name).mkdir()
-        cost = ask(place, served, tmp_path / name)
+    for verify in (0.0, 1.0):
+        folder = tmp_path / str(verify)
+        folder.mkdir()
+        cost = ask(place, served, folder, verify)
         assert min(cost[what] for what in ("online_bytes", "rounds", "dealer_bytes", "client_bytes")) > 0
     assert all(role.said.count("meet again") == 0 for role in served.roles.values())
 

@@ -52,6 +52,7 @@ class MaskedEncoder:
         prefix (`str`): Start of the names of its weights, such as `"experts.0."`.
         layers (`tuple[RingWidths, ...]`): Ring widths of each layer, where they differ.
         head_width (`int`): Ring width that the widest head needs, if several heads read the encoder's hidden state.
+        place (`str`): The layer or head whose values are checked, in errors of a debugging session.
     """
 
     spec: EncoderSpec
@@ -59,6 +60,7 @@ class MaskedEncoder:
     prefix: str = ""
     layers: tuple[RingWidths, ...] = ()
     head_width: int = 0
+    place: str = ""
 
     @property
     def layer_rings(self) -> tuple[RingWidths, ...]:
@@ -110,7 +112,8 @@ class MaskedEncoder:
         layers = zip(layer_names(self.spec), self.layer_rings, self.output_widths, strict=True)
         for position, (name, rings, width) in enumerate(layers, 1):
             last = position == self.spec.num_layers
-            x = yield from replace(self, rings=rings)._layer(party, name, x, is_token, biases, width, last)
+            layer = replace(self, rings=rings, place=f"{self.prefix}layers.{position - 1}")
+            x = yield from layer._layer(party, name, x, is_token, biases, width, last)
         return x.map(lambda words: words[:, 0])
 
     def hidden(self, party: Party, words: Tensor) -> Secret:
@@ -123,11 +126,12 @@ class MaskedEncoder:
         bound = rings.bounds.head
         (dense,) = yield from self._linear(party, hidden, self.hidden_width, bound, {"head.dense": bits.head_weights})
         width = rings.classifier_width
-        active = yield from self._activation(party, name, dense, bound, bits.head_inner, bits.head_active, width)
+        own = replace(self, place=f"{self.prefix}head")
+        active = yield from own._activation(party, name, dense, bound, bits.head_inner, bits.head_active, width)
         (logits,) = yield from self._linear(
             party, active, width, rings.bounds.logits, {"head.classifier": bits.head_weights}
         )
-        return logits.truncate(rings.logits)
+        return (yield from party.checked(logits.truncate(rings.logits), f"{self.prefix}head logits"))
 
     # Linear steps.
 
@@ -277,7 +281,8 @@ class MaskedEncoder:
     ) -> SecretProtocol[Secret]:
         rings, bits = self.rings, self.rings.bits
         query, key = self._heads(query.truncate(bits.query)), self._heads(key.truncate(bits.key))
-        value = self._heads(value.truncate(bits.value))
+        value = self._heads(value.truncate(bits.value)).with_bound(rings.bounds.value)
+        value = yield from party.checked(value, f"{self.place} value")
         key = key.map(lambda words: words.transpose(-1, -2).contiguous())
         multiply = Matmul(query.shape, key.shape, rings.score_width)
         mix = Matmul((*multiply.result,), value.shape, rings.mix_width).start(party)
@@ -285,7 +290,8 @@ class MaskedEncoder:
         for bias, shift in zip(biases, (0, rings.score_width - 2), strict=False):
             added = bias[..., : scores.shape[-2], :] << shift
             scores = scores.map(lambda words, added=added: words + added)
-        unnormalized = yield from self._unnormalized(party, scores.with_bound(rings.bounds.scores - 1), is_token)
+        scores = yield from party.checked(scores.with_bound(rings.bounds.scores - 1), f"{self.place} scores")
+        unnormalized = yield from self._unnormalized(party, scores, is_token)
 
         # Row sums are taken before truncation: truncated weights need not add up to them.
         low, high = rings.row_sum_range
@@ -303,7 +309,9 @@ class MaskedEncoder:
         _, divisor = yield from together(
             mix.open_left(unnormalized.truncate(rings.unnormalized)), inverse.run(party, sums)
         )
+        sums = yield from party.checked(sums.with_bound(high), f"{self.place} row sums", low)
         context = mix.product(rings.context_bound).truncate(rings.unnormalized)
+        context = yield from party.checked(context, f"{self.place} context")
         divide = RowScale(
             context.shape,
             bits=context.value_bits,
@@ -356,7 +364,7 @@ class MaskedEncoder:
         """z / sqrt(mean of z^2), in a ring of `width` bits; z is centred already."""
         rings, bits, bounds = self.rings, self.rings.bits, self.rings.bounds
         scale, inverse_scale = rings.norm_scales(width)
-        z = z.truncate(scale).with_bound(bounds.residual)
+        z = yield from party.checked(z.truncate(scale).with_bound(bounds.residual), f"{self.place} residual")
         row_bits = deviation_bits(z.shape[-1])
         variance_scale = min(bits.variance, 2 * scale + row_bits)
         gate = RowFunction(
@@ -381,6 +389,7 @@ class MaskedEncoder:
         variance = party.secret(
             squares.add_public(eps).words, squares.width, squares.scale + row_bits, bounds.variance_high
         ).truncate(variance_scale)
+        variance = yield from party.checked(variance, f"{self.place} variance", gate.low)
         inverse = yield from gate.run(party, variance)
         yield from rows.open_scalar(inverse.map(lambda words: words.unsqueeze(-1)))
         return rows.product(NORMAL_BOUND).truncate(bits.hidden)
@@ -391,15 +400,16 @@ class MaskedEncoder:
         """An activation of x, opened at `opened` fraction bits; returns `result` fraction bits in `width` bits."""
         if name == "quadratic":
             # x^2 / 8 + x / 4 + 1 / 2 = (x + 1)^2 / 8 + 3 / 8
-            shifted = x.truncate(opened).with_bound(bound).add_public(1 << opened)
+            x = yield from party.checked(x.truncate(opened).with_bound(bound), f"{self.place} activation")
+            shifted = x.add_public(1 << opened)
             grown = width + 2 * opened + 3 - result
             square = yield from Square(shifted.shape, shifted.value_bits, grown).run(party, shifted)
             square = party.secret(square.words, grown, square.scale + 3, 2 * bound - 3)
             return square.add_public(3 << (square.scale - 3)).truncate(result)
         if name == "relu":
-            x = x.truncate(result).with_bound(bound)
+            x = yield from party.checked(x.truncate(result).with_bound(bound), f"{self.place} activation")
             return (yield from ReLU(x.shape, x.value_bits, width).run(party, x))
         scale = max(opened, result)
-        x = x.truncate(scale).with_bound(bound)
+        x = yield from party.checked(x.truncate(scale).with_bound(bound), f"{self.place} activation")
         active = yield from Activation(name, x.shape, bound, opened, scale, width + scale - result).run(party, x)
         return active.truncate(result)

@@ -76,6 +76,7 @@ class Evaluator:
         ledger (`Ledger`, *optional*): Counts bytes and rounds; defaults to the link's ledger.
         device (`str`): Where the party computes; inputs and weights are on it.
         plans (`dict[str, Plan]`, *optional*): Plans of an earlier evaluator of the same model; new plans are added.
+        debug (`bool`): Reveal every value that has a bound and check it; see `Party`.
         ahead (`int`): Bytes that may be taken for what is computed before an input arrives.
     """
 
@@ -88,9 +89,11 @@ class Evaluator:
         ledger: Ledger | None = None,
         device: str = "cpu",
         plans: dict[str, Plan] | None = None,
+        debug: bool = False,
         ahead: int = 0,
     ) -> None:
         self.rank, self.link, self.sets, self.device = rank, link, sets, device
+        self.debug = debug
         self.weights = {} if weights is None else weights
         self.ledger = ledger or link.ledger
         self.used: list[SetLabel] = []
@@ -125,7 +128,7 @@ class Evaluator:
             self.link.agree({"program": program.name, **tuples.label.to_dict()})
             self._book(plan, tuples)
             randomness = tuples.open(plan, self.device)
-            party = Party(self.rank, self.link, randomness, self.weights, self.ledger, device=self.device)
+            party = Party(self.rank, self.link, randomness, self.weights, self.ledger, self.debug, self.device)
             randomness.prepare(self.weights, self._ahead)
             finish(self.device)
         self.used.append(tuples.label)

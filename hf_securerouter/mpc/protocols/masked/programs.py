@@ -229,7 +229,9 @@ def select_then_compute(manifest: Manifest, party: Party, shares: Inputs) -> Sec
     x = x.map(lambda words: words.view(candidate.shape))
     x = yield from Widen(x.shape, x.width, encoder.input_width).run(party, x)
     prefixes = tuple(f"{member}." for member in members)
-    selected = SelectedEncoder(encoder.spec, encoder.rings, "", encoder.layers, encoder.head_width, prefixes, bits)
+    selected = SelectedEncoder(
+        encoder.spec, encoder.rings, "", encoder.layers, encoder.head_width, members=prefixes, bits=bits
+    )
     return (yield from selected.run(party, x, shares[ATTENTION_MASK][:, : x.shape[1]]))
 
 

@@ -59,8 +59,10 @@ def program(role: str, manifest: Manifest, setup: dict[str, Any], ledger: Ledger
         dealer = MaskedDealer(manifest, ledger, timeout)
         dealer.meet(accept_parties(folder, timeout))
         return dealer
-    party = MaskedParty(int(role.removeprefix("party")), manifest, ledger, setup["ahead"])
-    party.meet(
-        connect_dealer(folder, party.rank, timeout), connect_parties(folder, party.rank, ledger, timeout), timeout
+    party = MaskedParty(int(role.removeprefix("party")), manifest, ledger, setup["debug"], setup["ahead"])
+    dealer_channel, link = (
+        connect_dealer(folder, party.rank, timeout),
+        connect_parties(folder, party.rank, ledger, timeout),
     )
+    party.meet(dealer_channel, link, timeout, setup["silence"])
     return party

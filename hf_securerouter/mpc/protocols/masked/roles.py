@@ -19,7 +19,7 @@ from ...net.ledger import Ledger
 from ...net.link import Link
 from ...ring.randomness import SEED_BYTES, Csprng, Pad
 from ...ring.words import seal
-from ...tuples.dealer_client import DealerClient
+from ...tuples.dealer_client import SILENCE, DealerClient
 from ...tuples.dealer_service import DealerService
 from ...tuples.party_set import SetLabel
 from ...tuples.plan import Plan
@@ -112,28 +112,32 @@ class MaskedParty(Program):
         rank (`int`): 0 or 1.
         manifest (`Manifest`): The public description of the model.
         ledger (`Ledger`): Counts the party's messages.
+        debug (`bool`): Reveal every value that has a bound and check it; see `Party`.
         ahead (`int`): Bytes that may be taken for what is computed before an input arrives.
     """
 
-    def __init__(self, rank: int, manifest: Manifest, ledger: Ledger, ahead: int) -> None:
-        self.rank, self.manifest, self.ledger, self._ahead = rank, manifest, ledger, ahead
+    def __init__(self, rank: int, manifest: Manifest, ledger: Ledger, debug: bool = False, ahead: int = 0) -> None:
+        self.rank, self.manifest, self.ledger, self.debug = rank, manifest, ledger, debug
+        self._ahead = ahead
         self._seed: bytes | None = None
         self._weights: dict[str, WeightShare] = {}
         self._plans: dict[str, Plan] = {}
         self._meeting: _Meeting | None = None
 
-    def meet(self, dealer: Channel, link: Link, timeout: float) -> None:
+    def meet(self, dealer: Channel, link: Link, timeout: float, silence: float = SILENCE) -> None:
         """Compute over this link, with sets of tuples from this dealer, from now on.
 
         Args:
             dealer (`Channel`): To the dealer.
             link (`Link`): To the other party, counting in this party's ledger.
             timeout (`float`): Seconds to wait for a set of tuples.
+            silence (`float`): Seconds without a byte from the dealer after which it counts as hung.
         """
         seed = agree_on_seed(link)
-        sets = DealerClient(dealer, self.rank, timeout)
+        sets = DealerClient(dealer, self.rank, timeout, silence)
+        device, plans = self.manifest.device, self._plans
         evaluator = Evaluator(
-            self.rank, link, sets, self._weights, self.ledger, self.manifest.device, self._plans, self._ahead
+            self.rank, link, sets, self._weights, self.ledger, device, plans, self.debug, self._ahead
         )
         self._meeting = _Meeting(link, sets, evaluator, seed)
 

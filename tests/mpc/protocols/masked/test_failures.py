@@ -74,14 +74,14 @@ def test_a_killed_role_ends_the_others_with_a_clear_error(secure, killed):
 
 @pytest.mark.fault
 def test_a_dealer_that_stands_still_is_given_up_by_both(secure):
-    with secure.local_session(timeout=120) as session:
+    with secure.local_session(timeout=120, silence=4) as session:
         session({"input_ids": torch.full((2, LENGTH), 7)})
         session._roles["dealer"].process.send_signal(signal.SIGSTOP)
         since = time.monotonic()
         ask(session, rows=3)  # another size than that of the set that was dealt ahead
         told = endings(session, ("party0", "party1"), since)
         session._roles["dealer"].process.send_signal(signal.SIGCONT)
-    assert all("the dealer was silent for 8 seconds" in text or "closed the link" in text for text in told.values())
+    assert all("the dealer was silent for 4 seconds" in text or "closed the link" in text for text in told.values())
     assert any("the dealer was silent" in text for text in told.values())
 
 
