@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 
 from ..gates.gate import drawn_bytes
+from .deal import SIDE_BY_SIDE
 from .plan import Plan
 
 
@@ -31,17 +32,15 @@ def party_bytes(plan: Plan, rank: int) -> int:
     return most
 
 
-def dealer_bytes(plan: Plan, side_by_side: int) -> int:
-    """Peak bytes of dealing a set, `side_by_side` gates at once, without the masks of weights."""
+def dealer_bytes(plan: Plan) -> int:
+    """Peak bytes of dealing a set, without the masks of weights."""
     # Corrections are joined, and those of gates that are done early wait until it is their turn.
     dealing = [
         _working_bytes(plan, index, _DEALER_WORDS, _DEALER_DRAWS) + 2 * size
         for index, size in enumerate(plan.correction_bytes)
     ]
-    waiting = sum(sorted(plan.correction_bytes)[-1:])
-    return waiting + max(
-        (sum(dealing[start : start + side_by_side]) for start in range(len(dealing))), default=0
-    )
+    waiting = max(plan.correction_bytes, default=0)
+    return waiting + max((sum(dealing[start : start + SIDE_BY_SIDE]) for start in range(len(dealing))), default=0)
 
 
 def _working_bytes(plan: Plan, index: int, words: int, draws: int) -> int:

@@ -16,7 +16,7 @@ from hf_securerouter.mpc.gates.party import Party
 from hf_securerouter.mpc.gates.relu import ReLU
 from hf_securerouter.mpc.ring.randomness import Csprng, new_seed
 from hf_securerouter.mpc.ring.words import reduce
-from hf_securerouter.mpc.tuples import deal, tuple_set
+from hf_securerouter.mpc.tuples import deal
 from hf_securerouter.mpc.tuples.deal import deal_set
 from hf_securerouter.mpc.tuples.plan import trace
 from hf_securerouter.mpc.tuples.tuple_set import TupleSet
@@ -108,7 +108,7 @@ def test_gates_made_side_by_side_are_those_made_one_after_another(monkeypatch):
     started: list[int] = []
     plan, seeds = trace(program), (new_seed(), new_seed())
     together = [part.tolist() for part in deal_set(plan, seeds)]
-    monkeypatch.setattr(deal, "_SIDE_BY_SIDE", 1)
+    monkeypatch.setattr(deal, "SIDE_BY_SIDE", 1)
     assert [part.tolist() for part in deal_set(plan, seeds)] == together
     started.clear()
     dealt = deal_set(plan, seeds)
@@ -201,7 +201,7 @@ def test_what_needs_no_input_is_made_ahead_or_when_it_is_needed():
     weights = {"w": torch.arange(12).view(3, 4)}
     gate = Linear(2, 3, 30, (("w", 4),))
     results = []
-    for prepare in (TupleSet.prepare, lambda self, party: None):
+    for prepare in (TupleSet.prepare, lambda self, weights, ahead: None):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(TupleSet, "prepare", prepare)
             done = run(lambda party: gate.run(party, share(party), (0,), 10), weights)
@@ -249,7 +249,8 @@ def test_only_what_the_plan_has_is_drawn_ahead():
 def test_memory_limits_what_is_drawn_ahead(monkeypatch, gates):
     plan, share = plan_and_input()
     sizes = [drawn_bytes(draws) for draws in plan.draws]
-    monkeypatch.setattr(tuple_set, "memory_budget", lambda device: sum(sizes[:gates]))
+    prepare = TupleSet.prepare
+    monkeypatch.setattr(TupleSet, "prepare", lambda self, weights, ahead: prepare(self, weights, sum(sizes[:gates])))
     drawn = []
     read_ahead = Tuple.read_ahead
     monkeypatch.setattr(Tuple, "read_ahead", lambda self, draws: drawn.append(draws) or read_ahead(self, draws))

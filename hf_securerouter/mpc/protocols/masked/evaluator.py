@@ -18,7 +18,7 @@ from ...gates.party import Party
 from ...gates.weight_share import WeightShare
 from ...net.ledger import Ledger
 from ...net.link import Link
-from ...ring.device import finish
+from ...ring.device import finish, free_memory
 from ...ring.randomness import AES, cipher_for
 from ...tuples.party_set import PartySet, SetLabel
 from ...tuples.plan import Plan, trace
@@ -77,7 +77,8 @@ class Evaluator:
         device (`str`): Where the party computes; inputs and weights are on it.
         plans (`dict[str, Plan]`, *optional*): Plans of an earlier evaluator of the same model; new plans are added.
         debug (`bool`): Reveal every value that has a bound and check it; see `Party`.
-        ahead (`int`): Bytes that may be taken for what is computed before an input arrives.
+        ahead (`int`, *optional*): Bytes that may be taken for what is computed before an input arrives; by default an
+            eighth of what is free then.
     """
 
     def __init__(
@@ -90,7 +91,7 @@ class Evaluator:
         device: str = "cpu",
         plans: dict[str, Plan] | None = None,
         debug: bool = False,
-        ahead: int = 0,
+        ahead: int | None = None,
     ) -> None:
         self.rank, self.link, self.sets, self.device = rank, link, sets, device
         self.debug = debug
@@ -129,7 +130,8 @@ class Evaluator:
             self._book(plan, tuples)
             randomness = tuples.open(plan, self.device)
             party = Party(self.rank, self.link, randomness, self.weights, self.ledger, self.debug, self.device)
-            randomness.prepare(self.weights, self._ahead)
+            ahead = (free_memory(self.device) or 0) // 8 if self._ahead is None else self._ahead
+            randomness.prepare(self.weights, ahead)
             finish(self.device)
         self.used.append(tuples.label)
         with self.ledger.phase("online"):

@@ -113,10 +113,13 @@ class MaskedParty(Program):
         manifest (`Manifest`): The public description of the model.
         ledger (`Ledger`): Counts the party's messages.
         debug (`bool`): Reveal every value that has a bound and check it; see `Party`.
-        ahead (`int`): Bytes that may be taken for what is computed before an input arrives.
+        ahead (`int`, *optional*): Bytes that may be taken for what is computed before an input arrives; by default an
+            eighth of what is free then.
     """
 
-    def __init__(self, rank: int, manifest: Manifest, ledger: Ledger, debug: bool = False, ahead: int = 0) -> None:
+    def __init__(
+        self, rank: int, manifest: Manifest, ledger: Ledger, debug: bool = False, ahead: int | None = None
+    ) -> None:
         self.rank, self.manifest, self.ledger, self.debug = rank, manifest, ledger, debug
         self._ahead = ahead
         self._seed: bytes | None = None
