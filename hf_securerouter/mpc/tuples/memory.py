@@ -3,7 +3,7 @@
 
 At a party, a tuple lives from the gate that takes it until that gate is done, and gates that run side by side hold
 theirs together: the plan says which. The arrays in between are counted in units of what a gate opens and of its
-largest draw; how many there are at once was measured, and `tests/mpc/test_memory.py` compares estimate and peak.
+largest draw; how many there are at once was measured, and `test_memory.py` of the masked protocol compares both.
 """
 
 from __future__ import annotations

@@ -7,9 +7,11 @@ files, so that a role's memory depends on the largest gates of a batch and not o
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 
 from ....errors import SecureRouterValueError
 from ...models.manifest import Manifest
@@ -70,6 +72,13 @@ def batch_cost(manifest: Manifest, batch: int) -> BatchCost:
     if batch < 1 or batch != (manifest.batch or batch):
         allowed = "at least 1" if manifest.batch is None else f"{manifest.batch}, the sum of the quotas"
         raise SecureRouterValueError(f"`batch` should be {allowed}, got {batch!r}.")
+    return _traced_cost(json.dumps(manifest.to_dict()), batch)
+
+
+@lru_cache(maxsize=64)
+def _traced_cost(description: str, batch: int) -> BatchCost:
+    """The cost under the manifest of a description; tracing plans takes up to a second."""
+    manifest = Manifest.from_dict(json.loads(description))
     steps = [
         [secure_program(manifest, name).plan(manifest.cipher) for name in names] for names in programs(manifest, batch)
     ]
