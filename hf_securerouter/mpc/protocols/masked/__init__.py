@@ -4,5 +4,5 @@
 `protocol` is the interface to the rest of the package. `sharing` shares inputs, and weights that `folding` has folded;
 `layout` gives the public shapes and sizes. `roles` are the parties and the dealer: `schedule` orders the `programs` of
 a query, each by its `program_name`; `evaluator` runs one. `encoder` is made of gates in the rings of `ring_widths`;
-`selected_encoder` has the weights of an expert that is selected under encryption.
+`selected_encoder` has the weights of an expert that is selected under encryption. `memory` plans the largest batch.
 """
