@@ -275,7 +275,6 @@ def test_batches_fit_the_memory_of_every_role(place, tmp_path):
     logs.mkdir()
     memory = {"dealer": batch_cost(folder.manifest, 3).dealer, "party1": batch_cost(folder.manifest, 2).party1}
     with Deployment(place / "revealed", logs, memory=memory) as served:
-        ask(place, served, tmp_path)
         with RemoteSession(folder, served.address("party0"), served.address("party1"), 60) as session:
             assert session.batch_size == 2
             session.batch_size = 3
