@@ -83,7 +83,7 @@ def test_what_does_not_fit_is_refused_before_a_role_starts(secure, monkeypatch):
         secure.local_session(memory=least.memory - 1)
     assert secure.local_session(memory=least.memory).batch_size == 1
     # By default half of what is free is filled, and all of it for the smallest batch.
-    for free, found in ((4 * least.memory, 8), (least.memory, 1)):
+    for free, found in ((2 * secure.plan(3).memory, 3), (least.memory, 1)):
         monkeypatch.setattr(memory, "free_memory", lambda device, free=free: free)
         assert secure.local_session().batch_size == found
     monkeypatch.setattr(memory, "free_memory", lambda device: least.memory - 1)
