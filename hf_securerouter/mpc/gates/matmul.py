@@ -44,7 +44,16 @@ class Matmul(Gate):
 
     def deal(self, dealing: Dealing) -> None:
         left, right = dealing.mask(self.left, self.width), dealing.mask(self.right, self.width)
-        dealing.give(ring_matmul(left, right, self.width), self.width)
+        product = ring_matmul(self.arranged_left(left), self.arranged_right(right), self.width)
+        dealing.give(product, self.width)
+
+    def arranged_left(self, words: Tensor) -> Tensor:
+        """The left operand as it is multiplied: the same words, at public places."""
+        return words
+
+    def arranged_right(self, words: Tensor) -> Tensor:
+        """The right operand as it is multiplied."""
+        return words
 
     def start(self, party: Party) -> Operands:
         """Take the tuple; each operand can then be opened when it is ready."""
@@ -99,6 +108,8 @@ class Operands:
         """A share of x y in Z_2^K at the sum of the scales. Local, once both operands are open."""
         # P0's E F - E B0 is one matmul: E (F - B0).
         right = -self._right_mask.words if self._rank else self._right - self._right_mask.words
-        width = self._gate.width
-        words = ring_matmul(self._left, right, width).sub_(ring_matmul(self._left_mask.words, self._right, width))
+        gate, width = self._gate, self._gate.width
+        opened, masked = gate.arranged_left(self._left), gate.arranged_left(self._left_mask.words)
+        words = ring_matmul(opened, gate.arranged_right(right), width)
+        words.sub_(ring_matmul(masked, gate.arranged_right(self._right), width))
         return Secret(words.add_(self._product), width, self._left_scale + self._right_scale, bound, self._rank)

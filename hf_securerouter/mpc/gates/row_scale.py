@@ -50,10 +50,15 @@ class RowScale(Gate):
         if self.squares:
             dealing.give(rows.top * rows.mask, self.width - self.bits - 1)
             dealing.give((rows.mask * rows.mask).sum(-1), self.width)
-        scalar = deal_lift(dealing, (*self.shape[:-1], 1), self.scalar_bits, self.width)
+        scalar = deal_lift(dealing, self.scalar_shape, self.scalar_bits, self.width)
         for (factor, other), width in zip(itertools.product(_PARTS, _PARTS), self.product_widths, strict=True):
             if width > 0:
                 dealing.give(getattr(scalar, factor) * getattr(rows, other), width)
+
+    @property
+    def scalar_shape(self) -> tuple[int, ...]:
+        """Shape of y."""
+        return (*self.shape[:-1], 1)
 
     @property
     def product_widths(self) -> list[int]:
@@ -103,8 +108,9 @@ class ScaledRows:
         return self._party.secret(total, self._gate.width, 2 * self._scale, bound)
 
     def open_scalar(self, y: Secret) -> SecretProtocol[None]:
-        """Open y, of shape (..., 1): k' bits a row, one round."""
-        self._scalar = Lift(self._randomness, (*self._gate.shape[:-1], 1), self._gate.scalar_bits, self._gate.width)
+        """Open y, of shape `scalar_shape`: k' bits an element, one round."""
+        gate = self._gate
+        self._scalar = Lift(self._randomness, gate.scalar_shape, gate.scalar_bits, gate.width)
         self._scalar_scale = y.scale
         (opened,) = yield [self._scalar.opening(y)]
         self._scalar.opened(opened)
