@@ -24,6 +24,7 @@ SECTIONS = {
     "Sessions and deployment": (
         "mpc/sessions/session",
         "mpc/sessions/local",
+        "mpc/protocols/masked/memory",
         "mpc/deployment/save_shares",
         "mpc/deployment/role_folder",
         "mpc/deployment/remote_session",

@@ -273,7 +273,7 @@ def test_code_runs_in_the_order_of_its_page(page, workplace, monkeypatch, capsys
     if "sst2-router" in "".join(re.findall(r"TrainingArguments\(.*", text_of(page))):
         shutil.rmtree("sst2-router")  # the page makes it
     if page != "README.md":
-        monkeypatch.setattr(SecureModel, "local_session", lambda secure: SessionOfThreads(secure))
+        monkeypatch.setattr(SecureModel, "local_session", lambda secure, memory=None: SessionOfThreads(secure))
     run_page(page)
     assert re.search(ANSWERS[page], capsys.readouterr().out, flags=re.MULTILINE)
     made = {path.name for path in Path("sst2-router").iterdir()}

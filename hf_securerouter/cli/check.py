@@ -52,6 +52,14 @@ def check(
             for one in report["members"]
         ],
     )
+    print_table(
+        "memory that a batch takes at each role, GB",
+        ["texts", "party0", "party1", "dealer", "temporary files of party0"],
+        [
+            [str(one["batch"]), *(f"{one[role] / 1e9:.2f}" for role in ("party0", "party1", "dealer", "dealer_bytes"))]
+            for one in report["batches"]
+        ],
+    )
 
 
 def check_model(model_path: str, input_path: Path | None, max_length: int | None) -> dict[str, Any]:
@@ -71,12 +79,14 @@ def check_model(model_path: str, input_path: Path | None, max_length: int | None
     texts = None if input_path is None else samples_of(input_path)
     model, tokenizer = load_model(model_path)
     secure = to_mpc(model, tokenizer, protocol="masked", max_length=max_length, calibration=texts)
+    sizes = sorted({secure.manifest.batch or 1, secure.manifest.largest_batch})
     return {
         "model": model_path,
         "samples": "built-in samples" if input_path is None else str(input_path),
         "max_length": secure.manifest.max_length,
         **described(secure),
         "members": costs(secure.manifest),
+        "batches": [secure.plan(batch).to_dict() for batch in sizes],
     }
 
 

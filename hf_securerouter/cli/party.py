@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from hf_securerouter.cli.output import log
-from hf_securerouter.cli.serving import ListenOption, TimeoutOption, address, until_stopped
+from hf_securerouter.cli.serving import ListenOption, MemoryOption, TimeoutOption, address, until_stopped
 
 
 def party(
@@ -22,6 +22,7 @@ def party(
     silence: Annotated[
         float, typer.Option(min=2.0, help="Seconds without a sign of life after which another role counts as hung.")
     ] = 60.0,
+    memory: MemoryOption = None,
 ) -> None:
     """Compute for clients, with the other server and the dealer, until stopped (Ctrl-C).
 
@@ -33,4 +34,4 @@ def party(
     from hf_securerouter.mpc.models.manifest import PARTIES
 
     with until_stopped():
-        PartyServer(RoleFolder.load(folder, *PARTIES), listen, dealer, peer, timeout, log, silence).run()
+        PartyServer(RoleFolder.load(folder, *PARTIES), listen, dealer, peer, timeout, log, silence, memory).run()

@@ -20,6 +20,8 @@ from hf_securerouter.cli.labelling import (
     say_what_was_written,
 )
 from hf_securerouter.cli.output import JsonOption, log, only_results_on_stdout, print_json
+from hf_securerouter.cli.serving import MemoryOption
+from hf_securerouter.errors import SecureRouterValueError
 
 
 def predict(
@@ -30,6 +32,7 @@ def predict(
         bool, typer.Option("--encrypted", help="Answer on secret shares: two servers and a dealer on this machine.")
     ] = False,
     on_error: OnErrorOption = OnError.STOP,
+    memory: MemoryOption = None,
     json: JsonOption = False,
 ) -> None:
     """Label every line of a file; a stopped run continues where it was, when it is started again.
@@ -37,7 +40,7 @@ def predict(
     The output appears under its name when it is complete.
     """
     with only_results_on_stdout():
-        report = predict_file(model, input, output, encrypted, on_error)
+        report = predict_file(model, input, output, encrypted, on_error, memory)
     if json:
         print_json(report)
     else:
@@ -50,6 +53,7 @@ def predict_file(
     output_path: Path,
     encrypted: bool = False,
     on_error: OnError = OnError.STOP,
+    memory: int | None = None,
 ) -> dict[str, Any]:
     """Label the lines of `input_path`, and return a report as JSON-able values.
 
@@ -59,11 +63,14 @@ def predict_file(
         output_path: The file for the same lines with the answers.
         encrypted: Whether to answer on secret shares, with the default protocol of `to_mpc`.
         on_error: What to do about a line that cannot be answered.
+        memory: Bytes that the servers and the dealer may take together; by default half of what is free.
 
     Raises:
-        SecureRouterValueError: A line is wrong (its number is named, its text is not repeated), or the output cannot
-            be written.
+        SecureRouterValueError: A line is wrong (its number is named, its text is not repeated), the output cannot
+            be written, or the smallest batch does not fit into `memory`, which only encrypted answers have.
     """
+    if memory is not None and not encrypted:
+        raise SecureRouterValueError("`memory` is of servers and dealer: pass it with `--encrypted` only.")
     from hf_securerouter.cli.loading import load_model
     from hf_securerouter.mpc.convert import to_mpc
 
@@ -75,7 +82,7 @@ def predict_file(
             return
         secure = to_mpc(model, tokenizer)
         log("Starting two servers and a dealer, and sharing the weights ...")
-        with secure.local_session() as session:
+        with secure.local_session(memory=memory) as session:
             yield Encrypted(model.config, session)
 
     return label_file(model_path, input_path, output_path, answering, encrypted, on_error)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import signal
 from collections.abc import Iterator
 from typing import Annotated, NoReturn
@@ -26,6 +27,27 @@ def address(text: str) -> tuple[str, int]:
     return host, int(port)
 
 
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+
+
+def memory_size(text: str) -> int:
+    """Bytes of a size such as `12GB`, `1.5G` or `800M`; a plain number is of bytes.
+
+    Raises:
+        typer.BadParameter: `text` is not of this form.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B?", text.strip().upper())
+    if found is None or not float(found[1]):
+        raise typer.BadParameter(f"{text!r} is not a size such as 12GB.")
+    return int(float(found[1]) * _UNITS[found[2]])
+
+
+MemoryOption = Annotated[
+    int | None,
+    typer.Option(
+        parser=memory_size, metavar="SIZE", help="Memory to plan batches for, such as 12GB; default: half of the free."
+    ),
+]
 ListenOption = Annotated[
     tuple, typer.Option(parser=address, metavar="HOST:PORT", help="Where to listen; 0.0.0.0:PORT for every interface.")
 ]

@@ -8,12 +8,14 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from ..errors import SecureRouterValueError
 from .conversion.client import Client
 from .conversion.converted import Converted
 from .conversion.ranges import Range
 from .deployment.save_shares import save_shares
 from .models.manifest import BATCH_SIZE, Manifest
 from .protocols import Sharing
+from .protocols.masked.memory import BatchCost, batch_cost
 from .sessions.local import LocalSession
 from .tuples.dealer_client import SILENCE
 
@@ -60,6 +62,7 @@ class SecureModel:
         delay_ms: float | None = None,
         silence: float = SILENCE,
         debug: bool = False,
+        memory: int | None = None,
     ) -> LocalSession:
         """A session with both parties and the dealer as processes of this machine.
 
@@ -73,13 +76,16 @@ class SecureModel:
             debug (`bool`): The parties open every value that has a bound, in one more round each, and end the session
                 with an error that names the layer and the value beyond its bound. For made-up inputs only: the
                 parties see all of these values. Servers of a deployment cannot be started so.
+            memory (`int`, *optional*): Bytes that the three roles together may take. Batches are made so small that
+                they fit, which changes no answer; what is left holds words drawn ahead. By default half of what is
+                free now; see `plan`.
 
         Returns:
             `LocalSession`: A context manager; call it with texts.
 
         Raises:
             `SecureRouterValueError`: `delay_ms` is out of range, or the protocol's dealer cannot be delayed, or its
-                bounds cannot be checked.
+                bounds cannot be checked; or not even one text, or under `quota` one batch, fits into `memory`.
 
         Example:
             ```python
@@ -87,7 +93,31 @@ class SecureModel:
                 result = session(["first text", ("a text", "and its pair")])
             ```
         """
-        return LocalSession(self.converted, timeout, batch_size, delay_ms, silence, debug)
+        return LocalSession(self.converted, timeout, batch_size, delay_ms, silence, debug, memory)
+
+    def plan(self, batch: int | None = None) -> BatchCost:
+        """What a batch costs, and takes of each role's memory, known before any role starts.
+
+        Args:
+            batch (`int`, *optional*): Texts of the batch; by default the most that a server takes at once, or under
+                `quota` the sum of the quotas, which is the only size there.
+
+        Returns:
+            `BatchCost`: Peak bytes at each role, bytes between the parties, rounds, bytes from the dealer.
+
+        Raises:
+            `SecureRouterValueError`: The protocol is not `masked`, or no batch has this size.
+
+        Example:
+            ```python
+            print(secure.plan(batch=1).memory / 1e9, "GB")
+            ```
+        """
+        if self.manifest.protocol != "masked":
+            raise SecureRouterValueError(
+                f"Only protocol 'masked' has plans, got {self.manifest.protocol!r}: convert with `protocol='masked'`."
+            )
+        return batch_cost(self.manifest, self.manifest.largest_batch if batch is None else batch)
 
     def save_shares(self, folder: str | os.PathLike) -> None:
         """Write fresh shares, one folder per role: `party0`, `party1`, `dealer` and `client`.

@@ -36,6 +36,10 @@ def test_check_names_what_exceeds_the_defaults_and_what_it_costs(folder):
     assert inner["reached"] > inner["default"] and inner["bound"] > inner["reached"] and inner["margin_bits"] > 0.5
     (cost,) = report["members"]
     assert cost["online_bytes"] > cost["default_online_bytes"] > 0 and cost["rounds"] > 0 and cost["dealer_bytes"] > 0
+    one, eight = report["batches"]
+    assert (one["batch"], eight["batch"]) == (1, 8)
+    assert one["dealer_bytes"] == cost["dealer_bytes"]
+    assert all(0 < one[name] < eight[name] for name in ("party0", "party1", "dealer", "online_bytes", "dealer_bytes"))
 
 
 def test_share_reports_the_same_and_takes_texts(folder, tmp_path):
@@ -57,3 +61,4 @@ def test_check_reads_texts_and_prints_tables(folder, tmp_path):
     write_lines(tmp_path / "texts.jsonl", [{"text": "good film"}, {"text": "a film", "text_pair": "it was bad"}])
     shown = checked(folder, "--input", tmp_path / "texts.jsonl", "--max-length", 8)
     assert "texts.jsonl reach, within 8 tokens" in shown and "margin" in shown and "MB between" in shown
+    assert "memory that a batch takes at each role" in shown

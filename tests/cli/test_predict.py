@@ -53,6 +53,12 @@ class TestPredict:
             assert line["logits"] == pytest.approx(answer.logits)
         assert pair["logits"] != pytest.approx(alone["logits"])
 
+    def test_memory_is_planned_for_encrypted_answers_only(self, checkpoint, texts, tmp_path):
+        for encrypted, named in ((False, "with `--encrypted` only"), (True, "and `memory` is 1000: convert")):
+            with pytest.raises(SecureRouterValueError, match=named):
+                predict_file(checkpoint, texts, tmp_path / "out.jsonl", encrypted, memory=1000)
+        assert not (tmp_path / "out.jsonl").exists()
+
     def test_unicode_and_empty_lines(self, checkpoint, tmp_path):
         source, output = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
         source.write_text('{"text": "größer\u2028als"}\n\n{"text": "b"}\r\n', encoding="utf-8")

@@ -132,7 +132,7 @@ class Conversation:
                 programs[rank].append(name)
                 own = TupleSet(plan, rank, seeds[rank], corrections.__getitem__ if rank == 0 else None)
                 party = RecordingParty(rank, pair[rank], own, self.weights[rank])
-                own.prepare(party.weights)
+                own.prepare(party.weights, ahead=1 << 30)
                 try:
                     return party.run(program.run(party, {key: given[key] for key in program.inputs}))
                 finally:

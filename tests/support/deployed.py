@@ -67,9 +67,10 @@ class Command:
 class Deployment:
     """The dealer and both parties of a sharing, on ports of this machine."""
 
-    def __init__(self, shares, logs, timeout=60):
+    def __init__(self, shares, logs, timeout=60, memory=None):
         self.shares, self.logs, self.timeout = shares, logs, timeout
         self.ports, self.roles = {}, {}
+        self.memory = memory or {}  # by role, in bytes
 
     def start(self, role):
         """Start a role, in the place of an earlier one."""
@@ -78,6 +79,8 @@ class Deployment:
             options += ["--dealer", f"127.0.0.1:{self.ports['dealer']}"]
         if role == "party1":
             options += ["--peer", f"127.0.0.1:{self.ports['party0']}"]
+        if role in self.memory:
+            options += ["--memory", str(self.memory[role])]
         name = "dealer" if role == "dealer" else "party"
         log = self.logs / f"{role}-{len(list(self.logs.iterdir()))}.log"
         self.roles[role] = Command(log, name, str(self.shares / role), *options)

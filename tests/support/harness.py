@@ -249,7 +249,7 @@ def attempt(
                 for name, words in masked.items()
             }
             party = party_class(rank, link, tuples, shares, debug=debug, device=device)
-            tuples.prepare(party.weights)
+            tuples.prepare(party.weights, ahead=1 << 30)
         parties.append(party)
     results = drive(program, tuple(parties), within)
     # Corrections may be a read-only map of a file: no gate may write to them.

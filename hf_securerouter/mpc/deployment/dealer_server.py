@@ -14,6 +14,7 @@ from ..net.ledger import Ledger
 from ..net.socket_stream import TlsStream
 from ..net.sockets import HANDSHAKE, Address, format_address
 from ..net.tls_listener import PendingConnections, TlsListener
+from ..protocols.masked.memory import fit_batch
 from ..protocols.masked.roles import MaskedDealer
 from .role_folder import RoleFolder
 
@@ -29,6 +30,11 @@ class DealerServer:
         listen (`tuple[str, int]`): The address at which the parties connect.
         timeout (`float`): Seconds to wait for the parties to connect, and to receive a message.
         log (callable): Takes a line of progress; never a secret.
+        memory (`int`, *optional*): Bytes that the dealer may take, by which it limits the batches that it deals for;
+            by default half of what is free.
+
+    Raises:
+        `SecureRouterValueError`: Not even the smallest batch fits into `memory`.
 
     Example:
         ```python
@@ -36,8 +42,12 @@ class DealerServer:
         ```
     """
 
-    def __init__(self, folder: RoleFolder, listen: Address, timeout: float, log: Log) -> None:
+    def __init__(
+        self, folder: RoleFolder, listen: Address, timeout: float, log: Log, memory: int | None = None
+    ) -> None:
         self._folder, self._listen, self._timeout, self._log = folder, listen, timeout, log
+        manifest = folder.manifest
+        self._batch = fit_batch(manifest, manifest.largest_batch, memory, ["dealer"]).batch
         self._pending = PendingConnections()
         self._dealer = MaskedDealer(folder.manifest, Ledger(), timeout)
         self._dealer.receive_weights(dict(folder.tensors()))
@@ -52,7 +62,16 @@ class DealerServer:
             self._log(f"The dealer listens at {format_address(listener.address)}.")
             while True:
                 first, second = self._pending.take(PARTIES, time.monotonic() + self._timeout)
-                self._dealer.meet((Channel(first, "party0"), Channel(second, "party1")))
+                channels = Channel(first, "party0"), Channel(second, "party1")
+                try:
+                    for channel in channels:
+                        channel.send({"kind": "welcome", "batch": self._batch}, timeout=HANDSHAKE)
+                except SecureRouterError as error:
+                    self._log(f"The parties have to connect again: {error}")
+                    for channel in channels:
+                        channel.close()
+                    continue
+                self._dealer.meet(channels)
                 self._log("Both parties are here.")
                 try:
                     self._dealer.serve()

@@ -28,6 +28,7 @@ from ..net.sockets import HANDSHAKE, Address, MeetingError, format_address
 from ..net.tls import connect
 from ..net.tls_listener import PendingConnections, TlsListener
 from ..protocols.masked.layout import SEED, input_bytes
+from ..protocols.masked.memory import fit_batch
 from ..protocols.masked.roles import MaskedParty
 from ..tuples.dealer_client import SILENCE
 from .dealer_server import Log
@@ -66,9 +67,12 @@ class PartyServer:
         log (callable): Takes a line of progress; never a secret.
         silence (`float`): Seconds without a sign of life from another role, while the dealer or no query is awaited,
             after which it counts as hung.
+        memory (`int`, *optional*): Bytes that the server may take, by which it limits the batches that it answers; by
+            default half of what is free.
 
     Raises:
         `MeetingError`: `peer` is missing at party 1, or given at party 0.
+        `SecureRouterValueError`: Not even the smallest batch fits into `memory`.
     """
 
     def __init__(
@@ -80,6 +84,7 @@ class PartyServer:
         timeout: float,
         log: Log,
         silence: float = SILENCE,
+        memory: int | None = None,
     ) -> None:
         self._identity, self._manifest = folder.identity, folder.manifest
         self.rank = PARTIES.index(folder.identity.role)
@@ -89,7 +94,10 @@ class PartyServer:
         self._timeout, self._log, self._silence = timeout, log, silence
         self._pending, self._queue, self._ledger = PendingConnections(), QueryQueue(), Ledger()
         self._clients = threading.BoundedSemaphore(MAX_CLIENTS)
-        self._party = MaskedParty(self.rank, folder.manifest, self._ledger)
+        fitting = fit_batch(self._manifest, self._manifest.largest_batch, memory, [folder.identity.role])
+        self._own_batch = self._batch = fitting.batch
+        self._met = threading.Event()  # set once the roles have agreed on the largest batch
+        self._party = MaskedParty(self.rank, folder.manifest, self._ledger, ahead=fitting.ahead)
         self._party.receive_weights({SEED: next(value for name, value in folder.tensors() if name == SEED)})
         for name, value in folder.tensors():
             if name != SEED:
@@ -154,12 +162,24 @@ class PartyServer:
         channel = Channel(stream, "the dealer")
         try:
             channel.send({"kind": "hello", "meeting": (own if self.rank == 0 else theirs).hex()}, timeout=HANDSHAKE)
+            welcome, _ = channel.receive(timeout=max(deadline - time.monotonic(), _PAUSE))
+            self._agree_on_batch(link, welcome)
             self._party.meet(
                 channel, link, self._timeout, self._silence
             )  # returns when the other party has connected too
         except BaseException:
             channel.close()
             raise
+
+    def _agree_on_batch(self, link: Link, welcome: dict[str, Any]) -> None:
+        """Take the smallest of the largest batches that the dealer and the two parties have memory for."""
+        dealt = welcome.get("batch")
+        if welcome.get("kind") != "welcome" or not isinstance(dealt, int):
+            raise ChannelError("The dealer did not say which batches it deals for.")
+        own = min(self._own_batch, dealt)
+        theirs = int.from_bytes(link.exchange([own.to_bytes(4, "big")])[0], "big")
+        self._batch = min(own, theirs)
+        self._met.set()
 
     # Queries.
 
@@ -221,6 +241,9 @@ class PartyServer:
             while True:
                 header, tensors = channel.receive(timeout=self._timeout)
                 try:
+                    if header.get("kind") == "hello":
+                        channel.send({"kind": "hello", "batch": self._largest_batch()}, timeout=self._timeout)
+                        continue
                     query = self._read(header, tensors)
                     self._queue.add(query)
                 except SecureRouterError as error:
@@ -234,6 +257,16 @@ class PartyServer:
             self._clients.release()
             channel.close()
 
+    def _largest_batch(self) -> int:
+        """Most texts of a query, for the memory of all roles.
+
+        Raises:
+            `SecureRouterError`: The roles have not met within `timeout` seconds.
+        """
+        if not self._met.wait(self._timeout):
+            raise SecureRouterError(f"The servers did not meet within {self._timeout:g} seconds; try again later.")
+        return self._batch
+
     def _read(self, header: dict[str, Any], tensors: dict[str, Tensor]) -> Query:
         identity, batch = header.get("id"), header.get("batch")
         if header.get("kind") != "query" or not isinstance(identity, str) or not isinstance(batch, int):
@@ -241,8 +274,8 @@ class PartyServer:
         if len(identity) != 32 or set(identity) - set("0123456789abcdef") or not int(identity, 16):
             raise SecureRouterError("A query's id has 32 hex digits, not all 0.")
         size = self._manifest.batch
-        if not 0 < batch <= self._manifest.largest_batch or batch != (size or batch):
-            raise SecureRouterError(f"A query has {size or f'1 to {self._manifest.largest_batch}'} rows, not {batch}.")
+        if not 0 < batch <= self._batch or batch != (size or batch):
+            raise SecureRouterError(f"A query has {size or f'1 to {self._batch}'} rows, not {batch}.")
         return Query(identity, self._party.inputs(batch, tensors), batch)
 
     def _await(self, query: Query, channel: Channel) -> None:

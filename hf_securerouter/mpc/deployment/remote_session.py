@@ -50,6 +50,14 @@ class RemoteSession(Session):
         deadline = time.monotonic() + self.timeout
         for role, address in self._addresses.items():
             self._add(role, Channel(connect(address, role, self._identity, deadline), role))
+        for role in self._addresses:
+            self._send(role, {"kind": "hello"})
+        answers = self._collect("hello", self.timeout)
+        for role, (header, _) in answers.items():
+            most = header.get("batch")
+            if not isinstance(most, int) or most < 1 or most < (self.manifest.batch or 1):
+                raise SessionError(f"{role} has memory for no batch of this model; the session is over.")
+            self.batch_size = min(self.batch_size, most)
 
     def close(self) -> None:
         channels, self._channels = list(self._channels.values()), {}

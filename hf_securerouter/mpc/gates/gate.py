@@ -22,15 +22,15 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from ...errors import SecureRouterError
 from ..ring.device import kept_on
-from ..ring.randomness import Pad
-from ..ring.words import packed_size, reduce, seal, unpack
+from ..ring.randomness import Pad, WordSource
+from ..ring.words import packed_size, reduce, seal, seal_in_pieces, unpack
 from .weight_share import WeightShare
 
 
@@ -85,14 +85,6 @@ def together(*protocols: SecretProtocol[Any]) -> SecretProtocol[list[Any]]:
             resume(index, opened[start : start + len(openings)])
             start += len(openings)
     return results
-
-
-class WordSource(Protocol):
-    """A stream of uniform words: `Csprng`, or an enumeration of all words in a test."""
-
-    def ring(self, shape: Sequence[int], bits: int) -> Tensor: ...
-
-    def pad(self, shape: Sequence[int], bits: int) -> Pad: ...
 
 
 Draw = tuple[str, tuple[int, ...], int]
@@ -169,6 +161,8 @@ class Tuple:
             raise SecureRouterError(f"The dealer's corrections for `{self.gate.name}` end too early.")
         packed = self._corrections[self._read : self._read + size]
         self._read += size
+        if self._read == self._corrections.numel():
+            self._corrections = None  # all are read, and their memory may go
         return unpack(packed, shape, bits)
 
 
@@ -208,7 +202,7 @@ class Dealing:
         """Share `values` mod 2^`bits`: P1 expands its share, P0 gets the correction, `bits` bits a word."""
         if bits <= 8:
             values = values.to(torch.uint8)
-        self.corrections.append(seal(values, self._sources[1].pad(values.shape, bits))[1])
+        self.corrections.append(seal_in_pieces(values, self._sources[1], bits))
 
     def give_bits(self, values: Tensor) -> None:
         """XOR-share strings of 8 bits, uint8: one byte a string for P0, nothing for P1."""

@@ -38,16 +38,15 @@ def finish(device: str) -> None:
         torch.cuda.synchronize(device)
 
 
-def memory_budget(device: str) -> int:
-    """Memory budget of a role for precomputation on `device`, in bytes: an eighth of the free memory, which other
-    roles and users share; 0 if unknown."""
+def free_memory(device: str) -> int | None:
+    """Bytes of `device` that are free now; None if unknown."""
     if device != "cpu":
-        return torch.cuda.mem_get_info(device)[0] // 8
+        return torch.cuda.mem_get_info(device)[0]
     try:
         found = re.search(r"^MemAvailable:\s+(\d+) kB$", Path("/proc/meminfo").read_text(), re.MULTILINE)
     except OSError:
         found = None
-    return int(found[1]) * 1024 // 8 if found else 0
+    return int(found[1]) * 1024 if found else None
 
 
 def kept_on(device: str, values: Tensor) -> Tensor:

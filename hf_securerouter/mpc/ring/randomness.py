@@ -15,6 +15,7 @@ import hashlib
 import math
 import secrets
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algorithms, modes
@@ -71,6 +72,14 @@ class Pad:
             raise PadReusedError(f"A pad of {self.bits} bits was used for a second message; draw a fresh one.")
         self.spent = True
         return self.words
+
+
+class WordSource(Protocol):
+    """A stream of uniform words: `Csprng`, or an enumeration of all words in a test."""
+
+    def ring(self, shape: Sequence[int], bits: int) -> Tensor: ...
+
+    def pad(self, shape: Sequence[int], bits: int) -> Pad: ...
 
 
 class Csprng:

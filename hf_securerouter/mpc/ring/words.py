@@ -3,8 +3,8 @@
 
 A word is a ring element: a residue mod 2^K, held in an int64 (or in a uint8 if K <= 8). Arithmetic runs mod 2^64, so
 the bits above K depend on the secrets that were added. Therefore everything that leaves a role or is written to a file
-(openings, dealer corrections, client shares, masked weights) passes `seal`: masked by a pad of exactly K uniform bits,
-reduced mod 2^K, packed to K bits a word.
+(openings, dealer corrections, client shares, masked weights) passes `seal`, or `seal_in_pieces`, which packs the same:
+masked by a pad of exactly K uniform bits, reduced mod 2^K, packed to K bits a word.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from torch import Tensor
 
 from ...errors import SecureRouterError, SecureRouterValueError
 from .packing_cuda import as_int64, pack_words, unpack_words
-from .randomness import Pad
+from .randomness import Pad, WordSource
 
 
 MAX_BITS = 64
 _BLOCK = 64  # words of any width that together fill whole 64-bit units
+_CONTIGUOUS = (1, 8, 64)  # widths that are packed word after word
 _SMALL = 8192  # fewer words than this are packed bit by bit, which has less overhead
 
 
@@ -83,6 +84,32 @@ def seal(words: Tensor, pad: Pad) -> tuple[Tensor, Tensor]:
     return covered, _pack(covered, pad.bits)
 
 
+def seal_in_pieces(words: Tensor, source: WordSource, bits: int) -> Tensor:
+    """The packed words of `seal` under the next pad of `source`, which is drawn piece by piece.
+
+    Args:
+        words (`torch.Tensor`): As for `seal`.
+        source (`WordSource`): Draws the pad, `bits` bits a word, in the order of the words.
+        bits (`int`): K.
+
+    Returns:
+        `torch.Tensor`: What `seal(words, source.pad(words.shape, bits))` packs, with a 64th of its working memory.
+    """
+    flat = words.reshape(-1)
+    blocks = _tabled(len(flat)) // _BLOCK
+    if not blocks or flat.device.type != "cpu":
+        return seal(words, source.pad(words.shape, bits))[1]
+    if bits in _CONTIGUOUS:
+        pieces = flat.split(-(-blocks // 8) * 8)  # pieces of whole bytes
+        return torch.cat([seal(piece, source.pad(piece.shape, bits))[1] for piece in pieces])
+    table = _Table(blocks, bits)
+    for row in flat[: blocks * _BLOCK].split(blocks):
+        covered = reduce(row + source.pad(row.shape, bits).spend(), bits)
+        table.put(covered.to(torch.int64).numpy().view(np.uint64))
+    tail = flat[blocks * _BLOCK :]
+    return torch.cat([table.packed, seal(tail, source.pad(tail.shape, bits))[1]])
+
+
 def unpack(packed: Tensor, shape: Sequence[int], bits: int) -> Tensor:
     """Undo the packing of `seal`.
 
@@ -118,15 +145,32 @@ def _pack(words: Tensor, bits: int) -> Tensor:
     tail = _pack_bits(rows[blocks * _BLOCK :].view(np.uint8).reshape(-1, 8), bits)
     if not blocks:
         return tail
-    # Row i of 64 rows starts at bit i * bits of its column, so it touches one or two 64-bit rows of the result.
-    head = rows[: blocks * _BLOCK].reshape(_BLOCK, blocks)
-    packed = np.zeros((bits, blocks), dtype=np.uint64)
-    for row in range(_BLOCK):
-        at, offset = divmod(row * bits, MAX_BITS)
-        packed[at] |= head[row] << np.uint64(offset)
-        if offset + bits > MAX_BITS:
-            packed[at + 1] |= head[row] >> np.uint64(MAX_BITS - offset)
-    return torch.cat([torch.from_numpy(packed.reshape(-1).view(np.uint8)), tail])
+    table = _Table(blocks, bits)
+    for row in rows[: blocks * _BLOCK].reshape(_BLOCK, blocks):
+        table.put(row)
+    return torch.cat([table.packed, tail])
+
+
+class _Table:
+    """64 rows of words, packed one after another.
+
+    Row i starts at bit i * bits of its column, so it touches one or two 64-bit rows of the result.
+    """
+
+    def __init__(self, columns: int, bits: int) -> None:
+        self._words, self._bits, self._row = np.zeros((bits, columns), dtype=np.uint64), bits, 0
+
+    def put(self, row: np.ndarray) -> None:
+        """Pack the next row, uint64 below 2^bits."""
+        at, offset = divmod(self._row * self._bits, MAX_BITS)
+        self._words[at] |= row << np.uint64(offset)
+        if offset + self._bits > MAX_BITS:
+            self._words[at + 1] |= row >> np.uint64(MAX_BITS - offset)
+        self._row += 1
+
+    @property
+    def packed(self) -> Tensor:
+        return torch.from_numpy(self._words.reshape(-1).view(np.uint8))
 
 
 def _tabled(count: int) -> int:

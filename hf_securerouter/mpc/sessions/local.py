@@ -27,6 +27,7 @@ from ..conversion.converted import Converted
 from ..models.manifest import BATCH_SIZE
 from ..net.channel import Channel, ChannelError
 from ..net.delay import DelayedNetwork
+from ..protocols.masked.memory import fit_batch
 from ..tuples.dealer_client import SILENCE
 from .fork_server import ForkedProcess, ForkError, ForkServer, shared_fork_server
 from .session import SecureResult, Session, SessionError
@@ -60,6 +61,8 @@ class LocalSession(Session):
             of a network; see `DelayedNetwork`. Messages of the dealer and the client are not delayed.
         silence (`float`): Seconds without a sign of life from the dealer after which a party counts it as hung.
         debug (`bool`): The parties open every value that has a bound, and check it. They learn the inputs.
+        memory (`int`, *optional*): Bytes that all roles together may take, by which batches are made smaller; by
+            default half of what is free. The client's process comes on top.
 
     Example:
         ```python
@@ -71,7 +74,7 @@ class LocalSession(Session):
     Raises:
         `DelayError`: This machine cannot delay the parties' link.
         `SecureRouterValueError`: `delay_ms` is out of range, or the model's protocol and provider cannot be delayed,
-            or its protocol cannot be debugged.
+            or its protocol cannot be debugged or has no plans, or not even the smallest batch fits into `memory`.
         `SessionError`: A role died, did not answer in time, or reported an error.
         `VerificationError`: The answers to the first batch are not those of the model in clear text.
     """
@@ -84,6 +87,7 @@ class LocalSession(Session):
         delay_ms: float | None = None,
         silence: float = SILENCE,
         debug: bool = False,
+        memory: int | None = None,
     ) -> None:
         if debug and model.manifest.protocol != "masked":
             raise SecureRouterValueError(
@@ -93,6 +97,14 @@ class LocalSession(Session):
             raise SecureRouterValueError(
                 "`delay_ms` delays the link of two parties, and CrypTen's dealer needs links to both of them: to "
                 "measure, convert with `provider='tfp'`, where party 0 deals."
+            )
+        self._ahead: int | None = None
+        if model.manifest.protocol == "masked":
+            fitting = fit_batch(model.manifest, batch_size, memory, model.manifest.roles)
+            batch_size, self._ahead = fitting.batch, fitting.ahead
+        elif memory is not None:
+            raise SecureRouterValueError(
+                f"`memory` needs the plans of protocol 'masked', got {model.manifest.protocol!r}: leave it out."
             )
         super().__init__(model.manifest, model.client, model.sharing, timeout, batch_size)
         self.model = model
@@ -168,6 +180,7 @@ class LocalSession(Session):
                     "timeout": self.timeout,
                     "silence": self.silence,
                     "debug": self.debug,
+                    "ahead": self._ahead,
                 },
             )
 

@@ -3,5 +3,6 @@
 
 `plan` records the gates of a program, with the help of `shapes`, and `deal` makes one set of tuples for a plan.
 `dealer_service` is the dealer's end of the connection, `dealer_client` a party's. A party receives its part of a set
-as a `party_set`, at P0 with `corrections` in a file; a `tuple_set` hands the tuples out, gate by gate.
+as a `party_set`, at P0 with `corrections` in a file; a `tuple_set` hands the tuples out, gate by gate. `memory` says
+how much a plan takes at each role.
 """

@@ -19,10 +19,10 @@ from .plan import Plan
 
 
 class Corrections:
-    """P0's corrections in a memory-mapped file, read gate by gate, since they may be larger than the memory.
+    """P0's corrections in a file, of which one gate's are mapped at a time: a set may be larger than the memory.
 
     Args:
-        file (`IO[bytes]`): Open for reading.
+        file (`IO[bytes]`): Open for reading; it stays open as long as this object lives.
         start (`int`): Offset of the first gate's corrections, in bytes.
         sizes (`Sequence[int]`): Bytes of each gate's corrections, from the plan.
 
@@ -31,21 +31,21 @@ class Corrections:
     """
 
     def __init__(self, file: IO[bytes], start: int, sizes: Sequence[int]) -> None:
-        self._starts = list(accumulate(sizes, initial=start))
+        self._file, self._starts = file, list(accumulate(sizes, initial=start))
         length = os.fstat(file.fileno()).st_size
         if length < self._starts[-1]:
             raise SecureRouterError(f"A set of tuples has {length} bytes where its plan needs {self._starts[-1]}.")
-        # torch wants writable memory; writes to a private mapping never reach the file.
-        self._map = mmap.mmap(file.fileno(), self._starts[-1], access=mmap.ACCESS_COPY) if length else None
 
     def __call__(self, index: int) -> Tensor:
-        """The corrections of gate `index`, uint8, without a copy."""
+        """The corrections of gate `index`, uint8, without a copy; their memory is free once the tensor is gone."""
         start, end = self._starts[index : index + 2]
-        if self._map is None or start == end:
+        if start == end:
             return torch.empty(0, dtype=torch.uint8)
-        # Drop the pages read so far, so that a whole set never counts as this process's memory.
-        self._map.madvise(mmap.MADV_DONTNEED)
-        return torch.from_numpy(np.frombuffer(self._map, np.uint8, end - start, start))
+        skip = start % mmap.ALLOCATIONGRANULARITY
+        # torch wants writable memory; writes to a private mapping never reach the file. The kernel promises memory
+        # for every page of such a mapping, which it would refuse for a whole set.
+        mapped = mmap.mmap(self._file.fileno(), end - start + skip, access=mmap.ACCESS_COPY, offset=start - skip)
+        return torch.from_numpy(np.frombuffer(mapped, np.uint8, end - start, skip))
 
 
 class Spool:
@@ -89,7 +89,7 @@ class Spool:
         self._left -= len(data)
 
     def finish(self) -> Corrections:
-        """Close the file for writing, and open the corrections for reading.
+        """The corrections, to be read from now on.
 
         Raises:
             `SecureRouterError`: Fewer bytes have arrived than the plan states.
@@ -97,8 +97,7 @@ class Spool:
         if self._left:
             raise SecureRouterError(f"The dealer's set ended {self._left} bytes before its plan.")
         self._file.flush()
-        with self._file as file:
-            return Corrections(file, 0, self._sizes)
+        return Corrections(self._file, 0, self._sizes)
 
     def close(self) -> None:
         """Delete the file."""

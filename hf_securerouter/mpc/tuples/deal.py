@@ -20,7 +20,7 @@ from .plan import Plan
 
 
 # Gates dealt concurrently on a CPU. AES and torch release the GIL, so threads help.
-_SIDE_BY_SIDE = 2
+SIDE_BY_SIDE = 2
 
 
 def deal_set(
@@ -62,11 +62,11 @@ def deal_set(
         return
     # Every gate has its own keystreams, so the order of dealing does not change the tuples.
     under_way: deque[Future[Tensor]] = deque()
-    with ThreadPoolExecutor(_SIDE_BY_SIDE) as pool:
+    with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
         try:
             for index in range(len(plan.gates)):
                 under_way.append(pool.submit(deal, index))
-                if len(under_way) > _SIDE_BY_SIDE:
+                if len(under_way) > SIDE_BY_SIDE:
                     yield under_way.popleft().result()
             while under_way:
                 yield under_way.popleft().result()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -40,6 +41,7 @@ class Plan:
         by_gate (`dict[str, GateCount]`): The split by gate for one party; `dealer` counts the corrections.
         cipher (`str`): Cipher that expands seeds.
         draws (`tuple[tuple[Draw, ...], ...]`): The draws of a party from each gate's tuple, in order.
+        ends (`tuple[int, ...]`): For each gate, how many gates have taken their tuples when its own is dropped.
     """
 
     gates: tuple[Gate, ...]
@@ -49,6 +51,7 @@ class Plan:
     by_gate: dict[str, GateCount] = field(compare=False, hash=False)
     cipher: str = AES
     draws: tuple[tuple[Draw, ...], ...] = field(default=(), compare=False, hash=False, repr=False)
+    ends: tuple[int, ...] = field(default=(), compare=False, hash=False, repr=False)
 
     @property
     def digest(self) -> str:
@@ -77,19 +80,34 @@ class _EmptySource:
         return Pad(self.ring(shape, bits), bits)
 
 
-class _TracedTuple(Tuple):
-    """A tuple that records its draws."""
+@dataclass
+class _Record:
+    """What one gate's tuple was used for.
 
-    def __init__(self, gate: Gate):
-        super().__init__(gate, 0, _EmptySource())
-        self.draws: list[Draw] = []
+    Args:
+        gate (`Gate`): The gate.
+        draws (`list[Draw]`): Its draws, in order.
+        end (`int`, *optional*): How many gates had taken their tuples when this one was dropped.
+    """
+
+    gate: Gate
+    draws: list[Draw] = field(default_factory=list)
+    end: int | None = None
 
     @property
     def correction_bytes(self) -> int:
         return sum(packed_size(math.prod(shape), bits) for kind, shape, bits in self.draws if kind in ("word", "bits"))
 
+
+class _TracedTuple(Tuple):
+    """A tuple that records its draws."""
+
+    def __init__(self, record: _Record):
+        super().__init__(record.gate, 0, _EmptySource())
+        self._record = record
+
     def _make(self, kind: str, shape: tuple[int, ...], bits: int) -> Any:
-        self.draws.append((kind, shape, bits))
+        self._record.draws.append((kind, shape, bits))
         return self._source.pad(shape, bits) if kind == "mask" else self._source.ring(shape, bits)
 
 
@@ -98,13 +116,19 @@ class _Tracer(Party):
 
     def __init__(self, weights: Mapping[str, Any]):
         super().__init__(0, None, self._record, weights)  # type: ignore[arg-type]
-        self.tuples: list[_TracedTuple] = []
+        self.records: list[_Record] = []
         self.rounds = 0
         self.by_gate: dict[str, GateCount] = {}
 
     def _record(self, gate: Gate) -> Tuple:
-        self.tuples.append(_TracedTuple(gate))
-        return self.tuples[-1]
+        record = _Record(gate)
+        self.records.append(record)
+        found = _TracedTuple(record)
+        weakref.finalize(found, self._dropped, record).atexit = False
+        return found
+
+    def _dropped(self, record: _Record) -> None:
+        record.end = len(self.records)
 
     def constant(self, values: Tensor) -> Tensor:
         return values.to("meta")
@@ -140,14 +164,15 @@ def trace(
     tracer = _Tracer(weights or {})
     with MetaShapes():
         tracer.run(program(tracer))
-    for traced in tracer.tuples:
-        tracer.by_gate.setdefault(traced.gate.name, GateCount()).dealer += traced.correction_bytes
+    for record in tracer.records:
+        tracer.by_gate.setdefault(record.gate.name, GateCount()).dealer += record.correction_bytes
     return Plan(
-        gates=tuple(traced.gate for traced in tracer.tuples),
-        correction_bytes=tuple(traced.correction_bytes for traced in tracer.tuples),
+        gates=tuple(record.gate for record in tracer.records),
+        correction_bytes=tuple(record.correction_bytes for record in tracer.records),
         rounds=tracer.rounds,
         payload_bytes=sum(count.sent for count in tracer.by_gate.values()),
         by_gate=tracer.by_gate,
         cipher=cipher,
-        draws=tuple(tuple(traced.draws) for traced in tracer.tuples),
+        draws=tuple(tuple(record.draws) for record in tracer.records),
+        ends=tuple(len(tracer.records) if record.end is None else record.end for record in tracer.records),
     )

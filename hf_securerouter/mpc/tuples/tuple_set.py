@@ -10,7 +10,6 @@ from torch import Tensor
 from ...errors import SecureRouterError
 from ..gates.gate import Gate, Tuple, drawn_bytes
 from ..gates.weight_share import WeightShare
-from ..ring.device import memory_budget
 from .plan import Plan
 
 
@@ -43,20 +42,30 @@ class TupleSet:
         source = self._plan.words(self._seed, index, self._device)
         return Tuple(self._plan.gates[index], self._rank, source, corrections)
 
-    def prepare(self, weights: Mapping[str, WeightShare]) -> None:
-        """Compute everything that gates can compute before the input arrives (see `Gate.prepare`).
+    def prepare(self, weights: Mapping[str, WeightShare], ahead: int) -> None:
+        """Compute what gates can compute before the input arrives (see `Gate.prepare`), as far as memory allows.
 
-        If memory allows, a CPU also draws the words of the first gates now, and a CUDA device receives all
-        corrections, because a copy takes longer than a gate.
+        What then is left of the memory holds the words of the first gates on a CPU; a CUDA device receives all
+        corrections, if they fit, because a copy takes longer than a gate. Gates that are not prepared do the same
+        when it is their turn.
+
+        Args:
+            weights (`Mapping[str, WeightShare]`): This party's shares of the fixed weights.
+            ahead (`int`): Bytes that may be taken before the input arrives.
         """
-        left = memory_budget(self._device)
-        copies = self._device != "cpu" and self._corrections is not None and self._plan.dealer_bytes <= left
+        copies = self._device != "cpu" and self._corrections is not None and self._plan.dealer_bytes <= ahead
+        plain = []
         for index, gate in enumerate(self._plan.gates[self._next :], start=self._next):
-            if type(gate).prepare is not Gate.prepare or copies:
+            size = drawn_bytes(self._plan.draws[index])
+            if type(gate).prepare is Gate.prepare and not copies:
+                plain.append((index, size))
+            elif size <= ahead:
+                ahead -= size
                 ready = self._ready[index] = self._tuple(index)
                 ready.prepared = gate.prepare(ready, weights)
-            elif self._device == "cpu" and (size := drawn_bytes(self._plan.draws[index])) <= left:
-                left -= size
+        for index, size in plain if self._device == "cpu" else []:
+            if size <= ahead:
+                ahead -= size
                 self._ready[index] = self._tuple(index)
                 self._ready[index].read_ahead(self._plan.draws[index])
 

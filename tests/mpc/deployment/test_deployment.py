@@ -27,6 +27,7 @@ from hf_securerouter.mpc.net.socket_stream import TlsStream
 from hf_securerouter.mpc.net.sockets import MeetingError
 from hf_securerouter.mpc.net.tls import connect
 from hf_securerouter.mpc.protocols.masked.layout import SEED
+from hf_securerouter.mpc.protocols.masked.memory import batch_cost
 from hf_securerouter.mpc.protocols.masked.sharing import as_tensor
 from hf_securerouter.mpc.sessions.session import SessionError
 from tests.support.deployed import ROLES, Command, Deployment
@@ -266,6 +267,38 @@ def test_without_a_certificate_or_in_clear_there_is_no_word(served, role):
     with socket.create_connection(served.address(role), timeout=20) as sock:
         sock.sendall(b"SRF1" + bytes(12))
         assert sock.recv(1000)[:1] in (b"", bytes([21]))  # nothing, or a TLS alert
+
+
+# Memory.
+
+
+def test_batches_fit_the_memory_of_every_role(place, tmp_path):
+    """The client learns the largest batch that all roles have memory for; a larger one is refused."""
+    logs, folder = tmp_path / "logs", RoleFolder.load(place / "revealed" / "client", "client")
+    logs.mkdir()
+    memory = {"dealer": batch_cost(folder.manifest, 3).dealer, "party1": batch_cost(folder.manifest, 2).party1}
+    with Deployment(place / "revealed", logs, memory=memory) as served:
+        with RemoteSession(folder, served.address("party0"), served.address("party1"), 60) as session:
+            assert session.batch_size == 2
+            session.batch_size = 3
+            with pytest.raises(SessionError, match="A query has 1 to 2 rows, not 3"):
+                session(TEXTS)
+        served.roles["party1"].kill()
+        del served.memory["party1"]
+        met = served.roles["party0"].said.count("All roles are here")
+        served.start("party1")
+        served.roles["party0"].wait_for("All roles are here", met + 1)
+        with RemoteSession(folder, served.address("party0"), served.address("party1"), 60) as session:
+            assert session.batch_size == 3
+
+
+def test_a_role_without_memory_for_one_text_does_not_start(place):
+    for role in ("dealer", "party0"):
+        name = "dealer" if role == "dealer" else "party"
+        options = ["--listen", "127.0.0.1:0", "--memory", "1MB"] + (["--dealer", "127.0.0.1:1"] * (name == "party"))
+        done = CliRunner().invoke(cli.app, [name, str(place / "revealed" / role), *options])
+        assert isinstance(done.exception, SecureRouterValueError), done.output
+        assert f" at {role}), and `memory` is 1000000: convert with a smaller" in str(done.exception)
 
 
 # Failures between the roles.

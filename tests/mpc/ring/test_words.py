@@ -1,6 +1,8 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
 """Words mod 2^K: packing, and `seal`, by which they leave a role."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -17,6 +19,7 @@ from hf_securerouter.mpc.ring.words import (
     packed_size,
     reduce,
     seal,
+    seal_in_pieces,
     signed,
     unpack,
 )
@@ -173,3 +176,23 @@ def test_no_ring_but_of_1_to_64_bits(bits):
 
     with pytest.raises(RingWidthError):
         trace(program)
+
+
+def test_words_sealed_in_pieces_are_those_sealed_at_once():
+    """The same bytes, from the same place of the stream to the same place, in small pieces."""
+    for count in (1, 8191, 8192, 64 * 137, 64 * 136 + 77):
+        for bits in (1, 2, 7, 8, 9, 33, 57, 63, 64):
+            seed = new_seed()
+            words = Csprng(new_seed(), b"words").ring((count,), bits)
+            whole, pieces = Csprng(seed, b"pad"), Csprng(seed, b"pad")
+            drawn = []
+
+            class Recorded:
+                def pad(self, shape, bits, pieces=pieces, drawn=drawn):
+                    drawn.append(math.prod(shape))
+                    return pieces.pad(shape, bits)
+
+            expected = seal(words, whole.pad(words.shape, bits))[1]
+            assert torch.equal(seal_in_pieces(words, Recorded(), bits), expected), (count, bits)
+            assert torch.equal(whole.ring((5,), 40), pieces.ring((5,), 40))
+            assert sum(drawn) == count and (count < 8192 or max(drawn) < count / 60)

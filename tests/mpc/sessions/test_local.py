@@ -217,7 +217,17 @@ def test_dealer_sees_neither_weights_nor_inputs(recorded):
             if isinstance(word, str):  # from party 0: the shapes of the tuples that it wants
                 assert word == "'terminate'" or re.fullmatch(REQUEST, word), word
             else:
-                assert set(word) <= {"kind", "manifest", "folder", "threads", "timeout", "batch"}
+                assert set(word) <= {
+                    "kind",
+                    "manifest",
+                    "folder",
+                    "threads",
+                    "timeout",
+                    "batch",
+                    "silence",
+                    "debug",
+                    "ahead",
+                }
 
 
 def test_party_1_hears_nothing_from_the_dealer_but_a_seed(recorded):

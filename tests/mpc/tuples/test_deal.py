@@ -10,13 +10,14 @@ import torch
 from hf_securerouter.errors import SecureRouterError
 from hf_securerouter.mpc.gates.activation import Activation
 from hf_securerouter.mpc.gates.compare import Compare
-from hf_securerouter.mpc.gates.gate import Dealing, Gate, Tuple, drawn_bytes
+from hf_securerouter.mpc.gates.gate import Dealing, Gate, Tuple, drawn_bytes, together
 from hf_securerouter.mpc.gates.linear import Linear
 from hf_securerouter.mpc.gates.party import Party
 from hf_securerouter.mpc.gates.relu import ReLU
+from hf_securerouter.mpc.gates.weight_share import WeightShare
 from hf_securerouter.mpc.ring.randomness import Csprng, new_seed
 from hf_securerouter.mpc.ring.words import reduce
-from hf_securerouter.mpc.tuples import deal, tuple_set
+from hf_securerouter.mpc.tuples import deal
 from hf_securerouter.mpc.tuples.deal import deal_set
 from hf_securerouter.mpc.tuples.plan import trace
 from hf_securerouter.mpc.tuples.tuple_set import TupleSet
@@ -108,7 +109,7 @@ def test_gates_made_side_by_side_are_those_made_one_after_another(monkeypatch):
     started: list[int] = []
     plan, seeds = trace(program), (new_seed(), new_seed())
     together = [part.tolist() for part in deal_set(plan, seeds)]
-    monkeypatch.setattr(deal, "_SIDE_BY_SIDE", 1)
+    monkeypatch.setattr(deal, "SIDE_BY_SIDE", 1)
     assert [part.tolist() for part in deal_set(plan, seeds)] == together
     started.clear()
     dealt = deal_set(plan, seeds)
@@ -201,7 +202,7 @@ def test_what_needs_no_input_is_made_ahead_or_when_it_is_needed():
     weights = {"w": torch.arange(12).view(3, 4)}
     gate = Linear(2, 3, 30, (("w", 4),))
     results = []
-    for prepare in (TupleSet.prepare, lambda self, party: None):
+    for prepare in (TupleSet.prepare, lambda self, weights, ahead: None):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(TupleSet, "prepare", prepare)
             done = run(lambda party: gate.run(party, share(party), (0,), 10), weights)
@@ -245,11 +246,63 @@ def test_only_what_the_plan_has_is_drawn_ahead():
         randomness.word((9,), 2)
 
 
+def test_corrections_that_are_read_are_dropped():
+    gate = Compare((9,), 20, (3,))
+    randomness = Tuple(gate, 0, Csprng(new_seed(), b"tuple/0"), torch.zeros(6, dtype=torch.uint8))
+    randomness.word((2,), 12)
+    assert randomness._corrections is not None
+    randomness.word((2,), 12)
+    assert randomness._corrections is None
+    with pytest.raises(SecureRouterError, match="end too early"):
+        randomness.word((1,), 1)
+
+
+def test_what_needs_no_input_is_made_as_far_as_memory_allows():
+    """A gate without room is prepared when it is its turn; prepared gates come before words drawn ahead."""
+    first, second = (Linear(rows, 3, 30, (("w", 4),)) for rows in (2, 5))
+
+    def program(party):
+        yield from Compare((9,), 20, (3,)).run(party, party.secret(torch.zeros(9, dtype=torch.int64), 20, 0, 10))
+        for gate in (second, first):
+            words = torch.zeros(gate.rows, 3, dtype=torch.int64)
+            yield from gate.run(party, party.secret(words, 30, 0, 10), (0,), 10)
+
+    words = torch.zeros(3, 4, dtype=torch.int64)
+    weights = {"w": WeightShare(words, words)}
+    meta = {"w": WeightShare(words.to("meta"), words.to("meta"))}
+    plan = trace(program, meta)
+    compare, large, small = (drawn_bytes(draws) for draws in plan.draws)
+    for ahead, ready in (
+        (0, []),
+        (small, [2]),
+        (large, [1]),
+        (large + small, [1, 2]),
+        (compare + large + small, [0, 1, 2]),
+    ):
+        tuples = TupleSet(plan, 1, new_seed())
+        tuples.prepare(weights, ahead)
+        assert sorted(tuples._ready) == ready
+
+
+def test_a_plan_knows_which_tuples_live_together():
+    def one(party, gate):
+        yield from gate.run(party, party.secret(torch.empty(gate.shape, dtype=torch.int64, device="meta"), 20, 0, 10))
+
+    def program(party):
+        held = party.take(Compare((1,), 20, (0,)))
+        yield from together(one(party, Compare((2,), 20, (0,))), one(party, Compare((3,), 20, (0,))))
+        del held
+        yield from one(party, Compare((4,), 20, (0,)))
+
+    assert trace(program).ends == (3, 3, 3, 4)
+
+
 @pytest.mark.parametrize("gates", [0, 1, 2])
 def test_memory_limits_what_is_drawn_ahead(monkeypatch, gates):
     plan, share = plan_and_input()
     sizes = [drawn_bytes(draws) for draws in plan.draws]
-    monkeypatch.setattr(tuple_set, "memory_budget", lambda device: sum(sizes[:gates]))
+    prepare = TupleSet.prepare
+    monkeypatch.setattr(TupleSet, "prepare", lambda self, weights, ahead: prepare(self, weights, sum(sizes[:gates])))
     drawn = []
     read_ahead = Tuple.read_ahead
     monkeypatch.setattr(Tuple, "read_ahead", lambda self, draws: drawn.append(draws) or read_ahead(self, draws))

@@ -3,6 +3,7 @@
 
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from hf_securerouter import SecureRouterError
 from hf_securerouter.mpc.net.link import LinkError
 from hf_securerouter.mpc.protocols.masked.evaluator import Evaluator
 from hf_securerouter.mpc.ring.randomness import SEED_BYTES, new_seed
-from hf_securerouter.mpc.tuples.corrections import Spool
+from hf_securerouter.mpc.tuples.corrections import Corrections, Spool
 from hf_securerouter.mpc.tuples.deal import deal_set
 from hf_securerouter.mpc.tuples.party_set import PartySet, SetLabel, TupleReusedError
 from tests.support.two_parties import PROGRAM, at_both, expected, shared
@@ -115,3 +116,21 @@ def test_a_spool_has_no_name_and_asks_for_its_room(tmp_path, monkeypatch):
 def test_labels_are_fresh():
     labels = [SetLabel.new(PLAN) for _ in range(3)]
     assert len({label.id for label in labels}) == len({label.nonce for label in labels}) == 3
+
+
+def test_a_set_may_be_larger_than_the_memory(tmp_path):
+    """One gate's corrections are mapped at a time, and only while they are read."""
+    path, part = tmp_path / "set", bytes(range(200))
+    sizes = (1 << 40, 0, len(part), 1 << 40)
+    with path.open("wb") as file:
+        file.seek(sizes[0] + 3)
+        file.write(part)
+        file.truncate(sum(sizes) + 3)
+    corrections = Corrections(path.open("rb"), 3, sizes)
+    found = corrections(2)
+    assert bytes(found.tolist()) == part and corrections(1).numel() == 0
+    assert str(path) in Path("/proc/self/maps").read_text()
+    del found
+    assert str(path) not in Path("/proc/self/maps").read_text()
+    with pytest.raises(SecureRouterError, match="where its plan needs"):
+        Corrections(path.open("rb"), 4, sizes)

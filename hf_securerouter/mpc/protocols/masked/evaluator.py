@@ -19,7 +19,7 @@ from ...gates.secret import Secret
 from ...gates.weight_share import WeightShare
 from ...net.ledger import Ledger
 from ...net.link import Link
-from ...ring.device import finish
+from ...ring.device import finish, free_memory
 from ...ring.randomness import AES, cipher_for
 from ...tuples.party_set import PartySet, SetLabel
 from ...tuples.plan import Plan, trace
@@ -79,6 +79,8 @@ class Evaluator:
         device (`str`): Where the party computes; inputs and weights are on it.
         plans (`dict[str, Plan]`, *optional*): Plans of an earlier evaluator of the same model; new plans are added.
         debug (`bool`): Reveal every value that has a bound and check it; see `Party`.
+        ahead (`int`, *optional*): Bytes that may be taken for what is computed before an input arrives; by default an
+            eighth of what is free then.
     """
 
     def __init__(
@@ -91,6 +93,7 @@ class Evaluator:
         device: str = "cpu",
         plans: dict[str, Plan] | None = None,
         debug: bool = False,
+        ahead: int | None = None,
     ) -> None:
         self.rank, self.link, self.sets, self.device = rank, link, sets, device
         self.debug = debug
@@ -98,6 +101,7 @@ class Evaluator:
         self.ledger = ledger or link.ledger
         self.used: list[SetLabel] = []
         self._plans = {} if plans is None else plans
+        self._ahead = ahead
 
     def plan(self, program: SecureProgram) -> Plan:
         """The program's plan, traced once."""
@@ -128,7 +132,8 @@ class Evaluator:
             self._book(plan, tuples)
             randomness = tuples.open(plan, self.device)
             party = Party(self.rank, self.link, randomness, self.weights, self.ledger, self.debug, self.device)
-            randomness.prepare(self.weights)
+            ahead = (free_memory(self.device) or 0) // 8 if self._ahead is None else self._ahead
+            randomness.prepare(self.weights, ahead)
             finish(self.device)
         self.used.append(tuples.label)
         with self.ledger.phase("online"):

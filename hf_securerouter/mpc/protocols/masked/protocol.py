@@ -59,7 +59,7 @@ def program(role: str, manifest: Manifest, setup: dict[str, Any], ledger: Ledger
         dealer = MaskedDealer(manifest, ledger, timeout)
         dealer.meet(accept_parties(folder, timeout))
         return dealer
-    party = MaskedParty(int(role.removeprefix("party")), manifest, ledger, setup["debug"])
+    party = MaskedParty(int(role.removeprefix("party")), manifest, ledger, setup["debug"], setup["ahead"])
     dealer_channel, link = (
         connect_dealer(folder, party.rank, timeout),
         connect_parties(folder, party.rank, ledger, timeout),

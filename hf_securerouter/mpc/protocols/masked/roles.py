@@ -106,10 +106,22 @@ class _Meeting:
 
 
 class MaskedParty(Program):
-    """A computing party: holds the masked weights, the seed of its own mask, and one share of every input."""
+    """A computing party: holds the masked weights, the seed of its own mask, and one share of every input.
 
-    def __init__(self, rank: int, manifest: Manifest, ledger: Ledger, debug: bool = False) -> None:
+    Args:
+        rank (`int`): 0 or 1.
+        manifest (`Manifest`): The public description of the model.
+        ledger (`Ledger`): Counts the party's messages.
+        debug (`bool`): Reveal every value that has a bound and check it; see `Party`.
+        ahead (`int`, *optional*): Bytes that may be taken for what is computed before an input arrives; by default an
+            eighth of what is free then.
+    """
+
+    def __init__(
+        self, rank: int, manifest: Manifest, ledger: Ledger, debug: bool = False, ahead: int | None = None
+    ) -> None:
         self.rank, self.manifest, self.ledger, self.debug = rank, manifest, ledger, debug
+        self._ahead = ahead
         self._seed: bytes | None = None
         self._weights: dict[str, WeightShare] = {}
         self._plans: dict[str, Plan] = {}
@@ -127,7 +139,9 @@ class MaskedParty(Program):
         seed = agree_on_seed(link)
         sets = DealerClient(dealer, self.rank, timeout, silence)
         device, plans = self.manifest.device, self._plans
-        evaluator = Evaluator(self.rank, link, sets, self._weights, self.ledger, device, plans, self.debug)
+        evaluator = Evaluator(
+            self.rank, link, sets, self._weights, self.ledger, device, plans, self.debug, self._ahead
+        )
         self._meeting = _Meeting(link, sets, evaluator, seed)
 
     def leave(self) -> None:

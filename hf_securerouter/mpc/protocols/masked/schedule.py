@@ -45,6 +45,25 @@ def first_program(manifest: Manifest, batch: int) -> str:
     return _name({"revealed": Kind.ROUTER, "oblivious": Kind.OBLIVIOUS}[manifest.routing_privacy], batch)
 
 
+def programs(manifest: Manifest, batch: int) -> list[tuple[str, ...]]:
+    """The programs of a batch by name, in order; of several at one place only some run, or all on fewer rows."""
+    first = first_program(manifest, batch)
+    if not manifest.routes or manifest.routing_privacy == "oblivious":
+        return [(first,)]
+    experts = range(len(manifest.experts))
+    if manifest.routing_privacy == "revealed":
+        others = [index for index in experts if index != manifest.router_shares_expert]
+        return [(first,), tuple(_name(Kind.EXPERTS, batch, expert=index) for index in others)]
+    names = [first]
+    if batch > SERVED:
+        names = [_name(Kind.READ, min(SERVED, batch - start)) for start in range(0, batch, SERVED)]
+        names.append(_name(Kind.RANK, batch))
+    left = [0 if index == manifest.router_shares_expert else manifest.quotas[index] for index in experts]
+    for start in range(0, max(left), SERVED):
+        names.append(_name(Kind.SERVE, *(min(max(count - start, 0), SERVED) for count in left)))
+    return [(name,) for name in (*names, _name(Kind.RESTORE, batch))]
+
+
 def run_schedule(manifest: Manifest, run: Run, inputs: Mapping[str, Tensor]) -> tuple[list[int] | None, Tensor]:
     """Classify a batch.
 

@@ -44,7 +44,7 @@ from hf_securerouter.mpc.protocols.masked.folding import fold_weights
 from hf_securerouter.mpc.protocols.masked.programs import rank_in_secret_order
 from hf_securerouter.mpc.protocols.masked.ring_widths import Bounds, RingWidths
 from hf_securerouter.mpc.ring import device as device_module
-from hf_securerouter.mpc.ring.device import Staging, kept_on, memory_budget
+from hf_securerouter.mpc.ring.device import Staging, free_memory, kept_on
 from hf_securerouter.mpc.ring.matmul import float_matmul, int8_matmul, ring_matmul
 from hf_securerouter.mpc.ring.randomness import AES, CHACHA20, Csprng, cipher_for
 from hf_securerouter.mpc.ring.words import _pack, reduce, unpack
@@ -243,8 +243,8 @@ def test_constants_are_copied_once(within):
     with within():
         assert kept_on("cuda", table) is kept_on("cuda", table)
         assert kept_on("cuda", table).cpu().tolist() == [0, 1, 2, 3]
-        assert 1 << 20 < memory_budget("cuda") < 1 << 50
-    assert kept_on("cpu", table) is table and 0 < memory_budget("cpu") < 1 << 50
+        assert 1 << 20 < free_memory("cuda") < 1 << 50
+    assert kept_on("cpu", table) is table and 0 < free_memory("cpu") < 1 << 50
 
 
 @pytest.mark.parametrize("product", [float_matmul, int8_matmul, ring_matmul])
