@@ -1,19 +1,20 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""Activations that are curved in a window around 0 and straight outside: GeLU and tanh.
+"""Activations that are curved in a window around 0 and straight outside: GeLU, SiLU and tanh.
 
-Inside the window the function is a trigonometric polynomial of period 16, F(x) = a_0 + sum_j a_j cos(j w x) + b_j
-sin(j w x). Of c = x + offset + r, the angle of x is that of c minus that of r, so F is a public combination of the
-dealer's cos(j w r) and sin(j w r): no wrap to handle, no power of x, no scale beyond the words'. Two bits, inside
-and right of the window, are read off the coarse index of the same opening and opened masked; the dealer gives its
-words for both values of the mask bit, so selecting costs no product:
+Inside the window the function is a trigonometric polynomial of period 16, or 32 for SiLU, F(x) = a_0 + sum_j a_j
+cos(j w x) + b_j sin(j w x). Of c = x + offset + r, the angle of x is that of c minus that of r, so F is a public
+combination of the dealer's cos(j w r) and sin(j w r): no wrap to handle, no power of x, no scale beyond the words'. Two
+bits, inside and right of the window, are read off the coarse index of the same opening and opened masked; the dealer
+gives its words for both values of the mask bit, so selecting costs no product:
 
     y = inside * F(x) + right * (slope * x + height) + left * (-height).
 
 Who sees what: c is uniform because r is; the two bits are opened under mask bits of their own.
 Cost: R + q + 2 bits and 2 bits an element (2.6 B at q = 12, R = 5), 2 rounds.
-Dealer: 245 B for GeLU and 345 B for tanh, in a ring of 38 bits.
+Dealer: 245 B for GeLU, 345 B for tanh and 402 B for SiLU, in a ring of 38 bits.
 Error: 1.2e-4 for GeLU (6 harmonics) and, from -3.75 to -3.5, where it may be cut off to 0, 8e-4; 4.5e-4 for tanh (10
-harmonics); plus the rounding of x to q bits. One harmonic less makes GeLU the largest error of an encoder.
+harmonics); 3e-4 for SiLU (12 harmonics); plus the rounding of x to q bits. One harmonic less makes GeLU the largest
+error of an encoder.
 
 Reference:
     Select-then-compute: Zhang et al., SecMoE, 2026 (arXiv 2601.06790). Sines of a masked value from the dealer's sines
@@ -36,7 +37,6 @@ from .party import Party
 from .secret import Secret
 
 
-_PERIOD_BITS = 4
 _WORD_SCALE, _PUBLIC_SCALE = 15, 14
 _STEP_BITS = 2  # the coarse index counts quarters of a unit
 
@@ -55,6 +55,7 @@ class _Shape:
     constant: float
     cosines: tuple[float, ...]
     sines: tuple[float, ...]
+    period_bits: int = 4
 
     @property
     def harmonics(self) -> int:
@@ -70,6 +71,23 @@ _SHAPES = {
         cosines=(4.2284835519, -4.40081254956, 2.39053177206, -1.19527366517, 0.35144948287, -0.0822860662966),
         sines=(2.26956563285, -0.797851053558, 0.288291019709, -0.0860646615541, 0.0181753476287, -0.00202300129936),
     ),
+    "silu": _Shape(
+        half_window=44,
+        slope=1,
+        height=0,
+        period_bits=5,
+        constant=0.646040357459,
+        cosines=(
+            *(3.05429276701, -5.8303255955, 4.47479188838, -3.81943013948, 2.64855472785),
+            *(-1.83815022704, 1.08178819201, -0.607326491087, 0.281416027372, -0.118421894232),
+            *(0.0356386167743, -0.00865136333928),
+        ),
+        sines=(
+            *(4.89797430841, -2.17676885975, 1.18947933427, -0.671651885051, 0.369315996549),
+            *(-0.191387910046, 0.09109301088, -0.0387511648278, 0.01421652045, -0.00425334797687),
+            *(0.00093362547409, -0.000114386742734),
+        ),
+    ),
     "tanh": _Shape(
         half_window=20,
         slope=0,
@@ -84,10 +102,16 @@ _SHAPES = {
 }
 
 
+def _angles(name: str, scale: int) -> np.ndarray:
+    """The angle of every step of a period."""
+    steps = 2 ** (scale + _SHAPES[name].period_bits)
+    return np.arange(steps) * (2 * np.pi / steps)
+
+
 @lru_cache(maxsize=8)
 def _public_tables(name: str, scale: int) -> Tensor:
-    """Public factors of the dealer's words by the angle of c, int64 (2 * harmonics, 2^(scale + 4))."""
-    positions = np.arange(2 ** (scale + _PERIOD_BITS)) * (2 * np.pi / 2 ** (scale + _PERIOD_BITS))
+    """Public factors of the dealer's words by the angle of c, int64 (2 * harmonics, steps of a period)."""
+    positions = _angles(name, scale)
     rows = []
     for j, (a, b) in enumerate(zip(_SHAPES[name].cosines, _SHAPES[name].sines, strict=True), start=1):
         rows += [a * np.cos(j * positions) + b * np.sin(j * positions)]
@@ -97,20 +121,20 @@ def _public_tables(name: str, scale: int) -> Tensor:
 
 @lru_cache(maxsize=8)
 def _hidden_tables(name: str, scale: int) -> Tensor:
-    """cos and sin of j times the angle of the mask r, int64 (2 * harmonics, 2^(scale + 4))."""
-    positions = np.arange(2 ** (scale + _PERIOD_BITS)) * (2 * np.pi / 2 ** (scale + _PERIOD_BITS))
+    """cos and sin of j times the angle of the mask r, int64 (2 * harmonics, steps of a period)."""
+    positions = _angles(name, scale)
     rows = [f(j * positions) for j in range(1, _SHAPES[name].harmonics + 1) for f in (np.cos, np.sin)]
     return torch.from_numpy(np.round(np.stack(rows) * 2.0**_WORD_SCALE).astype(np.int64))
 
 
 @dataclass(frozen=True)
 class Activation(Gate):
-    """GeLU or tanh.
+    """GeLU, SiLU or tanh.
 
     Args:
-        function (`str`): `"gelu"` or `"tanh"`.
+        function (`str`): `"gelu"`, `"silu"` or `"tanh"`.
         shape (`tuple[int, ...]`): Shape of x.
-        bound (`int`): R, at least 3; |x| < 2^R.
+        bound (`int`): R, at least 3, for SiLU at least 4; |x| < 2^R.
         scale (`int`): q, the fraction bits at which x is opened.
         result_scale (`int`): Fraction bits of the result.
         width (`int`): Ring of the result.
@@ -149,7 +173,7 @@ class Activation(Gate):
         deal_thermometer(dealing, lift.mask >> (self.scale - _STEP_BITS), self.positions)
         inside, right = (dealing.mask(self.shape, 1).to(torch.int64) for _ in range(2))
         width = self.width + self.drop
-        angle = lift.mask & ((1 << (self.scale + _PERIOD_BITS)) - 1)
+        angle = lift.mask & ((1 << (self.scale + shape.period_bits)) - 1)
         words = dealing.constant(_hidden_tables(self.function, self.scale))[:, angle]
         dealing.give(words * (1 - inside), width)
         dealing.give(words * inside, width)
@@ -191,7 +215,7 @@ class Activation(Gate):
         flip = spread(inside_flip)
         # flip = inside xor mask bit, so inside = 1 - bit where the flip is 1 (first words), and bit where it is 0.
         factors = party.constant(_public_tables(self.function, self.scale))
-        angle = (opened - (1 << (self.bits - 2))) & ((1 << (self.scale + _PERIOD_BITS)) - 1)
+        angle = (opened - (1 << (self.bits - 2))) & ((1 << (self.scale + shape.period_bits)) - 1)
         constant = round(shape.constant * 2.0 ** (_WORD_SCALE + _PUBLIC_SCALE))
         is_inside = choose(flip, (1 if party.rank == 0 else 0) - hidden, hidden)
         total, flat = is_inside * constant, angle.view(-1)

@@ -15,11 +15,12 @@ from tests.support.harness import Input, run
 
 EXACT = {
     "gelu": torch.nn.functional.gelu,
+    "silu": torch.nn.functional.silu,
     "tanh": torch.tanh,
     "reciprocal": torch.reciprocal,
     "inverse_sqrt": torch.rsqrt,
 }
-ERROR = {"gelu": 8e-4, "tanh": 4.5e-4, "reciprocal": 5.2e-4, "inverse_sqrt": 2e-4}
+ERROR = {"gelu": 8e-4, "silu": 3e-4, "tanh": 4.5e-4, "reciprocal": 5.2e-4, "inverse_sqrt": 2e-4}
 
 
 def around(points, unit):
@@ -34,14 +35,16 @@ def rounded(values, scale):
 @pytest.mark.parametrize(
     ("bound", "scale", "result_scale", "width"), [(5, 12, 14, 38), (3, 12, 12, 20), (7, 10, 16, 48)]
 )
-@pytest.mark.parametrize("function", ["gelu", "tanh"])
+@pytest.mark.parametrize("function", ["gelu", "silu", "tanh"])
 def test_activation_keeps_its_error(function, bound, scale, result_scale, width):
     top = 2.0**bound - 2.0 ** (1 - scale)
-    edge = {"gelu": 3.75, "tanh": 5.0}[function]
+    edge = {"gelu": 3.75, "silu": 11.0, "tanh": 5.0}[function]
+    if function == "silu" and bound < 4:
+        bound, width = 4, 21
     x = torch.cat([
         around([0, edge, -edge, edge + 0.25, -edge - 0.25, 8, -8, 1, -1], 2.0**-result_scale),
         torch.tensor([top, -top], dtype=torch.float64),
-        torch.linspace(-min(8, top), min(8, top), 4001, dtype=torch.float64),
+        torch.linspace(-min(12, top), min(12, top), 4001, dtype=torch.float64),
         (torch.rand(4000, dtype=torch.float64) * 2 - 1) * top,
     ]).clamp(-top, top).repeat(3)  # fmt: skip
     x = rounded(x, result_scale)
@@ -59,16 +62,16 @@ def test_activation_keeps_its_error(function, bound, scale, result_scale, width)
         curved = error[x.abs() < 3.5]
         assert float(curved.max()) < 1.2e-4 + 1.13 * 2.0**-scale + 2 * 2.0**-result_scale + 2.0**-13
     assert {(part.width, part.scale) for part in done.results} == {(width, result_scale)}
-    assert {part.bound for part in done.results} == {bound if function == "gelu" else 1}
+    assert {part.bound for part in done.results} == {1 if function == "tanh" else bound}
 
 
-@pytest.mark.parametrize("function", ["gelu", "tanh"])
+@pytest.mark.parametrize("function", ["gelu", "silu", "tanh"])
 def test_the_coefficients_are_nearly_minimax(function):
     """A fit by Lawson's reweighting gives the same coefficients."""
     shape = _SHAPES[function]
     edge, count = shape.half_window / 4, shape.harmonics
     x = edge * torch.cos(math.pi * (torch.arange(2000, dtype=torch.float64) + 0.5) / 2000)
-    angles = 2 * math.pi / 16 * x[:, None] * torch.arange(1, count + 1)
+    angles = 2 * math.pi / 2**shape.period_bits * x[:, None] * torch.arange(1, count + 1)
     basis = torch.cat([torch.ones_like(x)[:, None], torch.cos(angles), torch.sin(angles)], 1)
     values, weights = EXACT[function](x), torch.ones_like(x)
     # A ridge keeps the coefficients, and so the rounding of the words, small.
