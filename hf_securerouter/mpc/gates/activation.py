@@ -3,7 +3,7 @@
 
 Inside the window the function is a trigonometric polynomial of period 16, or 32 for SiLU, F(x) = a_0 + sum_j a_j
 cos(j w x) + b_j sin(j w x). Of c = x + offset + r, the angle of x is that of c minus that of r, so F is a public
-combination of the dealer's cos(j w r) and sin(j w r): no wrap to handle, no power of x, no scale beyond the words'. Two
+combination of the dealer's cos(j w r) and sin(j w r): no wrap to handle, no power of x, no scale beyond words. Two
 bits, inside and right of the window, are read off the coarse index of the same opening and opened masked; the dealer
 gives its words for both values of the mask bit, so selecting costs no product:
 
