@@ -162,9 +162,14 @@ FAMILIES = {
         folds_into_layers=True,
     ),
     "electra": Family(layers=_bert_layers, parts=_bert_parts, head=_classification_head),
+    "eurobert": Family(layers=lambda base: base.layers),
+    "nomic_bert": Family(
+        layers=lambda base: base.layers, head=lambda model: HeadParts(model.nomic_bert.pooler.dense, model.classifier)
+    ),
     "modernbert": Family(layers=lambda base: base.layers, activation_field="hidden_activation"),
     "mpnet": Family(layers=_bert_layers, parts=_mpnet_parts, head=_classification_head),
     "roberta": Family(layers=_bert_layers, parts=_bert_parts, head=_classification_head, folds_into_layers=True),
+    "xlm-roberta": Family(layers=_bert_layers, parts=_bert_parts, head=_classification_head, folds_into_layers=True),
 }
 
 # Families whose experts can have reduced precision, and heads pruned.

@@ -22,6 +22,7 @@ Seen = dict[tuple[int | None, str], tuple[float, float]]
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": functional.gelu,
+    "silu": functional.silu,
     "relu": functional.relu,
     "tanh": torch.tanh,
     "quadratic": Quadratic(),

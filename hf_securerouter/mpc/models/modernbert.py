@@ -11,6 +11,7 @@ Reference: Warner et al., Smarter, Better, Faster, Longer: A Modern Bidirectiona
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -30,14 +31,7 @@ class ModernBertArchitecture(Architecture):
         found = activation_problems(config.hidden_activation, f"{path}.config.hidden_activation")
         found += activation_problems(config.classifier_activation, f"{path}.config.classifier_activation")
         for kind, rope in config.rope_parameters.items():
-            if rope is not None and rope.get("rope_type", "default") != "default":
-                found.append(
-                    Problem(
-                        f"{path}.config.rope_parameters.{kind}",
-                        f"rotary positions of the type {rope['rope_type']!r} depend on the length of a text",
-                        "Use a model with `rope_type='default'`",
-                    )
-                )
+            found += rotary_problems(rope or {}, f"{path}.config.rope_parameters.{kind}")
         return found
 
     def spec(
@@ -102,10 +96,20 @@ class ModernBertArchitecture(Architecture):
         return weights
 
 
+def rotary_problems(parameters: Mapping[str, Any], path: str) -> list[Problem]:
+    """A problem if angles do not depend on the place alone; `parameters` is a config's entry at `path`."""
+    kind = parameters.get("rope_type", "default")
+    if kind == "default":
+        return []
+    reason = f"rotary positions of the type {kind!r} depend on the length of a text"
+    return [Problem(f"{path}.rope_type", reason, "Use a model with `rope_type='default'`")]
+
+
 def put_parts(weights: dict[str, Tensor], names: list[str], module: Any) -> None:
     """Copy a module's weight and bias, in equal parts by its outputs, to `weights`, as contiguous float32; a missing
     bias is 0."""
-    bias = torch.zeros(len(module.weight)) if module.bias is None else module.bias
+    bias = getattr(module, "bias", None)
+    bias = torch.zeros(len(module.weight)) if bias is None else bias
     for part, tensor in (("weight", module.weight), ("bias", bias)):
         for name, own in zip(names, tensor.detach().to("cpu", torch.float32).chunk(len(names)), strict=True):
             weights[f"{name}.{part}"] = own.clone().contiguous()

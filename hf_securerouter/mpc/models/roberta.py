@@ -18,3 +18,11 @@ class RobertaArchitecture(BertArchitecture):
     """`RobertaModel` and `RobertaForSequenceClassification`: dense, tanh and out_proj on the first token."""
 
     model_type = "roberta"
+
+
+@register
+class XlmRobertaArchitecture(RobertaArchitecture):
+    """`XLMRobertaModel` and `XLMRobertaForSequenceClassification`: RoBERTa with a large multilingual vocabulary, whose
+    table stays at the client."""
+
+    model_type = "xlm-roberta"

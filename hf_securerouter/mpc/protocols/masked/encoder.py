@@ -173,9 +173,12 @@ class MaskedEncoder(SecureAttention):
                 row = yield from own._unit_row(party, row, width)
             else:
                 width = rings.classifier_width
+                inner = bits.head_active + bound + 3 if rings.widens(head) else width
                 row = yield from own._activation(
-                    party, head.activation, row, bound, bits.head_inner, bits.head_active, width
+                    party, head.activation, row, bound, bits.head_inner, bits.head_active, inner
                 )
+                if inner < width:
+                    row = yield from Widen(row.shape, inner, width).run(party, row)
         (logits,) = yield from self._linear(
             party, row, width, rings.bounds.logits, {"head.classifier": bits.head_weights}
         )

@@ -108,6 +108,8 @@ def fold_weights(spec: EncoderSpec, weights: Mapping[str, Tensor], rings: RingWi
         put(f"{name}.attention_output", *attended, bits.attention_output_weights, bits.mixed)
         gamma, beta = norm(f"{own}.attention_norm")
         put(f"{name}.intermediate", *linear(f"{own}.intermediate", gamma, beta), bits.intermediate_weights)
+        if spec.gated:
+            put(f"{name}.gate", *linear(f"{own}.gate", gamma, beta), bits.intermediate_weights)
         residual(f"{name}.middle", gamma, beta)
         put(f"{name}.output", *linear(f"{own}.output", centre=True), bits.output_weights, bits.active)
     if spec.relative_buckets is not None:
@@ -146,6 +148,7 @@ def weight_shapes(spec: EncoderSpec) -> dict[str, tuple[int, ...]]:
             **residual,
             "attention_output": (features, features),
             "intermediate": (features, inner),
+            **({"gate": (features, inner)} if spec.gated else {}),
             "middle.gamma": (features,),
             "middle.mean": (features, 1),
             "output": (inner, features),

@@ -56,8 +56,11 @@ def _encoder(manifest: Manifest, member: str) -> MaskedEncoder:
 def _ring_widths(manifest: Manifest, member: str, layer: int | None = None) -> RingWidths:
     """Ring widths of a member's head or of one of its layers."""
     spec = manifest.members[manifest.encoder_of(member)]
+    bounds = bounds_of(manifest, member, layer)
+    if spec.hidden_act == "silu":
+        bounds = replace(bounds, inner=max(bounds.inner, 4))  # the least that its gate reads
     return RingWidths(
-        bounds=bounds_of(manifest, member, layer),
+        bounds=bounds,
         length=manifest.length_of(member),
         softmax=spec.softmax,
         network=manifest.network,
@@ -66,6 +69,7 @@ def _ring_widths(manifest: Manifest, member: str, layer: int | None = None) -> R
         norm_first=spec.norm_first,
         gated=spec.gated,
         rotary=bool(spec.rotary),
+        pools=spec.pooling == "mean",
         stream=_stream_bound(manifest, manifest.encoder_of(member), layer),
     )
 

@@ -35,6 +35,7 @@ class RingWidths:
         hidden_act (`str`): The feed-forward activation.
         bits (`FractionBits`): Fraction bits.
         norm_first (`bool`), gated (`bool`), rotary (`bool`): As in `EncoderSpec`.
+        pools (`bool`): Whether heads read the mean of all rows, which is made in a ring of few bits.
         stream (`int`): Without a norm behind each step, the log2 bound of the sum of all steps up to the last layer.
     """
 
@@ -47,6 +48,7 @@ class RingWidths:
     norm_first: bool = False
     gated: bool = False
     rotary: bool = False
+    pools: bool = False
     stream: int = 0
 
     logits = 12  # fraction bits, the same whichever expert made them
@@ -168,11 +170,15 @@ class RingWidths:
         """
         bits, bound = self.bits, self.bounds.logits if head.dense is None else self.bounds.head
         product = bits.hidden + bits.head_weights
-        if head.normalize:
+        if head.normalize or self.widens(head):
             return product + bound + 3
         if head.activation == "gelu" and head.dense is not None:
             return max(product + bound + 2, self.classifier_width + product - bits.head_active)
         return product + bound + 2
+
+    def widens(self, head: HeadSpec) -> bool:
+        """Whether a head's activation is computed in the ring of its values, and widened for the classifier."""
+        return self.pools and head.activation == "gelu" and head.dense is not None and not head.normalize
 
     @property
     def feed_forward_width(self) -> int:
@@ -184,7 +190,7 @@ class RingWidths:
         product = bits.hidden + bits.intermediate_weights
         if self.gated:
             inner = self.activation_width + product - bits.gated
-        elif self.hidden_act == "gelu":
+        elif self.hidden_act in ("gelu", "silu"):
             inner = self.outer_width + product - bits.active
         else:
             inner = self.bounds.inner + product + 2
@@ -299,7 +305,7 @@ class RingWidths:
 
 
 def _check_curved(activation: str, name: str, bound: int) -> None:
-    if activation in ("gelu", "tanh") and bound > WIDEST_CURVED:
+    if activation in ("gelu", "silu", "tanh") and bound > WIDEST_CURVED:
         raise SecureRouterValueError(
             f"`{name}` is bounded by 2^{bound}, and {activation} reads inputs up to 2^{WIDEST_CURVED}."
         )

@@ -1,0 +1,100 @@
+# Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
+"""EuroBERT on shares: RMSNorms before each step, rotary positions, and feed-forward layers gated by SiLU.
+
+Reference: Boizard et al., EuroBERT: Scaling Multilingual Encoders for European Languages (2025).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .architecture import ACTIVATIONS, Architecture, activation_problems, exact_only, register
+from .modernbert import put_parts, rotary_problems
+from .spec import EncoderSpec, HeadSpec, Problem
+
+
+@register
+class EuroBertArchitecture(Architecture):
+    """`EuroBertModel` and `EuroBertForSequenceClassification`: first token or mean, dense, GeLU, classifier."""
+
+    model_type = "eurobert"
+
+    def problems(self, config: Any, path: str) -> list[Problem]:
+        found = activation_problems(config.hidden_act, f"{path}.config.hidden_act")
+        found += rotary_problems(config.rope_parameters, f"{path}.config.rope_parameters")
+        if config.num_key_value_heads not in (None, config.num_attention_heads):
+            found.append(
+                Problem(
+                    f"{path}.config.num_key_value_heads",
+                    f"several of {config.num_attention_heads} heads share keys and values",
+                    "Use a model with as many key and value heads",
+                )
+            )
+        if config.classifier_pooling not in _POOLINGS:
+            found.append(
+                Problem(
+                    f"{path}.config.classifier_pooling",
+                    f"{config.classifier_pooling!r} classifies every token before it pools",
+                    "Fine-tune with `classifier_pooling='mean'` or 'bos'",
+                )
+            )
+        return found
+
+    def spec(
+        self, config: Any, *, softmax: str = "exact", hidden_act: str = "exact", precision: str = "full"
+    ) -> EncoderSpec:
+        exact_only(self.model_type, softmax=softmax, hidden_act=hidden_act, precision=precision)
+        return EncoderSpec(
+            num_layers=config.num_hidden_layers,
+            hidden_size=config.hidden_size,
+            num_heads=config.num_attention_heads,
+            intermediate_size=config.intermediate_size,
+            hidden_act=ACTIVATIONS[config.hidden_act],
+            softmax=softmax,
+            layer_norm_eps=config.rms_norm_eps,
+            layer_map=tuple(range(config.num_hidden_layers)),
+            head=HeadSpec("head.dense", "gelu", "head.classifier", config.num_labels),
+            pooling=_POOLINGS[config.classifier_pooling],
+            norm_first=True,
+            norm="rms",
+            gated=True,
+            rotary=(float(config.rope_parameters["rope_theta"]),) * config.num_hidden_layers,
+        )
+
+    def embeddings(self, encoder: Any) -> torch.nn.Module:
+        return encoder.embed_tokens
+
+    def embed(self, embeddings: Any, input_ids: Tensor, token_type_ids: Tensor | None) -> Tensor:
+        with torch.no_grad():
+            return embeddings(input_ids).float()
+
+    def encoder_weights(self, encoder: Any) -> dict[str, Tensor]:
+        weights: dict[str, Tensor] = {}
+        for index, layer in enumerate(encoder.layers):
+            attention, own = layer.self_attn, layer.mlp
+            for name, module in {
+                "query": attention.q_proj,
+                "key": attention.k_proj,
+                "value": attention.v_proj,
+                "attention_output": attention.o_proj,
+                "attention_norm": layer.input_layernorm,
+                "intermediate": own.gate_proj,
+                "gate": own.up_proj,
+                "output": own.down_proj,
+                "output_norm": layer.post_attention_layernorm,
+            }.items():
+                put_parts(weights, [f"layers.{index}.{name}"], module)
+        put_parts(weights, ["final_norm"], encoder.norm)
+        return weights
+
+    def head_weights(self, model: Any) -> dict[str, Tensor]:
+        weights: dict[str, Tensor] = {}
+        put_parts(weights, ["head.dense"], model.dense)
+        put_parts(weights, ["head.classifier"], model.classifier)
+        return weights
+
+
+_POOLINGS = {"bos": "first", "mean": "mean"}
