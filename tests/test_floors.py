@@ -31,6 +31,7 @@ MPC = (
     "sessions",
     "deployment",
     "secure_model",
+    "profiled_models",
     "convert profiler",
 )
 PACKAGE = "hf_securerouter"

@@ -10,7 +10,7 @@ from hf_securerouter.cli.output import JsonOption, log, only_results_on_stdout, 
 
 def profile(
     architecture: Annotated[
-        str, typer.Option(help="bert-tiny, bert-base, bert-large (random weights), or a classifier's folder.")
+        str, typer.Option(help="A name such as bert-base or ettin-17m (random weights), or a classifier's folder.")
     ] = "bert-tiny",
     seq_length: Annotated[int, typer.Option(min=2, help="Tokens of every input.")] = 128,
     batch_size: Annotated[int, typer.Option(min=1, help="Inputs of the batch.")] = 1,

@@ -14,7 +14,7 @@ The floors, from the ground up; a folder imports its own floor and those below:
     sessions               queries to roles on this machine
     deployment             roles on machines of different owners
     `secure_model`         a converted model: run it on this machine, or save its shares
-    `convert`, `profiler`  the entry point `to_mpc`; the cost of one encoder
+    `convert`, `profiler`  the entry point `to_mpc`; the cost of one encoder, also of `profiled_models` by name
 
 Importing this package loads neither `crypten` nor a role: those are loaded when a model is converted. Nothing in it
 imports the trainer side.

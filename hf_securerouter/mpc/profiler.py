@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
+from transformers import AutoModelForSequenceClassification
 
 from ..checkpoint_files import read_config, reading_weights
 from ..errors import SecureRouterValueError, SecureRouterWarning
@@ -22,15 +22,10 @@ from .convert import to_mpc
 from .gates.maximum import groups_of
 from .net.cost import Cost
 from .net.network_model import NETWORKS, NetworkModel
+from .profiled_models import ARCHITECTURES, config_of
 from .secure_model import SecureModel
 
 
-# Layers, width, heads and feed-forward width (Devlin et al. 2019; Turc et al. 2019).
-ARCHITECTURES = {
-    "bert-tiny": (2, 128, 2, 512),
-    "bert-base": (12, 768, 12, 3072),
-    "bert-large": (24, 1024, 16, 4096),
-}
 RUNS = 3
 # A run that takes longer is not repeated: in so long a run, start-up costs do not matter.
 LONG_SECONDS = 30.0
@@ -48,15 +43,7 @@ def build(architecture: str, seq_length: int) -> Any:
         `SecureRouterValueError`: `architecture` is neither a known name nor a folder.
     """
     if architecture in ARCHITECTURES:
-        layers, width, heads, inner = ARCHITECTURES[architecture]
-        config = BertConfig(
-            num_hidden_layers=layers,
-            hidden_size=width,
-            num_attention_heads=heads,
-            intermediate_size=inner,
-            max_position_embeddings=max(512, seq_length),
-        )
-        return BertForSequenceClassification(config).eval()
+        return AutoModelForSequenceClassification.from_config(config_of(architecture, seq_length)).eval()
     if not Path(architecture).exists():
         raise SecureRouterValueError(
             f"`architecture` should be one of {', '.join(ARCHITECTURES)} or the folder of a sequence classifier, "

@@ -65,7 +65,7 @@ def _ring_widths(manifest: Manifest, member: str, layer: int | None = None) -> R
         softmax=spec.softmax,
         network=manifest.network,
         hidden_act=spec.hidden_act,
-        bits=fraction_bits(spec),
+        bits=fraction_bits(spec, _has_outliers(manifest, manifest.encoder_of(member))),
         norm_first=spec.norm_first,
         gated=spec.gated,
         rotary=bool(spec.rotary),
@@ -74,18 +74,30 @@ def _ring_widths(manifest: Manifest, member: str, layer: int | None = None) -> R
     )
 
 
-def fraction_bits(spec: EncoderSpec) -> FractionBits:
+def fraction_bits(spec: EncoderSpec, outliers: bool = False) -> FractionBits:
     """Fraction bits of an encoder.
 
     Rotary positions take a product more between a norm and the scores, so that keys and their weights have fewer bits.
     With the norm first, hidden states are read by matrices only, whose sums average their rounding: fewer bits do.
+    Outliers widen the rings behind a norm and make the rounding of its factors the largest of all: where there are
+    `outliers`, other values give up bits for them.
     """
     bits = number_format(spec.precision, spec.softmax).bits
+    if outliers and spec.precision == "full":
+        bits = replace(bits, value_weights=12, intermediate_weights=13, output_weights=12, mean_weights=22)
+        bits = replace(bits, unnormalized=12, active=13)
     if spec.rotary:
         bits = replace(bits, query=11, key=10, key_weights=12)
     if spec.norm_first:
         bits = replace(bits, hidden=13, normal=12, unnormalized=12, value=11, gated=11)
     return bits
+
+
+def _has_outliers(manifest: Manifest, member: str) -> bool:
+    """Whether the measured bounds of some layer allow larger inputs of a LayerNorm than the default ones."""
+    spec = manifest.members[member]
+    default = number_format(spec.precision, spec.softmax).bounds.residual
+    return any(bounds.get("residual", default) > default for bounds in manifest.bounds_of(member).values())
 
 
 def _stream_bound(manifest: Manifest, member: str, layer: int | None) -> int:
