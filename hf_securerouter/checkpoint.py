@@ -13,6 +13,7 @@ from huggingface_hub.errors import EntryNotFoundError
 from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
+from .admission import probe_pool
 from .configuration_securerouter import SecureRouterConfig
 from .errors import SecureRouterError, SecureRouterValueError
 from .pool import not_finite
@@ -59,6 +60,7 @@ class SecureRouterPreTrainedModel(PreTrainedModel):
                     f"The checkpoint {str(pretrained_model_name_or_path)!r} {problem} tensors, {_listed(names)}: save "
                     "it again from the model, or load the revision that belongs to its config.json."
                 )
+        probe_pool(model)
         return (model, info) if output_loading_info else model
 
     def save_pretrained(  # type: ignore[override]
