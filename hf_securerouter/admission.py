@@ -199,16 +199,19 @@ def _probe_member(name: str, member: Any, run: Callable[..., torch.Tensor], long
         ) from error
     if not bool(torch.isfinite(alone).all()):
         raise SecureRouterValueError(f"{kind}, and its outputs are not finite: {_USE}.")
-    exact = first.dtype in (torch.float32, torch.float64)
-    scale = max(0.01, float(alone.abs().max()))
-    tolerance = (_TOLERANCE if exact else 5e-2) * scale
+    scale, apart = float(alone.abs().max()), float((alone[0] - alone[1]).abs().max())
+    if first.dtype in (torch.float32, torch.float64):
+        # A new head answers almost the same to every text: there the difference of the two texts is the measure.
+        tolerance = min(_TOLERANCE * max(1.0, scale), max(1e-2 * apart, 1e-5 * scale))
+    else:
+        tolerance = 5e-2 * scale
     for side, answers in padded.items():
         change = float((answers - alone).abs().max())
         if not change <= tolerance:
             raise SecureRouterValueError(
                 f"{kind}, and padding on the {side} in a batch changes its outputs by {change:.2g}: {_USE}."
             )
-    if name == "router" and float((alone[0] - alone[1]).abs().max()) <= 1e-6 * scale:
+    if name == "router" and apart <= 1e-6 * scale:
         raise SecureRouterValueError(
             f"{kind}, and its summaries of two different texts are equal, so that it could not route: {_USE}."
         )

@@ -14,6 +14,7 @@ from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTr
 
 from hf_securerouter.errors import SecureRouterValueError
 from hf_securerouter.families import usable_positions
+from hf_securerouter.known_arguments import refuses_unknown
 from hf_securerouter.lengths import padded_right
 from hf_securerouter.modeling_securerouter import SecureRouterForSequenceClassification
 from hf_securerouter.pool import accepted_inputs
@@ -61,6 +62,7 @@ def checked_name(path: str | Path) -> str:
     return name
 
 
+@refuses_unknown
 def load_checkpoint(path: str | Path) -> tuple[SecureRouterForSequenceClassification, PreTrainedTokenizerBase]:
     """Load a pool in float32, in evaluation mode, and its tokenizer.
 
@@ -72,6 +74,7 @@ def load_checkpoint(path: str | Path) -> tuple[SecureRouterForSequenceClassifica
     return model.eval(), AutoTokenizer.from_pretrained(name)
 
 
+@refuses_unknown
 def classify(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -134,6 +137,7 @@ def _longest_input(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -
     return min(tokenizer.model_max_length, positions or tokenizer.model_max_length)
 
 
+@refuses_unknown
 def classify_encrypted(
     config: PreTrainedConfig, session: Session, texts: Sequence[Text]
 ) -> tuple[list[Classified], Cost]:
@@ -151,6 +155,7 @@ def classify_encrypted(
     return from_logits(config, result.logits, result.expert_indices), result.cost
 
 
+@refuses_unknown
 def from_logits(
     config: PreTrainedConfig, logits: torch.Tensor, expert_indices: Sequence[int] | None
 ) -> list[Classified]:

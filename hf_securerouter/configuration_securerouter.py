@@ -49,10 +49,11 @@ _FROM_TRANSFORMERS = frozenset(
     "_attn_implementation _attn_implementation_autoset _attn_implementation_internal _commit_hash _name_or_path "
     "_experts_implementation _experts_implementation_internal _output_attentions _post_init_done "
     "add_cross_attention attn_implementation auto_map bos_token_id cross_attention_hidden_size custom_pipelines "
-    "decoder_start_token_id eos_token_id experts_implementation finetuning_task gradient_checkpointing is_decoder "
-    "loss_type model_type name_or_path num_labels output_attentions pad_token_id per_layer_config prefix "
-    "pruned_heads quantization_config sep_token_id task_specific_params tie_encoder_decoder tie_last_hidden_states "
-    "tie_word_embeddings tokenizer_class torch_dtype torchscript transformers.js_config use_bfloat16 use_cache".split()
+    "decoder_start_token_id distributed_config eos_token_id experts_implementation finetuning_task "
+    "gradient_checkpointing is_decoder loss_type model_type name_or_path num_labels output_attentions pad_token_id "
+    "per_layer_config prefix pruned_heads quantization_config sep_token_id task_specific_params tie_encoder_decoder "
+    "tie_last_hidden_states tie_word_embeddings tokenizer_class torch_dtype torchscript transformers.js_config "
+    "use_bfloat16 use_cache".split()
 )
 _ALIKE = 0.8  # an attribute whose name is that close to a field's is taken for a misspelt field
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ..known_arguments import refuses_unknown
 from .conversion.calibration import bounded
 from .conversion.client import Client, Labels, Text
 from .conversion.converted import Converted
@@ -19,6 +20,7 @@ from .protocols import load_protocol
 from .secure_model import SecureModel
 
 
+@refuses_unknown
 def to_mpc(
     model: Any,
     tokenizer: Any = None,

@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
 
 from ..errors import SecureRouterValueError, SecureRouterWarning
+from ..known_arguments import refuses_unknown
 from ..mpc_friendly import use_functions
 from .convert import to_mpc
 from .gates.maximum import groups_of
@@ -63,6 +64,7 @@ def build(architecture: str, seq_length: int) -> Any:
     return AutoModelForSequenceClassification.from_pretrained(architecture).eval()
 
 
+@refuses_unknown
 def profile(
     architecture: str,
     seq_length: int = 128,

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from ..known_arguments import refuses_unknown
 from .conversion.client import Client
 from .conversion.converted import Converted
 from .conversion.ranges import Range
@@ -52,6 +53,7 @@ class SecureModel:
         """What sample inputs reach in every layer, beside the bounds; for the model's owner only."""
         return self.converted.ranges
 
+    @refuses_unknown
     def local_session(
         self, timeout: float = 600.0, batch_size: int = BATCH_SIZE, delay_ms: float | None = None
     ) -> LocalSession:
@@ -77,6 +79,7 @@ class SecureModel:
         """
         return LocalSession(self.converted, timeout, batch_size, delay_ms)
 
+    @refuses_unknown
     def save_shares(self, folder: str | os.PathLike) -> None:
         """Write fresh shares, one folder per role: `party0`, `party1`, `dealer` and `client`.
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import SecureRouterValueError
+from ...known_arguments import refuses_unknown
 from ..conversion.converted import Converted
 from ..models.manifest import BATCH_SIZE
 from ..net.channel import Channel, ChannelError
@@ -65,6 +66,7 @@ class LocalSession(Session):
         `SessionError`: A role died, did not answer in time, or reported an error.
     """
 
+    @refuses_unknown
     def __init__(
         self,
         model: Converted,

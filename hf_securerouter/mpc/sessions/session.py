@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ...errors import SecureRouterError
+from ...known_arguments import refuses_unknown
 from ...routing import fill_batch
 from ..conversion.client import Client, Text
 from ..models.manifest import Manifest
@@ -82,6 +83,7 @@ class Session(ABC):
     def _open(self) -> None:
         """Connect to every role, so that queries can follow."""
 
+    @refuses_unknown
     def __call__(
         self,
         inputs: Sequence[Text] | Mapping[str, Tensor],
