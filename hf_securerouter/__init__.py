@@ -14,7 +14,7 @@ from . import registration
 
 if TYPE_CHECKING:
     from .configuration_securerouter import SecureRouterConfig
-    from .errors import SecureRouterError, SecureRouterValueError, SecureRouterWarning
+    from .errors import SecureRouterError, SecureRouterValueError, SecureRouterWarning, UnknownArgumentError
     from .modeling_securerouter import (
         SecureRouterForSequenceClassification,
         SecureRouterOutput,
@@ -33,12 +33,13 @@ __all__ = [
     "SecureRouterPreTrainedModel",
     "SecureRouterValueError",
     "SecureRouterWarning",
+    "UnknownArgumentError",
     "to_mpc",
 ]
 
 _HOMES = {
     "configuration_securerouter": ("SecureRouterConfig",),
-    "errors": ("SecureRouterError", "SecureRouterValueError", "SecureRouterWarning"),
+    "errors": ("SecureRouterError", "SecureRouterValueError", "SecureRouterWarning", "UnknownArgumentError"),
     "modeling_securerouter": (
         "SecureRouterForSequenceClassification",
         "SecureRouterOutput",
