@@ -11,14 +11,14 @@ from typing import Any, cast
 from huggingface_hub import HfApi, ModelCard
 from huggingface_hub.errors import EntryNotFoundError
 from safetensors import SafetensorError
-from transformers import PreTrainedModel
 
 from .configuration_securerouter import SecureRouterConfig
 from .errors import SecureRouterError, SecureRouterValueError
+from .members import PoolOfMembers
 from .pool import not_finite
 
 
-class SecureRouterPreTrainedModel(PreTrainedModel):
+class SecureRouterPreTrainedModel(PoolOfMembers):
     """The base class of the pool, with what transformers needs to load, save, place and train a model."""
 
     config: SecureRouterConfig

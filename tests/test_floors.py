@@ -12,9 +12,9 @@ from tests.support import ROOT
 # From the ground up. A module may import its own floor and those below, wherever the import stands in it.
 HOUSE = (
     "errors",
-    "files families lengths number_format",
+    "files families lengths number_format attention",
     "configuration_securerouter routing metrics",
-    "losses pool model_card reports range_penalty fixed_point_layers mpc_friendly checkpoint",
+    "losses pool model_card reports range_penalty fixed_point_layers mpc_friendly members checkpoint",
     "mpc",
     "modeling_securerouter",
     "trainer classification",
