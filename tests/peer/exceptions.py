@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Exempt(NamedTuple):
-    """Why a test may fail, and the pattern of the error that it fails with; on one kind of pool only if `kind` is set."""
+    """Why a test may fail, and the pattern of the error it fails with; on one kind of pool only if `kind` is set."""
 
     reason: str
     error: str

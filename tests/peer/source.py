@@ -44,8 +44,8 @@ def _download(requirement: str, target: str, folder: Path) -> None:
     if done.returncode:
         raise SystemExit(
             f"{done.stderr.strip()}\nThe source distribution of {requirement}, which holds the tests, could not be "
-            f"downloaded. Without a network: download it elsewhere, with `pip {' '.join(arguments[:-3])} {requirement}`"
-            f", and unpack it into {folder}."
+            "downloaded. Without a network: download it elsewhere, with `pip "
+            f"{' '.join(arguments[:-3])} {requirement}`, and unpack it into {folder}."
         )
 
 
