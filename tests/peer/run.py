@@ -32,6 +32,7 @@ class Counter:
         elif report.passed and report.when == "call":
             self.passed.add(_test(report))
 
+    @pytest.hookimpl(tryfirst=True)  # before the hook that names subtests
     def pytest_report_teststatus(self, report: Any) -> tuple[str, str, str] | None:
         return ("excepted", "x", "EXCEPTED") if report.failed and _is_excepted(report) else None
 
