@@ -14,9 +14,9 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
-from .attention import attention_of_members
 from .errors import SecureRouterValueError
 from .families import usable_positions
+from .member_configs import MemberConfigs
 from .number_format import current_precision
 
 
@@ -145,7 +145,7 @@ def is_hub_id(name: str) -> bool:
 
 
 @strict
-class SecureRouterConfig(PreTrainedConfig):
+class SecureRouterConfig(MemberConfigs, PreTrainedConfig):
     r"""Configuration of [`SecureRouterForSequenceClassification`]: a router and the experts it chooses among.
 
     `num_labels`, `id2label`, `problem_type` and `dtype` are stated once, here, and copied to every expert. If they are
@@ -302,42 +302,9 @@ class SecureRouterConfig(PreTrainedConfig):
         return cast(list[PreTrainedConfig], self.expert_configs or [])
 
     @property
-    def _members(self) -> list[PreTrainedConfig]:
-        """The router's config, if there is one, and the experts' configs."""
-        router = [] if self.router_config is None else [cast(PreTrainedConfig, self.router_config)]
-        return router + self._experts
-
-    @property
     def num_experts(self) -> int:
         """`int`: how many experts the pool holds."""
         return len(self.expert_configs or [])
-
-    @property
-    def vocab_size(self) -> int | None:
-        """`int`: how many token ids every member knows; None for an empty pool. To set it sets it for all members."""
-        sizes = [getattr(member, "vocab_size", None) for member in self._members]
-        return min((size for size in sizes if size is not None), default=None)
-
-    @vocab_size.setter
-    def vocab_size(self, value: int) -> None:
-        for member in self._members:
-            cast(Any, member).vocab_size = value
-
-    @property
-    def _attn_implementation(self) -> str | None:
-        return self._attn_implementation_internal
-
-    @_attn_implementation.setter
-    def _attn_implementation(self, value: str | dict[str, Any] | None) -> None:
-        own, router, experts = attention_of_members(value, self.num_experts, self.router_shares_expert)
-        if own is None and isinstance(value, dict):  # of some members only
-            own = getattr(self, "_attn_implementation_internal", None)
-        self._attn_implementation_internal = own
-        for member, chosen in zip(
-            self._members, [*[router] * (self.router_config is not None), *experts], strict=True
-        ):
-            if chosen is not None:
-                member._attn_implementation = chosen
 
     def length_of(self, index: int) -> int | None:
         """Most tokens that an expert reads; None if neither `expert_max_lengths` nor `max_length` is set."""

@@ -6,8 +6,8 @@ from typing import Any, cast
 from torch import nn
 from transformers import PreTrainedModel
 
-from .attention import attention_of_members
 from .configuration_securerouter import SecureRouterConfig
+from .member_configs import attention_of_members
 
 
 class PoolOfMembers(PreTrainedModel):

@@ -12,7 +12,7 @@ from tests.support import ROOT
 # From the ground up. A module may import its own floor and those below, wherever the import stands in it.
 HOUSE = (
     "errors",
-    "files families lengths number_format attention",
+    "files families lengths number_format member_configs",
     "configuration_securerouter routing metrics",
     "losses pool model_card reports range_penalty fixed_point_layers mpc_friendly members checkpoint",
     "mpc",

@@ -2,8 +2,8 @@
 """Runs the suite, and ends with one line of JSON: how many tests passed, how many failed, how many are excepted.
 
 A test counts once, however many kinds of pools it runs on, and has failed if it failed on one of them. In a whole run,
-a test that is excepted and fails on no kind has failed too: its exception has to go. Arguments are pytest's, for example
-`-k resize`.
+a test that is excepted and fails on no kind has failed too: its exception has to go. Arguments are pytest's, for
+example `-k resize`.
 """
 
 import json

@@ -1,7 +1,11 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""`attn_implementation`, one for the whole pool or one for each member, by the names of their configs."""
+"""What a pool's config says for its members: the attention, for all or by name, and the size of the vocabulary."""
 
-from typing import Any
+from __future__ import annotations
+
+from typing import Any, cast
+
+from transformers import PreTrainedConfig
 
 from .errors import SecureRouterValueError
 
@@ -47,3 +51,44 @@ def attention_of_members(value: Any, experts: int, shared: int | None) -> tuple[
     chosen = [name or rest for name in each]
     own_router = value.get("router_config") or rest
     return rest, own_router if shared is None or shared >= experts else chosen[shared], chosen
+
+
+class MemberConfigs:
+    """The part of a pool's config that reads and sets `router_config` and `expert_configs` together."""
+
+    router_config: PreTrainedConfig | dict | None
+    expert_configs: list[PreTrainedConfig | dict] | None
+    router_shares_expert: int | None
+
+    @property
+    def _members(self) -> list[PreTrainedConfig]:
+        """The router's config, if there is one, and the experts' configs."""
+        router = [] if self.router_config is None else [self.router_config]
+        return cast(list[PreTrainedConfig], [*router, *(self.expert_configs or [])])
+
+    @property
+    def vocab_size(self) -> int | None:
+        """`int`: how many token ids every member knows; None for an empty pool. To set it sets it for all members."""
+        sizes = [getattr(member, "vocab_size", None) for member in self._members]
+        return min((size for size in sizes if size is not None), default=None)
+
+    @vocab_size.setter
+    def vocab_size(self, value: int) -> None:
+        for member in self._members:
+            cast(Any, member).vocab_size = value
+
+    @property
+    def _attn_implementation(self) -> str | None:
+        return self._attn_implementation_internal
+
+    @_attn_implementation.setter
+    def _attn_implementation(self, value: str | dict[str, Any] | None) -> None:
+        experts = len(self.expert_configs or [])
+        own, router, each = attention_of_members(value, experts, self.router_shares_expert)
+        if own is None and isinstance(value, dict):  # of some members only
+            own = getattr(self, "_attn_implementation_internal", None)
+        self._attn_implementation_internal = own
+        chosen = each if self.router_config is None else [router, *each]
+        for member, name in zip(self._members, chosen, strict=True):
+            if name is not None:
+                member._attn_implementation = name
