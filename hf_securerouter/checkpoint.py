@@ -18,6 +18,7 @@ from .admission import probe_pool
 from .configuration_securerouter import SecureRouterConfig
 from .errors import FileError, SecureRouterValueError
 from .known_arguments import refuse_unknown
+from .members import PoolOfMembers
 from .pool import not_finite
 
 
@@ -34,7 +35,7 @@ _SAVING = (
 _UPLOADING = ("repo_id", "commit_message", "commit_description", "private", "token", "revision", "create_pr")
 
 
-class SecureRouterPreTrainedModel(PreTrainedModel):
+class SecureRouterPreTrainedModel(PoolOfMembers):
     """The base class of the pool, with what transformers needs to load, save, place and train a model."""
 
     config: SecureRouterConfig

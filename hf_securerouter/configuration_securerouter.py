@@ -19,6 +19,7 @@ from .configuration_pooled import PooledEncoderConfig
 from .errors import SecureRouterValueError
 from .families import encoder_config, usable_positions
 from .known_arguments import nearest, refuse_unknown
+from .member_configs import MemberConfigs
 from .number_format import current_precision
 
 
@@ -165,7 +166,7 @@ def is_hub_id(name: str) -> bool:
 
 
 @strict
-class SecureRouterConfig(PreTrainedConfig):
+class SecureRouterConfig(MemberConfigs, PreTrainedConfig):
     r"""Configuration of [`SecureRouterForSequenceClassification`]: a router and the experts it chooses among.
 
     `num_labels`, `id2label`, `problem_type` and `dtype` are stated once, here, and copied to every expert. If they are
@@ -481,8 +482,7 @@ class SecureRouterConfig(PreTrainedConfig):
         return types.pop() if types else None
 
     def _shortest_position_table(self) -> int | None:
-        router = [] if self.router_config is None else [cast(PreTrainedConfig, self.router_config)]
-        lengths = [length for length in map(usable_positions, router + self._experts) if length is not None]
+        lengths = [length for length in map(usable_positions, self._members) if length is not None]
         return min(lengths, default=None)
 
 

@@ -14,6 +14,7 @@ import torch
 
 from .errors import SecureRouterValueError
 from .known_arguments import refuse_unknown
+from .member_configs import attention_of_members
 
 
 # Where files are found and how they are fetched: for the config, the tokenizer and the weights.
@@ -117,10 +118,11 @@ def member_loading(
             "to pass the same arguments to all members, pass them to `from_expert_pretrained` itself."
         )
     _check("from_expert_pretrained", common)
+    _, of_router, of_experts = attention_of_members(common.get("attn_implementation"), experts, None)
     members = {"router_kwargs": router_kwargs}
     members |= {f"expert_kwargs[{index}]": given for index, given in enumerate(own or [None] * experts)}
     loading = []
-    for name, given in members.items():
+    for (name, given), attention in zip(members.items(), [of_router, *of_experts], strict=True):
         if given is not None and not isinstance(given, Mapping):
             raise SecureRouterValueError(
                 f"`{name}` should be a dict of loader arguments, got {type(given).__name__}: pass "
@@ -131,7 +133,7 @@ def member_loading(
                 f"`{name}` holds a dtype, and a pool has one: pass `dtype` to `from_expert_pretrained` itself."
             )
         _check(name, given or {})
-        loading.append(Loading({**common, **(given or {})}))
+        loading.append(Loading({**common, "attn_implementation": attention, **(given or {})}))
     return loading[0], loading[1:]
 
 

@@ -106,7 +106,8 @@ class SecureRouterForSequenceClassification(SecureRouterPreTrainedModel):
         expert_configs = cast(list[PreTrainedConfig], config.expert_configs)
         if requested_attention is not None:
             for member in (cast(PreTrainedConfig, config.router_config), *expert_configs):
-                member._attn_implementation = requested_attention
+                if member._attn_implementation is None:
+                    member._attn_implementation = requested_attention
 
         experts = experts or [
             AutoModelForSequenceClassification.from_config(expert, dtype=torch.get_default_dtype())
@@ -208,6 +209,7 @@ class SecureRouterForSequenceClassification(SecureRouterPreTrainedModel):
                 f"`expert_logits` should be of shape {expected} (examples, experts, labels), got "
                 f"{tuple(expert_logits.shape)}: pass one answer of every expert for each example, or leave it out."
             )
+        self._find_shared_encoder()
         width = self.router.dense.in_features
         if router_summary is not None and tuple(router_summary.shape) != (input_ids.shape[0], width):
             raise SecureRouterValueError(
@@ -396,7 +398,9 @@ class SecureRouterForSequenceClassification(SecureRouterPreTrainedModel):
         members: list[Any] = [*self.experts]
         if self.config.router_shares_expert is None:
             members.append(self.router.encoder)
-        return [member.resize_token_embeddings(*args, **kwargs) for member in members][-1]
+        resized = [member.resize_token_embeddings(*args, **kwargs) for member in members]
+        self.vocab_size = self.config.vocab_size  # as transformers does for a model without members
+        return resized[-1]
 
     def get_input_embeddings(self) -> nn.Module:
         """The router's embeddings; each expert has its own."""
