@@ -21,8 +21,13 @@ from transformers import (
     XLMRobertaConfig,
 )
 
-from hf_securerouter import SecureRouterError, SecureRouterForSequenceClassification, SecureRouterValueError
-from hf_securerouter.admission import probe_pool, reads_last_token
+from hf_securerouter import (
+    PooledEncoderConfig,
+    SecureRouterError,
+    SecureRouterForSequenceClassification,
+    SecureRouterValueError,
+)
+from hf_securerouter.admission import is_known, probe_pool, reads_last_token
 from hf_securerouter.lengths import last_tokens, truncate
 from tests.tiny import VOCABULARY, family_config, pool_config
 
@@ -146,6 +151,23 @@ def test_a_causal_classifier_needs_a_padding_token():
     with pytest.raises(SecureRouterValueError, match=r"`expert_configs\[1\].pad_token_id` is None.*set it"):
         pool(expert=GPT2Config(**GPT2))
     assert not reads_last_token(family_config("bert")) and reads_last_token(GPT2Config(**GPT2))
+
+
+def test_a_pooled_encoder_is_admitted_as_its_encoder_is():
+    for inner in (family_config("mpnet"), CamembertConfig(**SIZES), *causal_models()):
+        pool(expert=PooledEncoderConfig(text_config=inner))
+    refused = {
+        r"`experts\[1\]` is a .* padding on the right": {"text_config": FNetConfig(**SIZES)},
+        r"`expert_configs\[1\].text_config` is a BartConfig, an encoder-decoder": {"text_config": BartConfig()},
+        r"`expert_configs\[1\].pooling` is 'first', .* GPT2Config, which is causal": {
+            "text_config": GPT2Config(**GPT2),
+            "pooling": "first",
+        },
+    }
+    for message, fields in refused.items():
+        with pytest.raises(SecureRouterValueError, match=message):
+            pool(expert=PooledEncoderConfig(**fields))
+    assert is_known(PooledEncoderConfig(text_config=family_config("mpnet")))
 
 
 def test_texts_without_separators_lose_their_end():
