@@ -7,10 +7,10 @@ CRYPTEN ?= crypten==0.4.1
 PIP := .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-warn-conflicts
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test faults benchmark lint style clean
+.PHONY: help demo test peer-test faults benchmark lint style clean
 
 help:  ## list the targets
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1 | /' | column -t -s '|'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1 | /' | column -t -s '|'
 
 demo: .venv/base.stamp  ## install, then classify real sentences on secret shares, by the engine and by the reference
 	.venv/bin/securerouter demo
@@ -18,6 +18,9 @@ demo: .venv/base.stamp  ## install, then classify real sentences on secret share
 
 test: .venv/test.stamp  ## install with the test extra, then run the test suite
 	.venv/bin/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadscope
+
+peer-test: .venv/peer.stamp  ## run transformers' own model and config tests on tiny pools (ARGS='-k resize': a part)
+	.venv/bin/python -m tests.peer.run --numprocesses logical --maxprocesses 4 $(ARGS)
 
 faults: .venv/test.stamp  ## kill and stop every role in turn, and see that nothing hangs or stays behind
 	.venv/bin/python -m pytest -m fault
@@ -35,7 +38,7 @@ style: .venv/dev.stamp  ## repair style and formatting
 	.venv/bin/ruff format .
 
 clean:  ## remove the environment and build products
-	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .cache build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -52,6 +55,10 @@ clean:  ## remove the environment and build products
 
 .venv/test.stamp: .venv/base.stamp
 	$(PIP) --editable '.[test]'
+	@touch $@
+
+.venv/peer.stamp: .venv/test.stamp
+	$(PIP) --editable '.[peer]'
 	@touch $@
 
 .venv/benchmark.stamp: .venv/base.stamp

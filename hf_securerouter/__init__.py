@@ -15,7 +15,7 @@ from . import registration
 if TYPE_CHECKING:
     from .configuration_pooled import PooledEncoderConfig
     from .configuration_securerouter import SecureRouterConfig
-    from .errors import SecureRouterError, SecureRouterValueError, SecureRouterWarning
+    from .errors import SecureRouterError, SecureRouterValueError, SecureRouterWarning, UnknownArgumentError
     from .modeling_pooled import PooledEncoderForSequenceClassification
     from .modeling_securerouter import (
         SecureRouterForSequenceClassification,
@@ -38,6 +38,7 @@ __all__ = [
     "SecureRouterPreTrainedModel",
     "SecureRouterValueError",
     "SecureRouterWarning",
+    "UnknownArgumentError",
     "classifier_from_sentence_transformer",
     "to_mpc",
 ]
@@ -45,7 +46,7 @@ __all__ = [
 _HOMES = {
     "configuration_pooled": ("PooledEncoderConfig",),
     "configuration_securerouter": ("SecureRouterConfig",),
-    "errors": ("SecureRouterError", "SecureRouterValueError", "SecureRouterWarning"),
+    "errors": ("SecureRouterError", "SecureRouterValueError", "SecureRouterWarning", "UnknownArgumentError"),
     "modeling_pooled": ("PooledEncoderForSequenceClassification",),
     "modeling_securerouter": (
         "SecureRouterForSequenceClassification",

@@ -1,6 +1,7 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
 """A checkpoint of a pool: loading it whole, saving it at once, pushing it to the Hub."""
 
+import inspect
 import os
 import re
 import tempfile
@@ -13,12 +14,28 @@ from huggingface_hub.errors import EntryNotFoundError
 from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
+from .admission import probe_pool
 from .configuration_securerouter import SecureRouterConfig
 from .errors import FileError, SecureRouterValueError
+from .known_arguments import refuse_unknown
+from .members import PoolOfMembers
 from .pool import not_finite
 
 
-class SecureRouterPreTrainedModel(PreTrainedModel):
+# What `save_pretrained` takes beside its own parameters, and what it passes to `push_to_hub`.
+_SAVING = (
+    *(
+        name
+        for name in inspect.signature(PreTrainedModel.save_pretrained).parameters
+        if name not in ("self", "kwargs")
+    ),
+    "safe_serialization",
+    "save_function",
+)
+_UPLOADING = ("repo_id", "commit_message", "commit_description", "private", "token", "revision", "create_pr")
+
+
+class SecureRouterPreTrainedModel(PoolOfMembers):
     """The base class of the pool, with what transformers needs to load, save, place and train a model."""
 
     config: SecureRouterConfig
@@ -59,6 +76,7 @@ class SecureRouterPreTrainedModel(PreTrainedModel):
                     f"The checkpoint {str(pretrained_model_name_or_path)!r} {problem} tensors, {_listed(names)}: save "
                     "it again from the model, or load the revision that belongs to its config.json."
                 )
+        probe_pool(model)
         return (model, info) if output_loading_info else model
 
     def save_pretrained(  # type: ignore[override]
@@ -73,20 +91,15 @@ class SecureRouterPreTrainedModel(PreTrainedModel):
         a temporary folder first and then renamed, so that a failed write leaves an earlier checkpoint as it was.
 
         Raises:
-            `SecureRouterValueError`: `save_directory` is a file.
+            `SecureRouterValueError`: `save_directory` is a file, or an argument is unknown.
         """
         if os.path.isfile(save_directory):
             raise SecureRouterValueError(f"`save_directory` should be a folder, got the file {str(save_directory)!r}.")
-        hub_arguments = (
-            "repo_id",
-            "commit_message",
-            "commit_description",
-            "private",
-            "token",
-            "revision",
-            "create_pr",
-        )
-        hub = {name: kwargs.pop(name) for name in hub_arguments if name in kwargs}
+        refuse_unknown("`save_pretrained`", kwargs, (*_SAVING, *_UPLOADING))
+        if kwargs.pop("safe_serialization", True) is False:
+            raise SecureRouterValueError("`safe_serialization` is False: weights are saved as safetensors only.")
+        kwargs.pop("save_function", None)  # of older training loops, which wrote pickles with it
+        hub = {name: kwargs.pop(name) for name in _UPLOADING if name in kwargs}
         if "max_shard_size" in kwargs:
             hub["max_shard_size"] = kwargs["max_shard_size"]
         if kwargs.get("distributed_checkpoint"):

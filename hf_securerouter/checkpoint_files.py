@@ -22,10 +22,11 @@ from safetensors import SafetensorError
 from transformers import CONFIG_MAPPING, AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
+from .admission import check_buildable
 from .config_fields import shown, wrong_field
 from .configuration_securerouter import SecureRouterConfig
 from .errors import FileError, SecureRouterError, SecureRouterValueError
-from .pool import check_buildable, has_tokenizer
+from .pool import has_tokenizer
 
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"

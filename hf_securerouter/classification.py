@@ -14,6 +14,7 @@ from transformers import AutoTokenizer, BatchEncoding, PreTrainedConfig, PreTrai
 
 from hf_securerouter.errors import SecureRouterValueError
 from hf_securerouter.families import usable_positions
+from hf_securerouter.known_arguments import refuses_unknown
 from hf_securerouter.lengths import padded_right
 from hf_securerouter.modeling_securerouter import SecureRouterForSequenceClassification
 from hf_securerouter.pool import accepted_inputs
@@ -63,6 +64,7 @@ def checked_name(path: str | Path) -> str:
     return name
 
 
+@refuses_unknown
 def load_checkpoint(path: str | Path) -> tuple[SecureRouterForSequenceClassification, PreTrainedTokenizerBase]:
     """Load a pool in float32, in evaluation mode, and its tokenizer.
 
@@ -74,6 +76,7 @@ def load_checkpoint(path: str | Path) -> tuple[SecureRouterForSequenceClassifica
     return model.eval(), AutoTokenizer.from_pretrained(name)
 
 
+@refuses_unknown
 def classify(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -147,6 +150,7 @@ def _longest_input(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -
     return min(tokenizer.model_max_length, positions or tokenizer.model_max_length)
 
 
+@refuses_unknown
 def classify_encrypted(
     config: PreTrainedConfig, session: Session, texts: Iterable[Text], verify: float = 0.0
 ) -> tuple[list[Classified], Cost]:
@@ -166,6 +170,7 @@ def classify_encrypted(
     return [replace(one, verified=agreed) for one, agreed in zip(answers, result.verified, strict=True)], result.cost
 
 
+@refuses_unknown
 def from_logits(
     config: PreTrainedConfig, logits: torch.Tensor, expert_indices: Sequence[int] | None
 ) -> list[Classified]:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -17,6 +18,8 @@ from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 from .configuration_pooled import PooledEncoderConfig
 from .errors import SecureRouterValueError
 from .families import encoder_config, usable_positions
+from .known_arguments import nearest, refuse_unknown
+from .member_configs import MemberConfigs
 from .number_format import current_precision
 
 
@@ -42,6 +45,19 @@ EXPERT_MPC_CHOICES = {
     "precision": ("full", "reduced"),
 }
 
+
+# What transformers and the Hub write into any config.json, and what they set on any config, beside its own fields.
+_FROM_TRANSFORMERS = frozenset(
+    "_attn_implementation _attn_implementation_autoset _attn_implementation_internal _commit_hash _name_or_path "
+    "_experts_implementation _experts_implementation_internal _output_attentions _post_init_done "
+    "add_cross_attention attn_implementation auto_map bos_token_id cross_attention_hidden_size custom_pipelines "
+    "decoder_start_token_id distributed_config eos_token_id experts_implementation finetuning_task "
+    "gradient_checkpointing is_decoder loss_type model_type name_or_path num_labels output_attentions pad_token_id "
+    "per_layer_config prefix pruned_heads quantization_config sep_token_id task_specific_params tie_encoder_decoder "
+    "tie_last_hidden_states tie_word_embeddings tokenizer_class torch_dtype torchscript transformers.js_config "
+    "use_bfloat16 use_cache".split()
+)
+_ALIKE = 0.8  # an attribute whose name is that close to a field's is taken for a misspelt field
 
 # Fields that are stated once, at the top of the config, and copied to every expert.
 _SHARED_WITH_EXPERTS = ("id2label", "label2id", "problem_type", "dtype")
@@ -150,7 +166,7 @@ def is_hub_id(name: str) -> bool:
 
 
 @strict
-class SecureRouterConfig(PreTrainedConfig):
+class SecureRouterConfig(MemberConfigs, PreTrainedConfig):
     r"""Configuration of [`SecureRouterForSequenceClassification`]: a router and the experts it chooses among.
 
     `num_labels`, `id2label`, `problem_type` and `dtype` are stated once, here, and copied to every expert. If they are
@@ -272,6 +288,12 @@ class SecureRouterConfig(PreTrainedConfig):
     max_length: int | None = validated_field(_optional(_integer("max_length", 2)), default=None)
 
     def __post_init__(self, **kwargs):
+        if kwargs.get("model_type") not in (None, self.model_type):
+            raise SecureRouterValueError(
+                f"This is the config of a {kwargs['model_type']!r} checkpoint, not of a pool: make a pool of it with "
+                "`SecureRouterForSequenceClassification.from_expert_pretrained(router=..., experts=[...])`."
+            )
+        refuse_unknown(f"`{type(self).__name__}`", kwargs, self.known_fields())
         if self.router_config is not None:
             self.router_config = _as_config("router_config", self.router_config)
         if self.expert_configs is not None and not isinstance(self.expert_configs, (list, tuple)):
@@ -282,8 +304,8 @@ class SecureRouterConfig(PreTrainedConfig):
         if self.router_shares_expert is not None and self.router_shares_expert < len(self.expert_configs):
             shared = encoder_config(self.expert_configs[self.router_shares_expert])
             self.router_config = _as_config("router_config", shared)
-        if self.id2label is None and kwargs.get("num_labels") is None:
-            self.id2label = self._common_labels()
+        if self.id2label is None:
+            self.id2label = self._common_labels(kwargs.get("num_labels"))
         if self.problem_type is None:
             self.problem_type = self._common_problem_type()
         super().__post_init__(**kwargs)
@@ -302,6 +324,47 @@ class SecureRouterConfig(PreTrainedConfig):
         if self.max_length is None:
             self.max_length = self._shortest_position_table()
         self.share_with_experts()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in self.known_fields() and not name.startswith("_") and not hasattr(type(self), name):
+            if nearest(name, self._own_fields(), _ALIKE):
+                refuse_unknown(f"`{type(self).__name__}`", [name], self._own_fields())
+        super().__setattr__(name, value)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        """Loads a saved config, as [`~PreTrainedConfig.from_pretrained`] does.
+
+        Raises:
+            `UnknownArgumentError`: An argument is neither a loader argument nor a field of the config.
+        """
+        wanted = kwargs.pop("return_unused_kwargs", False)
+        config, unused = super().from_pretrained(
+            pretrained_model_name_or_path, *args, return_unused_kwargs=True, **kwargs
+        )
+        if wanted:
+            return config, unused
+        refuse_unknown(f"`{cls.__name__}.from_pretrained`", unused, cls.known_fields())
+        return config
+
+    @classmethod
+    def from_dict(cls, config_dict, **kwargs):
+        """As in transformers. `AutoConfig` and `AutoTokenizer` pass arguments of every kind through here, so that only
+        those that are nearly a field's name are refused.
+        """
+        own = cls._own_fields()
+        misspelt = [name for name in kwargs if name not in cls.known_fields() and nearest(name, own, 0.85)]
+        refuse_unknown(f"`{cls.__name__}`", misspelt, own)
+        return super().from_dict(config_dict, **kwargs)
+
+    @classmethod
+    def _own_fields(cls) -> frozenset[str]:
+        return frozenset(field.name for field in dataclasses.fields(cls))
+
+    @classmethod
+    def known_fields(cls) -> frozenset[str]:
+        """Names of the fields, and of what transformers and the Hub put into any config."""
+        return cls._own_fields() | _FROM_TRANSFORMERS
 
     @property
     def _experts(self) -> list[PreTrainedConfig]:
@@ -367,6 +430,11 @@ class SecureRouterConfig(PreTrainedConfig):
                 f"{self.max_length}: pass a smaller value, or leave it out."
             )
 
+    def validate_names(self) -> None:
+        """Part of the strict validation: a saved config holds no field that loading it would refuse."""
+        given = [name for name in vars(self) if not name.startswith("_")]
+        refuse_unknown(f"`{type(self).__name__}`", given, self.known_fields())
+
     def to_dict(self) -> dict[str, Any]:
         """The config as a dict that JSON can hold and from which `SecureRouterConfig(**config.to_dict())` rebuilds it.
         Fields that all experts share are at the top only, and no path of this machine is in it.
@@ -386,8 +454,10 @@ class SecureRouterConfig(PreTrainedConfig):
             output.pop("_name_or_path", None)
         return output
 
-    def _common_labels(self) -> dict[int, str] | None:
+    def _common_labels(self, count: int | None) -> dict[int, str] | None:
+        """The labels of those experts that have `count` of them; of all, if None."""
         named = [cast(dict[int, str], expert.id2label) for expert in self._experts if expert.id2label is not None]
+        named = [labels for labels in named if count in (None, len(labels))]
         counts = sorted({len(labels) for labels in named})
         if len(counts) > 1:
             raise SecureRouterValueError(
@@ -412,8 +482,7 @@ class SecureRouterConfig(PreTrainedConfig):
         return types.pop() if types else None
 
     def _shortest_position_table(self) -> int | None:
-        router = [] if self.router_config is None else [cast(PreTrainedConfig, self.router_config)]
-        lengths = [length for length in map(usable_positions, router + self._experts) if length is not None]
+        lengths = [length for length in map(usable_positions, self._members) if length is not None]
         return min(lengths, default=None)
 
 

@@ -47,3 +47,8 @@ class FileError(SecureRouterValueError):
 
 class SecureRouterWarning(UserWarning):
     """Something works, but perhaps not as the caller expects."""
+
+
+class UnknownArgumentError(SecureRouterValueError, TypeError):
+    """A callable or a config does not know an argument; the message names the nearest one that it knows. It is also a
+    `TypeError`, which Python raises for this."""

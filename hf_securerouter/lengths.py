@@ -55,7 +55,7 @@ def padded_right(inputs: Mapping[str, T]) -> dict[str, T]:
     return {name: value if value is None else value.gather(1, source) for name, value in inputs.items()}
 
 
-def truncate(inputs: Mapping[str, T], length: int | None) -> tuple[dict[str, T], int]:
+def truncate(inputs: Mapping[str, T], length: int | None, separators: bool = True) -> tuple[dict[str, T], int]:
     """Truncate a batch: a text loses its end, a pair the end of its longer text, as with a tokenizer's
     `"longest_first"`. The separators stay.
 
@@ -66,6 +66,7 @@ def truncate(inputs: Mapping[str, T], length: int | None) -> tuple[dict[str, T],
         inputs (`Mapping[str, torch.Tensor]`): `input_ids` of shape (B, T), padded on the right, and optionally
             `attention_mask` and `token_type_ids`.
         length (`int`, *optional*): Tokens to keep; None for all.
+        separators (`bool`): Whether texts end with a separator. Without one a text loses its end, whatever it is.
 
     Returns:
         `tuple[dict[str, torch.Tensor], int]`: The inputs, (B, at most `length`) each, and how many texts were cut.
@@ -78,6 +79,9 @@ def truncate(inputs: Mapping[str, T], length: int | None) -> tuple[dict[str, T],
         return dict(inputs), 0
     places = torch.arange(ids.shape[1], device=ids.device)
     last = torch.full_like(ids[:, 0], len(places) - 1) if mask is None else (mask.bool() * places).argmax(dim=1)
+    if not separators:
+        cut = {name: value if value is None else value[:, :length] for name, value in inputs.items()}
+        return cut, int((last >= length).sum())
     end = (ids == ids.gather(1, last[:, None])).int().argmax(dim=1)  # of the first text
     first, second = ((end - 1).clamp(min=0), (last - end - 1).clamp(min=0))  # tokens of each text
     excess = (last + 1 - length).clamp(min=0)
@@ -98,9 +102,9 @@ def truncate(inputs: Mapping[str, T], length: int | None) -> tuple[dict[str, T],
     return shorter, int(cut_off.sum())
 
 
-def truncate_with_warning(inputs: Mapping[str, T], length: int | None) -> dict[str, T]:
+def truncate_with_warning(inputs: Mapping[str, T], length: int | None, separators: bool = True) -> dict[str, T]:
     """The inputs, truncated by [`truncate`], with a [`SecureRouterWarning`] if any text was too long."""
-    shorter, count = truncate(inputs, length)
+    shorter, count = truncate(inputs, length, separators)
     if count:
         warnings.warn(
             f"{count} texts have more than the {length} tokens of `max_length`: the rest is cut off. Pass "
@@ -108,6 +112,23 @@ def truncate_with_warning(inputs: Mapping[str, T], length: int | None) -> dict[s
             SecureRouterWarning,
         )
     return shorter
+
+
+def last_tokens(inputs: Mapping[str, torch.Tensor | None]) -> Tensor:
+    """The place of each text's last token, (B,); without a mask everything is a token."""
+    ids, mask = inputs["input_ids"], inputs.get("attention_mask")
+    assert ids is not None
+    if mask is None:
+        return torch.full_like(ids[:, 0], ids.shape[1] - 1)
+    return (mask.bool() * torch.arange(ids.shape[1], device=ids.device)).argmax(dim=1)
+
+
+def with_padding_id(inputs: Mapping[str, torch.Tensor | None], padding: int) -> dict[str, torch.Tensor | None]:
+    """The inputs with the id `padding` wherever the mask is 0. Causal classifiers find the last token by this id."""
+    ids, mask = inputs["input_ids"], inputs.get("attention_mask")
+    if ids is None or mask is None:
+        return dict(inputs)
+    return {**inputs, "input_ids": ids.masked_fill(~mask.bool(), padding)}
 
 
 def copy_into_padding(values: Tensor, attention_mask: Tensor) -> Tensor:

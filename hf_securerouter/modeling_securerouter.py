@@ -1,30 +1,34 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
 """A router over a pool of sequence classifiers of different size."""
 
+import inspect
 import os
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 from transformers import (
-    AutoModel,
     AutoModelForSequenceClassification,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 from transformers.processing_utils import Unpack
-from transformers.utils import ModelOutput, TransformersKwargs
+from transformers.utils import TransformersKwargs
 from transformers.utils.generic import can_return_tuple
 
+from .admission import check_buildable, probe_pool, reads_last_token
 from .checkpoint import SecureRouterPreTrainedModel
 from .configuration_securerouter import ProblemType, SecureRouterConfig
 from .errors import SecureRouterValueError, SecureRouterWarning
-from .lengths import padded_right, truncate, truncate_with_warning
+from .forward_arguments import check_forward, refuse_tracing
+from .known_arguments import refuse_unknown, refuses_unknown
+from .labels import LabelOrder, refuse_other_orders
+from .lengths import padded_right, truncate, truncate_with_warning, with_padding_id
+from .loading import LOADER_ARGUMENTS
 from .losses import (
     balance_loss,
     check_labels,
@@ -36,9 +40,10 @@ from .losses import (
     task_loss,
     utility_loss,
 )
-from .modeling_pooled import pooled_row
 from .mpc_friendly import use_functions
-from .pool import accepted_inputs, build_pool, check_buildable
+from .outputs import SecureRouterOutput
+from .pool import accepted_inputs, build_pool, pool_arguments
+from .router import SecureRouterGate
 from .routing import choose_expert
 from .token_ids import check_ids, vocabulary_of
 
@@ -50,93 +55,7 @@ except ImportError:
     pass
 
 
-@dataclass
-class SecureRouterOutput(ModelOutput):
-    """Output of [`SecureRouterForSequenceClassification`]. Shapes: B examples, K experts, C labels.
-
-    Args:
-        loss (`torch.FloatTensor` of shape (), *optional*, returned with `labels`):
-            `task_loss + alpha * balance_loss + beta * cost_loss`.
-        logits (`torch.FloatTensor` of shape (B, C)):
-            Before the softmax: the mixture of equation 1 in training, the chosen expert's in evaluation.
-        router_logits (`torch.FloatTensor` of shape (B, K)):
-            The router's outputs; predicted utilities if `router_objective="utility"`.
-        router_probs (`torch.FloatTensor` of shape (B, K), float32):
-            The weights of equation 1: the Gumbel-softmax sample in training, the softmax in evaluation.
-        expert_indices (`torch.LongTensor` of shape (B,)):
-            The decision, `argmax(router_logits - routing_lambda * expert_costs)`; of equal values the first.
-        expert_logits (`torch.FloatTensor` of shape (B, K, C), returned in training):
-            Every expert's output, computed or cached.
-        expected_cost (`torch.FloatTensor` of shape (B,), float32):
-            Equation 5, in the units of `expert_costs`.
-        task_loss (`torch.FloatTensor` of shape (), *optional*, returned with `labels`):
-            Equation 2. In training with `router_objective="utility"`, the mean of the experts' own task losses plus
-            the squared error of the predicted utilities.
-        balance_loss (`torch.FloatTensor` of shape (), *optional*, returned with `labels`):
-            Equation 4, from `router_probs`, not weighted.
-        cost_loss (`torch.FloatTensor` of shape (), *optional*, returned with `labels`):
-            Equation 6, from `router_probs`, not weighted.
-    """
-
-    loss: torch.Tensor | None = None
-    logits: torch.Tensor | None = None
-    router_logits: torch.Tensor | None = None
-    router_probs: torch.Tensor | None = None
-    expert_indices: torch.Tensor | None = None
-    expert_logits: torch.Tensor | None = None
-    expected_cost: torch.Tensor | None = None
-    task_loss: torch.Tensor | None = None
-    balance_loss: torch.Tensor | None = None
-    cost_loss: torch.Tensor | None = None
-
-
-class SecureRouterGate(nn.Module):
-    """The router: a summary encoder, whose first token is the summary, and a two-layer perceptron with ReLU and
-    dropout.
-
-    Args:
-        config (`SecureRouterConfig`): Gives the encoder's config, the hidden width and the dropout.
-        encoder (`PreTrainedModel`, *optional*): A loaded encoder, instead of a new one. With
-            `config.router_shares_expert` it is the expert's, and stays a module of the expert.
-
-    Inputs: token ids, mask and token types of shape (B, T), or their summaries, (B, H), as `summary`. Output: (B, K),
-    one number for each expert.
-    """
-
-    def __init__(self, config: SecureRouterConfig, encoder: PreTrainedModel | None = None):
-        super().__init__()
-        encoder_config = cast(PreTrainedConfig, config.router_config)
-        if encoder is None:
-            encoder = AutoModel.from_config(encoder_config, dtype=torch.get_default_dtype())
-        if config.router_shares_expert is not None:
-            # Past `nn.Module.__setattr__`, which would register the expert's encoder twice: its weights are saved,
-            # moved and trained once, by the expert.
-            self.__dict__["encoder"] = encoder
-        else:
-            if getattr(encoder, "pooler", None) is not None:
-                encoder.pooler = None  # the perceptron reads the first token, not the pooler's output
-            self.encoder = encoder
-        self.max_length = (
-            None if config.router_shares_expert is None else config.length_of(config.router_shares_expert)
-        )
-        shared = config.router_shares_expert
-        expert = None if shared is None else cast(list[PreTrainedConfig], config.expert_configs)[shared]
-        self.pooling = getattr(expert, "pooling", "first")  # a pooled expert's row is the summary too
-        self.dense = nn.Linear(encoder_config.hidden_size, config.router_hidden_size)
-        self.dropout = nn.Dropout(config.router_dropout)
-        self.out_proj = nn.Linear(config.router_hidden_size, config.num_experts)
-
-    def summarize(self, **inputs: torch.Tensor | None) -> torch.Tensor:
-        """The hidden state of the first token, (B, H). A shared encoder reads as many tokens as its expert, and a
-        pooled expert's is pooled as for the expert."""
-        inputs, _ = truncate(padded_right(inputs), self.max_length)
-        hidden = self.encoder(**accepted_inputs(self.encoder, inputs)).last_hidden_state
-        return pooled_row(hidden, inputs.get("attention_mask"), self.pooling)
-
-    def forward(self, summary: torch.Tensor | None = None, **inputs: torch.Tensor | None) -> torch.Tensor:
-        if summary is None:
-            summary = self.summarize(**inputs)
-        return self.out_proj(self.dropout(F.relu(self.dense(summary))))
+_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "labels", "expert_logits", "router_summary")
 
 
 class SecureRouterForSequenceClassification(SecureRouterPreTrainedModel):
@@ -174,15 +93,21 @@ class SecureRouterForSequenceClassification(SecureRouterPreTrainedModel):
         config: SecureRouterConfig,
         router_encoder: PreTrainedModel | None = None,
         experts: Sequence[PreTrainedModel] | None = None,
+        **unknown: Any,
     ):
+        known = {*LOADER_ARGUMENTS, *SecureRouterConfig.known_fields(), "router_encoder", "experts"}
+        refuse_unknown(f"`{type(self).__name__}`", unknown, known - unknown.keys())
         requested_attention = config._attn_implementation  # before the base class sets its own default
         super().__init__(config)
         check_buildable(config)
+        if experts:
+            refuse_other_orders(experts, cast(dict[int, str], config.id2label))
         config.share_with_experts()
         expert_configs = cast(list[PreTrainedConfig], config.expert_configs)
         if requested_attention is not None:
             for member in (cast(PreTrainedConfig, config.router_config), *expert_configs):
-                member._attn_implementation = requested_attention
+                if member._attn_implementation is None:
+                    member._attn_implementation = requested_attention
 
         experts = experts or [
             AutoModelForSequenceClassification.from_config(expert, dtype=torch.get_default_dtype())
@@ -206,6 +131,12 @@ class SecureRouterForSequenceClassification(SecureRouterPreTrainedModel):
             self._estimate_costs()
         config.validate()
         self.post_init()
+        probe_pool(self)
+
+    @property
+    def _is_causal(self) -> bool:
+        """Whether a member is causal; then the tokenizer that all share sets no separator."""
+        return any(reads_last_token(member.config) for member in (self.router.encoder, *self._expert_models))
 
     @property
     def _expert_models(self) -> list[PreTrainedModel]:
@@ -262,6 +193,7 @@ class SecureRouterForSequenceClassification(SecureRouterPreTrainedModel):
             `SecureRouterValueError`: The inputs are empty, a row is all padding or has an id beyond a vocabulary; the
                 mask, `expert_logits` or `router_summary` has another shape; or the labels do not fit `num_labels`.
         """
+        check_forward(self.config, _INPUTS, kwargs)
         if input_ids is None or input_ids.dim() != 2 or input_ids.numel() == 0:
             shape = None if input_ids is None else tuple(input_ids.shape)
             raise SecureRouterValueError(
@@ -277,6 +209,7 @@ class SecureRouterForSequenceClassification(SecureRouterPreTrainedModel):
                 f"`expert_logits` should be of shape {expected} (examples, experts, labels), got "
                 f"{tuple(expert_logits.shape)}: pass one answer of every expert for each example, or leave it out."
             )
+        self._find_shared_encoder()
         width = self.router.dense.in_features
         if router_summary is not None and tuple(router_summary.shape) != (input_ids.shape[0], width):
             raise SecureRouterValueError(
@@ -284,7 +217,7 @@ class SecureRouterForSequenceClassification(SecureRouterPreTrainedModel):
                 f"{tuple(router_summary.shape)}: pass the output of `model.router.summarize`, or leave it out."
             )
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
-        inputs = truncate_with_warning(padded_right(inputs), self.config.max_length)
+        inputs = truncate_with_warning(padded_right(inputs), self.config.max_length, separators=not self._is_causal)
         router_logits = self.router(router_summary, **inputs)
         costs = torch.tensor(self.config.expert_costs, dtype=torch.float32, device=router_logits.device)
         expert_indices = choose_expert(router_logits, costs, self.config.routing_lambda)
@@ -360,6 +293,7 @@ class SecureRouterForSequenceClassification(SecureRouterPreTrainedModel):
         Returns:
             `torch.Tensor` of shape (B, C).
         """
+        refuse_tracing()
         inputs = padded_right(inputs)
         parts, rows = [], []
         for index in expert_indices.unique().tolist():
@@ -371,8 +305,11 @@ class SecureRouterForSequenceClassification(SecureRouterPreTrainedModel):
 
     def _run_expert(self, index: int, inputs: dict[str, torch.Tensor | None]) -> torch.Tensor:
         """The logits of one expert, which reads at most `expert_max_lengths` tokens of an input."""
-        expert = self.experts[index]
-        shorter, _ = truncate(inputs, self.config.length_of(index))
+        expert = self._expert_models[index]
+        is_causal = reads_last_token(expert.config)
+        shorter, _ = truncate(inputs, self.config.length_of(index), separators=not is_causal)
+        if is_causal:
+            shorter = with_padding_id(shorter, cast(int, expert.config.get_text_config().pad_token_id))
         return expert(**accepted_inputs(expert, shorter)).logits
 
     @classmethod
@@ -382,7 +319,10 @@ class SecureRouterForSequenceClassification(SecureRouterPreTrainedModel):
         experts: Sequence[str | os.PathLike],
         expert_layers: Sequence[int] | None = None,
         num_labels: int | None = None,
-        **config_fields: Any,
+        label_order: LabelOrder | None = None,
+        router_kwargs: dict[str, Any] | None = None,
+        expert_kwargs: Sequence[dict[str, Any] | None] | None = None,
+        **kwargs: Any,
     ) -> "SecureRouterForSequenceClassification":
         r"""Builds a pool from pretrained checkpoints.
 
@@ -397,28 +337,48 @@ class SecureRouterForSequenceClassification(SecureRouterPreTrainedModel):
                 the checkpoint's embeddings, pooler and head.
             num_labels (`int`, *optional*):
                 Number of labels; defaults to the fine-tuned experts' number, or to 2 if no expert is fine-tuned.
-            config_fields:
-                Fields of [`SecureRouterConfig`]. `id2label` decides if experts name their labels differently; `dtype`
-                is the dtype of the weights, float32 by default.
+            label_order (`list`, *optional*):
+                For each expert its own labels, by name or by index, in the order of the pool's labels; None for an
+                expert whose labels have the pool's names. Without it heads are brought to one order by name, and
+                labels without names (`LABEL_0`, ...) are taken by place, with a warning.
+            router_kwargs (`dict`, *optional*):
+                Loader arguments of the router alone, such as `{"revision": "v2", "subfolder": "tiny"}`.
+            expert_kwargs (`list` of `dict`, *optional*):
+                Loader arguments of each expert, or None for one without its own.
+            kwargs:
+                Fields of [`SecureRouterConfig`]; `id2label` names and orders the labels, `dtype` is that of all
+                weights, float32 by default. And loader arguments of all members, which are not saved: `token`,
+                `revision`, `subfolder`, `cache_dir`, `force_download`, `local_files_only`, `proxies`,
+                `trust_remote_code`, `code_revision`, `attn_implementation`, `use_safetensors`, `variant`.
 
         Returns:
             [`SecureRouterForSequenceClassification`], in evaluation mode.
 
         Raises:
-            `SecureRouterValueError`: The checkpoints cannot form a pool: different tokenizers, other label names or
-                counts, an adapter, a quantised checkpoint, weights that are not finite.
+            `SecureRouterValueError`: The checkpoints cannot form a pool: different tokenizers, label names that cannot
+                be matched, a family that a pool cannot use, an adapter, a quantised checkpoint, weights that are not
+                finite.
+            `UnknownArgumentError`: An argument is none of these; the message names the nearest.
         """
-        dtype = config_fields.pop("dtype", None) or torch.get_default_dtype()
+        loading, dtype, config_fields = pool_arguments(
+            kwargs, inspect.signature(cls.from_expert_pretrained).parameters
+        )
         pool = build_pool(
             router=router,
             experts=experts,
             expert_layers=expert_layers,
             num_labels=num_labels,
             id2label=config_fields.pop("id2label", None),
-            dtype=getattr(torch, dtype) if isinstance(dtype, str) else dtype,
+            label_order=label_order,
+            dtype=dtype,
+            loading=loading,
+            router_kwargs=router_kwargs,
+            expert_kwargs=expert_kwargs,
         )
+        if "attn_implementation" in loading:
+            config_fields["attn_implementation"] = loading["attn_implementation"]
         config_fields.setdefault("max_length", pool.max_length)
-        if pool.router_encoder is None:
+        if pool.router_encoder is None and config_fields.get("router_shares_expert") is None:
             config_fields["router_shares_expert"] = min(
                 range(len(pool.experts)), key=lambda index: pool.experts[index].num_parameters()
             )
@@ -438,12 +398,15 @@ class SecureRouterForSequenceClassification(SecureRouterPreTrainedModel):
         members: list[Any] = [*self.experts]
         if self.config.router_shares_expert is None:
             members.append(self.router.encoder)
-        return [member.resize_token_embeddings(*args, **kwargs) for member in members][-1]
+        resized = [member.resize_token_embeddings(*args, **kwargs) for member in members]
+        self.vocab_size = self.config.vocab_size  # as transformers does for a model without members
+        return resized[-1]
 
     def get_input_embeddings(self) -> nn.Module:
         """The router's embeddings; each expert has its own."""
         return self.router.encoder.get_input_embeddings()
 
+    @refuses_unknown
     def to_mpc(
         self,
         tokenizer: PreTrainedTokenizerBase | None = None,
@@ -472,18 +435,8 @@ class SecureRouterForSequenceClassification(SecureRouterPreTrainedModel):
             raise ImportError(
                 "`to_mpc` needs the hf_securerouter package: install it with `pip install hf_securerouter`."
             ) from error
-        chosen = (
-            protocol,
-            routing_privacy,
-            device,
-            max_length,
-            provider,
-            calibration,
-            network,
-            routing_lambda,
-            quotas,
-        )
-        return to_mpc(self, tokenizer, *chosen)
+        chosen = (protocol, routing_privacy, device, max_length, provider, calibration, network, routing_lambda)
+        return to_mpc(self, tokenizer, *chosen, quotas)
 
 
 __all__ = ["SecureRouterForSequenceClassification", "SecureRouterOutput", "SecureRouterPreTrainedModel"]

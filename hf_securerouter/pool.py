@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import inspect
 import json
 import os
+import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -16,7 +18,6 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 from transformers import (
-    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
     AutoConfig,
     AutoModel,
     AutoModelForSequenceClassification,
@@ -27,10 +28,15 @@ from transformers import (
 )
 from transformers.utils import cached_file, find_adapter_config_file
 
+from .admission import check_expert, check_router
 from .configuration_securerouter import SecureRouterConfig, is_hub_id
 from .errors import SecureRouterValueError, SecureRouterWarning
 from .families import encoder_config, usable_positions, why_not_cut
-from .sentence_transformer import classifier_from_sentence_transformer, is_sentence_classifier
+from .known_arguments import refuse_unknown
+from .labels import LabelOrder, LoadedExpert, agree_on_labels, common_count, wanted_labels
+from .loading import LOADER_ARGUMENTS, Loading, Source, member_loading, pool_dtype, refuse_not_taken
+from .modeling_pooled import PooledEncoderForSequenceClassification
+from .sentence_transformer import is_sentence_classifier, read_sentence_classifier
 
 
 _TOKENIZER_FILES = (
@@ -54,6 +60,37 @@ class Pool:
     max_length: int | None
 
 
+# Fields of the config that a pool reads from its checkpoints, or that say nothing to it.
+_FROM_CHECKPOINTS = frozenset(
+    "architectures chunk_size_feed_forward expert_configs is_encoder_decoder label2id router_config "
+    "transformers_version".split()
+)
+
+
+def pool_arguments(
+    given: Mapping[str, Any], parameters: Iterable[str]
+) -> tuple[dict[str, Any], torch.dtype, dict[str, Any]]:
+    """What is given to `from_expert_pretrained` beside its own parameters.
+
+    Args:
+        given (`Mapping`): Loader arguments, a dtype, and fields of the config.
+        parameters (iterable of `str`): Its own, for the message.
+
+    Returns:
+        `tuple`: Loader arguments, the dtype, and fields of the config.
+
+    Raises:
+        `SecureRouterValueError`: An argument is none of these, or one that a pool cannot take.
+    """
+    refuse_not_taken(given)
+    rest = dict(given)
+    loading = {name: rest.pop(name) for name in LOADER_ARGUMENTS if name in rest}
+    dtype = pool_dtype(rest.pop("dtype", None), rest.pop("torch_dtype", None))
+    fields = {field.name for field in dataclasses.fields(SecureRouterConfig)} - _FROM_CHECKPOINTS
+    refuse_unknown("`from_expert_pretrained`", rest, {*parameters, *LOADER_ARGUMENTS, *fields} - {"kwargs"})
+    return loading, dtype, rest
+
+
 @dataclass
 class _Tokenizer:
     parts: dict[str, Any]
@@ -66,10 +103,14 @@ def build_pool(
     expert_layers: Sequence[int] | None,
     num_labels: int | None,
     id2label: dict[int, str] | None,
+    label_order: LabelOrder | None,
     dtype: torch.dtype,
+    loading: dict[str, Any],
+    router_kwargs: dict[str, Any] | None,
+    expert_kwargs: Sequence[dict[str, Any] | None] | None,
 ) -> Pool:
     """Loads the members of a pool; the arguments are those of
-    [`SecureRouterForSequenceClassification.from_expert_pretrained`].
+    [`SecureRouterForSequenceClassification.from_expert_pretrained`], whose loader arguments are `loading`.
 
     Raises:
         `SecureRouterValueError`: The checkpoints cannot form a pool; the message names the checkpoint and a remedy.
@@ -82,38 +123,54 @@ def build_pool(
             f"`expert_layers` cuts one checkpoint to several depths, got {list(expert_layers)!r} with {len(names)} "
             "experts: pass one expert and at least one depth, or leave `expert_layers` out."
         )
-    members = {} if router is None else {"router": os.fspath(router)}
-    members |= {f"experts[{i}]": name for i, name in enumerate(names)}
-    whole = {name: classifier_from_sentence_transformer(name) for name in names if is_sentence_classifier(name)}
-    configs = {
-        name: whole[name][0].config if name in whole else _load_config(argument, name)
-        for argument, name in members.items()
+    own, of_experts = member_loading(loading, router_kwargs, expert_kwargs, len(names))
+    members = {} if router is None else {"router": Source(os.fspath(router), own)}
+    members |= {f"experts[{i}]": Source(names[i], of_experts[i]) for i in range(len(names))}
+    whole = {
+        argument: read_sentence_classifier(source)
+        for argument, source in members.items()
+        if argument != "router" and is_sentence_classifier(source)
     }
-    max_length = _shared_max_length(members, configs, {name: tokenizer for name, (_, tokenizer) in whole.items()})
+    configs = {
+        argument: whole[argument][0].config if argument in whole else _load_config(argument, source)
+        for argument, source in members.items()
+    }
+    for argument, member in configs.items():
+        (check_router if argument == "router" else check_expert)(argument, member)
+    max_length = _shared_max_length(members, configs, {argument: whole[argument][1] for argument in whole})
 
-    id2label = _wanted_labels(num_labels, id2label)
-    count = len(id2label) if id2label else _common_count({name: configs[name] for name in names}, num_labels)
-    loaded = [
-        _load_expert(f"experts[{i}]", name, configs[name], count, dtype, whole[name][0] if name in whole else None)
-        for i, name in enumerate(names)
-    ]
-    fine_tuned = [_is_fine_tuned(configs[name]) for name in names]
-    id2label = _agree_on_labels(names, loaded, fine_tuned, id2label)
+    wanted = wanted_labels(num_labels, id2label)
+    asked = num_labels if wanted is None else len(wanted)
+    loaded = {
+        argument: _load_expert(argument, source, configs[argument], asked, dtype)
+        if argument not in whole
+        else _with_own_head(argument, source, whole[argument][0], dtype)
+        for argument, source in members.items()
+        if argument != "router"
+    }
+    count = common_count([*loaded.values()], asked)
+    found = [_with_labels(name, members[name], expert, count, dtype) for name, expert in loaded.items()]
+    labels = agree_on_labels(found, wanted, label_order)
+    models = [expert.model for expert in found]
     if expert_layers is not None:
-        loaded = [cut_layers(loaded[0], layers) for layers in expert_layers]
+        models = [cut_layers(models[0], layers) for layers in expert_layers]
 
-    encoder = None if router is None else _load(AutoModel, "router", members["router"], dtype)
+    encoder = None if router is None else _load(AutoModel, "router", members["router"], dtype)[0]
     routers = [] if encoder is None else [encoder]
-    for name, model in (*zip(members.values(), routers, strict=False), *zip(names, loaded, strict=False)):
+    sources = [*(["router"] if routers else []), *(loaded if expert_layers is None else ["experts[0]"] * len(models))]
+    for argument, model in zip(sources, (*routers, *models), strict=True):
         wrong = not_finite(model)
         if wrong:
             raise SecureRouterValueError(
-                f"The checkpoint {name!r} has infinite or NaN values, first in {wrong[0]}: train or download it again."
+                f"The checkpoint {members[argument].name!r} has infinite or NaN values, first in {wrong[0]}: train or "
+                "download it again."
             )
-    for model in (*routers, *loaded):
+    for model in models:
+        model.config.id2label = dict(labels)
+    for model in (*routers, *models):
         if not is_hub_id(model.config.name_or_path or ""):
             model.config.name_or_path = ""  # a saved config must not reveal a path of this machine
-    return Pool(encoder, loaded, id2label, max_length)
+    return Pool(encoder, models, labels, max_length)
 
 
 def cut_layers(model: PreTrainedModel, layers: int) -> PreTrainedModel:
@@ -154,14 +211,16 @@ def not_finite(model: nn.Module) -> list[str]:
     ]
 
 
-def _load_config(argument: str, name: str) -> PreTrainedConfig:
+def _load_config(argument: str, source: Source) -> PreTrainedConfig:
+    name, loading = source.name, source.loading
     try:
-        is_adapter = find_adapter_config_file(name) is not None
-        config = None if is_adapter else AutoConfig.from_pretrained(name)
+        is_adapter = find_adapter_config_file(name, **loading.files) is not None
+        config = None if is_adapter else AutoConfig.from_pretrained(name, **loading.config)
     except (OSError, ValueError) as error:
         raise SecureRouterValueError(
-            f"`{argument}` is {name!r}, which is neither a folder with a config.json nor an id on the Hub: {error}"
-        ) from error
+            f"`{argument}` is {name!r}, which is neither a folder with a config.json nor an id on the Hub: "
+            f"{loading.without_secrets(error)}"
+        ) from (None if loading.without_secrets(error) != str(error) else error)
     if config is None:
         raise SecureRouterValueError(
             f"`{argument}` is {name!r}, a PEFT adapter: merge the adapter first (`merge_and_unload()`), save the "
@@ -175,135 +234,138 @@ def _load_config(argument: str, name: str) -> PreTrainedConfig:
     return config
 
 
-def _load(auto_class: Any, argument: str, name: str, dtype: torch.dtype, **kwargs: Any) -> PreTrainedModel:
-    """Loads a checkpoint, and refuses one that lacks tensors of its encoder or of its trained head."""
+def _load(
+    auto_class: Any, argument: str, source: Source, dtype: torch.dtype, **kwargs: Any
+) -> tuple[PreTrainedModel, set[str], set[str]]:
+    """Loads a checkpoint, and refuses one that lacks tensors of its encoder, or has them in another shape.
+
+    Returns:
+        `tuple`: The model, the tensors of its head that the checkpoint lacks, and those of another shape.
+    """
+    name = source.name
     try:
-        model, info = auto_class.from_pretrained(name, dtype=dtype, output_loading_info=True, **kwargs)
+        model, info = auto_class.from_pretrained(
+            name,
+            dtype=dtype,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            **source.loading.weights,
+            **kwargs,
+        )
     except SafetensorError as error:
         raise SecureRouterValueError(
             f"`{argument}` is {name!r}, with a corrupt safetensors file ({error}): download or copy it again."
         ) from error
-    # A base checkpoint may come without the head, and some come without a pooler.
+    mismatched = {key if isinstance(key, str) else key[0] for key in info["mismatched_keys"]}
     prefix = model.base_model_prefix + "."
-    missing = [key for key in info["missing_keys"] if auto_class is AutoModel or key.startswith(prefix)]
-    missing = sorted(key for key in missing if "pooler" not in key)
-    if not missing and _is_fine_tuned(model.config) and auto_class is not AutoModel:
-        missing = sorted(info["missing_keys"])
+    is_base = auto_class is AutoModel
+    in_encoder = {key for key in model.state_dict() if is_base or key.startswith(prefix)}
+    # Some base checkpoints come without a pooler.
+    lacking = set(info["missing_keys"]) - mismatched
+    missing = sorted(key for key in lacking if key in in_encoder and "pooler" not in key)
+    trained_head = _declared(model.config) == "classifier" and not is_base
+    if trained_head and not missing:
+        missing = sorted(lacking)
     if missing:
         raise SecureRouterValueError(
             f"`{argument}` is {name!r}, which lacks {len(missing)} tensors of its architecture, first {missing[0]}: "
             "download or save the checkpoint again."
         )
-    return model
+    wrong = sorted(mismatched if trained_head else mismatched & in_encoder)
+    if wrong:
+        raise SecureRouterValueError(
+            f"`{argument}` is {name!r}, whose tensor {wrong[0]} has another shape than its config.json says: correct "
+            "the config (`id2label`, for the head), or download the checkpoint again."
+        )
+    _warn_of_own_code(argument, name, model)
+    return model, lacking - in_encoder, mismatched - in_encoder
+
+
+def _warn_of_own_code(argument: str, name: str, model: PreTrainedModel) -> None:
+    if type(model).__module__.startswith("transformers_modules"):
+        warnings.warn(
+            f"`{argument}` is {name!r}, which runs code of its own ({type(model).__name__}). A saved pool does not "
+            "hold this code: register its classes with transformers' auto classes before loading the pool.",
+            SecureRouterWarning,
+        )
+
+
+def _declared(config: PreTrainedConfig) -> str:
+    """What a config says of its checkpoint: a `classifier` of texts, of another `task`, a `base`, or nothing (``)."""
+    names = config.architectures or []
+    if any("ForSequenceClassification" in name for name in names):
+        return "classifier"
+    if any(re.search("For(Token|MultipleChoice|QuestionAnswering|Image|Audio|Video)", name) for name in names):
+        return "task"
+    return "base" if names else ""
 
 
 def _load_expert(
-    argument: str,
-    name: str,
-    config: PreTrainedConfig,
-    num_labels: int,
-    dtype: torch.dtype,
-    whole: PreTrainedModel | None,
-) -> PreTrainedModel:
-    """The expert of a name; `whole` is that of a folder of sentence-transformers, which is loaded already."""
-    if not _is_fine_tuned(config):
-        return _load(AutoModelForSequenceClassification, argument, name, dtype, num_labels=num_labels)
-    if config.num_labels != num_labels:
+    argument: str, source: Source, config: PreTrainedConfig, asked: int | None, dtype: torch.dtype
+) -> LoadedExpert:
+    """An expert with the head of its checkpoint, or with a new one.
+
+    Which of both is seen in the weights: older configs do not say it.
+    """
+    if _declared(config) == "task":
         raise SecureRouterValueError(
-            f"`{argument}` is {name!r}, a classifier of {config.num_labels} labels, and the pool has {num_labels}: "
-            "leave it out, or pass its base checkpoint, which gets a new head."
+            f"`{argument}` is {source.name!r}, a {(config.architectures or [''])[0]}, whose head does another task: "
+            "pass its base checkpoint, which gets a new head."
         )
-    if whole is not None:
-        return cast(Any, copy.deepcopy(whole)).to(dtype)  # a name may stand for several experts
-    return _load(AutoModelForSequenceClassification, argument, name, dtype)
-
-
-def _is_fine_tuned(config: PreTrainedConfig) -> bool:
-    return any("ForSequenceClassification" in name for name in config.architectures or [])
-
-
-def _wanted_labels(num_labels: int | None, id2label: dict[int, str] | None) -> dict[int, str] | None:
-    if num_labels is not None and (isinstance(num_labels, bool) or not isinstance(num_labels, int) or num_labels < 1):
-        raise SecureRouterValueError(f"`num_labels` should be an integer of at least 1, got {num_labels!r}.")
-    if id2label is None:
-        return None
-    labels = {int(index): name for index, name in id2label.items()}
-    if sorted(labels) != list(range(len(labels))) or num_labels not in (None, len(labels)):
+    model, missing, mismatched = _load(AutoModelForSequenceClassification, argument, source, dtype)
+    if mismatched and asked not in (None, config.num_labels):  # a config without `id2label` says two labels
+        again: dict[str, Any] = {"num_labels": asked}
+        model, missing, mismatched = _load(AutoModelForSequenceClassification, argument, source, dtype, **again)
+    head = {name for name in model.state_dict() if not name.startswith(model.base_model_prefix + ".")}
+    if mismatched or 0 < len(missing & head) < len(head):
         raise SecureRouterValueError(
-            f"`id2label` should name labels 0 to {(num_labels or len(labels)) - 1}, got {id2label!r}."
+            f"`{argument}` is {source.name!r}, which holds another head than one of {config.num_labels} labels (see "
+            f"{min(mismatched | missing)}): correct `id2label` in its config.json, pass `num_labels`, or pass its "
+            "base checkpoint."
         )
-    return labels
+    return LoadedExpert(source.name, model, fine_tuned=not missing)
 
 
-def _common_count(configs: dict[str, PreTrainedConfig], num_labels: int | None) -> int:
-    counts = {name: cast(int, config.num_labels) for name, config in configs.items() if _is_fine_tuned(config)}
-    if num_labels is None and len(set(counts.values())) > 1:
-        raise SecureRouterValueError(
-            f"`experts` have different numbers of labels, {counts}: leave out those that do not fit the task."
-        )
-    return num_labels or next(iter(counts.values()), 2)
+def _with_own_head(
+    argument: str, source: Source, classifier: PooledEncoderForSequenceClassification, dtype: torch.dtype
+) -> LoadedExpert:
+    """The expert that a folder of sentence-transformers holds, which is read already."""
+    _warn_of_own_code(argument, source.name, classifier.body)
+    return LoadedExpert(source.name, cast(Any, classifier).to(dtype), fine_tuned=True)
 
 
-def _agree_on_labels(
-    names: list[str], experts: list[PreTrainedModel], fine_tuned: list[bool], id2label: dict[int, str] | None
-) -> dict[int, str]:
-    """Brings the trained heads to one order of labels: the order of `id2label`, or of the first trained head."""
-    trained = [(name, expert) for name, expert, tuned in zip(names, experts, fine_tuned, strict=True) if tuned]
-    if not trained:
-        return id2label or _labels(experts[0])
-    wanted = id2label or _labels(trained[0][1])
-    for name, expert in trained:
-        own = _labels(expert)
-        if sorted(own.values()) == sorted(wanted.values()):
-            index = {label: i for i, label in own.items()}
-            _permute_head(expert, [index[wanted[i]] for i in range(len(wanted))])
-        elif id2label is None:
-            raise SecureRouterValueError(
-                f"`experts` name their labels differently, {wanted} in {trained[0][0]!r} and {own} in {name!r}: if "
-                "their order is the same, pass `id2label` to say which names hold."
-            )
-    return wanted
-
-
-def _labels(model: PreTrainedModel) -> dict[int, str]:
-    return dict(cast(dict[int, str], model.config.id2label))
-
-
-def _permute_head(expert: PreTrainedModel, order: list[int]) -> None:
-    if order == list(range(len(order))):
-        return
-    last = [module for module in expert.modules() if isinstance(module, nn.Linear)][-1]
-    if last.out_features != len(order):
-        raise SecureRouterValueError(
-            f"The head of {type(expert).__name__} has no last linear layer of {len(order)} labels, so that its labels "
-            "cannot be reordered: save the expert with the order of the others."
-        )
-    with torch.no_grad():
-        last.weight.copy_(last.weight[order].clone())
-        if last.bias is not None:
-            last.bias.copy_(last.bias[order].clone())
+def _with_labels(argument: str, source: Source, expert: LoadedExpert, count: int, dtype: torch.dtype) -> LoadedExpert:
+    """The expert, whose new head has as many labels as the pool."""
+    if expert.fine_tuned or len(expert.labels) == count:
+        return expert
+    model, _, _ = _load(AutoModelForSequenceClassification, argument, source, dtype, num_labels=count)
+    return LoadedExpert(source.name, model, False)
 
 
 def _shared_max_length(
-    members: dict[str, str], configs: dict[str, PreTrainedConfig], loaded: dict[str, PreTrainedTokenizerBase]
+    members: dict[str, Source], configs: dict[str, PreTrainedConfig], read: dict[str, PreTrainedTokenizerBase]
 ) -> int | None:
-    """Refuses different tokenizers, and returns the longest input that all members and tokenizers take; `loaded` are
-    those that are loaded already, by the name of their checkpoint."""
-    tokenizers: dict[str, _Tokenizer | None] = {}
-    for name in dict.fromkeys(members.values()):
-        tokenizers[name] = _load_tokenizer(name, loaded.get(name))
-    silent = [f"`{argument}` ({name!r})" for argument, name in members.items() if tokenizers[name] is None]
-    if silent and len(tokenizers) > 1:
+    """Refuses different tokenizers, and returns the longest input that all members and tokenizers take; `read` are the
+    tokenizers that came with their members."""
+    tokenizers: dict[str, _Tokenizer | None] = {name: _parts_of(tokenizer) for name, tokenizer in read.items()}
+    loaded: list[tuple[Source, _Tokenizer | None]] = []
+    for argument, source in members.items():
+        if argument not in read:
+            same = [tokenizer for other, tokenizer in loaded if other == source]
+            tokenizers[argument] = same[0] if same else _load_tokenizer(source.name, source.loading)
+            loaded.append((source, tokenizers[argument]))
+    _check_vocabularies(tokenizers, configs)
+    silent = [f"`{argument}` ({members[argument].name!r})" for argument in members if tokenizers[argument] is None]
+    if silent and len({source.name for source in members.values()}) > 1:
         warnings.warn(
             f"{', '.join(silent)} came without a tokenizer, so that it could not be compared: make sure that all "
             "members of the pool were trained with the same one.",
             SecureRouterWarning,
         )
-    known = [(argument, name) for argument, name in members.items() if tokenizers[name] is not None]
-    for argument, name in known[1:]:
-        first_argument, first_name = known[0]
-        first, other = tokenizers[first_name], tokenizers[name]
-        assert first is not None and other is not None
+    known = [(argument, tokenizer) for argument, tokenizer in tokenizers.items() if tokenizer is not None]
+    for argument, other in known[1:]:
+        first_argument, first = known[0]
+        name, first_name = members[argument].name, members[first_argument].name
         different = [part for part in first.parts if first.parts[part] != other.parts.get(part)]
         if different:
             raise SecureRouterValueError(
@@ -312,23 +374,46 @@ def _shared_max_length(
                 "checkpoints with the same tokenizer."
             )
     lengths = [usable_positions(config) for config in configs.values()]
-    lengths += [tokenizer.max_length for tokenizer in tokenizers.values() if tokenizer is not None]
+    lengths += [tokenizer.max_length for _, tokenizer in known]
     return min((length for length in lengths if length is not None), default=None)
 
 
-def has_tokenizer(name: str) -> bool:
+def _check_vocabularies(tokenizers: dict[str, _Tokenizer | None], configs: dict[str, PreTrainedConfig]) -> None:
+    """Refuses a member whose embeddings lack ids that its pool's tokenizer gives, and, where there is no tokenizer to
+    compare, members of different vocabularies."""
+    sizes = {argument: getattr(config.get_text_config(), "vocab_size", 2**31) for argument, config in configs.items()}
+    ids = [max(tokenizer.parts["vocabulary"].values()) for tokenizer in tokenizers.values() if tokenizer is not None]
+    short = [argument for argument, size in sizes.items() if ids and size <= max(ids)]
+    if short:
+        raise SecureRouterValueError(
+            f"`{short[0]}` has embeddings for {sizes[short[0]]} tokens, and the tokenizer gives ids up to {max(ids)}: "
+            "choose checkpoints with the same tokenizer, or resize the embeddings and save the checkpoint again."
+        )
+    if len(set(sizes.values())) > 1 and None in tokenizers.values():
+        raise SecureRouterValueError(
+            f"The vocabularies have different sizes, {sizes}, and not every checkpoint came with its tokenizer: save "
+            "each member's tokenizer with it, so that they can be compared."
+        )
+
+
+def has_tokenizer(name: str, loading: Loading | None = None) -> bool:
     """Whether a checkpoint, a folder or an id on the Hub, holds a vocabulary."""
+    files = {} if loading is None else loading.files
     return any(
-        cached_file(name, file, _raise_exceptions_for_missing_entries=False) is not None for file in _TOKENIZER_FILES
+        cached_file(name, file, _raise_exceptions_for_missing_entries=False, **files) is not None
+        for file in _TOKENIZER_FILES
     )
 
 
-def _load_tokenizer(name: str, tokenizer: PreTrainedTokenizerBase | None = None) -> _Tokenizer | None:
-    """The parts of a tokenizer that decide how a text becomes ids, and its limit; None if there is no tokenizer."""
-    if tokenizer is None:
-        if not has_tokenizer(name):
-            return None
-        tokenizer = AutoTokenizer.from_pretrained(name)
+def _load_tokenizer(name: str, loading: Loading | None = None) -> _Tokenizer | None:
+    """The parts of a checkpoint's tokenizer; None if there is no tokenizer."""
+    if not has_tokenizer(name, loading):
+        return None
+    return _parts_of(AutoTokenizer.from_pretrained(name, **({} if loading is None else loading.config)))
+
+
+def _parts_of(tokenizer: PreTrainedTokenizerBase) -> _Tokenizer:
+    """The parts of a tokenizer that decide how a text becomes ids, and its limit."""
     limit = tokenizer.model_max_length
     max_length = limit if limit < _NO_LIMIT else None
     vocabulary = tokenizer.get_vocab()
@@ -355,32 +440,3 @@ def accepted_inputs(member: nn.Module, inputs: dict[str, torch.Tensor | None]) -
         if getattr(encoder_config(member.config), "type_vocab_size", 0) > 1:
             return inputs
     return {name: value for name, value in inputs.items() if name != "token_type_ids"}
-
-
-def check_buildable(config: SecureRouterConfig) -> None:
-    """Checks that a pool can be made from a config.
-
-    Raises:
-        `SecureRouterValueError`: The config has no expert or no router, or an expert whose family has no classifier or
-            can read padding on the left only.
-    """
-    remedy = (
-        "Build the pool with `SecureRouterForSequenceClassification.from_expert_pretrained(router=..., experts=[...])`"
-        ", or load a checkpoint that was saved from one."
-    )
-    if not config.expert_configs:
-        raise SecureRouterValueError(f"`expert_configs` is empty: the pool needs at least one expert. {remedy}")
-    if config.router_config is None:
-        raise SecureRouterValueError(f"`router_config` is None: the router needs a summary encoder. {remedy}")
-    for index, expert in enumerate(config.expert_configs):
-        if type(expert) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
-            raise SecureRouterValueError(
-                f"`expert_configs[{index}]` is a {type(expert).__name__}, for which transformers has no sequence "
-                "classifier: use an encoder such as BERT, DistilBERT, RoBERTa, ELECTRA, ALBERT or MPNet."
-            )
-        if getattr(expert, "summary_type", None) == "last":
-            raise SecureRouterValueError(
-                f"`expert_configs[{index}].summary_type` is 'last': a {type(expert).__name__} reads the last place of "
-                "a row, where a pool has padding. Use an encoder that reads the first token, such as BERT, "
-                "DistilBERT, RoBERTa, ELECTRA or ALBERT."
-            )

@@ -20,7 +20,9 @@ from transformers.utils import cached_file, find_adapter_config_file
 
 from .configuration_pooled import PooledEncoderConfig
 from .errors import SecureRouterValueError
+from .known_arguments import refuses_unknown
 from .linear_head import LinearValues, linear_values, read_head, read_tensors
+from .loading import Source
 from .modeling_pooled import PooledEncoderForSequenceClassification
 
 
@@ -31,15 +33,15 @@ _ENCODER_SETTINGS = ("bert", "roberta", "distilbert", "camembert", "albert", "xl
 _DENSE_ACTIVATIONS = {"Identity": "identity", "Tanh": "tanh", "ReLU": "relu", "GELU": "gelu"}
 
 
-def is_sentence_classifier(name: str | os.PathLike) -> bool:
+def is_sentence_classifier(source: Source) -> bool:
     """Whether a folder, or an id on the Hub, holds sentence-transformers' modules and a head beside them."""
-    name = os.fspath(name)
     try:
-        return _file(name, MODULES) is not None and any(_file(name, head) for head in (HEAD, PICKLED_HEAD))
+        return _file(source, MODULES) is not None and any(_file(source, head) for head in (HEAD, PICKLED_HEAD))
     except OSError:  # no folder and no id, or the Hub is out of reach: whoever loads the checkpoint says so
         return False
 
 
+@refuses_unknown
 def classifier_from_sentence_transformer(
     folder: str | os.PathLike, head: Any = None, labels: Sequence[str] | None = None
 ) -> tuple[PooledEncoderForSequenceClassification, PreTrainedTokenizerBase]:
@@ -71,13 +73,20 @@ def classifier_from_sentence_transformer(
         tokenizer.save_pretrained("my-classifier")
         ```
     """
-    name = os.fspath(folder)
-    body = _read_body(name)
-    settings = _json(name, SETFIT_CONFIG) or {}
-    linear = _head(name, head)
+    return read_sentence_classifier(Source(os.fspath(folder)), head, labels)
+
+
+def read_sentence_classifier(
+    source: Source, head: Any = None, labels: Sequence[str] | None = None
+) -> tuple[PooledEncoderForSequenceClassification, PreTrainedTokenizerBase]:
+    """What [`classifier_from_sentence_transformer`] gives, of a folder or an id with loader arguments."""
+    name = source.name
+    body = _read_body(source)
+    settings = _json(source, SETFIT_CONFIG) or {}
+    linear = _head(source, head)
     rows, width = linear.weight.shape
     names = _labels(name, linear, labels, settings.get("labels"))
-    encoder: Any = _load(name, body.path, AutoModel)
+    encoder: Any = _load(source, body.path, AutoModel)
     encoder.config.name_or_path = ""  # a saved config must not reveal a path of this machine
     config = PooledEncoderConfig(
         text_config=encoder.config,
@@ -103,7 +112,7 @@ def classifier_from_sentence_transformer(
             if module is not None and values is not None:
                 module.weight.copy_(values.weight)
                 module.bias.copy_(values.bias)
-    return model.eval(), _read_tokenizer(name, body.path)
+    return model.eval(), _read_tokenizer(source, body.path)
 
 
 @dataclass(frozen=True)
@@ -120,20 +129,23 @@ class _Body:
 # Files.
 
 
-def _file(name: str, file: str) -> str | None:
-    return cached_file(name, file, _raise_exceptions_for_missing_entries=False)
+def _file(source: Source, file: str) -> str | None:
+    return cached_file(source.name, file, _raise_exceptions_for_missing_entries=False, **source.loading.files)
 
 
-def _json(name: str, file: str) -> Any:
-    path = _file(name, file)
+def _json(source: Source, file: str) -> Any:
+    path = _file(source, file)
     return None if path is None else json.loads(Path(path).read_text(encoding="utf-8"))
 
 
-def _load(name: str, path: str, auto_class: Any) -> Any:
-    where = {"subfolder": path} if path else {}
+def _load(source: Source, path: str, auto_class: Any) -> Any:
+    name, loading = source.name, source.loading
+    subfolder = "/".join(part for part in (loading.files.get("subfolder"), path) if part)
+    where = {"subfolder": subfolder} if subfolder else {}
     if auto_class is AutoTokenizer:
-        return auto_class.from_pretrained(name, **where)
-    model, info = auto_class.from_pretrained(name, dtype=torch.float32, output_loading_info=True, **where)
+        return auto_class.from_pretrained(name, **{**loading.config, **where})
+    arguments = {**loading.weights, **where}
+    model, info = auto_class.from_pretrained(name, dtype=torch.float32, output_loading_info=True, **arguments)
     missing = sorted(key for key in info["missing_keys"] if "pooler" not in key)
     if missing:
         raise SecureRouterValueError(
@@ -145,8 +157,9 @@ def _load(name: str, path: str, auto_class: Any) -> Any:
 # The encoder and its modules.
 
 
-def _read_body(name: str) -> _Body:
-    modules = _json(name, MODULES)
+def _read_body(source: Source) -> _Body:
+    name = source.name
+    modules = _json(source, MODULES)
     if modules is None:
         raise SecureRouterValueError(
             f"`folder` {name!r} has no {MODULES}: pass a folder that sentence-transformers or SetFit saved."
@@ -165,18 +178,18 @@ def _read_body(name: str) -> _Body:
         )
     if any(path.startswith(".") or "/" in path or "\\" in path for path in paths):
         raise SecureRouterValueError(f"`folder` {name!r} names modules outside of it, {paths}: save it again.")
-    if find_adapter_config_file(name) is not None:
+    if find_adapter_config_file(name, **source.loading.files) is not None:
         raise SecureRouterValueError(
             f"`folder` {name!r} holds a PEFT adapter: merge it (`merge_and_unload()`), save the result, and pass that."
         )
-    prompt = (_json(name, "config_sentence_transformers.json") or {}).get("default_prompt_name")
+    prompt = (_json(source, "config_sentence_transformers.json") or {}).get("default_prompt_name")
     if prompt is not None:
         raise SecureRouterValueError(
             f"`folder` {name!r} puts the prompt {prompt!r} before every text, which a classifier here does not: set "
             "`default_prompt_name` to None, fit the head again, and save both."
         )
-    pooling = _pooling(name, _json(name, f"{paths[1]}/config.json") or {})
-    dense, dense_act = (None, "identity") if "Dense" not in kinds else _read_dense(name, paths[2])
+    pooling = _pooling(name, _json(source, f"{paths[1]}/config.json") or {})
+    dense, dense_act = (None, "identity") if "Dense" not in kinds else _read_dense(source, paths[2])
     return _Body(paths[0], pooling, dense, dense_act, "Normalize" in kinds)
 
 
@@ -198,8 +211,9 @@ def _pooling(name: str, config: Mapping[str, Any]) -> str:
     return known[kinds[0]]
 
 
-def _read_dense(name: str, path: str) -> tuple[LinearValues, str]:
-    config = _json(name, f"{path}/config.json") or {}
+def _read_dense(source: Source, path: str) -> tuple[LinearValues, str]:
+    name = source.name
+    config = _json(source, f"{path}/config.json") or {}
     kind = str(config.get("activation_function")).rpartition(".")[2]
     if kind not in _DENSE_ACTIVATIONS or config.get("module_input_name", "sentence_embedding") != "sentence_embedding":
         raise SecureRouterValueError(
@@ -207,7 +221,7 @@ def _read_dense(name: str, path: str) -> tuple[LinearValues, str]:
             f"{config.get('module_input_name', 'sentence_embedding')}: only {', '.join(_DENSE_ACTIVATIONS)} on the "
             "pooled row can be read."
         )
-    file = _file(name, f"{path}/model.safetensors")
+    file = _file(source, f"{path}/model.safetensors")
     if file is None:
         raise SecureRouterValueError(
             f"`folder` {name!r} has no {path}/model.safetensors, and a pickled pytorch_model.bin is not read: save it "
@@ -217,10 +231,11 @@ def _read_dense(name: str, path: str) -> tuple[LinearValues, str]:
     return linear_values(read_tensors(file), where), _DENSE_ACTIVATIONS[kind]
 
 
-def _read_tokenizer(name: str, path: str) -> PreTrainedTokenizerBase:
-    tokenizer = _load(name, path, AutoTokenizer)
+def _read_tokenizer(source: Source, path: str) -> PreTrainedTokenizerBase:
+    name = source.name
+    tokenizer = _load(source, path, AutoTokenizer)
     prefix = f"{path}/" if path else ""
-    found = (_json(name, f"{prefix}sentence_{kind}_config.json") for kind in _ENCODER_SETTINGS)
+    found = (_json(source, f"{prefix}sentence_{kind}_config.json") for kind in _ENCODER_SETTINGS)
     settings: dict[str, Any] = next((one for one in found if one is not None), {})
     if settings.get("do_lower_case") and tokenizer.tokenize("A Film") != tokenizer.tokenize("a film"):
         raise SecureRouterValueError(
@@ -236,11 +251,12 @@ def _read_tokenizer(name: str, path: str) -> PreTrainedTokenizerBase:
 # The head.
 
 
-def _head(name: str, head: Any) -> LinearValues:
+def _head(source: Source, head: Any) -> LinearValues:
+    name = source.name
     if head is not None:
         return read_head(head)
-    file = _file(name, HEAD)
-    if file is None and _file(name, PICKLED_HEAD) is not None:
+    file = _file(source, HEAD)
+    if file is None and _file(source, PICKLED_HEAD) is not None:
         raise SecureRouterValueError(
             f"`folder` {name!r} has its head in {PICKLED_HEAD}, a pickle, which can run any code when it is read, and "
             "is not read. Load the model with setfit where you trust it, and pass `head=model.model_head` to "

@@ -60,8 +60,8 @@ class TemperatureAnnealingCallback(TrainerCallback):
     """
 
     def on_step_begin(self, args, state, control, model=None, **kwargs):
-        model = getattr(model, "module", model)  # under DistributedDataParallel
-        model.annealed_temperature = model.config.temperature_at(state.global_step, state.max_steps)
+        pool = _pool_inside(model)
+        pool.annealed_temperature = pool.config.temperature_at(state.global_step, state.max_steps)
 
 
 class SecureRouterTrainer(Trainer):
@@ -117,7 +117,8 @@ class SecureRouterTrainer(Trainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
         if model.training:
-            losses = torch.stack([outputs[name].detach().float() for name in _LOSSES])
+            # Under DataParallel each loss is a vector, with an entry for each device.
+            losses = torch.stack([outputs[name].detach().float().mean() for name in _LOSSES])
             shares = self._shares(outputs["expert_indices"]).mean(dim=0)
             part = torch.cat([losses, shares])
             self._training_sum = part if self._training_sum is None else self._training_sum + part
@@ -215,10 +216,17 @@ class SecureRouterTrainer(Trainer):
 
     @property
     def _router_model(self) -> SecureRouterForSequenceClassification:
-        return self.accelerator.unwrap_model(self.model)
+        return _pool_inside(self.model)
 
     def _shares(self, expert_indices: torch.Tensor) -> torch.Tensor:
         return torch.nn.functional.one_hot(expert_indices, self._router_model.config.num_experts).float()
+
+
+def _pool_inside(model: Any) -> SecureRouterForSequenceClassification:
+    """The pool itself, inside what distributed training, a compiler or PEFT wrapped around it. These give attributes
+    of the pool as if they were their own, but keep what is set on them to themselves.
+    """
+    return next(module for module in model.modules() if "annealed_temperature" in vars(module))
 
 
 def _named_shares(shares: list[float]) -> dict[str, float]:

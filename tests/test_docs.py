@@ -118,7 +118,7 @@ def unknown_script_options(text: str, _) -> list[str]:
 
 def unknown_targets(text: str, _) -> list[str]:
     makefile = text_of("Makefile")
-    named = [words[1] for words in commands(text) if words[0] == "make"] + re.findall(r"`make ([a-z]+)", text)
+    named = [words[1] for words in commands(text) if words[0] == "make"] + re.findall(r"`make ([a-z-]+)", text)
     return [name for name in named if not re.search(rf"^{name}:", makefile, flags=re.MULTILINE)]
 
 

@@ -402,7 +402,7 @@ def test_family_without_a_sequence_classifier_is_refused():
 
 def test_family_that_reads_the_last_place_is_refused():
     xlnet = XLNetConfig(vocab_size=30, d_model=16, n_layer=1, n_head=2, d_inner=32)
-    with pytest.raises(SecureRouterValueError, match=r"`expert_configs\[1\].summary_type` is 'last': .* Use an"):
+    with pytest.raises(SecureRouterValueError, match=r"`expert_configs\[1\].summary_type` is 'last': .*use an"):
         SecureRouterForSequenceClassification(pool_config(("bert",) * 2, expert_configs=[BertConfig(), xlnet]))
 
 

@@ -181,7 +181,7 @@ def test_changelog_names_the_version():
     assert f"## [{hf_securerouter.__version__}]" in text or "## [Unreleased]" in text
 
 
-@pytest.mark.parametrize("target", ["demo", "test", "lint", "style"])
+@pytest.mark.parametrize("target", ["demo", "test", "peer-test", "lint", "style"])
 def test_make_help_lists_the_target(target):
     done = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
     assert re.search(rf"^\s*make {target}\s+\S", done.stdout, flags=re.MULTILINE)

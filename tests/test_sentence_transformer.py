@@ -17,6 +17,7 @@ from hf_securerouter import (
     PooledEncoderForSequenceClassification,
     SecureRouterForSequenceClassification,
     SecureRouterValueError,
+    UnknownArgumentError,
     classifier_from_sentence_transformer,
 )
 from hf_securerouter.classification import classify
@@ -306,3 +307,23 @@ def test_the_command_reads_a_folder(setfit):
     save_file({"weight": torch.full((3, 16), float("nan"))}, setfit / "model_head.safetensors")
     with pytest.raises(SecureRouterValueError, match="has infinite or NaN values"):
         load_model(setfit)
+
+
+def test_a_folder_in_a_subfolder_is_read_with_its_loader_arguments(setfit, tokenizer):
+    save_body(setfit, tokenizer, family="bert")
+    own = {"subfolder": setfit.name}
+    pool = SecureRouterForSequenceClassification.from_expert_pretrained(
+        None,
+        [setfit.parent, setfit.parent],
+        expert_kwargs=[own, {**own, "attn_implementation": "eager"}],
+        local_files_only=True,
+        expert_costs=[1.0, 1.0],
+    )
+    first, second = pool.experts
+    assert [type(expert) for expert in pool.experts] == [PooledEncoderForSequenceClassification] * 2
+    assert torch.equal(first.classifier.weight, second.classifier.weight)
+    assert first.classifier.weight.data_ptr() != second.classifier.weight.data_ptr()
+    assert second.body.config._attn_implementation == "eager" != first.body.config._attn_implementation
+    assert pool.config.vocab_size == first.body.config.vocab_size
+    with pytest.raises(UnknownArgumentError, match="did you mean `labels`"):
+        classifier_from_sentence_transformer(setfit, label=LABELS)

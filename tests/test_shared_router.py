@@ -36,6 +36,19 @@ def test_a_copy_and_another_dtype_share_too(shared, batch):
     assert {id(p) for p in other.router.encoder.parameters()} <= {id(p) for p in other.experts.parameters()}
 
 
+def test_a_replica_reads_the_encoder_of_its_own_expert(shared, batch):
+    """`nn.DataParallel` copies the attributes of each module, and then puts the copies of its children in."""
+    replica = shared._replicate_for_data_parallel()
+    own = copy.deepcopy(shared.experts)
+    replica._modules = {"router": shared.router._replicate_for_data_parallel(), "experts": own}
+    with torch.no_grad():
+        for parameter in own[1].parameters():
+            parameter.mul_(1.5)
+    given, expected = replica(**batch), shared(**batch)
+    assert replica.router.encoder is own[1].bert and shared.router.encoder is shared.experts[1].bert
+    assert not torch.allclose(given.router_logits, expected.router_logits)
+
+
 def test_both_roles_train_the_one_encoder(shared, batch, labels):
     out = shared.train()(**batch, labels=labels)
     weight = shared.experts[1].bert.encoder.layer[0].output.dense.weight

@@ -11,7 +11,7 @@ from transformers import BertConfig, Trainer, TrainingArguments, set_seed
 from hf_securerouter import SecureRouterConfig, SecureRouterForSequenceClassification
 from hf_securerouter.errors import SecureRouterValueError
 from hf_securerouter.metrics import compute_metrics_for
-from hf_securerouter.trainer import SecureRouterTrainer, SecureRouterTrainingArguments
+from hf_securerouter.trainer import _LOSSES, SecureRouterTrainer, SecureRouterTrainingArguments
 from tests.support import ROOT
 from tests.test_distributed import launch
 
@@ -43,6 +43,37 @@ def make_data(size: int) -> list[dict]:
         }
         for index in range(size)
     ]
+
+
+class Around(torch.nn.Module):
+    """Stands around a pool as PEFT does: reads attributes through, and keeps those that are set on it."""
+
+    def __init__(self, pool):
+        super().__init__()
+        self.base_model = pool
+
+    def __getattr__(self, name):
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("base_model"), name)
+
+    def forward(self, **batch):
+        return self.base_model(**batch)
+
+
+class TwoDevices(Around):
+    """Runs halves of a batch, and gathers as DataParallel does: numbers become a vector with one for each device."""
+
+    def forward(self, **batch):
+        parts = [self.base_model(**{name: value[half::2] for name, value in batch.items()}) for half in range(2)]
+        columns = {name: [part[name] for part in parts] for name in parts[0]}
+        return type(parts[0])(
+            {
+                name: torch.cat([value.reshape(-1, *value.shape[1:]) for value in values])
+                for name, values in columns.items()
+            }
+        )
 
 
 @pytest.fixture
@@ -105,8 +136,24 @@ class TestAnnealing:
         make_trainer(make_model(temperature=2.0, min_temperature=1.0)).train()
         assert seen == pytest.approx([2.0, 1.75, 1.5, 1.25])
 
+    def test_a_pool_inside_another_model_is_annealed_and_logged(self, make_trainer):
+        pool = make_model(temperature=2.0, min_temperature=1.0)
+        trainer = make_trainer(Around(pool), remove_unused_columns=False)
+        trainer.train()
+        assert pool.annealed_temperature == 1.25 and "annealed_temperature" not in vars(trainer.model)
+        assert [entry["temperature"] for entry in training_logs(trainer)] == [2.0, 1.75, 1.5, 1.25]
+
 
 class TestLogs:
+    def test_losses_of_two_devices_are_averaged(self, make_trainer, monkeypatch):
+        monkeypatch.setattr("torch.nn.functional.gumbel_softmax", lambda logits, tau: (logits / tau).softmax(dim=-1))
+        trainer = make_trainer()
+        batch = {name: torch.tensor([row[name] for row in make_data(4)]) for name in make_data(1)[0]}
+        outputs = trainer.compute_loss(TwoDevices(trainer.model.eval()).train(), batch, return_outputs=True)[1]
+        recorded = trainer._training_sum[:3].tolist()
+        assert outputs["task_loss"].shape == (2,)
+        assert recorded == pytest.approx([outputs[name].mean().item() for name in _LOSSES])
+
     def test_parts_of_the_loss_add_up_to_it(self, make_trainer):
         trainer = make_trainer(make_model(alpha=0.5, beta=0.25))
         trainer.train()
@@ -286,7 +333,7 @@ sys.path.insert(0, sys.argv[2])
 import torch
 torch.set_num_threads(1)
 from tests.test_trainer import make_data, make_model
-from hf_securerouter.trainer import SecureRouterTrainer, SecureRouterTrainingArguments
+from hf_securerouter.trainer import _LOSSES, SecureRouterTrainer, SecureRouterTrainingArguments
 
 args = SecureRouterTrainingArguments(
     sys.argv[1], max_steps=2, logging_steps=1, per_device_train_batch_size=4, per_device_eval_batch_size=3,

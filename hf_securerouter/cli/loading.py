@@ -35,7 +35,8 @@ def load_model(path: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBa
     from hf_securerouter.checkpoint_files import read_config, read_tokenizer
     from hf_securerouter.classification import checked_name
     from hf_securerouter.configuration_securerouter import SecureRouterConfig
-    from hf_securerouter.sentence_transformer import classifier_from_sentence_transformer, is_sentence_classifier
+    from hf_securerouter.loading import Source
+    from hf_securerouter.sentence_transformer import is_sentence_classifier, read_sentence_classifier
 
     name = checked_name(path)
     is_adapter = False
@@ -47,8 +48,8 @@ def load_model(path: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBa
         raise SecureRouterValueError(
             f"`model` {name!r} is a PEFT adapter: merge it (`merge_and_unload()`), save the result, and pass that."
         )
-    if is_sentence_classifier(name):
-        model, tokenizer = classifier_from_sentence_transformer(name)
+    if is_sentence_classifier(Source(name)):
+        model, tokenizer = read_sentence_classifier(Source(name))
         return _finite(name, model), tokenizer
     config = read_config(name)
     is_pool = isinstance(config, SecureRouterConfig)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..families import encoder_config
+from ..known_arguments import refuses_unknown
 from .conversion.calibration import bounded
 from .conversion.client import Client, Inputs, Labels
 from .conversion.converted import Converted
@@ -18,6 +19,7 @@ from .protocols import load_protocol
 from .secure_model import SecureModel
 
 
+@refuses_unknown
 def to_mpc(
     model: Any,
     tokenizer: Any = None,

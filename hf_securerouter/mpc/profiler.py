@@ -17,6 +17,7 @@ from transformers import AutoModelForSequenceClassification
 
 from ..checkpoint_files import read_config, reading_weights
 from ..errors import SecureRouterValueError, SecureRouterWarning
+from ..known_arguments import refuses_unknown
 from ..mpc_friendly import use_functions
 from .convert import to_mpc
 from .gates.maximum import groups_of
@@ -54,6 +55,7 @@ def build(architecture: str, seq_length: int) -> Any:
         return AutoModelForSequenceClassification.from_pretrained(architecture).eval()
 
 
+@refuses_unknown
 def profile(
     architecture: str,
     seq_length: int = 128,

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from ..errors import SecureRouterValueError
+from ..known_arguments import refuses_unknown
 from .conversion.client import Client
 from .conversion.converted import Converted
 from .conversion.ranges import Range
@@ -55,6 +56,7 @@ class SecureModel:
         """What sample inputs reach in every layer, beside the bounds; for the model's owner only."""
         return self.converted.ranges
 
+    @refuses_unknown
     def local_session(
         self,
         timeout: float = 600.0,
@@ -119,6 +121,7 @@ class SecureModel:
             )
         return batch_cost(self.manifest, self.manifest.largest_batch if batch is None else batch)
 
+    @refuses_unknown
     def save_shares(self, folder: str | os.PathLike) -> None:
         """Write fresh shares, one folder per role: `party0`, `party1`, `dealer` and `client`.
 

@@ -13,6 +13,7 @@ from typing import Any, Self
 
 from transformers import HfArgumentParser
 
+from hf_securerouter.known_arguments import refuses_unknown, refuses_unknown_init
 from hf_securerouter.recipes.tasks import TASKS
 
 
@@ -47,6 +48,7 @@ class _HelpFormatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter)
     """Shows defaults, and a script's docstring as it is written."""
 
 
+@refuses_unknown
 def make_parser(doc: str | None, *kinds: Any) -> HfArgumentParser:
     """
     A parser whose `--help` shows a script's docstring.
@@ -58,6 +60,7 @@ def make_parser(doc: str | None, *kinds: Any) -> HfArgumentParser:
     return HfArgumentParser(kinds, description=(doc or "").strip(), formatter_class=_HelpFormatter)
 
 
+@refuses_unknown_init
 @dataclass
 class DataArguments:
     """Where texts and labels come from: a GLUE task, or files of the user's own."""
@@ -84,6 +87,7 @@ class DataArguments:
     max_eval_samples: int | None = option(None, "Use only this many validation rows, the first ones.")
 
 
+@refuses_unknown_init
 @dataclass
 class RunArguments(DataArguments):
     """Data, experts, router and budget of a run."""
@@ -173,6 +177,7 @@ class RunArguments(DataArguments):
         return sorted(name for name, value in self.fingerprint().items() if found.get(name) != value)
 
 
+@refuses_unknown
 def command_line(script: str, argv: Sequence[str]) -> str:
     """The command for cards: files and folders outside of the working directory by their names only.
 

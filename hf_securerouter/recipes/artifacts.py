@@ -14,14 +14,17 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_securerouter.files import new_folder, write_atomically, write_json
+from hf_securerouter.known_arguments import refuses_unknown
 
 
+@refuses_unknown
 def announce(message: str) -> None:
     """Print a line of progress, in the main process."""
     if PartialState().is_main_process:
         print(message, flush=True)
 
 
+@refuses_unknown
 def once(path: Path, make: Callable[[], Any]) -> Any:
     """
     The JSON value in a file; the main process makes and writes it if the file is not there.
@@ -37,6 +40,7 @@ def once(path: Path, make: Callable[[], Any]) -> Any:
     return json.loads(path.read_text())
 
 
+@refuses_unknown
 def once_tensors(path: Path, make: Callable[[], Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
     """
     The tensors in a file; all processes make them together, and the main one writes them, if the file is not there.
@@ -57,6 +61,7 @@ def once_tensors(path: Path, make: Callable[[], Mapping[str, torch.Tensor]]) -> 
     return load_file(path)
 
 
+@refuses_unknown
 def save_once(
     folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, train: Callable[[], None]
 ) -> None:

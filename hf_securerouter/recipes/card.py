@@ -8,6 +8,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult
 
+from hf_securerouter.known_arguments import refuses_unknown
 from hf_securerouter.model_card import SecureRouterModelCardData
 from hf_securerouter.recipes.tasks import Task
 
@@ -26,6 +27,7 @@ _REPORTED = (
 )
 
 
+@refuses_unknown
 def card_data(
     task: Task,
     seed: int,
@@ -62,13 +64,15 @@ def card_data(
     )
 
 
+@refuses_unknown
 def task_card(
     task: Task,
     name: str,
     metrics: Mapping[str, float],
     shares: Sequence[float],
     training: Mapping[str, Any],
-    **measured: Any,
+    report: Mapping[str, Any] | None = None,
+    figure: str | None = None,
 ) -> SecureRouterModelCardData:
     """
     The card's data of a pool that was evaluated on a task's validation split.
@@ -79,7 +83,8 @@ def task_card(
         metrics (`Mapping`): Values of the task's metrics.
         shares (K numbers): Share of the inputs that each expert served.
         training (`Mapping`): Rows of the card's table of the training.
-        measured: More for the card's `securerouter` entry, such as `report` and `figure`.
+        report (`Mapping`, *optional*): The report, rounded as the card shows it.
+        figure (`str`, *optional*): Name of the file of the report's figure.
     """
     origin: dict[str, Any] = {"dataset_type": task.hub_id or task.name, "dataset_name": task.name}
     if task.is_glue:
@@ -101,7 +106,7 @@ def task_card(
         securerouter={
             "routing_shares": [round(share, 4) for share in shares],
             "training": dict(training),
-            **measured,
+            **{key: value for key, value in (("report", report), ("figure", figure)) if value is not None},
         },
     )
 

@@ -20,6 +20,7 @@ import torch
 from torch.nn.functional import one_hot
 
 from hf_securerouter.configuration_securerouter import ProblemType
+from hf_securerouter.known_arguments import refuses_unknown
 from hf_securerouter.losses import joint_belief, target_utilities
 from hf_securerouter.modeling_securerouter import SecureRouterForSequenceClassification
 from hf_securerouter.recipes.fitting import Row
@@ -131,6 +132,7 @@ def score_utilities(
     return target_utilities(logits, labels, problem_type)[:, best : best + 1] + torch.from_numpy(gains)
 
 
+@refuses_unknown
 @torch.no_grad()
 def fit_closed_form_router(model: SecureRouterForSequenceClassification, rows: Sequence[Row], score: Score) -> None:
     """

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from hf_securerouter.errors import SecureRouterValueError
 from hf_securerouter.families import usable_positions
 from hf_securerouter.files import write_json
+from hf_securerouter.known_arguments import refuses_unknown
 from hf_securerouter.modeling_securerouter import SecureRouterForSequenceClassification
 from hf_securerouter.mpc.conversion.ranges import summary
 from hf_securerouter.mpc.convert import to_mpc
@@ -33,6 +34,7 @@ Costs = dict[str, Any]  # as `costs.json` holds them
 MakePool = Callable[[Costs], SecureRouterForSequenceClassification]
 
 
+@refuses_unknown
 def measure_costs(
     args: RunArguments,
     experts: Sequence[PreTrainedModel],
@@ -109,6 +111,7 @@ def _beyond_the_router(own: Sequence[float], shared: int | None) -> list[float]:
     return [0.0 if index == shared else cost for index, cost in enumerate(own)]
 
 
+@refuses_unknown
 def measure_routed(
     args: RunArguments,
     largest: PreTrainedModel,
@@ -138,6 +141,7 @@ def measure_routed(
     }
 
 
+@refuses_unknown
 def measure_expert(args: RunArguments, expert: PreTrainedModel, length: int | None, name: str) -> dict[str, Any]:
     """
     What a query takes one expert.

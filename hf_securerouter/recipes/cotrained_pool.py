@@ -22,6 +22,7 @@ import torch
 from transformers import PreTrainedModel, set_seed
 
 from hf_securerouter.errors import SecureRouterValueError
+from hf_securerouter.known_arguments import refuses_unknown, refuses_unknown_init
 from hf_securerouter.modeling_securerouter import SecureRouterForSequenceClassification
 from hf_securerouter.mpc_friendly import use_functions
 from hf_securerouter.number_format import current_precision
@@ -54,6 +55,7 @@ BATCH = 64
 SAMPLE_BATCHES = 16  # by which heads and neurons are ranked, and scores are measured
 
 
+@refuses_unknown_init
 @dataclass
 class CotrainArguments(RunArguments):
     """Those of a run, and where its exact experts are."""
@@ -92,6 +94,7 @@ class CotrainedRun(RoutedPoolRun):
 
     args: CotrainArguments
 
+    @refuses_unknown
     def __init__(
         self,
         args: CotrainArguments,

@@ -12,6 +12,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from hf_securerouter.errors import SecureRouterValueError
+from hf_securerouter.known_arguments import refuses_unknown
 from hf_securerouter.lengths import truncate
 from hf_securerouter.recipes.arguments import DataArguments
 from hf_securerouter.recipes.fitting import Row
@@ -36,6 +37,7 @@ class Data(Protocol):
         """The rows of "train" or "validation": the task's text columns, and `label` as a class id or a value."""
 
 
+@refuses_unknown
 def open_data(args: DataArguments, labels: Sequence[str] | None = None) -> Data:
     """
     The data set that the arguments name.
@@ -115,6 +117,7 @@ class GlueData:
         return rows
 
 
+@refuses_unknown
 def tokenize(task: Task, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[Row]:
     """
     Rows as a model takes them.
@@ -137,6 +140,7 @@ def tokenize(task: Task, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase
     ]
 
 
+@refuses_unknown
 def split_rows(task: Task, rows: Sequence[Row], shares: Sequence[float], seed: int) -> list[list[int]]:
     """
     Seeded random parts of rows. Phrases stay with their sentence, so that no part holds pieces of another's.
@@ -207,6 +211,7 @@ def split_by_sentence(texts: Sequence[str], shares: Sequence[float], seed: int) 
     return parts
 
 
+@refuses_unknown
 def perturb(rows: Sequence[Row], copies: int, special_ids: set[int], seed: int) -> list[Row]:
     """
     Copies of tokenized rows in which about every seventh token is replaced by another one of the data.
@@ -232,6 +237,7 @@ def perturb(rows: Sequence[Row], copies: int, special_ids: set[int], seed: int) 
     return perturbed
 
 
+@refuses_unknown
 def shortened(rows: Sequence[Row], length: int | None) -> list[Row]:
     """
     Tokenized rows as an expert reads them; see [`hf_securerouter.lengths.truncate`].

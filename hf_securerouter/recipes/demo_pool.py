@@ -39,6 +39,7 @@ from transformers import (
 
 from hf_securerouter.classification import DEMO_CHECKPOINT
 from hf_securerouter.files import write_atomically
+from hf_securerouter.known_arguments import refuses_unknown, refuses_unknown_init
 from hf_securerouter.modeling_securerouter import SecureRouterForSequenceClassification
 from hf_securerouter.mpc_friendly import use_functions
 from hf_securerouter.recipes.arguments import DataArguments, option
@@ -63,6 +64,7 @@ FUNCTIONS = {"hidden_act": "exact", "softmax": "exact", "precision": "reduced"}
 SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
+@refuses_unknown_init
 @dataclass
 class DemoArguments:
     """Data, teacher and sizes of the demo."""
@@ -164,6 +166,7 @@ class DemoRun:
         command (`str`): The command of the run, for the card.
     """
 
+    @refuses_unknown
     def __init__(self, args: DemoArguments, command: str) -> None:
         self.args, self.command = args, command
         self.data = open_data(

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from hf_securerouter.fixed_point_layers import FixedPointLinear
+from hf_securerouter.known_arguments import refuses_unknown
 from hf_securerouter.losses import distillation_loss, layer_loss
 from hf_securerouter.range_penalty import range_penalty
 from hf_securerouter.recipes.data import perturb
@@ -26,6 +27,7 @@ RANGE_WEIGHT = 10.0  # of the range penalty
 OUTLIER = 0.5  # larger weights make values leave their bounds, and an optimizer would take long to shrink them
 
 
+@refuses_unknown
 def expert_loss(model: nn.Module, batch: dict[str, Any]) -> tuple[torch.Tensor, Any]:
     """
     The loss of an expert on a batch: that of the labels, or the mean of that and of the distance to the teacher's
@@ -47,6 +49,7 @@ def expert_loss(model: nn.Module, batch: dict[str, Any]) -> tuple[torch.Tensor, 
     return (loss if output.loss is None else loss + output.loss), output
 
 
+@refuses_unknown
 def distillation_rows(
     rows: Sequence[Row],
     teacher: nn.Module,
@@ -103,6 +106,7 @@ class Follower(nn.Module):
             states alone are compared.
     """
 
+    @refuses_unknown
     def __init__(self, expert: PreTrainedModel, exact: PreTrainedModel) -> None:
         super().__init__()
         exact.set_attn_implementation("eager")  # no other implementation returns attention weights
@@ -136,6 +140,7 @@ class Follower(nn.Module):
         return SequenceClassifierOutput(loss=loss, logits=own.logits)
 
 
+@refuses_unknown
 def distil_layers(
     name: str,
     expert: PreTrainedModel,
@@ -161,6 +166,7 @@ def distil_layers(
     train(name, Follower(expert, exact).train(), rows, epochs, learning_rate)
 
 
+@refuses_unknown
 @torch.no_grad()
 def widest_value(expert: PreTrainedModel, rows: Sequence[Row], collate: Collate, batch_size: int = 64) -> float:
     """

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from hf_securerouter.known_arguments import refuses_unknown
 from hf_securerouter.modeling_securerouter import SecureRouterForSequenceClassification
 from hf_securerouter.recipes.fitting import Collate, Row
 from hf_securerouter.recipes.prediction import decide
@@ -18,6 +19,7 @@ from hf_securerouter.routing import serve_by_quota
 NOISE, REDUCED_NOISE = 0.02, 0.5  # how far encrypted logits may be from clear ones, in full and in reduced precision
 
 
+@refuses_unknown
 def encrypted_logits(
     pool: SecureRouterForSequenceClassification,
     quotas: Sequence[int],
@@ -45,6 +47,7 @@ def encrypted_logits(
         return session({name: batch[name] for name in names if name in batch}).logits
 
 
+@refuses_unknown
 def compare_with_clear(
     task: Task,
     found: torch.Tensor,

@@ -14,6 +14,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel, Pr
 
 from hf_securerouter.errors import SecureRouterValueError
 from hf_securerouter.families import resized
+from hf_securerouter.known_arguments import refuses_unknown
 from hf_securerouter.mpc_friendly import use_functions
 from hf_securerouter.pool import cut_layers
 from hf_securerouter.recipes.arguments import RunArguments
@@ -69,6 +70,7 @@ def load_classifier(name: str | Path, task: Task, seed: int, cache_dir: str | No
     )
 
 
+@refuses_unknown
 def load_expert(folder: str | Path, functions: Mapping[str, str] = EXACT) -> PreTrainedModel:
     """
     A trained expert.
@@ -83,6 +85,7 @@ def load_expert(folder: str | Path, functions: Mapping[str, str] = EXACT) -> Pre
     return expert
 
 
+@refuses_unknown
 def plan_pool(args: RunArguments) -> list[Member]:
     """
     The experts to make, from the cheapest on. The last one is the largest: it is fine-tuned first, and the others
@@ -155,6 +158,7 @@ def narrow(model: PreTrainedModel) -> PreTrainedModel:
     return small
 
 
+@refuses_unknown
 def train_pool(
     args: RunArguments,
     task: Task,

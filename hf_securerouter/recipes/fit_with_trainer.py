@@ -11,6 +11,7 @@ from torch import nn
 from transformers import Trainer, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
+from hf_securerouter.known_arguments import refuses_unknown
 from hf_securerouter.modeling_securerouter import SecureRouterForSequenceClassification
 from hf_securerouter.recipes.arguments import RunArguments, make_parser
 from hf_securerouter.recipes.distillation import expert_loss
@@ -39,6 +40,7 @@ class ExpertTrainer(Trainer):
         return (loss, outputs) if return_outputs else loss
 
 
+@refuses_unknown
 def parse_args(argv: Sequence[str], kind: type[A], doc: str | None) -> tuple[A, SecureRouterTrainingArguments]:
     """
     The arguments of a script and those of its Trainer.
@@ -57,6 +59,7 @@ def parse_args(argv: Sequence[str], kind: type[A], doc: str | None) -> tuple[A, 
     return args.adopt(training_args), training_args
 
 
+@refuses_unknown
 def trainer_fit(training_args: SecureRouterTrainingArguments) -> Fit:
     """
     A [`~hf_securerouter.recipes.fitting.Fit`] that makes a Trainer for each step. A step that was stopped goes on from

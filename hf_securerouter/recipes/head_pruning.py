@@ -24,6 +24,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_securerouter.errors import SecureRouterValueError
 from hf_securerouter.families import FOLDED_FAMILIES, LayerParts, family_of, layers_of
+from hf_securerouter.known_arguments import refuses_unknown
 
 
 FRESH = 0.02  # standard deviation of new weights, as in BERT
@@ -44,6 +45,7 @@ def pruned_shape(config: PreTrainedConfig, heads: float, neurons: float) -> tupl
     return max(count for count in range(1, max(most, 1) + 1) if width % count == 0), int(inner * neurons)
 
 
+@refuses_unknown
 def measure_importance(model: PreTrainedModel, batches: Iterable[Mapping[str, torch.Tensor]]) -> Importance:
     """
     How much the loss of a classifier depends on each head and each neuron, to first order, on labelled batches.
@@ -101,6 +103,7 @@ def measure_importance(model: PreTrainedModel, batches: Iterable[Mapping[str, to
     return found
 
 
+@refuses_unknown
 @torch.no_grad()
 def prune(model: PreTrainedModel, heads: int, neurons: int, importance: Importance) -> PreTrainedModel:
     """

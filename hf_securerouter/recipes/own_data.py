@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_securerouter.errors import SecureRouterValueError
+from hf_securerouter.known_arguments import refuses_unknown
 from hf_securerouter.recipes.arguments import DataArguments
 from hf_securerouter.recipes.fitting import Row
 from hf_securerouter.recipes.tables import Table, file_stem, read_split, read_table
@@ -44,6 +45,7 @@ class OwnData:
             label, or in the validation split a label that training has not. The message names file and line.
     """
 
+    @refuses_unknown
     def __init__(self, args: DataArguments, labels: Sequence[str] | None = None) -> None:
         self._most = {"train": args.max_train_samples, "validation": args.max_eval_samples}
         validation = _read(args, "validation")

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from hf_securerouter.known_arguments import refuses_unknown
 from hf_securerouter.modeling_securerouter import SecureRouterForSequenceClassification
 from hf_securerouter.recipes.fitting import Collate, Row
 from hf_securerouter.recipes.tasks import Task
@@ -25,11 +26,13 @@ def device() -> torch.device:
     return found or torch.device("cpu")
 
 
+@refuses_unknown
 def to_device(model: M) -> M:
     """A model, moved to where inference runs."""
     return cast(Any, model).to(device())  # transformers types the `to` of its models as if it were unbound
 
 
+@refuses_unknown
 @torch.no_grad()
 def predict(
     model: nn.Module,
@@ -66,6 +69,7 @@ def predict(
     return [torch.cat(found[name])[back] for name in outputs]
 
 
+@refuses_unknown
 def decide(task: Task, logits: torch.Tensor) -> np.ndarray:
     """The answers that logits stand for.
 

@@ -11,6 +11,7 @@ import torch
 
 from hf_securerouter.classification import DEMO_CHECKPOINT
 from hf_securerouter.errors import SecureRouterValueError
+from hf_securerouter.known_arguments import refuses_unknown, refuses_unknown_init
 from hf_securerouter.modeling_securerouter import SecureRouterForSequenceClassification
 from hf_securerouter.recipes.arguments import DataArguments, option
 from hf_securerouter.recipes.data import shortened
@@ -19,6 +20,7 @@ from hf_securerouter.recipes.prediction import predict
 from hf_securerouter.routing import choose_expert, quotas_for_shares, serve_by_quota
 
 
+@refuses_unknown_init
 @dataclass
 class QuotaArguments(DataArguments):
     """The pool, and how batches are drawn."""
@@ -67,6 +69,7 @@ def answers(
     return scores, torch.stack(classes, dim=1)
 
 
+@refuses_unknown
 def quota_accuracies(
     scores: torch.Tensor,
     right: torch.Tensor,

@@ -13,6 +13,7 @@ from typing import Any
 
 from hf_securerouter.errors import SecureRouterValueError
 from hf_securerouter.files import write_atomically, write_json, write_text
+from hf_securerouter.known_arguments import refuses_unknown
 from hf_securerouter.model_card import describe_variant
 from hf_securerouter.number_format import current_precision
 from hf_securerouter.recipes.tasks import TASKS
@@ -71,6 +72,7 @@ def mean_row(rows: Sequence[Result]) -> Result:
     return merged
 
 
+@refuses_unknown
 def publish(results_file: str | os.PathLike, folders: Sequence[str | os.PathLike]) -> None:
     """
     Puts runs into a results file and its page, one row for each task, in the place of earlier rows of the same tasks.

@@ -16,6 +16,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from hf_securerouter.families import head_of, layers_of
+from hf_securerouter.known_arguments import refuses_unknown, refuses_unknown_init
 from hf_securerouter.modeling_securerouter import SecureRouterForSequenceClassification
 from hf_securerouter.recipes.arguments import DataArguments, option
 from hf_securerouter.recipes.data import shortened
@@ -25,6 +26,7 @@ from hf_securerouter.recipes.fitting import Collate, Row
 PARTS = "query", "key", "value", "attention output", "norm", "intermediate", "output", "norm"
 
 
+@refuses_unknown_init
 @dataclass
 class RoundingArguments(DataArguments):
     """The pool, the rows and how often each is rounded."""
@@ -77,6 +79,7 @@ def errors(
     return found
 
 
+@refuses_unknown
 def errors_by_place(
     model: SecureRouterForSequenceClassification, rows: Sequence[Row], collate: Collate, repeats: int
 ) -> Iterator[dict[str, Any]]:

@@ -32,6 +32,7 @@ from transformers import AutoTokenizer, DataCollatorWithPadding, PreTrainedModel
 from hf_securerouter.errors import SecureRouterValueError
 from hf_securerouter.families import encoder_config
 from hf_securerouter.files import write_json
+from hf_securerouter.known_arguments import refuses_unknown
 from hf_securerouter.losses import expert_utilities, fit_temperature
 from hf_securerouter.modeling_securerouter import SecureRouterForSequenceClassification
 from hf_securerouter.recipes.arguments import RunArguments
@@ -74,6 +75,7 @@ class RoutedPoolRun:
             not make a pool, or the data are not as [`~hf_securerouter.recipes.data.open_data`] wants them.
     """
 
+    @refuses_unknown
     def __init__(
         self, args: RunArguments, fit: Fit, command: str, train_pool: Callable[..., list[Path]] = train_pool
     ) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
+from hf_securerouter.known_arguments import refuses_unknown
 from hf_securerouter.losses import expert_utilities
 from hf_securerouter.modeling_securerouter import SecureRouterForSequenceClassification
 from hf_securerouter.recipes.artifacts import announce
@@ -21,6 +22,7 @@ def with_answers(rows: Sequence[Row], logits: torch.Tensor) -> list[Row]:
     return [row | {"expert_logits": own.tolist()} for row, own in zip(rows, logits, strict=True)]
 
 
+@refuses_unknown
 def summarize_rows(
     model: SecureRouterForSequenceClassification, rows: Sequence[Row], collate: Collate
 ) -> Sequence[Row]:
@@ -42,6 +44,7 @@ def summarize_rows(
     return [row | {"router_summary": own.tolist()} for row, own in zip(rows, summaries, strict=True)]
 
 
+@refuses_unknown
 def train_router(
     model: SecureRouterForSequenceClassification,
     rows: Sequence[Row],

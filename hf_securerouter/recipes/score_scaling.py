@@ -17,9 +17,11 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from hf_securerouter.families import layers_of
+from hf_securerouter.known_arguments import refuses_unknown
 from hf_securerouter.number_format import MARGIN, number_format
 
 
+@refuses_unknown
 @torch.no_grad()
 def measure_scores(expert: PreTrainedModel, batches: Iterable[Mapping[str, torch.Tensor]]) -> torch.Tensor:
     """
@@ -66,6 +68,7 @@ def measure_scores(expert: PreTrainedModel, batches: Iterable[Mapping[str, torch
     return found
 
 
+@refuses_unknown
 def scale_down_queries(expert: PreTrainedModel, batches: Iterable[Mapping[str, torch.Tensor]]) -> None:
     """
     Scales queries, in the place, so that no score takes more of its bound than the margin leaves on these batches.

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from hf_securerouter.files import write_json
+from hf_securerouter.known_arguments import refuses_unknown
 from hf_securerouter.recipes.artifacts import announce
 from hf_securerouter.recipes.fitting import Row
 from hf_securerouter.recipes.prediction import decide, labels_of, predict, to_device
@@ -126,6 +127,7 @@ def outcome(
     }
 
 
+@refuses_unknown
 def sweep(
     run: RoutedPoolRun,
     folders: Sequence[Path],

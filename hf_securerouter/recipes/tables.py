@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from hf_securerouter.errors import SecureRouterValueError
+from hf_securerouter.known_arguments import refuses_unknown
 
 
 SUFFIXES = (".csv", ".jsonl", ".json", ".parquet")  # the first three also with .gz behind them
@@ -53,6 +54,7 @@ def file_stem(path: Path) -> str:
     return Path(path.name.removesuffix(".gz")).stem
 
 
+@refuses_unknown
 def read_table(path: Path) -> Table:
     """
     All rows of a file.
@@ -82,6 +84,7 @@ def read_table(path: Path) -> Table:
     return Table(path.name, [row for _, row in found], [line for line, _ in found], typed=suffix != ".csv")
 
 
+@refuses_unknown
 def read_split(folder: Path, split: str) -> Table:
     """
     The rows of a split in a folder.

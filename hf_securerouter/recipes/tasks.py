@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hf_securerouter.configuration_securerouter import ProblemType
+from hf_securerouter.known_arguments import refuses_unknown_init
 from hf_securerouter.metrics import GLUE_METRICS, SCORES, Metric, glue_metric, local_metric, mean_score
 from hf_securerouter.reports import Score
 
@@ -13,6 +14,7 @@ from hf_securerouter.reports import Score
 GLUE = "nyu-mll/glue"
 
 
+@refuses_unknown_init
 @dataclass(frozen=True)
 class Task:
     """

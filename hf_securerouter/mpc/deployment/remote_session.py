@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ...known_arguments import refuses_unknown
 from ..net.channel import Channel, ChannelError
 from ..net.sockets import Address
 from ..net.tls import connect
@@ -38,6 +39,7 @@ class RemoteSession(Session):
         `SessionError`: A party did not answer in time, left, or reported an error; the session is over.
     """
 
+    @refuses_unknown
     def __init__(self, folder: RoleFolder, party0: Address, party1: Address, timeout: float = 600.0) -> None:
         manifest = folder.manifest
         sharing = load_protocol(manifest.protocol).sharing(manifest)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ...errors import SecureRouterValueError
 from ...files import new_folder
+from ...known_arguments import refuses_unknown
 from ..conversion.client import Client
 from ..conversion.converted import Converted
 from ..net.certificates import make_certificates
@@ -27,6 +28,7 @@ from ..net.certificates import make_certificates
 MANIFEST, TENSORS, CLIENT = "manifest.json", "tensors.safetensors", "client.json"
 
 
+@refuses_unknown
 def save_shares(converted: Converted, folder: str | os.PathLike) -> None:
     """Share the weights afresh and write a folder for every role.
 

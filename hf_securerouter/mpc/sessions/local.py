@@ -22,6 +22,7 @@ from typing import Any
 from torch import Tensor
 
 from ...errors import SecureRouterValueError
+from ...known_arguments import refuses_unknown
 from ..conversion.clear_model import ClearModel
 from ..conversion.converted import Converted
 from ..models.manifest import BATCH_SIZE
@@ -79,6 +80,7 @@ class LocalSession(Session):
         `VerificationError`: The answers to the first batch are not those of the model in clear text.
     """
 
+    @refuses_unknown
     def __init__(
         self,
         model: Converted,

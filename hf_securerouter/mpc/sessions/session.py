@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ...errors import SecureRouterError, SecureRouterValueError, SecureRouterWarning
+from ...known_arguments import refuses_unknown
 from ...routing import fill_batch
 from ..conversion.client import Client, Inputs
 from ..models.manifest import Manifest
@@ -90,6 +91,7 @@ class Session(ABC):
     def _open(self) -> None:
         """Connect to every role, so that queries can follow."""
 
+    @refuses_unknown
     def __call__(
         self,
         inputs: Inputs,
