@@ -39,6 +39,12 @@ CASES = {
     "albert": ("albert", {"hidden_act": "gelu", "num_hidden_layers": 3}),
     "albert_same_width": ("albert", {"hidden_act": "gelu", "embedding_size": 16}),
     "albert_groups": ("albert", {"hidden_act": "gelu", "num_hidden_groups": 2, "inner_group_num": 2}),
+    "deberta": ("deberta-v2", {}),
+    "deberta_c2p_of_its_own": ("deberta-v2", {"pos_att_type": "c2p", "share_att_key": False}),
+    "deberta_p2c_without_buckets": ("deberta-v2", {"pos_att_type": "p2c", "position_buckets": -1}),
+    "deberta_all_of_its_own": ("deberta-v2", {"share_att_key": False, "norm_rel_ebd": "none", "type_vocab_size": 2}),
+    "deberta_absolute_positions": ("deberta-v2", {"position_biased_input": True, "max_relative_positions": 6}),
+    "deberta_content_only": ("deberta-v2", {"pos_att_type": None, "num_hidden_layers": 1}),
     "mpnet": ("mpnet", {}),
     "mpnet_padding_of_its_own": ("mpnet", {"pad_token_id": 1, "num_hidden_layers": 3}),
 }
@@ -126,8 +132,11 @@ def test_client_holds_tables_and_shares_the_rest(model):
     held = {name.split(".")[0] for name, _ in secure.client.embeddings["experts.0"].named_parameters()}
     assert held <= {"word_embeddings", "position_embeddings", "token_type_embeddings", "LayerNorm"}
     kept = sum(parameter.numel() for parameter in secure.client.embeddings["experts.0"].parameters())
-    shared = sum(values.numel() for values in secure.weights.values())
-    assert kept + shared == sum(parameter.numel() for parameter in model.parameters())
+    # The owner computes the tables of positions from these, which it keeps.
+    sources = ("rel_embeddings", "pos_key_proj", "pos_query_proj", "encoder.LayerNorm")
+    owned = {name: one for name, one in model.named_parameters() if not any(part in name for part in sources)}
+    shared = sum(values.numel() for name, values in secure.weights.items() if ".position_" not in name)
+    assert kept + shared == sum(parameter.numel() for parameter in owned.values())
     projection = secure.weights.get("experts.0.embedding_projection.weight")
     spec = secure.manifest.experts[0]
     assert (projection is None) == (spec.embedding_size is None)
