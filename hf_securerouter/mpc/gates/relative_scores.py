@@ -64,9 +64,8 @@ class RelativeScores(Gate):
 
     def prepare(self, randomness: Tuple, weights: Mapping[str, WeightShare]) -> tuple[Pad, Pad, Tensor]:
         query, key = randomness.mask(self.left, self.width), randomness.mask(self.right, self.width)
-        words = randomness.word(self.result, self.width)
-        bracket = words.sub_(self._of_positions(query.words, key.words, lambda name: weights[name].masked))
-        return query, key, bracket
+        bracket = self._of_positions(query.words, key.words, lambda name: weights[name].masked).neg_()
+        return query, key, bracket.add_(randomness.word(self.result, self.width))
 
     def run(self, party: Party, query: Secret, key: Secret) -> SecretProtocol[Secret]:
         """Open both operands in one round, and multiply them by each other and by the tables.
