@@ -162,10 +162,7 @@ CASES = {
     "scores with positions": Case(
         relative_scores,
         (9, 9),
-        [
-            ([[[x]]], [[[y]]], [[[8, p]]], [[[-5, r]]])
-            for x, y, p, r in ((0, 0, 0, 0), (5, -3, 2**62, 9))
-        ],
+        [([[[x]]], [[[y]]], [[[8, p]]], [[[-5, r]]]) for x, y, p, r in ((0, 0, 0, 0), (5, -3, 2**62, 9))],
         weights=("keys", "queries"),
         check=lambda results, secret: bool((joined(results) == score_of(*(part[0][0] for part in secret))).all()),
     ),

@@ -258,6 +258,27 @@ def test_other_numbers_of_buckets_are_named(buckets):
     assert str(buckets) in problem.reason and "32" in problem.remedy
 
 
+def test_what_deberta_has_no_counterpart_for_is_named():
+    for field, value, remedy in (
+        ("conv_kernel_size", 3, "DeBERTa-v3"),
+        ("relative_attention", False, "relative_attention=True"),
+        ("attention_head_size", 4, "as wide as a hidden state"),
+        ("position_buckets", 1, "at least 2 buckets"),
+        ("position_buckets", 2 * MAX_POSITIONS - 2, "fewer than twice"),
+        ("pooler_hidden_act", "silu", "gelu_new"),
+    ):
+        model = classifier("deberta-v2")
+        setattr(model.config, field, value)
+        (problem,) = validate(model)
+        assert problem.path == f"model.config.{field}" and remedy in problem.remedy
+
+
+def test_manifests_without_positions_in_their_scores_do_not_name_them():
+    specs = {family: architecture_for(family).spec(family_config(family)).to_dict() for family in FAMILIES}
+    for field in ("position_terms", "position_span", "position_limit"):
+        assert [family for family, spec in specs.items() if field in spec] == ["deberta-v2"]
+
+
 def test_manifests_without_a_relative_attention_bias_do_not_name_it():
     specs = {family: architecture_for(family).spec(family_config(family)).to_dict() for family in FAMILIES}
     assert [family for family, spec in specs.items() if "relative_buckets" in spec] == ["mpnet"]
