@@ -118,6 +118,20 @@ def _albert_parts(layer: Any) -> LayerParts:
     )
 
 
+def _deberta_parts(layer: Any) -> LayerParts:
+    attention, own = layer.attention, layer.attention.self
+    return LayerParts(
+        own.query_proj,
+        own.key_proj,
+        own.value_proj,
+        attention.output.dense,
+        attention.output.LayerNorm,
+        layer.intermediate.dense,
+        layer.output.dense,
+        layer.output.LayerNorm,
+    )
+
+
 def _mpnet_parts(layer: Any) -> LayerParts:
     own = layer.attention.attn
     return LayerParts(
@@ -152,6 +166,11 @@ FAMILIES = {
         parts=_bert_parts,
         head=lambda model: HeadParts(model.bert.pooler.dense, model.classifier),
         folds_into_layers=True,
+    ),
+    "deberta-v2": Family(
+        layers=_bert_layers,
+        parts=_deberta_parts,
+        head=lambda model: HeadParts(model.pooler.dense, model.classifier),
     ),
     "distilbert": Family(
         layers=lambda base: base.transformer.layer,
@@ -235,7 +254,12 @@ def resized(config: PreTrainedConfig, layers: int, width: int, heads: int) -> Pr
     """A copy of a config with other sizes; its feed-forward layers are four times as wide as `width`."""
     other: Any = copy.deepcopy(config)
     other.num_hidden_layers, other.hidden_size, other.num_attention_heads = layers, width, heads
-    for name, size in (("intermediate_size", 4 * width), ("hidden_dim", 4 * width), ("embedding_size", width)):
+    for name, size in (
+        ("intermediate_size", 4 * width),
+        ("hidden_dim", 4 * width),
+        ("embedding_size", width),
+        ("pooler_hidden_size", width),
+    ):
         if hasattr(other, name):
             setattr(other, name, size)
     return other

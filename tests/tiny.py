@@ -6,6 +6,7 @@ from transformers import (
     AlbertConfig,
     AutoModelForSequenceClassification,
     BertConfig,
+    DebertaV2Config,
     DistilBertConfig,
     ElectraConfig,
     MPNetConfig,
@@ -21,8 +22,8 @@ VOCABULARY = {
     token: index for index, token in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "##s", ".", *WORDS])
 }
 MAX_POSITIONS = 24
-FAMILIES = ("bert", "distilbert", "roberta", "electra", "albert", "mpnet")
-FIXED_ATTENTION = ("mpnet",)  # softmax is written into the layers, and cannot be replaced
+FAMILIES = ("bert", "distilbert", "roberta", "electra", "albert", "mpnet", "deberta-v2")
+FIXED_ATTENTION = ("mpnet", "deberta-v2")  # softmax is written into the layers, and cannot be replaced
 
 
 def family_config(family: str, layers: int = 1, width: int = 16, **fields) -> PreTrainedConfig:
@@ -62,6 +63,10 @@ def family_config(family: str, layers: int = 1, width: int = 16, **fields) -> Pr
     if family == "mpnet":
         # Two positions are taken by the offset that follows token 1, which MPNet takes as padding.
         return MPNetConfig(**bert_like | {"max_position_embeddings": MAX_POSITIONS + 2} | fields)
+    if family == "deberta-v2":
+        positions = {"relative_attention": True, "position_buckets": 8, "pos_att_type": "c2p|p2c"}
+        positions |= {"share_att_key": True, "norm_rel_ebd": "layer_norm", "position_biased_input": False}
+        return DebertaV2Config(**bert_like | positions | fields)
     raise ValueError(family)
 
 

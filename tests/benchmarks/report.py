@@ -19,7 +19,7 @@ SHOWN = "bert-base/1x128"
 # The protocols build softmax and LayerNorm of different gates, so that their parts compare only together.
 GROUPS = {
     "linear layers": ("Linear", "linear"),
-    "products of attention": ("Matmul", "attention"),
+    "products of attention": ("Matmul", "RelativeScores", "attention"),
     "softmax and LayerNorm": ("Exponential", "Knockout", "RowFunction", "RowScale", "softmax", "layernorm"),
     "GeLU and tanh": ("Activation", "gelu", "tanh"),
 }

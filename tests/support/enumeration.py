@@ -25,7 +25,7 @@ from hf_securerouter.mpc.gates.gate import Dealing, Tuple
 from hf_securerouter.mpc.gates.secret import Secret
 from hf_securerouter.mpc.gates.weight_share import WeightShare
 from hf_securerouter.mpc.ring.randomness import Csprng, Pad
-from hf_securerouter.mpc.ring.words import reduce, unpack
+from hf_securerouter.mpc.ring.words import reduce, seal, unpack
 from hf_securerouter.mpc.tuples.plan import trace
 from tests.support.harness import RecordingParty, drive, links
 
@@ -130,7 +130,9 @@ class SeenDealing(Dealing):
     def give(self, values: Tensor, bits: int) -> None:
         if self.fix:
             self._sources[1].chosen = reduce(self.fix(values.shape, bits).to(torch.int64) - values, bits)
-        super().give(values, bits)
+        # In one piece, as the runs are an axis of every draw.
+        values = values.to(_word_type(bits))
+        self.corrections.append(seal(values, self._sources[1].pad(values.shape, bits))[1])
         self.seen.append(unpack(self.corrections[-1], values.shape, bits))
 
     def give_bits(self, values: Tensor) -> None:

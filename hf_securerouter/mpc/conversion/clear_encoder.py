@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from ...mpc_friendly import UNNORMALIZED, Quadratic, attention_weights
 from ..models import EncoderSpec
+from ..models.log_buckets import entries_of_pairs
 from ..models.relative_positions import relative_buckets
 from ..models.rotary import rotary_tables, turned_by_quarter
 
@@ -149,7 +150,10 @@ class ClearEncoder:
             tables = rotary_tables(length, spec.head_size, spec.rotary[self._position or 0])
             cos, sin = (table.to(self.dtype) for table in tables)
             query, key = (one * cos + turned_by_quarter(one) * sin for one in (query, key))
-        scores = query @ key.transpose(-1, -2) / math.sqrt(spec.head_size)
+        scores = query @ key.transpose(-1, -2)
+        if spec.position_terms:
+            scores = scores + self._of_positions(query, key, name)
+        scores = scores * spec.score_scale
         if spec.relative_buckets is not None:
             scores = scores + self._weights["relative_attention_bias.weight"].T[:, relative_buckets(length)]
         if spec.windows:  # scores out of reach are not computed
@@ -170,3 +174,19 @@ class ClearEncoder:
             weights = attention_weights(scores, met.bool(), spec.softmax)
         mixed = (weights @ value).transpose(1, 2).reshape(batch, length, width)
         return self._linear(mixed, f"{name}.attention_output")
+
+    def _of_positions(self, query: Tensor, key: Tensor, name: str) -> Tensor:
+        """The terms of the scores between contents and positions, from queries and keys (B, heads, T, d)."""
+        spec, total = self.spec, torch.zeros((), dtype=self.dtype)
+        pairs = entries_of_pairs(query.shape[-2], spec.position_span, spec.position_limit)
+        pairs = pairs.expand(*query.shape[:-2], -1, -1)
+
+        def products(content: Tensor, part: str) -> Tensor:
+            table = self._weights[f"{name}.{part}.weight"]
+            return content @ table.view(len(table), spec.num_heads, -1).permute(1, 2, 0)
+
+        if "c2p" in spec.position_terms:
+            total = total + products(query, "position_keys").gather(-1, pairs)
+        if "p2c" in spec.position_terms:
+            total = total + products(key, "position_queries").transpose(-1, -2).gather(-2, pairs)
+        return total

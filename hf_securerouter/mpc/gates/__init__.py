@@ -3,7 +3,7 @@
 
 Foundations: `gate` (what a gate is), `party` (runs gates), `secret` (a share), `weight_share` (fixed weights), `lift`
 and `bits` (parts of other gates). Products: `linear`, `selected_linear`, `matmul`, `windowed`,
-`row_scale`, `product`, `square`. Functions:
+`relative_scores`, `row_scale`, `product`, `square`. Functions:
 `relu` (the example to follow), `activation` (GeLU, tanh), `exponential`, `row_function` (1/x, 1/sqrt(x)). Comparison:
 `compare`, `argmax`, `maximum`, `ranks`. Choice and order: `select`, `shuffle`. Rings: `bit_to_ring`, `widen`.
 """

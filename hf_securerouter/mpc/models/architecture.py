@@ -87,7 +87,8 @@ class Architecture(ABC):
         `layers.{l}.{query,key,value,attention_output,intermediate,output}.{weight,bias}` (weights as (out, in)),
         `layers.{l}.{attention_norm,output_norm}.{weight,bias}` and, where the spec has an `embedding_size`,
         `embedding_projection.{weight,bias}`, or where it has `relative_buckets`, `relative_attention_bias.weight` as
-        (buckets, heads)."""
+        (buckets, heads). With `position_terms` each layer has `layers.{l}.position_{keys,queries}.weight`, as
+        (2 `position_span`, H), for `"c2p"` and `"p2c"`."""
         weights: dict[str, Tensor] = {}
         for index, parts in enumerate(self.family.layer_parts(encoder)):
             for name, module in parts._asdict().items():

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -13,7 +14,7 @@ from ...number_format import current_precision
 # Fields that a manifest holds only if they differ from their default.
 _LATER = frozenset(
     {"relative_buckets", "pooling", "norm_first", "bare_first", "norm", "gated", "rotary", "windows"}
-    | {"normalize", "centred"}
+    | {"normalize", "centred", "position_terms", "position_span", "position_limit"}
 )
 
 
@@ -71,6 +72,11 @@ class EncoderSpec:
         rotary (`tuple[float, ...]`): The base of each layer's rotary positions; empty without them.
         windows (`tuple[int | None, ...]`): The largest distance of a query and a key in each layer; None and empty for
             all pairs.
+        position_terms (`tuple[str, ...]`): Terms of the scores between contents and relative positions, by tables of
+            each layer: `"c2p"`, queries times the keys of positions, and `"p2c"`, keys times the queries of positions.
+        position_span (`int`): Entries of these tables in each direction; 0 without them.
+        position_limit (`int`, *optional*): The number of distances that these entries divide into buckets; None where
+            each distance has an entry of its own.
     """
 
     num_layers: int
@@ -92,16 +98,24 @@ class EncoderSpec:
     gated: bool = False
     rotary: tuple[float, ...] = ()
     windows: tuple[int | None, ...] = ()
+    position_terms: tuple[str, ...] = ()
+    position_span: int = 0
+    position_limit: int | None = None
 
     @property
     def padding_differs(self) -> bool:
         """Whether padding that is a copy of a token has scores of its own, since scores depend on the place."""
-        return self.relative_buckets is not None or bool(self.rotary)
+        return self.relative_buckets is not None or bool(self.rotary) or bool(self.position_terms)
 
     @property
     def head_size(self) -> int:
         """Width of one attention head."""
         return self.hidden_size // self.num_heads
+
+    @property
+    def score_scale(self) -> float:
+        """What scores are multiplied by: the inverse root of the products' width, of all terms together."""
+        return 1 / math.sqrt(self.head_size * (1 + len(self.position_terms)))
 
     @property
     def input_size(self) -> int:

@@ -18,6 +18,7 @@ from hf_securerouter.mpc.gates.lift import Lift, deal_lift
 from hf_securerouter.mpc.gates.linear import Linear
 from hf_securerouter.mpc.gates.matmul import Matmul
 from hf_securerouter.mpc.gates.maximum import Knockout
+from hf_securerouter.mpc.gates.relative_scores import RelativeScores
 from hf_securerouter.mpc.gates.relu import ReLU
 from hf_securerouter.mpc.gates.row_function import RowFunction
 from hf_securerouter.mpc.gates.row_scale import RowScale
@@ -73,6 +74,17 @@ def relu_case(bits, width):
 
 def linear(runs):
     return lambda party, x: Linear(runs, 1, 9, (("w", 2),), ("g",)).run(party, x, (0, 0), 4)
+
+
+def relative_scores(runs):
+    """Of one query and one key, which read entry 1 of two."""
+    shape = (runs, 1, 1, 1)
+    return RelativeScores(shape, shape, 9, (1,), "keys", "queries").run
+
+
+def score_of(query, key, keys, queries):
+    """x y + x P + y R, in 9 bits."""
+    return (query[0] * key[0] + query[0] * keys[1] + key[0] * queries[1] + 256) % 512 - 256
 
 
 def row_scale(runs):
@@ -146,6 +158,13 @@ CASES = {
         (9, 9),
         [([[0]], [[0]]), ([[5]], [[-3]]), ([[-16]], [[15]])],
         check=elementwise(lambda x, y: x * y),
+    ),
+    "scores with positions": Case(
+        relative_scores,
+        (9, 9),
+        [([[[x]]], [[[y]]], [[[8, p]]], [[[-5, r]]]) for x, y, p, r in ((0, 0, 0, 0), (5, -3, 2**62, 9))],
+        weights=("keys", "queries"),
+        check=lambda results, secret: bool((joined(results) == score_of(*(part[0][0] for part in secret))).all()),
     ),
     "rows times scalars": Case(
         row_scale,

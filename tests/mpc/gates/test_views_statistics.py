@@ -19,6 +19,7 @@ from hf_securerouter.mpc.gates.exponential import Exponential
 from hf_securerouter.mpc.gates.linear import Linear
 from hf_securerouter.mpc.gates.matmul import Matmul
 from hf_securerouter.mpc.gates.maximum import Knockout
+from hf_securerouter.mpc.gates.relative_scores import RelativeScores
 from hf_securerouter.mpc.gates.relu import ReLU
 from hf_securerouter.mpc.gates.row_function import RowFunction
 from hf_securerouter.mpc.gates.row_scale import RowScale
@@ -137,6 +138,15 @@ CASES = {
         lambda runs: lambda party, x, y: Matmul((runs, 1, 2), (runs, 2, 1), 33).run(party, x, y),
         (33, 33),
         [([[0, 0]], [[0], [0]]), ([[2**30, -1]], [[-(2**30)], [1]])],
+    ),
+    "scores with positions": Case(
+        lambda runs: RelativeScores((runs, 1, 1, 2), (runs, 1, 2, 1), 33, (1,), "keys", "queries").run,
+        (33, 33),
+        [
+            ([[[0, 0]]], [[[0], [0]]], [[[0, 1], [0, 1]]], [[[0, 1], [0, 1]]]),
+            ([[[2**30, -1]]], [[[-(2**30)], [1]]], [[[0, 2**40], [0, -5]]], [[[3, -(2**30)], [1, 2**32]]]),
+        ],
+        weights=("keys", "queries"),
     ),
     "selected square": Case(
         lambda runs: lambda party, x, bit: SelectedSquare((runs, 1), 20, 50).run(party, x, bit),

@@ -39,6 +39,12 @@ CASES = {
     "albert": ("albert", {"hidden_act": "gelu", "num_hidden_layers": 3}),
     "albert_same_width": ("albert", {"hidden_act": "gelu", "embedding_size": 16}),
     "albert_groups": ("albert", {"hidden_act": "gelu", "num_hidden_groups": 2, "inner_group_num": 2}),
+    "deberta": ("deberta-v2", {}),
+    "deberta_c2p_of_its_own": ("deberta-v2", {"pos_att_type": "c2p", "share_att_key": False}),
+    "deberta_p2c_without_buckets": ("deberta-v2", {"pos_att_type": "p2c", "position_buckets": -1}),
+    "deberta_all_of_its_own": ("deberta-v2", {"share_att_key": False, "norm_rel_ebd": "none", "type_vocab_size": 2}),
+    "deberta_absolute_positions": ("deberta-v2", {"position_biased_input": True, "max_relative_positions": 6}),
+    "deberta_content_only": ("deberta-v2", {"pos_att_type": None, "num_hidden_layers": 1}),
     "mpnet": ("mpnet", {}),
     "mpnet_padding_of_its_own": ("mpnet", {"pad_token_id": 1, "num_hidden_layers": 3}),
 }
@@ -127,8 +133,11 @@ def test_client_holds_tables_and_shares_the_rest(model):
     held = {name.split(".")[0] for name, _ in secure.client.embeddings["experts.0"].named_parameters()}
     assert held <= {"word_embeddings", "position_embeddings", "token_type_embeddings", "LayerNorm"}
     kept = sum(parameter.numel() for parameter in secure.client.embeddings["experts.0"].parameters())
-    shared = sum(values.numel() for values in secure.weights.values())
-    assert kept + shared == sum(parameter.numel() for parameter in model.parameters())
+    # The owner computes the tables of positions from these, which it keeps.
+    sources = ("rel_embeddings", "pos_key_proj", "pos_query_proj", "encoder.LayerNorm")
+    owned = {name: one for name, one in model.named_parameters() if not any(part in name for part in sources)}
+    shared = sum(values.numel() for name, values in secure.weights.items() if ".position_" not in name)
+    assert kept + shared == sum(parameter.numel() for parameter in owned.values())
     projection = secure.weights.get("experts.0.embedding_projection.weight")
     spec = secure.manifest.experts[0]
     assert (projection is None) == (spec.embedding_size is None)
@@ -248,6 +257,27 @@ def test_other_numbers_of_buckets_are_named(buckets):
     (problem,) = validate(classifier("mpnet", relative_attention_num_buckets=buckets))
     assert problem.path == "model.config.relative_attention_num_buckets"
     assert str(buckets) in problem.reason and "32" in problem.remedy
+
+
+def test_what_deberta_has_no_counterpart_for_is_named():
+    for field, value, remedy in (
+        ("conv_kernel_size", 3, "DeBERTa-v3"),
+        ("relative_attention", False, "relative_attention=True"),
+        ("attention_head_size", 4, "as wide as a hidden state"),
+        ("position_buckets", 1, "at least 2 buckets"),
+        ("position_buckets", 2 * MAX_POSITIONS - 2, "fewer than twice"),
+        ("pooler_hidden_act", "silu", "gelu_new"),
+    ):
+        model = classifier("deberta-v2")
+        setattr(model.config, field, value)
+        (problem,) = validate(model)
+        assert problem.path == f"model.config.{field}" and remedy in problem.remedy
+
+
+def test_manifests_without_positions_in_their_scores_do_not_name_them():
+    specs = {family: architecture_for(family).spec(family_config(family)).to_dict() for family in FAMILIES}
+    for field in ("position_terms", "position_span", "position_limit"):
+        assert [family for family, spec in specs.items() if field in spec] == ["deberta-v2"]
 
 
 def test_manifests_without_a_relative_attention_bias_do_not_name_it():

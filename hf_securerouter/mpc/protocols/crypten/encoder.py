@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 
 from ...models import EncoderSpec
+from ...models.log_buckets import entries_of_pairs
 from ...models.relative_positions import relative_buckets
 from ...models.rotary import rotary_tables
 from ...net.ledger import Ledger
@@ -108,12 +108,32 @@ class CryptenEncoder:
             place = torch.arange(length)
             bias = bias + ((place[:, None] - place).abs() > reach).float()[None, None] * MASKED_SCORE
         with self._ledger.gate("attention"):
-            scores = (query * (1 / math.sqrt(spec.head_size))).matmul(key.transpose(2, 3)) + bias
+            scores = (query * spec.score_scale).matmul(key.transpose(2, 3)) + bias
+            if spec.position_terms:
+                scores = scores + self._of_positions(query, key, name) * spec.score_scale
         with self._ledger.gate("softmax"):
             probabilities = functions.softmax(scores)
         with self._ledger.gate("attention"):
             context = probabilities.matmul(value).transpose(1, 2)
         return context.reshape(*x.size())
+
+    def _of_positions(self, query: Any, key: Any, name: str) -> Any:
+        """The terms of the scores between contents and positions, from queries and keys (B, heads, T, d)."""
+        spec, length, terms = self.spec, query.size(2), []
+        pairs = entries_of_pairs(length, spec.position_span, spec.position_limit)
+        used, column = pairs.unique(return_inverse=True)
+        place = torch.arange(length)
+
+        def products(content: Any, part: str) -> Any:
+            table = self._weights[f"{name}.{part}.weight"]
+            table = table.reshape(1, spec.num_heads, spec.head_size, table.size(-1))[..., used]
+            return content.matmul(table)
+
+        if "c2p" in spec.position_terms:
+            terms.append(products(query, "position_keys")[:, :, place[:, None], column])
+        if "p2c" in spec.position_terms:
+            terms.append(products(key, "position_queries")[:, :, place[None, :], column])
+        return sum(terms[1:], terms[0])
 
     def _heads(self, x: Any) -> Any:
         """(B, T, H) to (B, heads, T, H / heads)."""

@@ -2,7 +2,8 @@
 """Self-attention of a layer on shares: scores, softmax and the mix of values, whatever the kind of positions.
 
 A relative attention bias and rotary positions are public places of secret words, and cost no byte: each party adds
-entries of its share, or turns its shares by public angles. In a window only the scores within it are computed.
+entries of its share, or turns its shares by public angles. Terms between contents and positions are products of the
+openings of queries and keys with fixed weights. In a window only the scores within it are computed.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from ...gates.gate import SecretProtocol, together
 from ...gates.matmul import Matmul
 from ...gates.maximum import maximum
 from ...gates.party import Party
+from ...gates.relative_scores import RelativeScores
 from ...gates.relu import ReLU
 from ...gates.row_function import RowFunction
 from ...gates.row_scale import RowScale
@@ -26,10 +28,12 @@ from ...gates.secret import Secret
 from ...gates.square import SelectedSquare
 from ...gates.windowed import WindowMix, WindowScores
 from ...models import EncoderSpec
+from ...models.log_buckets import position_entries
 from ...models.relative_positions import relative_buckets
 from ...models.rotary import rotary_tables, turned_by_quarter
 from ...net.network_model import NETWORKS
 from ...ring.fixed_point import to_fixed_point
+from .folding import layer_names
 from .key_places import KeyPlaces
 from .ring_widths import RingWidths
 
@@ -116,8 +120,9 @@ class SecureAttention:
         key = key.map(lambda words: words.transpose(-1, -2).contiguous())
         places = KeyPlaces(rings.length, query.shape[-2], self.spec.windows[self.layer] if self.spec.windows else None)
         window = places.window
+        multiply: Matmul | RelativeScores
         if window is None:
-            multiply = Matmul(query.shape, key.shape, rings.score_width)
+            multiply = self._products_of(query.shape, key.shape)
             mix = Matmul(multiply.result, value.shape, rings.mix_width).start(party)
         else:
             multiply = WindowScores(query.shape, key.shape, rings.score_width, window)
@@ -164,6 +169,21 @@ class SecureAttention:
         if window is not None:
             mixed = mixed.map(window.joined)
         return mixed.map(lambda words: words.transpose(1, 2).reshape(words.shape[0], words.shape[2], -1))
+
+    def _products_of(self, query: tuple[int, ...], key: tuple[int, ...]) -> Matmul | RelativeScores:
+        """The gate of all pairs' scores, from the shapes of queries and keys."""
+        spec, width = self.spec, self.rings.score_width
+        if not spec.position_terms:
+            return Matmul(query, key, width)
+        table = f"{self.prefix}{layer_names(spec)[self.layer]}.position_"
+        return RelativeScores(
+            query,
+            key,
+            width,
+            position_entries(key[-1], spec.position_span, spec.position_limit),
+            keys=f"{table}keys" if "c2p" in spec.position_terms else None,
+            queries=f"{table}queries" if "p2c" in spec.position_terms else None,
+        )
 
     def _unnormalized(
         self, party: Party, scores: Secret, is_token: Tensor, places: KeyPlaces

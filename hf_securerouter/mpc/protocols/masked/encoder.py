@@ -3,8 +3,8 @@
 
 Rounds of a layer at length 128, by the value that is opened: hidden state; Q, K, V; row maxima (6); the exponent and
 its bit (2); unnormalised weights with the row sums; inverses of the row sums; context; input of W_o; LayerNorm (4);
-hidden state; GeLU (2); input of W_2; LayerNorm (4). A relative attention bias needs one round before the first layer,
-for the place of padding.
+hidden state; GeLU (2); input of W_2; LayerNorm (4). Where scores depend on the place, that of padding is opened beside
+the first hidden state.
 
 With the norm first, hidden states are the sum of all steps, which no gate refreshes: it stays in one ring, wide enough
 for the largest sum, and each norm reads it. A gated feed-forward layer takes one round more.
@@ -137,9 +137,18 @@ class MaskedEncoder(SecureAttention):
 
     def _layers(self, party: Party, x: Secret, is_token: Tensor) -> SecretProtocol[Secret]:
         """The hidden states after the last layer, (B, T, H), or (B, 1, H) if heads read the first token's only."""
-        positions = yield from self._positions(party, is_token)
-        if self.spec.norm_first:
-            return (yield from self._norm_first_layers(party, x, positions))
+        found: list[Positions] = []
+
+        def positions() -> SecretProtocol[None]:
+            found.append((yield from self._positions(party, is_token)))
+
+        # The first layer reads them after its opening of the hidden state, beside which they are made.
+        layers = self._norm_first_layers if self.spec.norm_first else self._norm_last_layers
+        _, x = yield from together(positions(), layers(party, x, found))
+        return x
+
+    def _norm_last_layers(self, party: Party, x: Secret, positions: list[Positions]) -> SecretProtocol[Secret]:
+        """Layers with a norm behind each step; `positions` has one entry after the first round."""
         layers = zip(layer_names(self.spec), self.layer_rings, self.output_widths, strict=True)
         for position, (name, rings, width) in enumerate(layers):
             layer = replace(self, rings=rings, layer=position, place=f"{self.prefix}layers.{position}")
@@ -150,8 +159,9 @@ class MaskedEncoder(SecureAttention):
         """Whether only the first token's row is needed behind a layer."""
         return position == self.spec.num_layers - 1 and self.mean is None
 
-    def _norm_first_layers(self, party: Party, x: Secret, positions: Positions) -> SecretProtocol[Secret]:
-        """Layers whose norms stand before each step; what they return has passed the last norm."""
+    def _norm_first_layers(self, party: Party, x: Secret, positions: list[Positions]) -> SecretProtocol[Secret]:
+        """Layers whose norms stand before each step; what they return has passed the last norm. `positions` has one
+        entry after the first round."""
         total = _centred(x, self.rings.bits.mean_weights) if self.spec.norm == "layer" else x
         for position, (name, rings) in enumerate(zip(layer_names(self.spec), self.layer_rings, strict=True)):
             layer = replace(self, rings=rings, layer=position, place=f"{self.prefix}layers.{position}")
@@ -254,7 +264,7 @@ class MaskedEncoder(SecureAttention):
     # Layers.
 
     def _layer(
-        self, party: Party, name: str, x: Secret, positions: Positions, output_width: int, last: bool
+        self, party: Party, name: str, x: Secret, positions: list[Positions], output_width: int, last: bool
     ) -> SecretProtocol[Secret]:
         """The layer at position `name`; the last layer computes only the first token, from all keys and values."""
         rings, bits, bound = self.rings, self.rings.bits, self.rings.bounds.residual
@@ -270,7 +280,7 @@ class MaskedEncoder(SecureAttention):
             query, key, value, residual = yield from self._linear(
                 party, x, widest, bound, queries | keys, f"{name}.input"
             )
-        context = yield from self._attention(party, query, key, value, positions)
+        context = yield from self._attention(party, query, key, value, positions[0])
         (attended,) = yield from self._linear(
             party,
             context,
@@ -318,7 +328,13 @@ class MaskedEncoder(SecureAttention):
         return product.product(bounds.inner + bounds.gate).truncate(bits.active)
 
     def _norm_first_layer(
-        self, party: Party, name: str, total: Secret, bare: Secret | None, positions: Positions, last: bool
+        self,
+        party: Party,
+        name: str,
+        total: Secret,
+        bare: Secret | None,
+        positions: list[Positions],
+        last: bool,
     ) -> SecretProtocol[Secret]:
         """The sum of all steps after this layer, (B, T or 1, H); `bare` is what attention reads without a norm."""
         rings, bits, bound = self.rings, self.rings.bits, self.rings.bounds.residual
@@ -333,7 +349,7 @@ class MaskedEncoder(SecureAttention):
             )
         else:
             query, key, value = yield from self._linear(party, x, width, bound, queries | keys)
-        context = yield from self._attention(party, query, key, value, positions)
+        context = yield from self._attention(party, query, key, value, positions[0])
         output = {f"{name}.attention_output": bits.attention_output_weights}
         (attended,) = yield from self._linear(party, context, rings.attended_width, bound, output)
         total = total + attended.truncate(total.scale)

@@ -5,6 +5,8 @@ LayerNorm's gamma and beta are folded into the next weights. The removal of the 
 centred outputs, and the mean of a residual gamma x + beta is one more column, gamma / d, of the matrix that multiplies
 x. On shares, LayerNorm is then z / sqrt(sum z^2 / 2^ceil(log2 d)); the ratio of d to that power of two is folded too.
 
+The keys and queries of positions, which scores of DeBERTa read, have the scales of the keys and queries of tokens.
+
 A projection of the embeddings is folded into the first layer's weights in the same way, with a matrix instead of
 gamma: it needs no opening, and the parties open E columns of the embedding output instead of H.
 
@@ -14,7 +16,6 @@ that a head divides by its length is divided as in LayerNorm; the ratio of both 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 import torch
@@ -99,11 +100,15 @@ def fold_weights(spec: EncoderSpec, weights: Mapping[str, Tensor], rings: RingWi
             gamma, beta = linear("embedding_projection")
         own = f"layers.{layer}"
         query, bias = linear(f"{own}.query", gamma, beta)
-        shrink = 1 / math.sqrt(spec.head_size)
-        put(f"{name}.query", query * shrink, bias * shrink, bits.query_weights)
+        put(f"{name}.query", query * spec.score_scale, bias * spec.score_scale, bits.query_weights)
         put(f"{name}.key", *linear(f"{own}.key", gamma, beta), bits.key_weights)
         put(f"{name}.value", *linear(f"{own}.value", gamma, beta), bits.value_weights)
         residual(f"{name}.input", gamma, beta)
+        for term, scale, factor in (("keys", bits.key, 1.0), ("queries", bits.query, spec.score_scale)):
+            if term in _tables(spec):
+                table = weights[f"{own}.position_{term}.weight"].double().T * factor
+                by_heads = table.view(spec.num_heads, spec.head_size, -1)
+                encoded[f"{name}.position_{term}"] = to_fixed_point(by_heads, scale).contiguous()
         attended = linear(f"{own}.attention_output", centre=True)
         put(f"{name}.attention_output", *attended, bits.attention_output_weights, bits.mixed)
         gamma, beta = norm(f"{own}.attention_norm")
@@ -161,4 +166,13 @@ def weight_shapes(spec: EncoderSpec) -> dict[str, tuple[int, ...]]:
     shapes |= {f"{name}.bias": shape[-1:] for name, shape in shapes.items()}
     if spec.relative_buckets is not None:
         shapes["relative_attention_bias"] = (spec.num_heads, spec.relative_buckets)
+    for name in dict.fromkeys(layer_names(spec)):
+        for term in _tables(spec):
+            shapes[f"{name}.position_{term}"] = (spec.num_heads, spec.head_size, 2 * spec.position_span)
     return shapes
+
+
+def _tables(spec: EncoderSpec) -> list[str]:
+    """Which tables of positions each layer has."""
+    names = {"c2p": "keys", "p2c": "queries"}
+    return [names[term] for term in spec.position_terms]
