@@ -25,6 +25,13 @@ def client(
     verify: Annotated[
         float, typer.Option(help="Share of the batches, such as 0.02, that are asked twice under fresh masks.")
     ] = 0.0,
+    retries: Annotated[int, typer.Option(min=0, help="How often a query that failed is asked again.")] = 3,
+    share_batches: Annotated[
+        bool,
+        typer.Option(
+            "--share-batches", help="Let other users' texts fill a batch; servers then see how many texts there are."
+        ),
+    ] = False,
     json: JsonOption = False,
 ) -> None:
     """Label every line of a file; a stopped run continues where it was, when it is started again.
@@ -33,7 +40,7 @@ def client(
     reconstructs the logits. The output appears under its name when it is complete.
     """
     with only_results_on_stdout():
-        report = ask_servers(folder, party0, party1, input, output, timeout, verify)
+        report = ask_servers(folder, party0, party1, input, output, timeout, verify, retries, share_batches)
     if json:
         print_json(report)
     else:
@@ -50,6 +57,8 @@ def ask_servers(
     output_path: Path,
     timeout: float,
     verify: float = 0.0,
+    retries: int = 3,
+    share_batches: bool = False,
 ) -> dict[str, Any]:
     """Label the lines of `input_path` by the servers, and return a report as JSON-able values.
 
@@ -61,6 +70,8 @@ def ask_servers(
         output_path: The file for the same lines with the answers.
         timeout: Seconds to wait for the servers, and for the answer to each text.
         verify: Share of the batches that are asked twice; their lines then have "verified".
+        retries: How often a query that failed is asked again.
+        share_batches: Whether other users' texts may fill a batch.
     """
     from transformers import PreTrainedConfig
 
@@ -73,7 +84,7 @@ def ask_servers(
 
     @contextlib.contextmanager
     def answering() -> Iterator[Encrypted]:
-        with RemoteSession(own, party0, party1, timeout) as session:
+        with RemoteSession(own, party0, party1, timeout, retries, share_batches, log) as session:
             labels = session.client.labels
             config = PreTrainedConfig(
                 id2label=labels.names,

@@ -9,7 +9,7 @@ from typing import NoReturn
 
 from ...errors import SecureRouterError
 from ..models.manifest import PARTIES
-from ..net.channel import Channel
+from ..net.channel import SMALL_HEADER, Channel
 from ..net.ledger import Ledger
 from ..net.socket_stream import TlsStream
 from ..net.sockets import HANDSHAKE, Address, format_address
@@ -52,7 +52,7 @@ class DealerServer:
             self._log(f"The dealer listens at {format_address(listener.address)}.")
             while True:
                 first, second = self._pending.take(PARTIES, time.monotonic() + self._timeout)
-                self._dealer.meet((Channel(first, "party0"), Channel(second, "party1")))
+                self._dealer.meet((_party(first, "party0"), _party(second, "party1")))
                 self._log("Both parties are here.")
                 try:
                     self._dealer.serve()
@@ -62,5 +62,10 @@ class DealerServer:
                     self._dealer.leave()
 
     def _enter(self, role: str, stream: TlsStream) -> None:
-        header, _ = Channel(stream, role, max_payload=0).receive(timeout=HANDSHAKE)
+        header, _ = _party(stream, role).receive(timeout=HANDSHAKE)
         self._pending.put(role, str(header.get("meeting")), stream)
+
+
+def _party(stream: TlsStream, role: str) -> Channel:
+    """To a party, which sends no tensors."""
+    return Channel(stream, role, max_payload=0, max_header=SMALL_HEADER)

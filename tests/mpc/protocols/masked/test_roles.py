@@ -266,7 +266,7 @@ def test_padding_becomes_copies_of_the_last_live_row():
 
 def test_logits_leave_the_parties_under_a_fresh_share_of_zero():
     def packed(rank, label):
-        return unpack(refreshed(rank, bytes(32), label, halves[rank], 20), (4, 2), 20)
+        return unpack(refreshed(rank, bytes(32), label, halves[rank], 20, [4])[0], (4, 2), 20)
 
     halves = [torch.arange(8).view(4, 2), 5 * torch.arange(8).view(4, 2)]
     labels = [SetLabel(digit * 32, "", "") for digit in "ab"]
