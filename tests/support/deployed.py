@@ -65,17 +65,17 @@ class Command:
 
 
 class Deployment:
-    """The dealer and both parties of a sharing, on ports of this machine."""
+    """The dealer and both parties of a sharing, on ports of this machine; `options` are those of the parties."""
 
-    def __init__(self, shares, logs, timeout=60):
-        self.shares, self.logs, self.timeout = shares, logs, timeout
+    def __init__(self, shares, logs, timeout=60, options=()):
+        self.shares, self.logs, self.timeout, self.of_parties = shares, logs, timeout, options
         self.ports, self.roles = {}, {}
 
     def start(self, role):
         """Start a role, in the place of an earlier one."""
         options = ["--listen", f"127.0.0.1:{self.ports.get(role, 0)}", "--timeout", str(self.timeout)]
         if role != "dealer":
-            options += ["--dealer", f"127.0.0.1:{self.ports['dealer']}"]
+            options += ["--dealer", f"127.0.0.1:{self.ports['dealer']}", *self.of_parties]
         if role == "party1":
             options += ["--peer", f"127.0.0.1:{self.ports['party0']}"]
         name = "dealer" if role == "dealer" else "party"
