@@ -61,10 +61,12 @@ class Conversation:
     Args:
         secure (`SecureModel`): The model.
         replaced (`dict`, *optional*): Programs by kind that stand in for the real ones, to show a leak.
+        rows (`list[int]`, *optional*): The rows of the shares that make a batch, as servers copy them to fill it.
     """
 
-    def __init__(self, secure: SecureModel, replaced: dict | None = None):
+    def __init__(self, secure: SecureModel, replaced: dict | None = None, rows: list[int] | None = None):
         self.secure, self.manifest, self.replaced = secure, secure.manifest, replaced or {}
+        self.rows = rows
         roles = {"party0": {}, "party1": {}, "dealer": {}}
         for shares in secure.sharing.weights(secure.weights):
             for role, tensors in shares.items():
@@ -122,6 +124,9 @@ class Conversation:
                 inputs[member] = input_share(
                     rank, tensors, member, shape, input_width(self.manifest, member), self.manifest.cipher
                 )
+
+            if self.rows is not None:
+                inputs = {name: words[self.rows] for name, words in inputs.items()}
 
             def run(name, given):
                 program = self._program(name)
