@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from hf_securerouter.cli.labelling import Encrypted, OnError, OnErrorOption, label_file, say_what_was_written
-from hf_securerouter.cli.output import JsonOption, only_results_on_stdout, print_json
+from hf_securerouter.cli.output import JsonOption, log, only_results_on_stdout, print_json
 from hf_securerouter.cli.serving import TimeoutOption, address
 from hf_securerouter.errors import FileError
 
@@ -27,6 +27,13 @@ def client(
         float, typer.Option(help="Share of the batches, such as 0.02, that are asked twice under fresh masks.")
     ] = 0.0,
     on_error: OnErrorOption = OnError.STOP,
+    retries: Annotated[int, typer.Option(min=0, help="How often a query that failed is asked again.")] = 3,
+    share_batches: Annotated[
+        bool,
+        typer.Option(
+            "--share-batches", help="Let other users' texts fill a batch; servers then see how many texts there are."
+        ),
+    ] = False,
     json: JsonOption = False,
 ) -> None:
     """Label every line of a file; a stopped run continues where it was, when it is started again.
@@ -35,7 +42,18 @@ def client(
     reconstructs the logits. The output appears under its name when it is complete.
     """
     with only_results_on_stdout():
-        report = ask_servers(folder, party0, party1, input, output, timeout, verify, on_error)
+        report = ask_servers(
+            folder,
+            party0,
+            party1,
+            input,
+            output,
+            timeout,
+            verify=verify,
+            on_error=on_error,
+            retries=retries,
+            share_batches=share_batches,
+        )
     if json:
         print_json(report)
     else:
@@ -53,6 +71,8 @@ def ask_servers(
     timeout: float,
     verify: float = 0.0,
     on_error: OnError = OnError.STOP,
+    retries: int = 3,
+    share_batches: bool = False,
 ) -> dict[str, Any]:
     """Label the lines of `input_path` by the servers, and return a report as JSON-able values.
 
@@ -65,6 +85,8 @@ def ask_servers(
         timeout: Seconds to wait for the servers, and for the answer to each text.
         verify: Share of the batches that are asked twice; their lines then have "verified".
         on_error: What to do about a line that cannot be answered.
+        retries: How often a query that failed is asked again.
+        share_batches: Whether other users' texts may fill a batch.
 
     Raises:
         FileError: A file of the folder is missing, cut or wrong.
@@ -85,7 +107,7 @@ def ask_servers(
 
     @contextlib.contextmanager
     def answering() -> Iterator[Encrypted]:
-        with RemoteSession(own, party0, party1, timeout) as session:
+        with RemoteSession(own, party0, party1, timeout, retries, share_batches, log) as session:
             labels = session.client.labels
             config = PreTrainedConfig(
                 id2label=labels.names,

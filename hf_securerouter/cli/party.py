@@ -23,15 +23,34 @@ def party(
         float, typer.Option(min=2.0, help="Seconds without a sign of life after which another role counts as hung.")
     ] = 60.0,
     memory: MemoryOption = None,
+    limits: Annotated[
+        Path | None,
+        typer.Option(help='JSON of what one client may use: "connections", "waiting", "rows_a_minute", ...'),
+    ] = None,
+    max_wait_ms: Annotated[
+        float, typer.Option(min=0.0, help="Milliseconds for which a batch waits for other clients' texts.")
+    ] = 20.0,
 ) -> None:
     """Compute for clients, with the other server and the dealer, until stopped (Ctrl-C).
 
     Clients connect to both servers, and party1 connects to party0, at the --listen address. The keys of this sharing
     show who connects. When a role is lost, the others wait for it for --timeout seconds, and then continue with it.
     """
+    from hf_securerouter.mpc.deployment.limits import Limits
     from hf_securerouter.mpc.deployment.party_server import PartyServer
     from hf_securerouter.mpc.deployment.role_folder import RoleFolder
     from hf_securerouter.mpc.models.manifest import PARTIES
 
     with until_stopped():
-        PartyServer(RoleFolder.load(folder, *PARTIES), listen, dealer, peer, timeout, log, silence, memory).run()
+        PartyServer(
+            RoleFolder.load(folder, *PARTIES),
+            listen,
+            dealer,
+            peer,
+            timeout,
+            log,
+            silence=silence,
+            memory=memory,
+            limits=Limits() if limits is None else Limits.load(limits),
+            max_wait=max_wait_ms / 1000,
+        ).run()

@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import signal
+import sys
 from collections.abc import Iterator
 from typing import Annotated, NoReturn
 
@@ -61,10 +63,17 @@ def until_stopped() -> Iterator[None]:
     """Let Ctrl-C and SIGTERM end a server without a traceback, with exit status 0."""
 
     def stop(*_: object) -> NoReturn:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)  # one is enough
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, stop)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
     try:
         yield
     except KeyboardInterrupt:
         log("Stopped.")
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        # Threads may still be in a client's message or in torch; an ordinary exit would abort in one of them.
+        os._exit(0)

@@ -20,7 +20,9 @@ CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["hf_securerouter.cli", "hf_securerouter.mpc.deployment.party_server"])
 
 
-def _command(arguments, log):
+def _command(arguments, log, before):
+    if before is not None:
+        before()
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
@@ -31,11 +33,11 @@ def _command(arguments, log):
 
 
 class Command:
-    """One `securerouter` command in a process of its own."""
+    """One `securerouter` command in a process of its own, which calls `before` first."""
 
-    def __init__(self, log, *arguments):
+    def __init__(self, log, *arguments, before=None):
         self.log = log
-        self._process = CONTEXT.Process(target=_command, args=(arguments, str(log)), daemon=True)
+        self._process = CONTEXT.Process(target=_command, args=(arguments, str(log), before), daemon=True)
         self._process.start()
 
     @property
@@ -49,6 +51,10 @@ class Command:
             assert time.monotonic() < deadline and self._process.is_alive(), self.said
             time.sleep(0.02)
         return found[-1]
+
+    @property
+    def pid(self):
+        return self._process.pid
 
     def signal(self, number):
         os.kill(self._process.pid, number)
@@ -65,10 +71,10 @@ class Command:
 
 
 class Deployment:
-    """The dealer and both parties of a sharing, on ports of this machine."""
+    """The dealer and both parties of a sharing, on ports of this machine; `options` are those of the parties."""
 
-    def __init__(self, shares, logs, timeout=60, memory=None):
-        self.shares, self.logs, self.timeout = shares, logs, timeout
+    def __init__(self, shares, logs, timeout=60, options=(), before=None, memory=None):
+        self.shares, self.logs, self.timeout, self.of_parties, self.before = shares, logs, timeout, options, before
         self.ports, self.roles = {}, {}
         self.memory = memory or {}  # by role, in bytes
 
@@ -76,14 +82,14 @@ class Deployment:
         """Start a role, in the place of an earlier one."""
         options = ["--listen", f"127.0.0.1:{self.ports.get(role, 0)}", "--timeout", str(self.timeout)]
         if role != "dealer":
-            options += ["--dealer", f"127.0.0.1:{self.ports['dealer']}"]
+            options += ["--dealer", f"127.0.0.1:{self.ports['dealer']}", *self.of_parties]
         if role == "party1":
             options += ["--peer", f"127.0.0.1:{self.ports['party0']}"]
         if role in self.memory:
             options += ["--memory", str(self.memory[role])]
         name = "dealer" if role == "dealer" else "party"
         log = self.logs / f"{role}-{len(list(self.logs.iterdir()))}.log"
-        self.roles[role] = Command(log, name, str(self.shares / role), *options)
+        self.roles[role] = Command(log, name, str(self.shares / role), *options, before=self.before)
         self.ports[role] = int(self.roles[role].wait_for(r"listens at 127\.0\.0\.1:(\d+)\.")[1])
 
     def __enter__(self):

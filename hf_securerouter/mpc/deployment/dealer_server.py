@@ -9,7 +9,7 @@ from typing import NoReturn
 
 from ...errors import SecureRouterError
 from ..models.manifest import PARTIES
-from ..net.channel import Channel
+from ..net.channel import SMALL_HEADER, Channel
 from ..net.ledger import Ledger
 from ..net.socket_stream import TlsStream
 from ..net.sockets import HANDSHAKE, Address, format_address
@@ -62,7 +62,7 @@ class DealerServer:
             self._log(f"The dealer listens at {format_address(listener.address)}.")
             while True:
                 first, second = self._pending.take(PARTIES, time.monotonic() + self._timeout)
-                channels = Channel(first, "party0"), Channel(second, "party1")
+                channels = _party(first, "party0"), _party(second, "party1")
                 try:
                     for channel in channels:
                         channel.send({"kind": "welcome", "batch": self._batch}, timeout=HANDSHAKE)
@@ -81,5 +81,10 @@ class DealerServer:
                     self._dealer.leave()
 
     def _enter(self, role: str, stream: TlsStream) -> None:
-        header, _ = Channel(stream, role, max_payload=0).receive(timeout=HANDSHAKE)
+        header, _ = _party(stream, role).receive(timeout=HANDSHAKE)
         self._pending.put(role, str(header.get("meeting")), stream)
+
+
+def _party(stream: TlsStream, role: str) -> Channel:
+    """To a party, which sends no tensors."""
+    return Channel(stream, role, max_payload=0, max_header=SMALL_HEADER)

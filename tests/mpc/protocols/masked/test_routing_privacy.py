@@ -12,7 +12,7 @@ from hf_securerouter.mpc.gates.argmax import Reveal
 from hf_securerouter.mpc.gates.compare import Compare
 from hf_securerouter.mpc.protocols.masked import programs as masked_programs
 from hf_securerouter.mpc.ring.words import packed_size
-from hf_securerouter.routing import assign_by_quota
+from hf_securerouter.routing import assign_by_quota, fill_batch
 from tests.support.conversation import Conversation, looks_alike, views
 from tests.tiny import family_config, pool_model
 
@@ -241,6 +241,19 @@ def test_nothing_tells_how_a_batch_is_routed_that_is_read_in_parts(monkeypatch):
 @pytest.mark.parametrize("mode", ["quota", "oblivious"])
 def test_nothing_tells_how_a_batch_is_routed(mode):
     assert looks_alike(Conversation(converted(small_pool(), mode, **quotas_of(mode))), one_sided_batches())
+
+
+@pytest.mark.parametrize("mode", ["quota", "oblivious"])
+def test_nothing_tells_how_a_batch_is_routed_whose_shares_the_servers_copied(mode):
+    """Copies have the same shares, which both servers know; what they open is as uniform as for other rows."""
+    talk = Conversation(converted(small_pool(), mode, **quotas_of(mode)), rows=fill_batch(2, 4).tolist())
+    assert looks_alike(talk, one_sided_batches(2))
+
+
+def test_a_leaky_quota_mode_is_noticed_with_copied_shares():
+    secure = converted(small_pool(), "quota", quotas=[2, 2])
+    leaky = {"route": showing_signs(secure.manifest, masked_programs.route)}
+    assert not looks_alike(Conversation(secure, leaky, fill_batch(2, 4).tolist()), one_sided_batches(2))
 
 
 def test_nothing_tells_how_a_batch_is_routed_where_experts_have_one_shape():
