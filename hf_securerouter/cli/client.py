@@ -12,7 +12,7 @@ import typer
 
 from hf_securerouter.cli.labelling import Encrypted, label_file
 from hf_securerouter.cli.output import JsonOption, log, only_results_on_stdout, print_json
-from hf_securerouter.cli.serving import TimeoutOption, address
+from hf_securerouter.cli.serving import KeyOption, PinOption, TimeoutOption, address, parse_pins
 
 
 def client(
@@ -21,6 +21,8 @@ def client(
     party1: Annotated[tuple, typer.Option(parser=address, metavar="HOST:PORT", help="Where party1 listens.")],
     input: Annotated[Path, typer.Option(help='JSON lines with "text" and optionally "text_pair".')],
     output: Annotated[Path, typer.Option(help='The same lines with "label", "score", "logits" and "expert".')],
+    key: KeyOption = None,
+    pin: PinOption = None,
     timeout: TimeoutOption = 600.0,
     verify: Annotated[
         float, typer.Option(help="Share of the batches, such as 0.02, that are asked twice under fresh masks.")
@@ -31,9 +33,12 @@ def client(
 
     Each server gets one share of a text's embeddings, from which nothing can be learned; only this machine
     reconstructs the logits. The output appears under its name when it is complete.
+
+    Ask the operators of both servers for their keys' fingerprints, and pass them as --pin: whoever made the folder
+    could otherwise have put own keys into it, and be both servers.
     """
     with only_results_on_stdout():
-        report = ask_servers(folder, party0, party1, input, output, timeout, verify)
+        report = ask_servers(folder, party0, party1, input, output, timeout, verify, key, parse_pins(pin))
     if json:
         print_json(report)
     else:
@@ -50,6 +55,8 @@ def ask_servers(
     output_path: Path,
     timeout: float,
     verify: float = 0.0,
+    key: Path | None = None,
+    pins: dict[str, str] | None = None,
 ) -> dict[str, Any]:
     """Label the lines of `input_path` by the servers, and return a report as JSON-able values.
 
@@ -61,13 +68,24 @@ def ask_servers(
         output_path: The file for the same lines with the answers.
         timeout: Seconds to wait for the servers, and for the answer to each text.
         verify: Share of the batches that are asked twice; their lines then have "verified".
+        key: The folder of the client's key; None if the client's folder has it.
+        pins: Fingerprints of the servers' keys by role; what is not pinned is said.
     """
     from transformers import PreTrainedConfig
 
     from hf_securerouter.mpc.deployment.remote_session import RemoteSession
     from hf_securerouter.mpc.deployment.role_folder import RoleFolder
+    from hf_securerouter.mpc.models.manifest import PARTIES
+    from hf_securerouter.mpc.sessions.core_dumps import forbid_core_dumps
 
-    own = RoleFolder.load(folder, "client")
+    forbid_core_dumps()
+    own = RoleFolder.load(folder, "client", key=key, pins=pins)
+    for peer in own.identity.peers:
+        if peer.role in PARTIES and peer.role not in (pins or {}):
+            log(
+                f"Not compared with its operator's word: {peer}. Ask the operator, and pass "
+                f"`--pin {peer.role}={peer.fingerprint}` if it is the same."
+            )
 
     opened: list[Encrypted] = []
 

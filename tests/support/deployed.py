@@ -4,6 +4,7 @@
 import contextlib
 import multiprocessing
 import os
+import pathlib
 import re
 import signal
 import sys
@@ -50,6 +51,10 @@ class Command:
             time.sleep(0.02)
         return found[-1]
 
+    def file_of_process(self, name):
+        """What the kernel says of the process, such as its limits."""
+        return pathlib.Path(f"/proc/{self._process.pid}/{name}").read_text()
+
     def signal(self, number):
         os.kill(self._process.pid, number)
 
@@ -65,10 +70,10 @@ class Command:
 
 
 class Deployment:
-    """The dealer and both parties of a sharing, on ports of this machine."""
+    """The dealer and both parties of a sharing, on ports of this machine; `options` are further ones by role."""
 
-    def __init__(self, shares, logs, timeout=60):
-        self.shares, self.logs, self.timeout = shares, logs, timeout
+    def __init__(self, shares, logs, timeout=60, options=None):
+        self.shares, self.logs, self.timeout, self.further = shares, logs, timeout, options or {}
         self.ports, self.roles = {}, {}
 
     def start(self, role):
@@ -79,6 +84,7 @@ class Deployment:
         if role == "party1":
             options += ["--peer", f"127.0.0.1:{self.ports['party0']}"]
         name = "dealer" if role == "dealer" else "party"
+        options += self.further.get(role, [])
         log = self.logs / f"{role}-{len(list(self.logs.iterdir()))}.log"
         self.roles[role] = Command(log, name, str(self.shares / role), *options)
         self.ports[role] = int(self.roles[role].wait_for(r"listens at 127\.0\.0\.1:(\d+)\.")[1])

@@ -9,17 +9,16 @@ that came over them, and connects again.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import secrets
 import threading
 import time
+from pathlib import Path
 from typing import Any, NoReturn
 
 from torch import Tensor
 
 from ...errors import SecureRouterError
-from ..models.manifest import PARTIES, Manifest
+from ..models.manifest import PARTIES
 from ..net.channel import Channel, ChannelError, ChannelTimeout
 from ..net.ledger import Ledger
 from ..net.link import Link, LinkError
@@ -30,7 +29,9 @@ from ..net.tls_listener import PendingConnections, TlsListener
 from ..protocols.masked.layout import SEED, input_bytes
 from ..protocols.masked.roles import MaskedParty
 from ..tuples.dealer_client import SILENCE
+from .audit import Audit
 from .dealer_server import Log
+from .key_watch import KeyWatch
 from .query_queue import Query, QueryQueue
 from .role_folder import RoleFolder
 
@@ -66,9 +67,11 @@ class PartyServer:
         log (callable): Takes a line of progress; never a secret.
         silence (`float`): Seconds without a sign of life from another role, while the dealer or no query is awaited,
             after which it counts as hung.
+        audit (`Path`, *optional*): The file to which a line is added for each message of a client, see `Audit`.
 
     Raises:
         `MeetingError`: `peer` is missing at party 1, or given at party 0.
+        `SecureRouterValueError`: `audit` cannot be opened, or can be read by others.
     """
 
     def __init__(
@@ -80,6 +83,7 @@ class PartyServer:
         timeout: float,
         log: Log,
         silence: float = SILENCE,
+        audit: Path | None = None,
     ) -> None:
         self._identity, self._manifest = folder.identity, folder.manifest
         self.rank = PARTIES.index(folder.identity.role)
@@ -87,6 +91,7 @@ class PartyServer:
             raise MeetingError("Party 1 connects to party 0, and not the other way round: only party 1 takes `peer`.")
         self._listen, self._dealer, self._peer = listen, dealer, peer
         self._timeout, self._log, self._silence = timeout, log, silence
+        self._audit, self._watch = Audit(audit, self._identity.role), KeyWatch(self._identity, log)
         self._pending, self._queue, self._ledger = PendingConnections(), QueryQueue(), Ledger()
         self._clients = threading.BoundedSemaphore(MAX_CLIENTS)
         self._party = MaskedParty(self.rank, folder.manifest, self._ledger)
@@ -102,7 +107,8 @@ class PartyServer:
             `MeetingError`: Another role did not connect within `timeout` seconds, or has no key of this sharing.
         """
         callers = ("party1", "client") if self.rank == 0 else ("client",)
-        with TlsListener(self._identity, self._listen, callers, self._enter, self._log) as listener:
+        enter, log = self._enter, self._log
+        with self._watch, TlsListener(self._identity, self._listen, callers, enter, log) as listener:
             self._log(f"{self._identity.role} listens at {format_address(listener.address)}.")
             while True:
                 link = self._meet()
@@ -118,7 +124,8 @@ class PartyServer:
 
     def _enter(self, role: str, stream: TlsStream) -> None:
         if role == "client":
-            self._serve_client(stream)
+            with self._watch.connected(stream):
+                self._serve_client(stream)
         else:
             self._pending.put(role, "", stream)
 
@@ -128,8 +135,7 @@ class PartyServer:
             stream = self._peer_wire(deadline)
             try:
                 left = max(deadline - time.monotonic(), _PAUSE)
-                hello = {"manifest": _digest(self._manifest)}
-                link = Link(stream, self.rank, ledger=self._ledger, timeout=left, hello=hello)
+                link = Link(stream, self.rank, ledger=self._ledger, timeout=left, hello=self._identity.facts)
                 self._meet_dealer(link, deadline)
                 return link
             except BaseException as error:
@@ -219,15 +225,19 @@ class PartyServer:
             raise SecureRouterError(f"{MAX_CLIENTS} clients are connected already.")
         try:
             while True:
+                before = channel.bytes_sent + channel.bytes_received
                 header, tensors = channel.receive(timeout=self._timeout)
-                try:
-                    query = self._read(header, tensors)
-                    self._queue.add(query)
-                except SecureRouterError as error:
-                    channel.send({"kind": "error", "error": str(error)}, timeout=self._timeout)
-                    continue
-                self._await(query, channel)
-                channel.send(*query.response, timeout=self._timeout)
+                with self._audit.request(stream, channel, header.get("batch"), before) as request:
+                    try:
+                        query = self._read(header, tensors)
+                        self._queue.add(query)
+                    except SecureRouterError as error:
+                        request.outcome = "refused"
+                        channel.send({"kind": "error", "error": str(error)}, timeout=self._timeout)
+                        continue
+                    self._await(query, channel)
+                    channel.send(*query.response, timeout=self._timeout)
+                    request.outcome = "answered" if query.response[0]["kind"] == "result" else "failed"
         except ChannelError:
             pass  # the client left, or sent an invalid frame
         finally:
@@ -263,7 +273,3 @@ class PartyServer:
                 raise
             if time.monotonic() > deadline and self._queue.withdraw(query):
                 query.fail(f"The query did not begin within {self._timeout * query.batch:g} seconds.")
-
-
-def _digest(manifest: Manifest) -> str:
-    return hashlib.sha256(json.dumps(manifest.to_dict(), sort_keys=True).encode()).hexdigest()

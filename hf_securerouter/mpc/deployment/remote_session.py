@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import secrets
 import time
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
+from ...errors import SecureRouterWarning
 from ..net.channel import Channel, ChannelError
 from ..net.sockets import Address
 from ..net.tls import connect
@@ -34,7 +36,7 @@ class RemoteSession(Session):
         ```
 
     Raises:
-        `MeetingError`: A party was not reached, or has no key of this sharing.
+        `MeetingError`: A party was not reached, has no key of this sharing, or differs in version or manifest.
         `SessionError`: A party did not answer in time, left, or reported an error; the session is over.
     """
 
@@ -47,6 +49,8 @@ class RemoteSession(Session):
         self._addresses = {"party1": party1, "party0": party0}
 
     def _open(self) -> None:
+        if warning := self._identity.own.warning():
+            warnings.warn(warning, SecureRouterWarning)
         deadline = time.monotonic() + self.timeout
         for role, address in self._addresses.items():
             self._add(role, Channel(connect(address, role, self._identity, deadline), role))

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import socket
 import ssl
 import threading
@@ -68,7 +69,11 @@ class TlsStream(SocketStream):
 
     The constructor runs the handshake until `deadline`, as `time.monotonic()` counts, and raises `OSError` if the
     handshake fails. A client checks that the server's certificate is for the DNS name `peer`.
+
+    `role` and `name` say who is at the other end, once the role that accepted the connection has found out.
     """
+
+    role = name = ""
 
     def __init__(
         self, sock: socket.socket, context: ssl.SSLContext, server_side: bool, peer: str, deadline: float
@@ -111,6 +116,11 @@ class TlsStream(SocketStream):
         certificate = self._tls.getpeercert() or {}
         alternatives: Any = certificate.get("subjectAltName", ())
         return {value for kind, value in alternatives if kind == "DNS"}
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the other end's certificate, 64 hex digits."""
+        return hashlib.sha256(self._tls.getpeercert(binary_form=True) or b"").hexdigest()
 
     @property
     def unsent(self) -> bool:

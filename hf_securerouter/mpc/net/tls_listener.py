@@ -96,14 +96,17 @@ class TlsListener:
             raise
 
     def _checked(self, stream: TlsStream) -> str:
-        names = stream.peer_names()
-        role = names.pop() if len(names) == 1 else "nobody"
-        channel = Channel(stream, role)
+        self._identity.greet(stream)
+        role = stream.role
+        channel = Channel(stream, role, max_payload=0)
         if role not in self._roles:
             text = f"its certificate is for `{role}`, and {self._identity.role} serves {' and '.join(self._roles)}."
             channel.send({"kind": "refused", "error": text}, timeout=HANDSHAKE)
             raise MeetingError(text)
-        channel.send({"kind": "welcome"}, timeout=HANDSHAKE)
+        channel.send({"kind": "welcome", "facts": self._identity.facts}, timeout=HANDSHAKE)
+        answer, _ = channel.receive(timeout=HANDSHAKE)
+        if answer.get("kind") != "agreed":
+            raise MeetingError(ascii(answer.get("error", "it gives no reason"))[1:300])
         return role
 
 
