@@ -6,9 +6,11 @@ import multiprocessing
 import os
 import pathlib
 import re
+import resource
 import signal
 import sys
 import time
+from multiprocessing import forkserver
 
 from hf_securerouter import cli
 
@@ -90,6 +92,10 @@ class Deployment:
         self.ports[role] = int(self.roles[role].wait_for(r"listens at 127\.0\.0\.1:(\d+)\.")[1])
 
     def __enter__(self):
+        forkserver.ensure_running()
+        with contextlib.suppress(PermissionError, ValueError):  # so that roles have something to forbid
+            resource.prlimit(forkserver._forkserver._forkserver_pid, resource.RLIMIT_CORE, (1 << 20, 1 << 20))
+        self.core_limit = resource.prlimit(forkserver._forkserver._forkserver_pid, resource.RLIMIT_CORE)
         with contextlib.ExitStack() as stack:
             stack.callback(self.kill)
             for role in ROLES:
