@@ -33,6 +33,12 @@ def _command(arguments, log):
     cli.main()
 
 
+def allow_core_dumps(pid):
+    """Let a process and its later forks leave core dumps, as far as this machine lets anybody."""
+    _, most = resource.prlimit(pid, resource.RLIMIT_CORE)
+    resource.prlimit(pid, resource.RLIMIT_CORE, (most, most))
+
+
 class Command:
     """One `securerouter` command in a process of its own."""
 
@@ -93,9 +99,7 @@ class Deployment:
 
     def __enter__(self):
         forkserver.ensure_running()
-        with contextlib.suppress(PermissionError, ValueError):  # so that roles have something to forbid
-            resource.prlimit(forkserver._forkserver._forkserver_pid, resource.RLIMIT_CORE, (1 << 20, 1 << 20))
-        self.core_limit = resource.prlimit(forkserver._forkserver._forkserver_pid, resource.RLIMIT_CORE)
+        allow_core_dumps(forkserver._forkserver._forkserver_pid)  # so that roles have something to forbid
         with contextlib.ExitStack() as stack:
             stack.callback(self.kill)
             for role in ROLES:

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
+from ...errors import SecureRouterError
 from ..net.identity import Identity
 from ..net.socket_stream import TlsStream
 
@@ -63,7 +64,10 @@ class KeyWatch:
             if warning and (warning != said or time.monotonic() >= due):
                 self._log(warning)
                 due, said = time.monotonic() + _DAY, warning
-            known = self._look(known)
+            try:
+                known = self._look(known)
+            except SecureRouterError as error:  # it has to go on looking
+                self._log(f"The allow list is not in force as it is written: {error}")
             if self._ended.wait(_BEAT):
                 return
 

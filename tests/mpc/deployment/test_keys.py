@@ -3,7 +3,6 @@
 
 import datetime
 import json
-import os
 import shutil
 import stat
 import time
@@ -15,6 +14,7 @@ from typer.testing import CliRunner
 from hf_securerouter import SecureRouterValueError, SecureRouterWarning, cli
 from hf_securerouter.cli.share import share_model
 from hf_securerouter.mpc.convert import to_mpc
+from hf_securerouter.mpc.deployment.key_watch import KeyWatch
 from hf_securerouter.mpc.deployment.remote_session import RemoteSession
 from hf_securerouter.mpc.deployment.role_folder import RoleFolder
 from hf_securerouter.mpc.net.certificates import Certificate, make_key, trust_files
@@ -23,6 +23,8 @@ from hf_securerouter.mpc.net.identity import Identity
 from hf_securerouter.mpc.net.sockets import MeetingError
 from hf_securerouter.mpc.net.tls import connect
 from hf_securerouter.mpc.net.tls_listener import TlsListener
+from hf_securerouter.mpc.protocols.masked.layout import SEED
+from hf_securerouter.mpc.protocols.masked.sharing import as_tensor
 from hf_securerouter.mpc.sessions.session import SessionError
 from tests.support.deployed import ROLES, Deployment
 from tests.tiny import pool_model
@@ -149,6 +151,21 @@ def test_an_owner_who_replaces_a_servers_key_is_noticed_by_the_pin(place, tmp_pa
             RoleFolder.load(folder / "shares" / "client", "client", key=folder / "client-key", pins=pins)
 
 
+def test_the_client_says_what_it_did_not_compare(place, tmp_path):
+    folder, fingerprints = place
+    (tmp_path / "in.jsonl").write_text('{"text": "bad"}\n')
+    arguments = ["client", folder / "shares" / "client", "--key", folder / "client-key", "--timeout", "0.1"]
+    arguments += ["--party0", "127.0.0.1:1", "--party1", "127.0.0.1:1"]
+    arguments += ["--input", tmp_path / "in.jsonl", "--output", tmp_path / "out.jsonl"]
+    pins = {role: ["--pin", f"{role}={fingerprints[role]}"] for role in ("party0", "party1")}
+    for given in ((), ("party0",), ("party0", "party1")):
+        pinned = [item for role in given for item in pins[role]]
+        done = CliRunner().invoke(cli.app, [str(argument) for argument in arguments + pinned])
+        assert isinstance(done.exception, MeetingError)
+        told = [role for role in pins if f"`{pins[role][0]} {pins[role][1]}`" in done.stderr]
+        assert told == [role for role in pins if role not in given]
+
+
 def test_a_certificate_of_another_sharing_role_or_holder_is_refused(place, served, tmp_path):
     folder, _ = place
     for role, name in (("client", "ada"), ("party0", NAMES["party0"]), ("party1", NAMES["party1"])):
@@ -220,7 +237,11 @@ def test_the_audit_log_says_who_asked_how_much_and_no_more(place, served):
     channel.send({"kind": "query", "id": "1" * 32, "batch": "a secret"}, timeout=LIMIT)
     assert channel.receive(timeout=LIMIT)[0]["kind"] == "error"
     channel.close()
-    for file, count, outcomes in zip(files, before, (["answered", "refused", "refused"], ["answered"]), strict=True):
+    channel = Channel(connect(served.address("party1"), "party1", identity, time.monotonic() + LIMIT), "party1")
+    channel.send({"kind": "query", "id": "2" * 32, "batch": 2}, {SEED: as_tensor(bytes(32))}, timeout=LIMIT)
+    channel.close()
+    expected = ["answered", "refused", "refused"], ["answered", "left"]
+    for file, count, outcomes in zip(files, before, expected, strict=True):
         deadline = time.monotonic() + LIMIT
         while len(lines := file.read_text().splitlines()[count:]) < len(outcomes):
             assert time.monotonic() < deadline, lines
@@ -238,7 +259,6 @@ def test_the_audit_log_says_who_asked_how_much_and_no_more(place, served):
 
 
 def test_no_role_leaves_a_core_dump(served):
-    assert served.core_limit == (1 << 20, 1 << 20) or os.geteuid()
     for role in served.roles.values():
         limits = role.file_of_process("limits")
         assert [line.split()[4:6] for line in limits.splitlines() if line.startswith("Max core")] == [["0", "0"]]
@@ -260,11 +280,9 @@ def test_expiry_is_told_before_and_at_the_end_by_its_own_role(place, tmp_path):
     assert made.ended and "nobody lets it in any more" in made.warning()
 
 
-def test_an_ended_certificate_ends_a_clients_connection(tmp_path):
-    from hf_securerouter.mpc.deployment.key_watch import KeyWatch
-
-    files = {role: make_key(role, role) for role in ("party0", "dealer")}
-    files["client"] = make_key("client", "ada", datetime.timedelta(seconds=4))
+def test_an_ended_certificate_ends_a_clients_connection_and_is_told(tmp_path):
+    lifetimes = {"party0": 6, "dealer": 60, "client": 4}  # seconds
+    files = {role: make_key(role, "ada", datetime.timedelta(seconds=lifetimes[role])) for role in lifetimes}
     own = [Certificate.from_pem(made["certificate.pem"], role) for role, made in files.items()]
     for role, made in files.items():
         (tmp_path / role).mkdir()
@@ -282,7 +300,13 @@ def test_an_ended_certificate_ends_a_clients_connection(tmp_path):
             stream = connect(listener.address, "party0", Identity.load(tmp_path / "client"), time.monotonic() + LIMIT)
             with pytest.raises(ChannelError, match="closed"):
                 Channel(stream, "party0").receive(timeout=LIMIT)
+        deadline = time.monotonic() + LIMIT
+        while not any("nobody lets it in any more" in line for line in lines):
+            assert time.monotonic() < deadline, lines
+            time.sleep(0.02)
     assert any("Ended a connection of ada" in line for line in lines)
+    warned = [line for line in lines if line.startswith("The certificate of party0 (ada)")]
+    assert len(warned) == 2 and "ends on" in warned[0] and "ended on" in warned[1]
 
 
 def test_share_takes_all_keys_or_none(place, checkpoint, tmp_path):

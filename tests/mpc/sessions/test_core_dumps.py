@@ -1,8 +1,6 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
 """Roles leave no core dumps, whoever started them."""
 
-import contextlib
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +8,7 @@ from pathlib import Path
 from hf_securerouter.mpc.convert import to_mpc
 from hf_securerouter.mpc.sessions import fork_server
 from tests.support.children import children
+from tests.support.deployed import allow_core_dumps
 from tests.tiny import pool_model
 
 
@@ -30,8 +29,7 @@ def test_a_process_forbids_its_own():
 
 def test_the_roles_of_a_local_session_forbid_theirs(tokenizer):
     for server in fork_server._shared:  # its forks have its limits
-        with contextlib.suppress(PermissionError, ValueError):
-            resource.prlimit(server.pid, resource.RLIMIT_CORE, (1 << 20, 1 << 20))
+        allow_core_dumps(server.pid)
     with to_mpc(pool_model(), tokenizer, max_length=8).local_session():
         limits = [Path(f"/proc/{child.pid}/limits").read_text() for child in children()]
     cores = [line.split()[4:6] for text in limits for line in text.splitlines() if line.startswith("Max core")]
