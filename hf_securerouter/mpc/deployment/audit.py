@@ -80,7 +80,7 @@ class Audit:
 
     def _write(self, stream: TlsStream, values: dict[str, object]) -> None:
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
-        line = {"time": now, "role": self._role, "user": stream.name, "key": stream.fingerprint, **values}
+        line = {"time": now, "role": self._role, "user": stream.name, "key": stream.fingerprint(), **values}
         data = (json.dumps(line) + "\n").encode()
         with self._lock:
             try:

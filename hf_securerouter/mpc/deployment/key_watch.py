@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-from ...errors import SecureRouterError
 from ..net.identity import Identity
 from ..net.socket_stream import TlsStream
 
@@ -64,10 +63,7 @@ class KeyWatch:
             if warning and (warning != said or time.monotonic() >= due):
                 self._log(warning)
                 due, said = time.monotonic() + _DAY, warning
-            try:
-                known = self._look(known)
-            except SecureRouterError as error:  # it has to go on looking
-                self._log(f"The allow list is not in force as it is written: {error}")
+            known = self._look(known)
             if self._ended.wait(_BEAT):
                 return
 
@@ -87,7 +83,7 @@ class KeyWatch:
         with self._lock:
             streams = list(self._open)
         for stream in streams:
-            if not self._identity.allows(stream.fingerprint):
+            if not self._identity.allows(stream.fingerprint()):
                 self._log(f"Ended a connection of {stream.name}: its key is revoked or has ended.")
                 with contextlib.suppress(OSError):
                     stream.sock.shutdown(socket.SHUT_RDWR)

@@ -104,7 +104,7 @@ class Identity:
             stream.role = stream.name = names.pop() if len(names) == 1 else "nobody"
             return
         for one in (*self.peers, *self.users):
-            if one.fingerprint == stream.fingerprint:
+            if one.fingerprint == stream.fingerprint():
                 stream.role, stream.name = one.role, one.name
                 return
         raise MeetingError("its certificate is not one that this role trusts.")
@@ -133,7 +133,10 @@ class Identity:
 
     def _refresh(self) -> None:
         if self._allowed is not None and self._allowed.refresh():
-            self._server = self._context(ssl.PROTOCOL_TLS_SERVER)
+            try:
+                self._server = self._context(ssl.PROTOCOL_TLS_SERVER)
+            except SecureRouterValueError as error:  # the listener has to go on; revoked clients stay out by `greet`
+                self._allowed.problem = f"{error} Clients that were added cannot connect."
 
     def _context(self, protocol: int) -> ssl.SSLContext:
         context = ssl.SSLContext(protocol)

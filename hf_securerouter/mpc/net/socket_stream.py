@@ -117,7 +117,6 @@ class TlsStream(SocketStream):
         alternatives: Any = certificate.get("subjectAltName", ())
         return {value for kind, value in alternatives if kind == "DNS"}
 
-    @property
     def fingerprint(self) -> str:
         """SHA-256 of the other end's certificate, 64 hex digits."""
         return hashlib.sha256(self._tls.getpeercert(binary_form=True) or b"").hexdigest()
