@@ -12,7 +12,7 @@ import typer
 
 from hf_securerouter.cli.labelling import Encrypted, OnError, OnErrorOption, label_file, say_what_was_written
 from hf_securerouter.cli.output import JsonOption, log, only_results_on_stdout, print_json
-from hf_securerouter.cli.serving import TimeoutOption, address
+from hf_securerouter.cli.serving import KeyOption, PinOption, TimeoutOption, address, parse_pins
 from hf_securerouter.errors import FileError
 
 
@@ -22,6 +22,8 @@ def client(
     party1: Annotated[tuple, typer.Option(parser=address, metavar="HOST:PORT", help="Where party1 listens.")],
     input: Annotated[Path, typer.Option(help='JSON lines with "text" and optionally "text_pair".')],
     output: Annotated[Path, typer.Option(help='The same lines with "label", "score", "logits" and "expert".')],
+    key: KeyOption = None,
+    pin: PinOption = None,
     timeout: TimeoutOption = 600.0,
     verify: Annotated[
         float, typer.Option(help="Share of the batches, such as 0.02, that are asked twice under fresh masks.")
@@ -40,6 +42,9 @@ def client(
 
     Each server gets one share of a text's embeddings, from which nothing can be learned; only this machine
     reconstructs the logits. The output appears under its name when it is complete.
+
+    Ask the operators of both servers for their keys' fingerprints, and pass them as --pin: whoever made the folder
+    could otherwise have put own keys into it, and be both servers.
     """
     with only_results_on_stdout():
         report = ask_servers(
@@ -53,6 +58,8 @@ def client(
             on_error=on_error,
             retries=retries,
             share_batches=share_batches,
+            key=key,
+            pins=parse_pins(pin),
         )
     if json:
         print_json(report)
@@ -73,6 +80,8 @@ def ask_servers(
     on_error: OnError = OnError.STOP,
     retries: int = 3,
     share_batches: bool = False,
+    key: Path | None = None,
+    pins: dict[str, str] | None = None,
 ) -> dict[str, Any]:
     """Label the lines of `input_path` by the servers, and return a report as JSON-able values.
 
@@ -87,6 +96,8 @@ def ask_servers(
         on_error: What to do about a line that cannot be answered.
         retries: How often a query that failed is asked again.
         share_batches: Whether other users' texts may fill a batch.
+        key: The folder of the client's key; None if the client's folder has it.
+        pins: Fingerprints of the servers' keys by role; what is not pinned is said.
 
     Raises:
         FileError: A file of the folder is missing, cut or wrong.
@@ -97,11 +108,20 @@ def ask_servers(
 
     from hf_securerouter.mpc.deployment.remote_session import RemoteSession
     from hf_securerouter.mpc.deployment.role_folder import RoleFolder
+    from hf_securerouter.mpc.models.manifest import PARTIES
+    from hf_securerouter.mpc.sessions.core_dumps import forbid_core_dumps
 
-    own = RoleFolder.load(folder, "client")
+    forbid_core_dumps()
+    own = RoleFolder.load(folder, "client", key=key, pins=pins)
     if not (folder / "tokenizer_config.json").is_file():
         remedy = "share the model again, from a folder that has its tokenizer"
         raise FileError("The client's folder has no tokenizer, without which no text can be read", str(folder), remedy)
+    for peer in own.identity.peers:
+        if peer.role in PARTIES and peer.role not in (pins or {}):
+            log(
+                f"Not compared with its operator's word: {peer}. Ask the operator, and pass "
+                f"`--pin {peer.role}={peer.fingerprint}` if it is the same."
+            )
 
     opened: list[Encrypted] = []
 

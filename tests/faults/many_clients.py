@@ -76,7 +76,7 @@ def run(folder, options):
     flags = ["--limits", str(folder / "limits.json"), "--max-wait-ms", str(options.max_wait_ms)]
     own = OneClient.load(folder / "shares" / "client", "client")
     atol = tolerance(own.manifest)
-    with Deployment(folder / "shares", folder / "logs", options=flags) as deployment:
+    with Deployment(folder / "shares", folder / "logs", options={"party0": flags, "party1": flags}) as deployment:
 
         def ask_for(seconds, share_batches):
             askers = []

@@ -4,10 +4,13 @@
 import contextlib
 import multiprocessing
 import os
+import pathlib
 import re
+import resource
 import signal
 import sys
 import time
+from multiprocessing import forkserver
 
 from hf_securerouter import cli
 
@@ -30,6 +33,12 @@ def _command(arguments, log, before):
     sys.argv = ["securerouter", *arguments]
     signal.signal(signal.SIGINT, signal.default_int_handler)
     cli.main()
+
+
+def allow_core_dumps(pid):
+    """Let a process and its later forks leave core dumps, as far as this machine lets anybody."""
+    _, most = resource.prlimit(pid, resource.RLIMIT_CORE)
+    resource.prlimit(pid, resource.RLIMIT_CORE, (most, most))
 
 
 class Command:
@@ -56,6 +65,10 @@ class Command:
     def pid(self):
         return self._process.pid
 
+    def file_of_process(self, name):
+        """What the kernel says of the process, such as its limits."""
+        return pathlib.Path(f"/proc/{self._process.pid}/{name}").read_text()
+
     def signal(self, number):
         os.kill(self._process.pid, number)
 
@@ -71,10 +84,10 @@ class Command:
 
 
 class Deployment:
-    """The dealer and both parties of a sharing, on ports of this machine; `options` are those of the parties."""
+    """The dealer and both parties of a sharing, on ports of this machine; `options` are further ones by role."""
 
-    def __init__(self, shares, logs, timeout=60, options=(), before=None, memory=None):
-        self.shares, self.logs, self.timeout, self.of_parties, self.before = shares, logs, timeout, options, before
+    def __init__(self, shares, logs, timeout=60, options=None, before=None, memory=None):
+        self.shares, self.logs, self.timeout, self.further, self.before = shares, logs, timeout, options or {}, before
         self.ports, self.roles = {}, {}
         self.memory = memory or {}  # by role, in bytes
 
@@ -82,17 +95,20 @@ class Deployment:
         """Start a role, in the place of an earlier one."""
         options = ["--listen", f"127.0.0.1:{self.ports.get(role, 0)}", "--timeout", str(self.timeout)]
         if role != "dealer":
-            options += ["--dealer", f"127.0.0.1:{self.ports['dealer']}", *self.of_parties]
+            options += ["--dealer", f"127.0.0.1:{self.ports['dealer']}"]
         if role == "party1":
             options += ["--peer", f"127.0.0.1:{self.ports['party0']}"]
         if role in self.memory:
             options += ["--memory", str(self.memory[role])]
         name = "dealer" if role == "dealer" else "party"
+        options += self.further.get(role, [])
         log = self.logs / f"{role}-{len(list(self.logs.iterdir()))}.log"
         self.roles[role] = Command(log, name, str(self.shares / role), *options, before=self.before)
         self.ports[role] = int(self.roles[role].wait_for(r"listens at 127\.0\.0\.1:(\d+)\.")[1])
 
     def __enter__(self):
+        forkserver.ensure_running()
+        allow_core_dumps(forkserver._forkserver._forkserver_pid)  # so that roles have something to forbid
         with contextlib.ExitStack() as stack:
             stack.callback(self.kill)
             for role in ROLES:

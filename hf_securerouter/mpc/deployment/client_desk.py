@@ -20,6 +20,7 @@ from ..net.socket_stream import TlsStream
 from ..net.sockets import HANDSHAKE
 from ..protocols.masked.layout import input_bytes
 from ..protocols.masked.roles import MaskedParty
+from .audit import Audit, Request
 from .limits import AGAIN, Accounts, Busy, Connection, Limits
 from .query_queue import Query, QueryQueue, failure
 
@@ -40,6 +41,7 @@ class ClientDesk:
         limits (`Limits`): Of each client.
         timeout (`float`): Seconds until an idle connection is closed, and for each row of a query to begin.
         log (callable): Takes a line; what clients cause is written once and counted.
+        audit (`Audit`): Logs who asked.
     """
 
     def __init__(
@@ -50,8 +52,10 @@ class ClientDesk:
         limits: Limits,
         timeout: float,
         log: Callable[[str], None],
+        audit: Audit,
     ) -> None:
         self._party, self._manifest, self._queue, self._timeout = party, manifest, queue, timeout
+        self._audit = audit
         self._accounts, self._log = Accounts(limits), CountedLog(log)
         self._most = (input_bytes(manifest, manifest.largest_batch) if party.rank == 0 else 0) + SMALL_HEADER
 
@@ -70,40 +74,55 @@ class ClientDesk:
             return
         try:
             while True:
-                self._serve_one(connection)
+                self._serve_one(connection, stream)
         except (ChannelClosed, ChannelTimeout):
             pass  # the client left, or was idle for long
-        except ChannelError as error:
-            self._log(f"A connection of client {_short(stream.name)} is closed: {error}")
+        except SecureRouterError as error:
+            self._log(f"A connection of client {stream.name} is closed: {error}")
         except Exception as error:
             self._refuse(channel, stream.name, SecureRouterError(f"The message is invalid ({type(error).__name__})."))
         finally:
             self._accounts.disconnect(connection)
             channel.close()
 
-    def _serve_one(self, connection: Connection) -> None:
+    def _serve_one(self, connection: Connection, stream: TlsStream) -> None:
         channel = connection.channel
+        before = channel.bytes_sent + channel.bytes_received
         try:
             header, tensors = channel.receive(self._timeout, FRAME)
-            if header.get("kind") == "hello":
-                self._greet(channel)
-                return
+        except UnreadableFrame as error:
+            with self._audit.request(stream, channel, None, before) as request:
+                request.outcome = "refused"
+                self._refuse(channel, connection.name, error)
+            return
+        if header.get("kind") == "hello":
+            self._greet(channel)
+            return
+        with self._audit.request(stream, channel, header.get("batch"), before) as request:
+            self._answer(connection, header, tensors, request)
+
+    def _answer(
+        self, connection: Connection, header: dict[str, Any], tensors: dict[str, Tensor], request: Request
+    ) -> None:
+        channel = connection.channel
+        try:
             query = self._read(header, tensors, connection.name)
             size = query.size
             self._accounts.begin(connection, query.batch, size)
-        except (ChannelError, SecureRouterError) as error:
-            if isinstance(error, ChannelError) and not isinstance(error, UnreadableFrame):
-                raise
+        except SecureRouterError as error:
+            request.outcome = "refused"
             self._refuse(channel, connection.name, error)
             return
         try:
             self._queue.add(query)
             self._await(query, channel)
             channel.send(*query.response, timeout=FRAME)
+            request.outcome = "answered" if query.response[0]["kind"] == "result" else "failed"
         except ChannelError:
             self._queue.withdraw(query)
             raise
         except SecureRouterError as error:
+            request.outcome = "refused"
             self._refuse(channel, connection.name, error)
         finally:
             self._accounts.end(connection, size)
@@ -124,7 +143,7 @@ class ClientDesk:
         channel.send({"kind": "hello", "batch": most}, timeout=HANDSHAKE)
 
     def _refuse(self, channel: Channel, name: str, error: SecureRouterError) -> None:
-        self._log(f"A message of client {_short(name)} is refused: {error}")
+        self._log(f"A message of client {name} is refused: {error}")
         header = failure(str(error), error.again, busy=True) if isinstance(error, Busy) else failure(str(error))
         channel.send(header, timeout=HANDSHAKE)
 
@@ -164,7 +183,3 @@ def _expect_nothing(channel: Channel) -> None:
     except ChannelTimeout:
         return
     raise ChannelError("The client sent something before it had its answer.")
-
-
-def _short(name: str) -> str:
-    return name[:16]

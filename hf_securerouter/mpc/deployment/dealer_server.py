@@ -16,6 +16,7 @@ from ..net.sockets import HANDSHAKE, Address, format_address
 from ..net.tls_listener import PendingConnections, TlsListener
 from ..protocols.masked.memory import fit_batch
 from ..protocols.masked.roles import MaskedDealer
+from .key_watch import KeyWatch
 from .role_folder import RoleFolder
 
 
@@ -58,7 +59,8 @@ class DealerServer:
         Raises:
             `MeetingError`: A party did not connect within `timeout` seconds.
         """
-        with TlsListener(self._folder.identity, self._listen, PARTIES, self._enter, self._log) as listener:
+        identity, log = self._folder.identity, self._log
+        with KeyWatch(identity, log), TlsListener(identity, self._listen, PARTIES, self._enter, log) as listener:
             self._log(f"The dealer listens at {format_address(listener.address)}.")
             while True:
                 first, second = self._pending.take(PARTIES, time.monotonic() + self._timeout)

@@ -10,17 +10,16 @@ connects again.
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import secrets
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 
 from ...errors import SecureRouterError
-from ..models.manifest import PARTIES, Manifest
+from ..models.manifest import PARTIES
 from ..net.channel import SMALL_HEADER, Channel, ChannelError
 from ..net.ledger import Ledger
 from ..net.link import Link, LinkError
@@ -33,8 +32,10 @@ from ..protocols.masked.layout import SEED
 from ..protocols.masked.memory import fit_batch
 from ..protocols.masked.roles import MaskedParty
 from ..tuples.dealer_client import SILENCE
+from .audit import Audit
 from .client_desk import ClientDesk
 from .dealer_server import Log
+from .key_watch import KeyWatch
 from .limits import Limits
 from .query_queue import MAX_WAITING, Query, QueryQueue, packed, unpacked
 from .role_folder import RoleFolder
@@ -68,10 +69,12 @@ class PartyServer:
             default half of what is free.
         limits (`Limits`, *optional*): Of each client.
         max_wait (`float`): Seconds for which a batch that is not full waits for more queries; party 0's counts.
+        audit (`Path`, *optional*): The file to which a line is added for each query of a client, see `Audit`.
 
     Raises:
         `MeetingError`: `peer` is missing at party 1, or given at party 0.
-        `SecureRouterValueError`: Not even the smallest batch fits into `memory`.
+        `SecureRouterValueError`: Not even the smallest batch fits into `memory`; or `audit` cannot be opened, or can
+            be read by others.
     """
 
     def __init__(
@@ -86,6 +89,7 @@ class PartyServer:
         memory: int | None = None,
         limits: Limits | None = None,
         max_wait: float = MAX_WAIT,
+        audit: Path | None = None,
     ) -> None:
         self._identity, self._manifest = folder.identity, folder.manifest
         self.rank = PARTIES.index(folder.identity.role)
@@ -93,13 +97,15 @@ class PartyServer:
             raise MeetingError("Party 1 connects to party 0, and not the other way round: only party 1 takes `peer`.")
         self._listen, self._dealer, self._peer = listen, dealer, peer
         self._timeout, self._log, self._silence = timeout, log, silence
+        self._watch = KeyWatch(self._identity, log)
         self._pending, self._queue, self._ledger = PendingConnections(), QueryQueue(), Ledger()
         self._max_wait = max_wait
         self._taken: Sequence[Query | None] = []  # the batch that is under way
         fitting = fit_batch(self._manifest, self._manifest.largest_batch, memory, [folder.identity.role])
         self._own_batch = self._batch = fitting.batch
         self._party = MaskedParty(self.rank, folder.manifest, self._ledger, ahead=fitting.ahead)
-        self._desk = ClientDesk(self._party, folder.manifest, self._queue, limits or Limits(), timeout, log)
+        book = Audit(audit, self._identity.role)
+        self._desk = ClientDesk(self._party, folder.manifest, self._queue, limits or Limits(), timeout, log, book)
         self._party.receive_weights({SEED: next(value for name, value in folder.tensors() if name == SEED)})
         for name, value in folder.tensors():
             if name != SEED:
@@ -115,7 +121,7 @@ class PartyServer:
         """
         callers = ("party1", "client") if self.rank == 0 else ("client",)
         listening = TlsListener(self._identity, self._listen, callers, self._enter, self._log)
-        with listening as listener, contextlib.closing(self._desk):
+        with self._watch, listening as listener, contextlib.closing(self._desk):
             self._log(f"{self._identity.role} listens at {format_address(listener.address)}.")
             while True:
                 link = self._meet()
@@ -134,7 +140,8 @@ class PartyServer:
 
     def _enter(self, role: str, stream: TlsStream) -> None:
         if role == "client":
-            self._desk.serve(stream)
+            with self._watch.connected(stream):
+                self._desk.serve(stream)
         else:
             self._pending.put(role, "", stream)
 
@@ -144,8 +151,7 @@ class PartyServer:
             stream = self._peer_wire(deadline)
             try:
                 left = max(deadline - time.monotonic(), _PAUSE)
-                hello = {"manifest": _digest(self._manifest)}
-                link = Link(stream, self.rank, ledger=self._ledger, timeout=left, hello=hello)
+                link = Link(stream, self.rank, ledger=self._ledger, timeout=left, hello=self._identity.facts)
                 self._meet_dealer(link, deadline)
                 return link
             except BaseException as error:
@@ -252,7 +258,3 @@ class PartyServer:
             if query is not None:
                 query.fail(f"The servers could not answer: {reason}")
         self._taken = []
-
-
-def _digest(manifest: Manifest) -> str:
-    return hashlib.sha256(json.dumps(manifest.to_dict(), sort_keys=True).encode()).hexdigest()

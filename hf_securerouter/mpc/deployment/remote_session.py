@@ -56,7 +56,7 @@ class RemoteSession(Session):
         ```
 
     Raises:
-        `MeetingError`: A party was not reached, or has no key of this sharing.
+        `MeetingError`: A party was not reached, has no key of this sharing, or differs in version or manifest.
         `SessionError`: A party did not answer in time, left, or reported an error, as often as the query was asked;
             the session is over.
     """
@@ -80,6 +80,8 @@ class RemoteSession(Session):
         self._addresses = {"party1": party1, "party0": party0}
 
     def _open(self) -> None:
+        if warning := self._identity.own.warning():
+            warnings.warn(warning, SecureRouterWarning)
         self._persist(self._connect, self.timeout)
 
     def _connect(self) -> None:

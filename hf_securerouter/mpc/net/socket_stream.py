@@ -77,7 +77,11 @@ class TlsStream(SocketStream):
     The constructor runs the handshake until `deadline`, as `time.monotonic()` counts, and raises `OSError` if the
     handshake fails. Without a deadline, `advance` runs it. A client checks that the server's certificate is for the
     DNS name `peer`.
+
+    `role` and `name` say who is at the other end, once the role that accepted the connection has found out.
     """
+
+    role = name = ""
 
     def __init__(
         self,
@@ -88,7 +92,6 @@ class TlsStream(SocketStream):
         deadline: float | None = None,
     ) -> None:
         super().__init__(sock)
-        self.name = ""  # of the other end, once it is known
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(
             self._incoming, self._outgoing, server_side=server_side, server_hostname=None if server_side else peer
@@ -143,8 +146,8 @@ class TlsStream(SocketStream):
         return {value for kind, value in alternatives if kind == "DNS"}
 
     def fingerprint(self) -> str:
-        """The SHA-256 of the other end's certificate, as hex digits."""
-        return hashlib.sha256(self._tls.getpeercert(True) or b"").hexdigest()
+        """SHA-256 of the other end's certificate, 64 hex digits."""
+        return hashlib.sha256(self._tls.getpeercert(binary_form=True) or b"").hexdigest()
 
     @property
     def unsent(self) -> bool:

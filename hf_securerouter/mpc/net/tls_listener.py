@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 
 from ...errors import SecureRouterError
-from .channel import Channel
+from .channel import SMALL_HEADER, Channel
 from .counted_log import CountedLog
 from .identity import Identity
 from .socket_stream import TlsStream
@@ -166,15 +166,17 @@ class TlsListener:
             stream.sock.close()
 
     def _checked(self, stream: TlsStream) -> str:
-        names = stream.peer_names()
-        role = names.pop() if len(names) == 1 else "nobody"
-        channel = Channel(stream, role)
+        self._identity.greet(stream)
+        role = stream.role
+        channel = Channel(stream, role, max_payload=0, max_header=SMALL_HEADER)
         if role not in self._roles:
             text = f"its certificate is for `{role}`, and {self._identity.role} serves {' and '.join(self._roles)}."
             channel.send({"kind": "refused", "error": text}, timeout=HANDSHAKE)
             raise MeetingError(text)
-        stream.name = stream.fingerprint()
-        channel.send({"kind": "welcome"}, timeout=HANDSHAKE)
+        channel.send({"kind": "welcome", "facts": self._identity.facts}, timeout=HANDSHAKE)
+        answer, _ = channel.receive(timeout=HANDSHAKE)
+        if answer.get("kind") != "agreed":
+            raise MeetingError(ascii(answer.get("error", "it gives no reason"))[1:300])
         return role
 
 

@@ -50,9 +50,14 @@ def served(place):
     """Servers under `quota`, which let a batch wait for a while; every test leaves them able to serve."""
     (place / "limits.json").write_text(json.dumps(LIMITS))
     (place / "quota-logs").mkdir()
-    options = ["--limits", str(place / "limits.json"), "--max-wait-ms", "4000"]
+    options = both("--limits", str(place / "limits.json"), "--max-wait-ms", "4000")
     with Deployment(place / "quota", place / "quota-logs", options=options) as deployment:
         yield deployment
+
+
+def both(*options):
+    """The same options for both parties."""
+    return dict.fromkeys(("party0", "party1"), list(options))
 
 
 def session(deployment, **options):
@@ -104,7 +109,7 @@ def test_copies_fill_what_is_missing(place, served):
 
 
 def test_users_share_batches_where_the_experts_are_revealed(place, tmp_path):
-    with Deployment(place / "revealed", tmp_path, options=["--max-wait-ms", "4000"]) as deployment:
+    with Deployment(place / "revealed", tmp_path, options=both("--max-wait-ms", "4000")) as deployment:
         found = together([session(deployment) for _ in range(2)], [TEXTS[:1], TEXTS[:3]])
         for rows, result in zip((1, 3), found, strict=True):
             assert torch.allclose(result.logits, torch.tensor(clear(place, TEXTS[:rows])), atol=0.02)
