@@ -208,7 +208,7 @@ class PartyServer:
 
     def _next(self, link: Link) -> list[Query]:
         """Agree on the queries of the next batch, which party 0 picks; none if none is due."""
-        if self.rank == 0:
+        if self.rank == 0 and not self._taken:  # after a batch, the next one may be complete already
             self._queue.wait(BEAT, _PICK)
         # Both have to hold a query: half a one is not begun, and is dropped after a while.
         theirs = unpacked(bytes(link.exchange([packed(self._queue.held(), MAX_WAITING)])[0]))

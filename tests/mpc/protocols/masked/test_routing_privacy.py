@@ -250,12 +250,6 @@ def test_nothing_tells_how_a_batch_is_routed_whose_shares_the_servers_copied(mod
     assert looks_alike(talk, one_sided_batches(2))
 
 
-def test_a_leaky_quota_mode_is_noticed_with_copied_shares():
-    secure = converted(small_pool(), "quota", quotas=[2, 2])
-    leaky = {"route": showing_signs(secure.manifest, masked_programs.route)}
-    assert not looks_alike(Conversation(secure, leaky, fill_batch(2, 4).tolist()), one_sided_batches(2))
-
-
 def test_nothing_tells_how_a_batch_is_routed_where_experts_have_one_shape():
     model = pool_model(("bert", "bert"), expert_configs=[family_config("bert", width=8) for _ in range(2)])
     assert looks_alike(Conversation(converted(model, "oblivious")), one_sided_batches())
@@ -265,8 +259,9 @@ def quotas_of(mode):
     return {"quotas": [2, 2]} if mode == "quota" else {}
 
 
-def test_a_leaky_oblivious_mode_is_noticed():
-    """The leaky program reveals the bits that select the expert."""
+@pytest.mark.parametrize("rows", [None, [0, 1, 0, 1]])
+def test_a_leaky_oblivious_mode_is_noticed(rows):
+    """The leaky program reveals the bits that select the expert; with `rows`, of a batch that the servers filled."""
     secure = converted(small_pool(), "oblivious")
 
     def leaky(party, shares):
@@ -274,7 +269,8 @@ def test_a_leaky_oblivious_mode_is_noticed():
         yield from Reveal(tuple(bits.shape)).run(party, bits)
         return (yield from masked_programs.oblivious(secure.manifest, party, shares))
 
-    assert not looks_alike(Conversation(secure, {"oblivious": leaky}), one_sided_batches())
+    batches = one_sided_batches(4 if rows is None else 2)
+    assert not looks_alike(Conversation(secure, {"oblivious": leaky}, rows), batches)
 
 
 def test_a_leaky_quota_mode_is_noticed():
