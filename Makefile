@@ -3,11 +3,16 @@
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 CRYPTEN ?= crypten==0.4.1
+# Sizes of `make faults` and `make load`.
+KILLS ?= 50
+FUZZED ?= 100000
+CLIENTS ?= 200
+SECONDS_OF_LOAD ?= 600
 
 PIP := .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-warn-conflicts
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test peer-test faults benchmark lint style clean
+.PHONY: help demo test peer-test faults load benchmark lint style clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1 | /' | column -t -s '|'
@@ -22,8 +27,12 @@ test: .venv/test.stamp  ## install with the test extra, then run the test suite
 peer-test: .venv/peer.stamp  ## run transformers' own model and config tests on tiny pools (ARGS='-k resize': a part)
 	.venv/bin/python -m tests.peer.run --numprocesses logical --maxprocesses 4 $(ARGS)
 
-faults: .venv/test.stamp  ## kill and stop every role in turn, and see that nothing hangs or stays behind
+faults: .venv/test.stamp  ## kill and stop every role in turn, then KILLS of them under load, and send nonsense to each port
 	.venv/bin/python -m pytest -m fault
+	.venv/bin/python -m tests.faults.kill_and_fuzz --kills $(KILLS) --fuzzed $(FUZZED)
+
+load: .venv/test.stamp  ## let CLIENTS clients ask deployed servers for a while, with and without shared batches
+	.venv/bin/python -m tests.faults.many_clients --clients $(CLIENTS) --seconds $(SECONDS_OF_LOAD)
 
 benchmark: .venv/benchmark.stamp  ## measure both protocols and write the tables of docs/benchmark.md (ONLY=bert-tiny/1x: a part)
 	.venv/bin/python tests/benchmarks/benchmark.py --only '$(ONLY)'

@@ -1,5 +1,8 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""Files and folders that are complete or absent: written under a temporary name beside the final one, then renamed."""
+"""Files and folders that are complete or absent: written under a temporary name beside the final one, then renamed.
+
+What is private is also on the disk when the block ends, so that a loss of power leaves no part of it.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +40,11 @@ def write_atomically(path: str | os.PathLike, private: bool = False) -> Iterator
             temporary.unlink(missing_ok=True)
             os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE))
         yield temporary
+        if private:
+            _sync(temporary)
         os.replace(temporary, target)
+        if private:
+            _sync(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -58,13 +65,27 @@ def new_folder(path: str | os.PathLike, private: bool = False) -> Iterator[Path]
         if not private:
             part.chmod(0o777 & ~_umask())
         yield part
+        if private:
+            for inner in (*part.rglob("*"), part):
+                _sync(inner)
         part.rename(target)
+        if private:
+            _sync(target.parent)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise
     finally:
         if mask is not None:
             os.umask(mask)
+
+
+def _sync(path: Path) -> None:
+    """Write a file, or the entries of a folder, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _umask() -> int:

@@ -9,6 +9,7 @@ import torch
 from transformers import BertTokenizer
 
 from hf_securerouter import SecureRouterForSequenceClassification
+from hf_securerouter.mpc.sessions import core_dumps
 from hf_securerouter.mpc.sessions.fork_server import shared_fork_server
 from tests.tiny import MAX_POSITIONS, VOCABULARY, pool_model
 
@@ -35,6 +36,14 @@ def _seeded():
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread():
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _this_process_may_leave_core_dumps():
+    """Commands that tests call in this process would forbid them for good, and for every process started later."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(core_dumps, "forbid_core_dumps", lambda: None)
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

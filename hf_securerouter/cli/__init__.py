@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from hf_securerouter.cli import card, check, client, dealer, demo, env, party, predict, profile, share
+from hf_securerouter.cli import card, check, client, dealer, demo, env, keygen, party, predict, profile, share, users
 from hf_securerouter.cli.failures import DEBUG, Commands, debugging
 
 
@@ -32,6 +32,7 @@ app.command(epilog="Example: securerouter env --json")(env.env)
 app.command(epilog="Example: securerouter predict MODEL --input in.jsonl --output out.jsonl")(predict.predict)
 app.command(epilog="Example: securerouter check MODEL --input texts.jsonl")(check.check)
 app.command(epilog="Example: securerouter profile --architecture bert-base --seq-length 128 --json")(profile.profile)
+app.command(epilog="Example: securerouter keygen party0 --name example.org")(keygen.keygen)
 app.command(epilog="Example: securerouter share my-router shares --routing-privacy quota --quotas 3,2,1")(share.share)
 app.command(epilog="Example: securerouter dealer shares/dealer --listen 0.0.0.0:9000")(dealer.dealer)
 app.command(
@@ -42,6 +43,7 @@ app.command(
     epilog="Example: securerouter client shares/client --party0 p0.example:9000 --party1 p1.example:9000 "
     "--input in.jsonl --output out.jsonl"
 )(client.client)
+app.command(epilog="Example: securerouter users shares/party0 --add ada.pem")(users.users)
 app.command(epilog="Example: securerouter card my-router")(card.card)
 
 

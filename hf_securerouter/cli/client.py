@@ -11,8 +11,8 @@ from typing import Annotated, Any
 import typer
 
 from hf_securerouter.cli.labelling import Encrypted, OnError, OnErrorOption, label_file, say_what_was_written
-from hf_securerouter.cli.output import JsonOption, only_results_on_stdout, print_json
-from hf_securerouter.cli.serving import TimeoutOption, address
+from hf_securerouter.cli.output import JsonOption, log, only_results_on_stdout, print_json
+from hf_securerouter.cli.serving import KeyOption, PinOption, TimeoutOption, address, parse_pins
 from hf_securerouter.errors import FileError
 
 
@@ -22,20 +22,45 @@ def client(
     party1: Annotated[tuple, typer.Option(parser=address, metavar="HOST:PORT", help="Where party1 listens.")],
     input: Annotated[Path, typer.Option(help='JSON lines with "text" and optionally "text_pair".')],
     output: Annotated[Path, typer.Option(help='The same lines with "label", "score", "logits" and "expert".')],
+    key: KeyOption = None,
+    pin: PinOption = None,
     timeout: TimeoutOption = 600.0,
     verify: Annotated[
         float, typer.Option(help="Share of the batches, such as 0.02, that are asked twice under fresh masks.")
     ] = 0.0,
     on_error: OnErrorOption = OnError.STOP,
+    retries: Annotated[int, typer.Option(min=0, help="How often a query that failed is asked again.")] = 3,
+    share_batches: Annotated[
+        bool,
+        typer.Option(
+            "--share-batches", help="Let other users' texts fill a batch; servers then see how many texts there are."
+        ),
+    ] = False,
     json: JsonOption = False,
 ) -> None:
     """Label every line of a file; a stopped run continues where it was, when it is started again.
 
     Each server gets one share of a text's embeddings, from which nothing can be learned; only this machine
     reconstructs the logits. The output appears under its name when it is complete.
+
+    Ask the operators of both servers for their keys' fingerprints, and pass them as --pin: whoever made the folder
+    could otherwise have put own keys into it, and be both servers.
     """
     with only_results_on_stdout():
-        report = ask_servers(folder, party0, party1, input, output, timeout, verify, on_error)
+        report = ask_servers(
+            folder,
+            party0,
+            party1,
+            input,
+            output,
+            timeout,
+            verify=verify,
+            on_error=on_error,
+            retries=retries,
+            share_batches=share_batches,
+            key=key,
+            pins=parse_pins(pin),
+        )
     if json:
         print_json(report)
     else:
@@ -53,6 +78,10 @@ def ask_servers(
     timeout: float,
     verify: float = 0.0,
     on_error: OnError = OnError.STOP,
+    retries: int = 3,
+    share_batches: bool = False,
+    key: Path | None = None,
+    pins: dict[str, str] | None = None,
 ) -> dict[str, Any]:
     """Label the lines of `input_path` by the servers, and return a report as JSON-able values.
 
@@ -65,6 +94,10 @@ def ask_servers(
         timeout: Seconds to wait for the servers, and for the answer to each text.
         verify: Share of the batches that are asked twice; their lines then have "verified".
         on_error: What to do about a line that cannot be answered.
+        retries: How often a query that failed is asked again.
+        share_batches: Whether other users' texts may fill a batch.
+        key: The folder of the client's key; None if the client's folder has it.
+        pins: Fingerprints of the servers' keys by role; what is not pinned is said.
 
     Raises:
         FileError: A file of the folder is missing, cut or wrong.
@@ -75,17 +108,26 @@ def ask_servers(
 
     from hf_securerouter.mpc.deployment.remote_session import RemoteSession
     from hf_securerouter.mpc.deployment.role_folder import RoleFolder
+    from hf_securerouter.mpc.models.manifest import PARTIES
+    from hf_securerouter.mpc.sessions.core_dumps import forbid_core_dumps
 
-    own = RoleFolder.load(folder, "client")
+    forbid_core_dumps()
+    own = RoleFolder.load(folder, "client", key=key, pins=pins)
     if not (folder / "tokenizer_config.json").is_file():
         remedy = "share the model again, from a folder that has its tokenizer"
         raise FileError("The client's folder has no tokenizer, without which no text can be read", str(folder), remedy)
+    for peer in own.identity.peers:
+        if peer.role in PARTIES and peer.role not in (pins or {}):
+            log(
+                f"Not compared with its operator's word: {peer}. Ask the operator, and pass "
+                f"`--pin {peer.role}={peer.fingerprint}` if it is the same."
+            )
 
     opened: list[Encrypted] = []
 
     @contextlib.contextmanager
     def answering() -> Iterator[Encrypted]:
-        with RemoteSession(own, party0, party1, timeout) as session:
+        with RemoteSession(own, party0, party1, timeout, retries, share_batches, log) as session:
             labels = session.client.labels
             config = PreTrainedConfig(
                 id2label=labels.names,

@@ -4,14 +4,18 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import signal
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 
 from hf_securerouter.cli.output import log
+from hf_securerouter.errors import SecureRouterValueError
 
 
 def address(text: str) -> tuple[str, int]:
@@ -51,9 +55,36 @@ MemoryOption = Annotated[
 ListenOption = Annotated[
     tuple, typer.Option(parser=address, metavar="HOST:PORT", help="Where to listen; 0.0.0.0:PORT for every interface.")
 ]
+KeyOption = Annotated[
+    Path | None,
+    typer.Option(help="The folder of this role's key, made by `securerouter keygen`; default: FOLDER has the key."),
+]
+PinOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--pin",
+        metavar="ROLE=FINGERPRINT",
+        help="The fingerprint of another role's key, as its operator tells it; may be repeated.",
+    ),
+]
 TimeoutOption = Annotated[
     float, typer.Option(min=0.1, help="Seconds to wait for another role, and for each text of a query.")
 ]
+
+
+def parse_pins(texts: list[str] | None) -> dict[str, str]:
+    """Fingerprints by role, of texts such as `party0=0f3a...`.
+
+    Raises:
+        SecureRouterValueError: A text is not of this form, or names a role twice.
+    """
+    found: dict[str, str] = {}
+    for text in texts or []:
+        role, equals, fingerprint = text.partition("=")
+        if not (role and equals and fingerprint) or role in found:
+            raise SecureRouterValueError(f"`pin` should be ROLE=FINGERPRINT, one for each role, got {text!r}.")
+        found[role] = fingerprint
+    return found
 
 
 @contextlib.contextmanager
@@ -61,10 +92,17 @@ def until_stopped() -> Iterator[None]:
     """Let Ctrl-C and SIGTERM end a server without a traceback, with exit status 0."""
 
     def stop(*_: object) -> NoReturn:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)  # one is enough
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, stop)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
     try:
         yield
     except KeyboardInterrupt:
         log("Stopped.")
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        # Threads may still be in a client's message or in torch; an ordinary exit would abort in one of them.
+        os._exit(0)

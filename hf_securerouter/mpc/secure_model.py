@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
@@ -122,17 +122,20 @@ class SecureModel:
         return batch_cost(self.manifest, self.manifest.largest_batch if batch is None else batch)
 
     @refuses_unknown
-    def save_shares(self, folder: str | os.PathLike) -> None:
+    def save_shares(self, folder: str | os.PathLike, keys: Sequence[str | os.PathLike] = ()) -> None:
         """Write fresh shares, one folder per role: `party0`, `party1`, `dealer` and `client`.
 
         Args:
             folder (`str` or `os.PathLike`): A new folder, which only its owner can open; see
                 `hf_securerouter.mpc.deployment.save_shares`.
+            keys (`Sequence[str | os.PathLike]`, *optional*): Certificates that the roles and clients made by
+                `securerouter keygen`. Without, all keys are made here: for trials, because whoever holds the folders
+                can then pose as both servers.
 
         Raises:
-            `SecureRouterValueError`: `folder` exists already.
+            `SecureRouterValueError`: `folder` exists already, or `keys` has not one certificate of each role.
         """
-        save_shares(self.converted, folder)
+        save_shares(self.converted, folder, keys)
 
     def __repr__(self) -> str:
         return f"SecureModel({self.manifest.protocol}, {len(self.manifest.experts)} experts)"

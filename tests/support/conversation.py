@@ -63,10 +63,12 @@ class Conversation:
     Args:
         secure (`SecureModel`): The model.
         replaced (`dict`, *optional*): Programs by kind that stand in for the real ones, to show a leak.
+        rows (`list[int]`, *optional*): The rows of the shares that make a batch, as servers copy them to fill it.
     """
 
-    def __init__(self, secure: SecureModel, replaced: dict | None = None):
+    def __init__(self, secure: SecureModel, replaced: dict | None = None, rows: list[int] | None = None):
         self.secure, self.manifest, self.replaced = secure, secure.manifest, replaced or {}
+        self.rows = rows
         roles = {"party0": {}, "party1": {}, "dealer": {}}
         for shares in secure.sharing.weights(secure.weights):
             for role, tensors in shares.items():
@@ -126,6 +128,9 @@ class Conversation:
                     rank, tensors, member, shape, input_width(self.manifest, member), self.manifest.cipher
                 )
 
+            if self.rows is not None:
+                inputs = {name: words[self.rows] for name, words in inputs.items()}
+
             def run(name, given):
                 program = self._program(name)
                 plan, seeds, corrections, _ = tuples(len(programs[rank]), name, program)
@@ -140,7 +145,8 @@ class Conversation:
 
             chosen, logits = run_schedule(self.manifest, run, inputs)
             _, _, _, label = sets[len(sets) - 1]
-            return chosen, masked_roles.refreshed(rank, self._zero_seed, label, logits, logit_width(self.manifest))
+            width, counts = logit_width(self.manifest), [len(logits)]
+            return chosen, masked_roles.refreshed(rank, self._zero_seed, label, logits, width, counts)[0]
 
         class Worker:
             def __init__(self, rank):
@@ -197,7 +203,8 @@ def looks_alike(talk, batches, runs=8):
         both = [torch.stack(seen).to(torch.int64) for seen in (parts, second[key])]
         p_values += _p_values(*both, bits)
         if gate == "Shuffle":
-            rows = len(batches[0][0]) if isinstance(batches[0], tuple) else len(batches[0])
+            sent = batches[0][0] if isinstance(batches[0], tuple) else batches[0]
+            rows = len(sent if talk.rows is None else talk.rows)
             shuffled.append(((who[0], name), bits, [words.view(runs, rows, -1) for words in both]))
     for (who, bits, one), (other, other_bits, another) in itertools.combinations(shuffled, 2):
         if who == other:

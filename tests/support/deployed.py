@@ -4,10 +4,13 @@
 import contextlib
 import multiprocessing
 import os
+import pathlib
 import re
+import resource
 import signal
 import sys
 import time
+from multiprocessing import forkserver
 
 from hf_securerouter import cli
 
@@ -20,7 +23,9 @@ CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["hf_securerouter.cli", "hf_securerouter.mpc.deployment.party_server"])
 
 
-def _command(arguments, log):
+def _command(arguments, log, before):
+    if before is not None:
+        before()
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
@@ -30,12 +35,18 @@ def _command(arguments, log):
     cli.main()
 
 
-class Command:
-    """One `securerouter` command in a process of its own."""
+def allow_core_dumps(pid):
+    """Let a process and its later forks leave core dumps, as far as this machine lets anybody."""
+    _, most = resource.prlimit(pid, resource.RLIMIT_CORE)
+    resource.prlimit(pid, resource.RLIMIT_CORE, (most, most))
 
-    def __init__(self, log, *arguments):
+
+class Command:
+    """One `securerouter` command in a process of its own, which calls `before` first."""
+
+    def __init__(self, log, *arguments, before=None):
         self.log = log
-        self._process = CONTEXT.Process(target=_command, args=(arguments, str(log)), daemon=True)
+        self._process = CONTEXT.Process(target=_command, args=(arguments, str(log), before), daemon=True)
         self._process.start()
 
     @property
@@ -49,6 +60,14 @@ class Command:
             assert time.monotonic() < deadline and self._process.is_alive(), self.said
             time.sleep(0.02)
         return found[-1]
+
+    @property
+    def pid(self):
+        return self._process.pid
+
+    def file_of_process(self, name):
+        """What the kernel says of the process, such as its limits."""
+        return pathlib.Path(f"/proc/{self._process.pid}/{name}").read_text()
 
     def signal(self, number):
         os.kill(self._process.pid, number)
@@ -65,10 +84,10 @@ class Command:
 
 
 class Deployment:
-    """The dealer and both parties of a sharing, on ports of this machine."""
+    """The dealer and both parties of a sharing, on ports of this machine; `options` are further ones by role."""
 
-    def __init__(self, shares, logs, timeout=60, memory=None):
-        self.shares, self.logs, self.timeout = shares, logs, timeout
+    def __init__(self, shares, logs, timeout=60, options=None, before=None, memory=None):
+        self.shares, self.logs, self.timeout, self.further, self.before = shares, logs, timeout, options or {}, before
         self.ports, self.roles = {}, {}
         self.memory = memory or {}  # by role, in bytes
 
@@ -82,11 +101,14 @@ class Deployment:
         if role in self.memory:
             options += ["--memory", str(self.memory[role])]
         name = "dealer" if role == "dealer" else "party"
+        options += self.further.get(role, [])
         log = self.logs / f"{role}-{len(list(self.logs.iterdir()))}.log"
-        self.roles[role] = Command(log, name, str(self.shares / role), *options)
+        self.roles[role] = Command(log, name, str(self.shares / role), *options, before=self.before)
         self.ports[role] = int(self.roles[role].wait_for(r"listens at 127\.0\.0\.1:(\d+)\.")[1])
 
     def __enter__(self):
+        forkserver.ensure_running()
+        allow_core_dumps(forkserver._forkserver._forkserver_pid)  # so that roles have something to forbid
         with contextlib.ExitStack() as stack:
             stack.callback(self.kill)
             for role in ROLES:

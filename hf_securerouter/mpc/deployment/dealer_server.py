@@ -9,13 +9,14 @@ from typing import NoReturn
 
 from ...errors import SecureRouterError
 from ..models.manifest import PARTIES
-from ..net.channel import Channel
+from ..net.channel import SMALL_HEADER, Channel
 from ..net.ledger import Ledger
 from ..net.socket_stream import TlsStream
 from ..net.sockets import HANDSHAKE, Address, format_address
 from ..net.tls_listener import PendingConnections, TlsListener
 from ..protocols.masked.memory import fit_batch
 from ..protocols.masked.roles import MaskedDealer
+from .key_watch import KeyWatch
 from .role_folder import RoleFolder
 
 
@@ -58,11 +59,12 @@ class DealerServer:
         Raises:
             `MeetingError`: A party did not connect within `timeout` seconds.
         """
-        with TlsListener(self._folder.identity, self._listen, PARTIES, self._enter, self._log) as listener:
+        identity, log = self._folder.identity, self._log
+        with KeyWatch(identity, log), TlsListener(identity, self._listen, PARTIES, self._enter, log) as listener:
             self._log(f"The dealer listens at {format_address(listener.address)}.")
             while True:
                 first, second = self._pending.take(PARTIES, time.monotonic() + self._timeout)
-                channels = Channel(first, "party0"), Channel(second, "party1")
+                channels = _party(first, "party0"), _party(second, "party1")
                 try:
                     for channel in channels:
                         channel.send({"kind": "welcome", "batch": self._batch}, timeout=HANDSHAKE)
@@ -81,5 +83,10 @@ class DealerServer:
                     self._dealer.leave()
 
     def _enter(self, role: str, stream: TlsStream) -> None:
-        header, _ = Channel(stream, role, max_payload=0).receive(timeout=HANDSHAKE)
+        header, _ = _party(stream, role).receive(timeout=HANDSHAKE)
         self._pending.put(role, str(header.get("meeting")), stream)
+
+
+def _party(stream: TlsStream, role: str) -> Channel:
+    """To a party, which sends no tensors."""
+    return Channel(stream, role, max_payload=0, max_header=SMALL_HEADER)

@@ -1,57 +1,56 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
 """A computing party as a server on a machine of its own, from its folder of shares.
 
-Party 1 connects to party 0, and both connect to the dealer. Then party 0 takes up one query after another, and the
-parties check that both hold a valid share of the query before either computes: a client that leaves or sends invalid
-shares costs them nothing. When anything fails between the roles, each role closes its links, drops the sets of tuples
-that came over them, and connects again.
+Party 1 connects to party 0, and both connect to the dealer. Then party 0 picks one batch after another among the
+queries of which both parties hold a valid share: a client that leaves or sends invalid shares delays nobody. When
+anything fails between the roles, each role closes its links, drops the sets of tuples that came over them, and
+connects again.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
+import contextlib
 import secrets
-import threading
 import time
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
-from torch import Tensor
+import torch
 
 from ...errors import SecureRouterError
-from ..models.manifest import PARTIES, Manifest
-from ..net.channel import Channel, ChannelError, ChannelTimeout
+from ..models.manifest import PARTIES
+from ..net.channel import SMALL_HEADER, Channel, ChannelError
 from ..net.ledger import Ledger
 from ..net.link import Link, LinkError
+from ..net.signs_of_life import SignsOfLife
 from ..net.socket_stream import TlsStream
 from ..net.sockets import HANDSHAKE, Address, MeetingError, format_address
 from ..net.tls import connect
 from ..net.tls_listener import PendingConnections, TlsListener
-from ..protocols.masked.layout import SEED, input_bytes
+from ..protocols.masked.layout import SEED
 from ..protocols.masked.memory import fit_batch
 from ..protocols.masked.roles import MaskedParty
 from ..tuples.dealer_client import SILENCE
+from .audit import Audit
+from .client_desk import ClientDesk
 from .dealer_server import Log
-from .query_queue import Query, QueryQueue
+from .key_watch import KeyWatch
+from .limits import Limits
+from .query_queue import MAX_WAITING, Query, QueryQueue, packed, unpacked
 from .role_folder import RoleFolder
 
 
 BEAT = 1.0  # seconds between two keep-alives on the parties' link
 
 
-MAX_CLIENTS = 64  # connected at once
+MAX_WAIT = 0.02  # seconds for which a batch waits to be filled
 
 
-ARRIVAL = 5.0  # seconds that party 1 waits for its share of a query that party 0 has taken up
-
-
-_NO_QUERY = bytes(16)  # in place of a query's id while no query is waiting
+_PICK = 0.02  # seconds between two looks at queries that wait for their other half, or for company
 
 
 _PAUSE = 0.5  # seconds between two attempts to connect
-
-
-_OTHER_BYTES = 1 << 16  # largest part of a frame that is no share
 
 
 class PartyServer:
@@ -62,17 +61,20 @@ class PartyServer:
         listen (`tuple[str, int]`): The address at which clients connect, and at party 0 also party 1.
         dealer (`tuple[str, int]`): The dealer's address.
         peer (`tuple[str, int]`, *optional*): Party 0's address; only party 1 takes it.
-        timeout (`float`): Seconds to wait for another role to connect, for a message from it during a query, and for
-            a query to begin (the last for each of its inputs).
+        timeout (`float`): Seconds to wait for another role to connect, for a set of tuples, and for a query to begin
+            (the last for each of its inputs).
         log (callable): Takes a line of progress; never a secret.
-        silence (`float`): Seconds without a sign of life from another role, while the dealer or no query is awaited,
-            after which it counts as hung.
+        silence (`float`): Seconds without a sign of life from another role after which it counts as hung.
         memory (`int`, *optional*): Bytes that the server may take, by which it limits the batches that it answers; by
             default half of what is free.
+        limits (`Limits`, *optional*): Of each client.
+        max_wait (`float`): Seconds for which a batch that is not full waits for more queries; party 0's counts.
+        audit (`Path`, *optional*): The file to which a line is added for each query of a client, see `Audit`.
 
     Raises:
         `MeetingError`: `peer` is missing at party 1, or given at party 0.
-        `SecureRouterValueError`: Not even the smallest batch fits into `memory`.
+        `SecureRouterValueError`: Not even the smallest batch fits into `memory`; or `audit` cannot be opened, or can
+            be read by others.
     """
 
     def __init__(
@@ -85,6 +87,9 @@ class PartyServer:
         log: Log,
         silence: float = SILENCE,
         memory: int | None = None,
+        limits: Limits | None = None,
+        max_wait: float = MAX_WAIT,
+        audit: Path | None = None,
     ) -> None:
         self._identity, self._manifest = folder.identity, folder.manifest
         self.rank = PARTIES.index(folder.identity.role)
@@ -92,12 +97,15 @@ class PartyServer:
             raise MeetingError("Party 1 connects to party 0, and not the other way round: only party 1 takes `peer`.")
         self._listen, self._dealer, self._peer = listen, dealer, peer
         self._timeout, self._log, self._silence = timeout, log, silence
+        self._watch = KeyWatch(self._identity, log)
         self._pending, self._queue, self._ledger = PendingConnections(), QueryQueue(), Ledger()
-        self._clients = threading.BoundedSemaphore(MAX_CLIENTS)
+        self._max_wait = max_wait
+        self._taken: Sequence[Query | None] = []  # the batch that is under way
         fitting = fit_batch(self._manifest, self._manifest.largest_batch, memory, [folder.identity.role])
         self._own_batch = self._batch = fitting.batch
-        self._met = threading.Event()  # set once the roles have agreed on the largest batch
         self._party = MaskedParty(self.rank, folder.manifest, self._ledger, ahead=fitting.ahead)
+        book = Audit(audit, self._identity.role)
+        self._desk = ClientDesk(self._party, folder.manifest, self._queue, limits or Limits(), timeout, log, book)
         self._party.receive_weights({SEED: next(value for name, value in folder.tensors() if name == SEED)})
         for name, value in folder.tensors():
             if name != SEED:
@@ -106,27 +114,34 @@ class PartyServer:
     def run(self) -> NoReturn:
         """Serve until stopped.
 
+        Anything that fails between the roles ends their meeting, and not the server.
+
         Raises:
             `MeetingError`: Another role did not connect within `timeout` seconds, or has no key of this sharing.
         """
         callers = ("party1", "client") if self.rank == 0 else ("client",)
-        with TlsListener(self._identity, self._listen, callers, self._enter, self._log) as listener:
+        listening = TlsListener(self._identity, self._listen, callers, self._enter, self._log)
+        with self._watch, listening as listener, contextlib.closing(self._desk):
             self._log(f"{self._identity.role} listens at {format_address(listener.address)}.")
             while True:
                 link = self._meet()
                 try:
                     self._log("All roles are here.")
                     self._serve(link)
-                except SecureRouterError as error:
-                    self._log(f"The roles have to connect again: {error}")
+                except Exception as error:
+                    reason = self._reason(error)
+                    self._log(f"The roles have to connect again: {reason}")
+                    self._give_up(reason.split(" (")[0])  # what the links said is the operators'
                 finally:
+                    self._queue.limit(None)
                     self._party.leave()
 
     # Connecting the roles.
 
     def _enter(self, role: str, stream: TlsStream) -> None:
         if role == "client":
-            self._serve_client(stream)
+            with self._watch.connected(stream):
+                self._desk.serve(stream)
         else:
             self._pending.put(role, "", stream)
 
@@ -136,8 +151,7 @@ class PartyServer:
             stream = self._peer_wire(deadline)
             try:
                 left = max(deadline - time.monotonic(), _PAUSE)
-                hello = {"manifest": _digest(self._manifest)}
-                link = Link(stream, self.rank, ledger=self._ledger, timeout=left, hello=hello)
+                link = Link(stream, self.rank, ledger=self._ledger, timeout=left, hello=self._identity.facts)
                 self._meet_dealer(link, deadline)
                 return link
             except BaseException as error:
@@ -159,7 +173,7 @@ class PartyServer:
         own = secrets.token_bytes(16)
         theirs = bytes(link.exchange([own])[0])
         stream = connect(self._dealer, "dealer", self._identity, deadline)
-        channel = Channel(stream, "the dealer")
+        channel = Channel(stream, "the dealer", max_payload=SMALL_HEADER, max_header=SMALL_HEADER)
         try:
             channel.send({"kind": "hello", "meeting": (own if self.rank == 0 else theirs).hex()}, timeout=HANDSHAKE)
             welcome, _ = channel.receive(timeout=max(deadline - time.monotonic(), _PAUSE))
@@ -179,124 +193,68 @@ class PartyServer:
         own = min(self._own_batch, dealt)
         theirs = int.from_bytes(link.exchange([own.to_bytes(4, "big")])[0], "big")
         self._batch = min(own, theirs)
-        self._met.set()
+        self._queue.limit(self._batch)
 
     # Queries.
 
     def _serve(self, link: Link) -> NoReturn:
-        while True:
-            # While idle, both parties send keep-alives; in a query, a party may wait long for the other's computation.
-            link.timeout = self._silence
-            self._party.check_dealer()
-            query = self._next(link)
-            link.timeout = self._timeout
-            if query is not None:
-                self._take_up(query)
-
-    def _next(self, link: Link) -> Query | None:
-        """Agree on the next query (party 0 picks it). None if no query is waiting, or party 1 has no share of it."""
-        query = self._queue.first(BEAT) if self.rank == 0 else None
-        try:
-            own = _NO_QUERY if query is None else bytes.fromhex(query.identity)
-            theirs = bytes(link.exchange([own])[0])
-            chosen = own if self.rank == 0 else theirs
-            if chosen == _NO_QUERY:
-                return None
-            if self.rank == 1:
-                query = self._queue.take(chosen.hex(), ARRIVAL)
-            batch = 0 if query is None else query.batch
-            other = int.from_bytes(link.exchange([batch.to_bytes(4, "big")])[0], "big")
-        except BaseException:
-            if query is not None:
-                query.fail("The servers lost their connection to each other; try again.")
-            raise
-        if query is None or batch == other:
-            return query
-        query.fail("The other server did not get its share of this query.")
-        return None
-
-    def _take_up(self, query: Query) -> None:
-        self._ledger.reset()
-        try:
-            header, tensors = self._party.answer(query.inputs)
-            query.reply({"ledger": self._ledger.to_dict(), **header}, tensors)
-        except SecureRouterError as error:
-            query.fail(f"The servers could not answer: {error}")
-            raise
-        except BaseException as error:
-            query.fail(f"The servers could not answer ({type(error).__name__}).")
-            if isinstance(error, Exception):
-                raise SecureRouterError(f"A query failed ({type(error).__name__}).") from error
-            raise
-
-    # Clients; each has a thread of its own.
-
-    def _serve_client(self, stream: TlsStream) -> None:
-        most = input_bytes(self._manifest, self._manifest.largest_batch) if self.rank == 0 else 0
-        channel = Channel(stream, "the client", max_payload=most + _OTHER_BYTES)
-        if not self._clients.acquire(blocking=False):
-            channel.close()
-            raise SecureRouterError(f"{MAX_CLIENTS} clients are connected already.")
-        try:
+        link.timeout = self._silence
+        with SignsOfLife(link):
             while True:
-                header, tensors = channel.receive(timeout=self._timeout)
-                try:
-                    if header.get("kind") == "hello":
-                        channel.send({"kind": "hello", "batch": self._largest_batch()}, timeout=self._timeout)
-                        continue
-                    query = self._read(header, tensors)
-                    self._queue.add(query)
-                except SecureRouterError as error:
-                    channel.send({"kind": "error", "error": str(error)}, timeout=self._timeout)
-                    continue
-                self._await(query, channel)
-                channel.send(*query.response, timeout=self._timeout)
-        except ChannelError:
-            pass  # the client left, or sent an invalid frame
-        finally:
-            self._clients.release()
-            channel.close()
+                self._party.check_dealer()
+                self._taken = self._next(link)
+                if self._taken:
+                    self._take_up(self._taken)
 
-    def _largest_batch(self) -> int:
-        """Most texts of a query, for the memory of all roles.
+    def _next(self, link: Link) -> list[Query]:
+        """Agree on the queries of the next batch, which party 0 picks; none if none is due."""
+        if self.rank == 0 and not self._taken:  # after a batch, the next one may be complete already
+            self._queue.wait(BEAT, _PICK)
+        # Both have to hold a query: half a one is not begun, and is dropped after a while.
+        theirs = unpacked(bytes(link.exchange([packed(self._queue.held(), MAX_WAITING)])[0]))
+        self._queue.drop_halves(theirs)
+        picked = self._queue.pick(theirs, self._batch, self._max_wait) if self.rank == 0 else []
+        choice = unpacked(bytes(link.exchange([packed([(identity, 1) for identity in picked], self._batch)])[0]))
+        chosen = picked if self.rank == 0 else list(choice)
+        if not chosen:
+            return []
+        taken = self._taken = self._queue.take(chosen)
+        # A client may have left meanwhile.
+        have = bytes(query is not None for query in taken)
+        both = [own and other for own, other in zip(have, bytes(link.exchange([have])[0]), strict=True)]
+        for query, complete in zip(taken, both, strict=True):
+            if query is not None and not complete:
+                query.fail("The other server lost its share of this query.")
+        return [query for query, complete in zip(taken, both, strict=True) if query is not None and complete]
 
-        Raises:
-            `SecureRouterError`: The roles have not met within `timeout` seconds.
-        """
-        if not self._met.wait(self._timeout):
-            raise SecureRouterError(f"The servers did not meet within {self._timeout:g} seconds; try again later.")
-        return self._batch
+    def _take_up(self, queries: list[Query]) -> None:
+        self._ledger.reset()
+        start = time.monotonic()
+        shares = [self._party.inputs(query.batch, query.tensors) for query in queries]
+        inputs = {name: torch.cat([share[name] for share in shares]) for name in shares[0]}
+        answers = self._party.answer(inputs, [query.batch for query in queries])
+        # The counts of a batch whose size is not public would tell its users about each other.
+        public = len(queries) == 1 or self._manifest.batch is not None
+        counts = self._ledger.counts() if public else {"gates": {}}
+        for query, (header, tensors) in zip(queries, answers, strict=True):
+            query.reply({"ledger": counts, **header}, tensors)
+        total = self._ledger.total
+        self._log(
+            f"Answered {sum(query.batch for query in queries)} texts of {len(queries)} queries in "
+            f"{time.monotonic() - start:.2f} s: {total('sent') + total('received')} bytes and {total('rounds')} "
+            "rounds with the other party."
+        )
 
-    def _read(self, header: dict[str, Any], tensors: dict[str, Tensor]) -> Query:
-        identity, batch = header.get("id"), header.get("batch")
-        if header.get("kind") != "query" or not isinstance(identity, str) or not isinstance(batch, int):
-            raise SecureRouterError("The message is not a query.")
-        if len(identity) != 32 or set(identity) - set("0123456789abcdef") or not int(identity, 16):
-            raise SecureRouterError("A query's id has 32 hex digits, not all 0.")
-        size = self._manifest.batch
-        if not 0 < batch <= self._batch or batch != (size or batch):
-            raise SecureRouterError(f"A query has {size or f'1 to {self._batch}'} rows, not {batch}.")
-        return Query(identity, self._party.inputs(batch, tensors), batch)
+    def _reason(self, error: Exception) -> str:
+        """Why this party has to meet the others again, the lost role first."""
+        if not isinstance(error, SecureRouterError):
+            return f"A batch failed ({type(error).__name__})."
+        gone = self._party.gone(error)
+        return f"{error}" if gone is None else f"{gone} is gone; waiting for it. ({error})"
 
-    def _await(self, query: Query, channel: Channel) -> None:
-        """Wait until a query is done or its client leaves.
-
-        Raises:
-            `ChannelError`: The client left, or sent another message before it had its answer.
-        """
-        deadline = time.monotonic() + self._timeout * query.batch
-        while not query.done.wait(BEAT):
-            try:
-                channel.receive(timeout=0.0)
-                raise ChannelError("The client sent something before it had its answer.")
-            except ChannelTimeout:
-                pass
-            except ChannelError:
-                self._queue.withdraw(query)
-                raise
-            if time.monotonic() > deadline and self._queue.withdraw(query):
-                query.fail(f"The query did not begin within {self._timeout * query.batch:g} seconds.")
-
-
-def _digest(manifest: Manifest) -> str:
-    return hashlib.sha256(json.dumps(manifest.to_dict(), sort_keys=True).encode()).hexdigest()
+    def _give_up(self, reason: str) -> None:
+        """Fail the queries of the batch that was begun; their clients may ask again."""
+        for query in self._taken:
+            if query is not None:
+                query.fail(f"The servers could not answer: {reason}")
+        self._taken = []

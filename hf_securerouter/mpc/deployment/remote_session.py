@@ -1,22 +1,38 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""A client of servers on other machines, from the client's folder. It connects to the two parties only."""
+"""A client of servers on other machines, from the client's folder. It connects to the two parties only.
+
+A query that fails is asked again, with fresh shares and a new id: the servers never use masks twice, and neither does
+the client, so that asking again tells nobody anything.
+"""
 
 from __future__ import annotations
 
+import queue
 import secrets
 import time
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from ...errors import SecureRouterWarning
 from ...known_arguments import refuses_unknown
-from ..net.channel import Channel, ChannelError
+from ..net.channel import SMALL_HEADER, Channel, ChannelError
+from ..net.cost import Cost
 from ..net.sockets import Address
 from ..net.tls import connect
 from ..protocols import load_protocol
+from ..protocols.masked.layout import logits_bytes
 from ..sessions.session import Session, SessionError
 from .role_folder import RoleFolder
+
+
+RETRIES = 3  # times that a failed query is asked again
+
+
+_LONGEST = 60.0  # seconds between two attempts at most
 
 
 class RemoteSession(Session):
@@ -25,7 +41,13 @@ class RemoteSession(Session):
     Args:
         folder (`RoleFolder`): The client's folder.
         party0 (`tuple[str, int]`), party1 (`tuple[str, int]`): The parties' addresses.
-        timeout (`float`): Seconds to wait for the parties to connect, and for the answer to each input of a query.
+        timeout (`float`): Seconds to wait for the parties to connect, and for the answer to each input of a query. A
+            query that the servers are too busy for is asked again until then.
+        retries (`int`): How often a query that failed is asked again.
+        share_batches (`bool`): Under `quota`, leave the rest of a batch that is not full to texts of other users,
+            instead of filling it with copies. The servers then see how many texts there are, and which expert serves
+            a text depends on the others' texts, so their users may learn how hard the router finds it next to theirs.
+        log (callable): Takes a line when a query is asked again; a warning by default.
 
     Example:
         ```python
@@ -35,44 +57,114 @@ class RemoteSession(Session):
         ```
 
     Raises:
-        `MeetingError`: A party was not reached, or has no key of this sharing.
-        `SessionError`: A party did not answer in time, left, or reported an error; the session is over.
+        `MeetingError`: A party was not reached, has no key of this sharing, or differs in version or manifest.
+        `SessionError`: A party did not answer in time, left, or reported an error, as often as the query was asked;
+            the session is over.
     """
 
     @refuses_unknown
-    def __init__(self, folder: RoleFolder, party0: Address, party1: Address, timeout: float = 600.0) -> None:
+    def __init__(
+        self,
+        folder: RoleFolder,
+        party0: Address,
+        party1: Address,
+        timeout: float = 600.0,
+        retries: int = RETRIES,
+        share_batches: bool = False,
+        log: Callable[[str], None] | None = None,
+    ) -> None:
         manifest = folder.manifest
         sharing = load_protocol(manifest.protocol).sharing(manifest)
         super().__init__(manifest, folder.client(), sharing, timeout, manifest.largest_batch)
-        self._identity = folder.identity
+        self._identity, self._retries, self._share_batches = folder.identity, retries, share_batches
+        self._log = log or _warn
         # Party 1 comes first: its share, a seed, then waits in its queue when party 0 takes up the query.
         self._addresses = {"party1": party1, "party0": party0}
 
     def _open(self) -> None:
+        if warning := self._identity.own.warning():
+            warnings.warn(warning, SecureRouterWarning)
+        self._persist(self._connect, self.timeout)
+
+    def _connect(self) -> None:
+        """Connect to the parties, unless that is done, and learn from both the largest batch that they answer."""
+        if self._channels:
+            return
         deadline = time.monotonic() + self.timeout
+        most = logits_bytes(self.manifest, self.manifest.largest_batch) + SMALL_HEADER
         for role, address in self._addresses.items():
-            self._add(role, Channel(connect(address, role, self._identity, deadline), role))
+            stream = connect(address, role, self._identity, deadline)
+            self._add(role, Channel(stream, role, most, SMALL_HEADER))
         for role in self._addresses:
             self._send(role, {"kind": "hello"})
-        answers = self._collect("hello", self.timeout)
-        for role, (header, _) in answers.items():
-            most = header.get("batch")
-            if not isinstance(most, int) or most < 1 or most < (self.manifest.batch or 1):
+        for role, (header, _) in self._collect("hello", self.timeout).items():
+            largest = header.get("batch")
+            if type(largest) is not int or largest < (self.manifest.batch or 1):
                 raise SessionError(f"{role} has memory for no batch of this model; the session is over.")
-            self.batch_size = min(self.batch_size, most)
+            self.batch_size = min(self.batch_size, largest)
 
     def close(self) -> None:
         channels, self._channels = list(self._channels.values()), {}
         for channel in channels:
             channel.close()
+        self._events = queue.SimpleQueue()  # nothing of these channels is heard any more
+
+    def _query(self, batch: dict[str, Tensor]) -> tuple[Tensor, list[int] | None, Cost]:
+        """Ask for a batch; in parts, if the servers have memory for smaller batches only since they were met again."""
+        ask, size = super()._query, len(batch["input_ids"])
+        parts: list[tuple[Tensor, list[int] | None, Cost]] = []
+        start = 0
+
+        def ask_next() -> None:
+            nonlocal start
+            self._connect()
+            end = start + min(self.batch_size, size - start)
+            parts.append(ask({name: values[start:end] for name, values in batch.items()}))
+            start = end
+
+        while start < size:
+            self._persist(ask_next, self.timeout * size)
+        logits, experts, costs = zip(*parts, strict=True)
+        chosen = None if experts[0] is None else [expert for part in experts for expert in part]
+        return torch.cat(logits), chosen, Cost.total(costs)
+
+    def _persist(self, action: Callable[[], None], seconds: float) -> None:
+        """Try an action again, over new connections, as often and as long as the servers' answers allow."""
+        deadline = time.monotonic() + seconds
+        failures = 0
+        while True:
+            try:
+                return action()
+            except SessionError as error:
+                self.close()
+                if error.again is None:
+                    raise
+                failures += not error.refused
+                pause = min(error.again * (1 if error.refused else 2 ** (failures - 1)), _LONGEST)
+                pause *= 1 + secrets.randbelow(256) / 512  # clients that were refused together come again one by one
+                if failures > self._retries or time.monotonic() + pause > deadline:
+                    raise
+                self._log(f"{error} The query is asked again, with fresh shares, in {pause:.1f} seconds.")
+                time.sleep(pause)
 
     def _compare(self, batch: Mapping[str, Tensor], logits: Tensor, experts: list[int] | None) -> None:
         """Do nothing: a client does not have the model."""
+
+    def _rows(self, size: int) -> list[int]:
+        return list(range(size)) if self._share_batches else super()._rows(size)
 
     def _header(self, size: int) -> dict[str, Any]:
         return super()._header(size) | {"id": secrets.token_hex(16)}
 
     def _failure(self, role: str, event: Any) -> SessionError:
         if isinstance(event, ChannelError):
-            return SessionError(f"{event} The session is over.")
-        return SessionError(f"{role} gave no answer, and the session is over: {event[0].get('error', 'no reason')}")
+            return SessionError(f"{event} This ends the query.", again=0.5)
+        again = event[0].get("again")
+        text = f"{role} gave no answer: {event[0].get('error', 'no reason')}"
+        if not isinstance(again, int | float) or not 0 <= again < 3600:
+            return SessionError(text)
+        return SessionError(text, float(again), refused=event[0].get("busy") is True)
+
+
+def _warn(line: str) -> None:
+    warnings.warn(line, SecureRouterWarning, stacklevel=2)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +20,10 @@ from ...errors import FileError, SecureRouterError, SecureRouterValueError
 from ..conversion.client import Client, Labels
 from ..models import Architecture, architecture_for
 from ..models.manifest import Manifest
+from ..net.certificates import KEY
 from ..net.identity import Identity
-from .save_shares import CLIENT, MANIFEST, TENSORS
+from .integrity import TENSORS, check_folder, facts
+from .save_shares import CLIENT, MANIFEST
 
 
 _REMEDY = "copy the role's folder again from where `securerouter share` made it"
@@ -41,23 +44,30 @@ class RoleFolder:
     manifest: Manifest
 
     @classmethod
-    def load(cls, path: Path, *roles: str) -> RoleFolder:
+    def load(
+        cls, path: Path, *roles: str, key: Path | None = None, pins: Mapping[str, str] | None = None
+    ) -> RoleFolder:
         """The folder of one of `roles`.
+
+        Args:
+            path (`Path`): The folder.
+            roles (`str`): The roles whose folder may be loaded.
+            key (`Path`, *optional*): The folder of the role's key that `securerouter keygen` made; None if the key is
+                in the role's folder, as in a trial.
+            pins (`Mapping[str, str]`, *optional*): Fingerprints of other roles' keys, as their operators tell them.
 
         Raises:
             `FileError`: The manifest is cut or wrong.
-            `SecureRouterValueError`: `path` is no role's folder, belongs to another role, is open to other users, or
-                was shared for another protocol.
+            `SecureRouterValueError`: `path` is no role's folder, belongs to another role, is open to other users, is
+                damaged, or was shared for another protocol; a key is missing, has ended, or is not that of its pin.
         """
         if not (path / MANIFEST).is_file():
             raise SecureRouterValueError(
                 f"`folder` should be a role's folder that `securerouter share` made, got {str(path)!r}."
             )
-        if path.stat().st_mode & 0o077:
-            raise SecureRouterValueError(
-                f"`folder` {str(path)!r} holds secrets and is open to other users: `chmod -R go= {path}`."
-            )
-        identity = Identity.load(path)
+        for secret in (path, key or path, (key or path) / KEY):
+            _check_private(secret)
+        identity = Identity.load(path, key)
         if identity.role not in roles:
             raise SecureRouterValueError(
                 f"`folder` {str(path)!r} is that of {identity.role}, and {' or '.join(roles)} is asked for: pass the "
@@ -70,6 +80,9 @@ class RoleFolder:
                 f"`folder` {str(path)!r} was shared for protocol {manifest.protocol!r}; only 'masked' runs on "
                 "machines of different owners."
             )
+        check_folder(path, manifest, identity.role)
+        identity.check_pins(pins or {})
+        identity.facts = facts(manifest)
         return cls(path, identity, manifest)
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
@@ -129,3 +142,15 @@ def _embeddings(name: str, values: dict[str, Any], tensors: Mapping[str, Tensor]
     own = {key.removeprefix(prefix): words for key, words in tensors.items() if key.startswith(prefix)}
     architecture.embeddings(encoder).load_state_dict(own, assign=True)
     return architecture, encoder
+
+
+def _check_private(path: Path) -> None:
+    if not path.exists():
+        return  # what is missing is said where it is needed
+    status = path.stat()
+    if status.st_mode & 0o077:
+        raise SecureRouterValueError(
+            f"`folder` {str(path)!r} holds secrets and is open to other users: `chmod -R go= {path}`."
+        )
+    if status.st_uid != os.geteuid():
+        raise SecureRouterValueError(f"`folder` {str(path)!r} holds secrets and belongs to another user: copy it.")

@@ -37,6 +37,8 @@ class Manifest:
         router_shares_expert (`int`, *optional*): The expert whose encoder the router shares: its weights, its
             embeddings and its output for a query exist once. None for a router with its own encoder.
         expert_lengths (`tuple[int, ...]`): Tokens of an input that each expert reads; empty if all read all tokens.
+        sharing (`str`): Id of the sharing in a role's folder, 32 hex digits; empty before the model is shared.
+        digest (`str`): Salted SHA-256 of the sharing's masked weights, the same at both servers; empty likewise.
     """
 
     protocol: str
@@ -52,6 +54,8 @@ class Manifest:
     hardest_first: tuple[int, ...] = ()
     router_shares_expert: int | None = None
     expert_lengths: tuple[int, ...] = ()
+    sharing: str = ""
+    digest: str = ""
 
     @property
     def routes(self) -> bool:
@@ -132,6 +136,8 @@ class Manifest:
             "hardest_first": list(self.hardest_first),
             "router_shares_expert": self.router_shares_expert,
             "expert_lengths": list(self.expert_lengths),
+            "sharing": self.sharing,
+            "digest": self.digest,
         }
 
     @classmethod
@@ -147,6 +153,8 @@ class Manifest:
             hardest_first=tuple(values["hardest_first"]),
             router_shares_expert=values["router_shares_expert"],
             expert_lengths=tuple(values["expert_lengths"]),
+            sharing=values.get("sharing", ""),  # folders of earlier versions have neither
+            digest=values.get("digest", ""),
         )
 
 

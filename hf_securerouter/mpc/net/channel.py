@@ -6,15 +6,18 @@ Nothing received is unpickled. A frame is `magic, header length, payload length`
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import select
 import socket
 import struct
 import time
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load, save
+import torch
+from safetensors import SafetensorError, deserialize
+from safetensors.torch import save
 from torch import Tensor
 
 from ...errors import SecureRouterError
@@ -23,8 +26,23 @@ from .socket_stream import SocketStream
 
 MAGIC = b"SRF1"
 MAX_HEADER = 16 << 20
+SMALL_HEADER = 64 << 10  # enough between machines, where only queries, answers and orders travel
 MAX_PAYLOAD = 8 << 30
 _PREFIX = struct.Struct("<4sIQ")
+_MAX_RANK = 4
+_MAX_EMPTY = 1 << 20  # product of the other dimensions of a tensor without elements
+_DTYPES = {
+    "U8": torch.uint8,
+    "I8": torch.int8,
+    "I16": torch.int16,
+    "I32": torch.int32,
+    "I64": torch.int64,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F32": torch.float32,
+    "F64": torch.float64,
+    "BOOL": torch.bool,
+}
 
 
 class ChannelError(SecureRouterError):
@@ -33,6 +51,10 @@ class ChannelError(SecureRouterError):
 
 class ChannelClosed(ChannelError):
     """The connection is closed."""
+
+
+class UnreadableFrame(ChannelError):
+    """A whole frame arrived, but its content is invalid. The next frame can be received."""
 
 
 class ChannelTimeout(ChannelError):
@@ -49,6 +71,7 @@ class Channel:
             from now on.
         peer (`str`): Name of the other end in error messages.
         max_payload (`int`): Largest payload, in bytes, that is accepted in a frame.
+        max_header (`int`): Largest header, in bytes, that is accepted in a frame.
 
     Example:
         ```python
@@ -57,9 +80,15 @@ class Channel:
         ```
     """
 
-    def __init__(self, sock: socket.socket | SocketStream, peer: str, max_payload: int = MAX_PAYLOAD) -> None:
+    def __init__(
+        self,
+        sock: socket.socket | SocketStream,
+        peer: str,
+        max_payload: int = MAX_PAYLOAD,
+        max_header: int = MAX_HEADER,
+    ) -> None:
         self.peer = peer
-        self.max_payload = max_payload
+        self.max_payload, self.max_header = max_payload, max_header
         # Non-blocking: one thread may wait to read while another waits to write.
         self._stream = sock if isinstance(sock, SocketStream) else SocketStream(sock)
         self.bytes_sent = 0
@@ -80,7 +109,7 @@ class Channel:
         """
         head = json.dumps(header).encode()
         payload = save(tensors) if tensors else b""
-        _check_lengths(len(head), len(payload), self.peer)
+        _check_lengths(len(head), len(payload), self.peer, MAX_HEADER, MAX_PAYLOAD)
         deadline = time.monotonic() + timeout
         self._write(_PREFIX.pack(MAGIC, len(head), len(payload)) + head, deadline)
         self._write(payload, deadline)
@@ -103,12 +132,16 @@ class Channel:
         """
         self._fill(memoryview(buffer).cast("B"), time.monotonic() + timeout)
 
-    def receive(self, timeout: float | None = 60.0) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    def receive(
+        self, timeout: float | None = 60.0, rest: float | None = None
+    ) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Wait for one frame.
 
         Args:
-            timeout (`float`, *optional*): Seconds to wait for the whole frame. None waits for the first byte until the
-                connection closes, and then 60 seconds for the rest.
+            timeout (`float`, *optional*): Seconds to wait for the whole frame; with `rest`, for its first byte. None
+                waits for the first byte until the connection closes.
+            rest (`float`, *optional*): Seconds from the first byte to the last. By default what `timeout` leaves, or
+                60 seconds if it is None.
 
         Returns:
             The header and the tensors.
@@ -116,32 +149,53 @@ class Channel:
         Raises:
             ChannelClosed: The connection is closed.
             ChannelTimeout: No whole frame arrived in time.
+            UnreadableFrame: The frame's header is no JSON object, or its payload no tensors of up to 4 dimensions.
             ChannelError: The bytes received are not a frame, or the frame is too large.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         first = self._read(1, deadline)
-        if deadline is None:
-            deadline = time.monotonic() + 60.0
+        if deadline is None or rest is not None:
+            deadline = time.monotonic() + (60.0 if rest is None else rest)
         magic, head_length, payload_length = _PREFIX.unpack(first + self._read(_PREFIX.size - 1, deadline))
         if magic != MAGIC:
             raise ChannelError(f"{self.peer} sent {magic!r} where a frame should begin.")
-        _check_lengths(head_length, payload_length, self.peer, self.max_payload)
+        _check_lengths(head_length, payload_length, self.peer, self.max_header, self.max_payload)
+        head, payload = bytes(self._read(head_length, deadline)), bytes(self._read(payload_length, deadline))
         try:
-            header = json.loads(bytes(self._read(head_length, deadline)))
-            payload = bytes(self._read(payload_length, deadline))
-            tensors = load(payload) if payload else {}
-        except (ValueError, SafetensorError) as error:
-            raise ChannelError(f"{self.peer} sent a frame that cannot be read ({type(error).__name__}).") from error
+            header = json.loads(head)
+        except (ValueError, RecursionError) as error:
+            raise UnreadableFrame(f"{self.peer} sent a header that cannot be read ({type(error).__name__}).") from None
         if not isinstance(header, dict):
-            raise ChannelError(f"{self.peer} sent a header that is not a JSON object.")
-        return header, tensors
+            raise UnreadableFrame(f"{self.peer} sent a header that is not a JSON object.")
+        return header, self._tensors(payload) if payload else {}
+
+    def _tensors(self, payload: bytes) -> dict[str, Tensor]:
+        if int.from_bytes(payload[:8], "little") > self.max_header:
+            raise UnreadableFrame(
+                f"{self.peer} sent tensors that cannot be read: their description is past the limit."
+            )
+        try:
+            described = deserialize(payload)
+        except SafetensorError:
+            raise UnreadableFrame(f"{self.peer} sent tensors that cannot be read.") from None
+        found = {}
+        for name, parts in described:
+            dtype, shape, data = _DTYPES.get(parts["dtype"]), parts["shape"], parts["data"]
+            sides = math.prod(max(side, 1) for side in shape)
+            if dtype is None or len(shape) > _MAX_RANK or sides > max(len(data), _MAX_EMPTY):
+                raise UnreadableFrame(f"{self.peer} sent a tensor of an unknown dtype, or of too many dimensions.")
+            empty = torch.empty(0, dtype=dtype)
+            found[name] = (torch.frombuffer(data, dtype=dtype) if len(data) else empty).reshape(shape)
+        return found
+
+    def hang_up(self) -> None:
+        """End the connection from any thread; the thread that receives or sends then fails, and closes the channel."""
+        with contextlib.suppress(OSError):
+            self._stream.sock.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Close this end; the other end then reads the end of the stream."""
-        try:
-            self._stream.sock.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass
+        self.hang_up()
         self._stream.sock.close()
 
     def _write(self, data: bytes | bytearray | memoryview, deadline: float) -> None:
@@ -192,6 +246,6 @@ class Channel:
         poll.poll(None if left is None else left * 1000)
 
 
-def _check_lengths(head: int, payload: int, peer: str, max_payload: int = MAX_PAYLOAD) -> None:
-    if head > MAX_HEADER or payload > max_payload:
+def _check_lengths(head: int, payload: int, peer: str, max_header: int, max_payload: int) -> None:
+    if head > max_header or payload > max_payload:
         raise ChannelError(f"A frame of {head} + {payload} bytes for or from {peer} is past the limit.")

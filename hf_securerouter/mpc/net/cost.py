@@ -45,7 +45,8 @@ class Cost:
         """The cost of one query.
 
         Args:
-            ledgers (`Mapping`): `Ledger.to_dict()` of `party0`, `party1` and, where there is one, `dealer`.
+            ledgers (`Mapping`): `Ledger.to_dict()` of `party0`, `party1` and, where there is one, `dealer`. Of
+                `Ledger.counts()` the seconds and the memory are 0.
             client_bytes (`int`): Counted by the client.
             setup_seconds (`float`): Set-up time of the query's session.
         """
@@ -60,7 +61,7 @@ class Cost:
                     "online_bytes": sum(count["sent"] for count in counts),
                     "rounds": max(count["rounds"] for count in counts),
                     "dealer_bytes": sum(count["dealer"] for count in counts),
-                    "seconds": max(count["seconds"] for count in counts),
+                    "seconds": max(count.get("seconds", 0.0) for count in counts),
                 }
             )
         return cls(
@@ -69,11 +70,11 @@ class Cost:
             dealer_bytes=sum(gate["dealer_bytes"] for gate in by_gate),
             client_bytes=client_bytes,
             setup_seconds=setup_seconds,
-            preprocess_seconds=max(party["phases"]["preprocess"] for party in parties),
-            online_seconds=max(party["phases"]["online"] for party in parties),
+            preprocess_seconds=max(party.get("phases", {}).get("preprocess", 0.0) for party in parties),
+            online_seconds=max(party.get("phases", {}).get("online", 0.0) for party in parties),
             dealer_seconds=ledgers["dealer"]["phases"]["dealer"] if "dealer" in ledgers else 0.0,
             peak_rss_bytes=dict.fromkeys(ROLES, 0)
-            | {role: ledger["peak_rss_bytes"] for role, ledger in ledgers.items()}
+            | {role: ledger.get("peak_rss_bytes", 0) for role, ledger in ledgers.items()}
             | {"client": peak_rss_bytes()},
             by_gate=by_gate,
         )

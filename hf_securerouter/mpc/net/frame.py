@@ -29,6 +29,7 @@ class Kind(IntEnum):
     DATA = 3
     OBJECT = 4
     ABORT = 5
+    ALIVE = 6  # empty, of no round: the sender still computes
 
 
 class Abort(IntEnum):
@@ -40,6 +41,9 @@ class Abort(IntEnum):
     ROUND = 4
     LENGTH = 5
     IDENTITY = 6
+
+
+ALIVE = HEADER.pack(MAGIC, Kind.ALIVE, 0, 0)
 
 
 ABORT_TEXTS = {

@@ -126,6 +126,11 @@ class Ledger:
         """The sum over all gates of `sent`, `received`, `rounds` or `dealer`."""
         return sum(getattr(count, what) for count in self.gates.values())
 
+    def counts(self) -> dict[str, Any]:
+        """A JSON-able copy of the counts alone, which depend on no other query: no seconds and no memory."""
+        kept = ("sent", "received", "rounds", "dealer")
+        return {"gates": {name: {key: getattr(count, key) for key in kept} for name, count in self.gates.items()}}
+
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able copy, with this process's peak memory."""
         return {

@@ -14,6 +14,7 @@ import secrets
 import select
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
@@ -21,9 +22,9 @@ from typing import Any, NoReturn
 import numpy as np
 
 from ...errors import SecureRouterError, SecureRouterValueError
-from .frame import ABORT_TEXTS, HEADER, MAGIC, MAX_OBJECT, VERSION, Abort, Kind, as_bytes, to_json
+from .frame import ABORT_TEXTS, ALIVE, HEADER, MAGIC, MAX_OBJECT, VERSION, Abort, Kind, as_bytes, to_json
 from .ledger import Ledger
-from .socket_stream import SocketStream, TlsStream
+from .socket_stream import SocketStream, TlsStream, check_context
 from .sockets import connect_until, is_this_machine, listen_at, send_at_once
 
 
@@ -94,12 +95,14 @@ class Link:
                 f"`token` has {len(token)} bytes; make one of 32 with `secrets.token_bytes(32)`."
             )
         if ssl_context is not None:
-            _check_context(ssl_context)
+            check_context(ssl_context)
         self.rank, self.peer = rank, f"party{1 - rank}"
         self.ledger = Ledger() if ledger is None else ledger
         self.timeout = timeout
         self._round = 0
         self._closed = False
+        self._busy = threading.Lock()  # held in a round; between rounds a sign of life may be sent
+        self._sent_at = time.monotonic()
         self._limit: float | None = time.monotonic() + timeout
         self._broken: OSError | None = None
         self._header = memoryview(bytearray(HEADER.size))
@@ -229,6 +232,20 @@ class Link:
         """
         return self._from_json(self._swap(Kind.OBJECT, [], None))
 
+    def show_life(self, idle: float) -> None:
+        """From any thread: send a sign of life, unless in a round or if a frame was sent within `idle` seconds."""
+        if not self._busy.acquire(blocking=False):
+            return
+        try:
+            if not self._closed and not self._stream.unsent and time.monotonic() - self._sent_at >= idle:
+                self._sent_at = time.monotonic()
+                self._stream.put([memoryview(ALIVE)])
+                self._stream.push()
+        except OSError:
+            pass  # the next round notices
+        finally:
+            self._busy.release()
+
     @property
     def traffic(self) -> int:
         """Bytes sent and received by the socket so far, headers, handshake and TLS included."""
@@ -253,6 +270,13 @@ class Link:
 
     def _swap(self, kind: Kind, parts: Sequence[memoryview], length: int | None) -> memoryview:
         """One frame each way; `length` None accepts a payload of up to `MAX_OBJECT` bytes."""
+        with self._busy:
+            try:
+                return self._swap_now(kind, parts, length)
+            finally:
+                self._sent_at = time.monotonic()
+
+    def _swap_now(self, kind: Kind, parts: Sequence[memoryview], length: int | None) -> memoryview:
         if self._closed:
             raise LinkError(f"The link to {self.peer} is closed.")
         stream = self._stream
@@ -261,6 +285,9 @@ class Link:
             size = sum(part.nbytes for part in parts)
             stream.put([memoryview(HEADER.pack(MAGIC, kind, self._round, size)), *parts])
             self._pump(self._header)
+            while self._header == ALIVE:
+                self.ledger.received(-stream.wire_size(HEADER.size))  # signs of life count as nothing
+                self._pump(self._header)
             payload = np.empty(self._check_header(kind, length), dtype=np.uint8).data
             self._pump(payload)
             self._pump(None)
@@ -459,16 +486,3 @@ def _private(sock: socket.socket, options: Mapping[str, Any]) -> socket.socket:
             "openings on this link would show it every input."
         )
     return send_at_once(sock)
-
-
-def _check_context(context: ssl.SSLContext) -> None:
-    if context.verify_mode != ssl.CERT_REQUIRED:
-        raise SecureRouterValueError(
-            f"`ssl_context` has verify_mode {context.verify_mode.name}; both ends must be certified: set "
-            "`ssl_context.verify_mode = ssl.CERT_REQUIRED`."
-        )
-    if context.minimum_version != ssl.TLSVersion.TLSv1_3:
-        raise SecureRouterValueError(
-            f"`ssl_context` allows {context.minimum_version.name}; set "
-            "`ssl_context.minimum_version = ssl.TLSVersion.TLSv1_3`."
-        )

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import socket
 import ssl
 import threading
@@ -13,9 +14,12 @@ from contextlib import suppress
 from itertools import islice
 from typing import Any
 
+from ...errors import SecureRouterValueError
+
 
 _CHUNK = 1 << 17
 _IOV_MAX = 512
+_RECORD = 22  # bytes that a record of TLS 1.3 adds to its content: 5 in front, 17 behind
 
 
 class SocketStream:
@@ -35,6 +39,10 @@ class SocketStream:
     @property
     def unsent(self) -> bool:
         return bool(self._queue)
+
+    def wire_size(self, size: int) -> int:
+        """Bytes on the wire of `size` bytes, at most 16 KiB, that are sent alone."""
+        return size
 
     def put(self, parts: Sequence[memoryview]) -> None:
         """Queue buffers for `push`; they must not change until they are sent."""
@@ -67,11 +75,21 @@ class TlsStream(SocketStream):
     """A byte stream under TLS. Records are made in memory, so the counters count the bytes on the wire.
 
     The constructor runs the handshake until `deadline`, as `time.monotonic()` counts, and raises `OSError` if the
-    handshake fails. A client checks that the server's certificate is for the DNS name `peer`.
+    handshake fails. Without a deadline, `advance` runs it. A client checks that the server's certificate is for the
+    DNS name `peer`.
+
+    `role` and `name` say who is at the other end, once the role that accepted the connection has found out.
     """
 
+    role = name = ""
+
     def __init__(
-        self, sock: socket.socket, context: ssl.SSLContext, server_side: bool, peer: str, deadline: float
+        self,
+        sock: socket.socket,
+        context: ssl.SSLContext,
+        server_side: bool,
+        peer: str,
+        deadline: float | None = None,
     ) -> None:
         super().__init__(sock)
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
@@ -81,17 +99,32 @@ class TlsStream(SocketStream):
         self._plain: deque[memoryview] = deque()
         self._lock = threading.Lock()  # OpenSSL's object serves one thread at a time
         self._scratch = memoryview(bytearray(_CHUNK))
-        self._handshake(deadline)
+        if deadline is not None:
+            self._handshake(deadline)
 
     def _handshake(self, deadline: float) -> None:
         while not self._step():
             self.sock.settimeout(max(deadline - time.monotonic(), 1e-3))
-            count = self.sock.recv_into(self._scratch)
-            if not count:
-                raise ConnectionResetError("closed during the TLS handshake")
-            self.received += count
-            self._incoming.write(self._scratch[:count])
+            self._take(self.sock.recv_into(self._scratch))
         self.sock.setblocking(False)
+
+    def advance(self) -> bool:
+        """Advance the handshake with the bytes that have arrived, without waiting; True when it is done.
+
+        Raises:
+            `OSError`: The handshake failed, or the other end closed the connection.
+        """
+        try:
+            self._take(self.sock.recv_into(self._scratch))
+        except BlockingIOError:
+            return False
+        return self._step()
+
+    def _take(self, count: int) -> None:
+        if not count:
+            raise ConnectionResetError("closed during the TLS handshake")
+        self.received += count
+        self._incoming.write(self._scratch[:count])
 
     def _step(self) -> bool:
         """Advance the handshake with the bytes received so far; True when it is done."""
@@ -112,9 +145,16 @@ class TlsStream(SocketStream):
         alternatives: Any = certificate.get("subjectAltName", ())
         return {value for kind, value in alternatives if kind == "DNS"}
 
+    def fingerprint(self) -> str:
+        """SHA-256 of the other end's certificate, 64 hex digits."""
+        return hashlib.sha256(self._tls.getpeercert(binary_form=True) or b"").hexdigest()
+
     @property
     def unsent(self) -> bool:
         return bool(self._plain or self._queue or self._outgoing.pending)
+
+    def wire_size(self, size: int) -> int:
+        return size + _RECORD
 
     def put(self, parts: Sequence[memoryview]) -> None:
         self._plain.extend(part for part in parts if part)
@@ -165,3 +205,21 @@ def _advance(queue: deque[memoryview], count: int) -> None:
             return
         count -= len(head)
         queue.popleft()
+
+
+def check_context(context: ssl.SSLContext) -> None:
+    """Make sure that a context requires TLS 1.3 and certificates at both ends.
+
+    Raises:
+        `SecureRouterValueError`: It does not.
+    """
+    if context.verify_mode != ssl.CERT_REQUIRED:
+        raise SecureRouterValueError(
+            f"`ssl_context` has verify_mode {context.verify_mode.name}; both ends must be certified: set "
+            "`ssl_context.verify_mode = ssl.CERT_REQUIRED`."
+        )
+    if context.minimum_version != ssl.TLSVersion.TLSv1_3:
+        raise SecureRouterValueError(
+            f"`ssl_context` allows {context.minimum_version.name}; set "
+            "`ssl_context.minimum_version = ssl.TLSVersion.TLSv1_3`."
+        )

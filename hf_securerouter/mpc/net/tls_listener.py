@@ -3,24 +3,37 @@
 
 from __future__ import annotations
 
+import selectors
 import socket
 import threading
 import time
 from collections.abc import Callable
 
 from ...errors import SecureRouterError
-from .channel import Channel
+from .channel import SMALL_HEADER, Channel
+from .counted_log import CountedLog
 from .identity import Identity
 from .socket_stream import TlsStream
 from .sockets import HANDSHAKE, Address, MeetingError, format_address, keep_alive, listen_at
 
 
-MAX_STRANGERS = 64  # connections at once whose handshake is not complete
+MAX_STRANGERS = 256  # connections at once whose handshake is not complete; beyond it the oldest gives way
+
+
+MAX_FROM_ADDRESS = 32  # of these, from one address
+
+
+FIRST_MESSAGE = 2.0  # seconds for the first bytes of a handshake; `HANDSHAKE` for all of it
+
+
 _PAUSE = 0.2  # seconds before the next `accept`, after one failed
 
 
 class TlsListener:
     """Accepts TLS connections from some roles, and refuses all others; a context manager.
+
+    One thread runs all handshakes, so that strangers cost neither threads nor places: an unfinished handshake gives
+    way to newer ones, and ends after `FIRST_MESSAGE` seconds without a byte, or `HANDSHAKE` seconds in all.
 
     Args:
         identity (`Identity`): This role's own identity.
@@ -28,7 +41,8 @@ class TlsListener:
         roles (`tuple[str, ...]`): The roles that are accepted.
         enter (callable): Called in a thread of its own with the role and the stream of each accepted connection, which
             it keeps or closes. If it raises `OSError` or `SecureRouterError`, the connection is refused.
-        log (callable): Called with a line about each connection that is refused, or closed after another error.
+        log (callable): Called with a line about each connection that is refused, or closed after another error;
+            repeated lines are counted.
 
     Raises:
         `MeetingError`: The address cannot be bound.
@@ -42,22 +56,26 @@ class TlsListener:
         enter: Callable[[str, TlsStream], None],
         log: Callable[[str], None],
     ) -> None:
-        self._identity, self._roles, self._enter, self._log = identity, roles, enter, log
-        self._free = threading.BoundedSemaphore(MAX_STRANGERS)
+        self._identity, self._roles, self._enter, self._log = identity, roles, enter, CountedLog(log)
+        self._strangers: list[_Stranger] = []  # the oldest first
+        self._selector = selectors.DefaultSelector()
         try:
             self._sock = listen_at(address)
         except OSError as error:
             raise MeetingError(f"Cannot listen at {format_address(address)} ({error}).") from error
         self.address: Address = self._sock.getsockname()[:2]
+        self._sock.setblocking(False)
+        self._selector.register(self._sock, selectors.EVENT_READ)
+        self._open = True
         threading.Thread(target=self._listen, daemon=True).start()
 
     def close(self) -> None:
         """Stop accepting connections."""
+        self._open = False
         try:
-            self._sock.shutdown(socket.SHUT_RDWR)
+            self._sock.shutdown(socket.SHUT_RDWR)  # wakes the listening thread, which closes the socket
         except OSError:
             pass
-        self._sock.close()
 
     def __enter__(self) -> TlsListener:
         return self
@@ -65,46 +83,109 @@ class TlsListener:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _listen(self) -> None:
-        while True:
-            try:
-                sock, address = self._sock.accept()
-            except OSError:
-                if self._sock.fileno() < 0:
-                    return
-                time.sleep(_PAUSE)  # the caller hung up before accept, or the process is out of file descriptors
-                continue
-            if self._free.acquire(blocking=False):
-                threading.Thread(target=self._serve, args=(sock, address[0]), daemon=True).start()
-            else:
-                sock.close()
+    # The thread of all handshakes.
 
-    def _serve(self, sock: socket.socket, host: str) -> None:
+    def _listen(self) -> None:
         try:
-            try:
-                stream = TlsStream(keep_alive(sock), self._identity.server, True, "", time.monotonic() + HANDSHAKE)
-                role = self._checked(stream)
-            finally:
-                self._free.release()
-            self._enter(role, stream)
+            while self._open:
+                for key, _ in self._selector.select(self._patience()):
+                    if key.data is None:
+                        self._accept()
+                    elif key.data in self._strangers:  # it may have given way just now
+                        self._advance(key.data)
+                self._end_late_ones()
+                self._log.flush()
+        finally:
+            for stranger in list(self._strangers):
+                self._forget(stranger)
+                stranger.stream.sock.close()
+            self._selector.close()
+            self._sock.close()
+
+    def _patience(self) -> float:
+        """Seconds until the next unfinished handshake is late, at most one."""
+        now = time.monotonic()
+        return min([1.0, *(max(stranger.deadline - now, 0.0) for stranger in self._strangers)])
+
+    def _accept(self) -> None:
+        try:
+            sock, address = self._sock.accept()
+        except OSError:
+            if self._open:
+                time.sleep(_PAUSE)  # the caller hung up before accept, or the process is out of file descriptors
+            return
+        host = address[0]
+        same = [stranger for stranger in self._strangers if stranger.host == host]
+        if len(same) >= MAX_FROM_ADDRESS or len(self._strangers) >= MAX_STRANGERS:
+            oldest = (same if len(same) >= MAX_FROM_ADDRESS else self._strangers)[0]
+            self._refuse(oldest, "it gives way to newer connections, before its handshake is done.")
+        try:
+            stream = TlsStream(keep_alive(sock), self._identity.server, True, "")
+        except OSError:
+            sock.close()
+            return
+        stranger = _Stranger(stream, host)
+        self._strangers.append(stranger)
+        self._selector.register(sock, selectors.EVENT_READ, stranger)
+
+    def _advance(self, stranger: _Stranger) -> None:
+        try:
+            done = stranger.stream.advance()
+        except OSError as error:
+            self._refuse(stranger, error)
+            return
+        stranger.deadline = stranger.since + HANDSHAKE
+        if done:
+            self._forget(stranger)
+            threading.Thread(target=self._serve, args=(stranger.stream, stranger.host), daemon=True).start()
+
+    def _end_late_ones(self) -> None:
+        now = time.monotonic()
+        for stranger in [stranger for stranger in self._strangers if stranger.deadline <= now]:
+            self._refuse(stranger, "timed out during the TLS handshake")
+
+    def _refuse(self, stranger: _Stranger, reason: object) -> None:
+        self._forget(stranger)
+        stranger.stream.sock.close()
+        self._log(f"Refused a connection from {stranger.host}: {reason}")
+
+    def _forget(self, stranger: _Stranger) -> None:
+        self._selector.unregister(stranger.stream.sock)
+        self._strangers.remove(stranger)
+
+    # Accepted connections; each has a thread of its own.
+
+    def _serve(self, stream: TlsStream, host: str) -> None:
+        try:
+            self._enter(self._checked(stream), stream)
         except (OSError, SecureRouterError) as error:
             self._log(f"Refused a connection from {host}: {error}")
-            sock.close()
+            stream.sock.close()
         except BaseException as error:
             self._log(f"Closed a connection from {host} after an unexpected {type(error).__name__}.")
-            sock.close()
-            raise
+            stream.sock.close()
 
     def _checked(self, stream: TlsStream) -> str:
-        names = stream.peer_names()
-        role = names.pop() if len(names) == 1 else "nobody"
-        channel = Channel(stream, role)
+        self._identity.greet(stream)
+        role = stream.role
+        channel = Channel(stream, role, max_payload=0, max_header=SMALL_HEADER)
         if role not in self._roles:
             text = f"its certificate is for `{role}`, and {self._identity.role} serves {' and '.join(self._roles)}."
             channel.send({"kind": "refused", "error": text}, timeout=HANDSHAKE)
             raise MeetingError(text)
-        channel.send({"kind": "welcome"}, timeout=HANDSHAKE)
+        channel.send({"kind": "welcome", "facts": self._identity.facts}, timeout=HANDSHAKE)
+        answer, _ = channel.receive(timeout=HANDSHAKE)
+        if answer.get("kind") != "agreed":
+            raise MeetingError(ascii(answer.get("error", "it gives no reason"))[1:300])
         return role
+
+
+class _Stranger:
+    """A connection whose handshake is not complete."""
+
+    def __init__(self, stream: TlsStream, host: str) -> None:
+        self.stream, self.host, self.since = stream, host, time.monotonic()
+        self.deadline = self.since + FIRST_MESSAGE
 
 
 class PendingConnections:

@@ -3,5 +3,6 @@
 
 `session` splits texts into batches, shares each batch and reconstructs the logits, wherever the roles are;
 `verification` compares answers. `local` starts the roles as processes of this machine: `fork_server` forks them, and
-`role_process` is their main program. The session with roles on other machines is `deployment/remote_session.py`.
+`role_process` is their main program, and `core_dumps` forbids these. The session with roles on other machines is
+`deployment/remote_session.py`.
 """

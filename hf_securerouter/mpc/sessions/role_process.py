@@ -20,6 +20,7 @@ import torch
 from ..net.channel import Channel, ChannelError
 from ..net.ledger import Ledger
 from ..protocols.base import make_program
+from .core_dumps import forbid_core_dumps
 
 
 def main(role: str, descriptor: int) -> int:
@@ -32,6 +33,7 @@ def main(role: str, descriptor: int) -> int:
     Returns:
         `int`: Exit status.
     """
+    forbid_core_dumps()
     # On Ctrl-C the caller closes the channel, which ends this process.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     channel = Channel(socket.socket(fileno=descriptor), "the caller")

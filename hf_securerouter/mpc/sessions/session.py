@@ -31,7 +31,18 @@ _DRAW = secrets.SystemRandom()
 
 
 class SessionError(SecureRouterError):
-    """A session ended: a role died, did not answer in time, or reported an error."""
+    """A session ended: a role died, did not answer in time, or reported an error.
+
+    Args:
+        text (`str`): What happened.
+        again (`float`, *optional*): Seconds after which asking again, with fresh shares, may help; None if it would
+            not.
+        refused (`bool`): Whether a role refused the query for now, without having begun it.
+    """
+
+    def __init__(self, text: str, again: float | None = None, refused: bool = False) -> None:
+        super().__init__(text)
+        self.again, self.refused = again, refused
 
 
 @dataclass
@@ -131,9 +142,9 @@ class Session(ABC):
         costs: list[Cost] = []
         verified: list[bool | None] = []
         try:
-            for start in range(0, count, self.batch_size):
-                batch = {name: values[start : start + self.batch_size] for name, values in encoded.items()}
-                size = min(self.batch_size, count - start)
+            while (start := len(verified)) < count:
+                size = min(self.batch_size, count - start)  # the roles may lower it
+                batch = {name: values[start : start + size] for name, values in encoded.items()}
                 rows = self._rows(size)
                 filled = {name: values[rows] for name, values in batch.items()}
                 part, chosen, cost = self._query(filled)
@@ -148,7 +159,7 @@ class Session(ABC):
                 else:
                     verified += [None] * size
                 if progress is not None:
-                    progress(min(start + self.batch_size, count), count)
+                    progress(start + size, count)
         except BaseException:
             self.close()
             raise
@@ -186,16 +197,7 @@ class Session(ABC):
 
     def _add(self, name: str, channel: Channel) -> None:
         self._channels[name] = channel
-        threading.Thread(target=self._listen, args=(name, channel), daemon=True).start()
-
-    def _listen(self, name: str, channel: Channel) -> None:
-        """Queue a role's messages, and last the error of its closed channel."""
-        while True:
-            try:
-                self._events.put((name, channel.receive(timeout=None)))
-            except ChannelError as error:
-                self._events.put((name, error))
-                return
+        threading.Thread(target=_listen, args=(name, channel, self._events), daemon=True).start()
 
     def _send(self, role: str, header: dict[str, Any], tensors: dict[str, Tensor] | None = None) -> None:
         try:
@@ -240,9 +242,22 @@ class Session(ABC):
         answers = self._collect("result", self.timeout * size)
         moved = sum(channel.bytes_sent + channel.bytes_received for channel in channels) - before
         logits = self.sharing.logits({role: tensors for role, (_, tensors) in answers.items()})
+        experts = answers["party0"][0].get("experts")
+        if len(logits) != size or not (experts is None or isinstance(experts, list) and len(experts) == size):
+            raise SessionError(f"The servers answered {len(logits)} inputs where {size} were asked.")
         cost = Cost.from_ledgers(
             {role: header["ledger"] for role, (header, _) in answers.items()},
             client_bytes=moved,
             setup_seconds=self.setup_seconds,
         )
-        return logits, answers["party0"][0]["experts"], cost
+        return logits, experts, cost
+
+
+def _listen(name: str, channel: Channel, events: queue.SimpleQueue[tuple[str, Any]]) -> None:
+    """Queue a role's messages, and last the error of its closed channel."""
+    while True:
+        try:
+            events.put((name, channel.receive(timeout=None)))
+        except ChannelError as error:
+            events.put((name, error))
+            return

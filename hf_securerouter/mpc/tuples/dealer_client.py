@@ -24,7 +24,16 @@ CHUNK = 4 << 20  # bytes of corrections that are sent and received at once
 
 
 class SupplyError(SecureRouterError):
-    """Tuples were not delivered: the other end is gone, late, or sent an unexpected frame."""
+    """Tuples were not delivered: the other end is gone, late, or sent an unexpected frame.
+
+    Args:
+        text (`str`): What happened.
+        gone (`str`, *optional*): The role that is gone, if that is the cause.
+    """
+
+    def __init__(self, text: str, gone: str | None = None) -> None:
+        super().__init__(text)
+        self.gone = gone
 
 
 class DealerClient:
@@ -106,6 +115,19 @@ class DealerClient:
         if silent >= self._silence:
             raise SupplyError(f"The dealer was silent for {self._silence:g} seconds.")
 
+    def lost(self, wait: float) -> str | None:
+        """The role whose loss ended the supply: a party, by the dealer's last word, or the dealer; else None.
+
+        Args:
+            wait (`float`): Seconds to wait for the end of the supply.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._failure is not None, wait)
+            failure, silent = self._failure, time.monotonic() - self._heard
+        if isinstance(failure, SupplyError):
+            return failure.gone
+        return "the dealer" if failure is not None or silent >= self._silence else None
+
     def finished(self, labels: list[SetLabel]) -> None:
         """Tell the dealer that a query is over, and which sets the query used.
 
@@ -142,7 +164,7 @@ class DealerClient:
             header, tensors = self._channel.receive(timeout=None)
             self._heard = time.monotonic()
             if header.get("kind") == "error":
-                raise SupplyError(str(header.get("error")))
+                raise SupplyError(str(header.get("error")), _role(header.get("gone")))
             if header.get("kind") != "alive":
                 return header, tensors, self._channel.bytes_received - before
 
@@ -191,3 +213,7 @@ class DealerClient:
                 spool.write(part)
             left -= len(part)
         return size
+
+
+def _role(name: Any) -> str | None:
+    return name if name in ("party0", "party1") else None

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from ...errors import SecureRouterError
-from ..net.channel import Channel
+from ..net.channel import Channel, ChannelError
 from ..ring.randomness import new_seed
 from .deal import deal_set
 from .dealer_client import CHUNK, SIGN_OF_LIFE, SILENCE, SupplyError
@@ -85,7 +85,7 @@ class DealerService:
             except queue.Empty:
                 raise SupplyError(f"The parties did not finish within {timeout:g} seconds.") from None
             if sets is None:
-                raise SupplyError(f"The dealer stopped: {self._failure}") from self._failure
+                raise SupplyError(str(self._failure), getattr(self._failure, "gone", None)) from self._failure
             used.append(sets)
         if used[0] != used[1]:
             raise SupplyError("The parties used different sets.")
@@ -112,6 +112,8 @@ class DealerService:
                     self._finished[rank].put([str(identity) for identity in header["sets"]])
                 else:
                     raise SupplyError(f"party{rank} sent something else than an order.")
+        except ChannelError as error:
+            self._fail(SupplyError(f"party{rank} is gone ({error})", f"party{rank}"))
         except Exception as error:
             self._fail(error)
 
@@ -185,11 +187,12 @@ class DealerService:
             self._over.set()
         self._failure = error
         text = str(error) if isinstance(error, SecureRouterError) else type(error).__name__
+        gone = getattr(error, "gone", None)
         for channel, lock in zip(self._channels, self._locks, strict=True):
             # An error frame cannot interrupt a message; then the closed channel must suffice.
             if lock.acquire(timeout=2.0):
                 try:
-                    channel.send({"kind": "error", "error": text}, timeout=2.0)
+                    channel.send({"kind": "error", "error": text, "gone": gone}, timeout=2.0)
                 except SecureRouterError:
                     pass
                 lock.release()

@@ -17,10 +17,12 @@ from hf_securerouter.mpc.net.channel import (
     MAGIC,
     MAX_HEADER,
     MAX_PAYLOAD,
+    SMALL_HEADER,
     Channel,
     ChannelClosed,
     ChannelError,
     ChannelTimeout,
+    UnreadableFrame,
 )
 
 
@@ -130,6 +132,12 @@ def test_own_end_closed_while_used(ends):
         ends[0].send({})
 
 
+def described(dtype, shape):
+    """An empty tensor as safetensors."""
+    head = json.dumps({"w": {"dtype": dtype, "shape": shape, "data_offsets": [0, 0]}}).encode()
+    return struct.pack("<Q", len(head)) + head
+
+
 @pytest.mark.parametrize(
     "data, message",
     [
@@ -141,6 +149,10 @@ def test_own_end_closed_while_used(ends):
         (frame(b"[1]"), "not a JSON object"),
         (frame(b"{}", pickle.dumps({"w": 1})), "cannot be read"),
         (frame(b"{}", struct.pack("<Q", 1 << 40) + b"{}"), "cannot be read"),
+        (frame(b"[" * 100_000 + b"]" * 100_000), "cannot be read"),
+        (frame(b"{}", described("F8_E8M0", [0])), "unknown dtype"),
+        (frame(b"{}", described("U8", [0, 1 << 40, 1 << 40])), "too many dimensions"),
+        (frame(b"{}", described("U8", [0] * 5000)), "too many dimensions"),
     ],
 )
 def test_what_is_no_frame_is_refused(raw, data, message):
@@ -148,6 +160,29 @@ def test_what_is_no_frame_is_refused(raw, data, message):
     other.sendall(data)
     with pytest.raises(ChannelError, match=message):
         channel.receive(timeout=5)
+
+
+def test_an_unreadable_frame_leaves_the_next_one_readable(raw):
+    channel, other = raw
+    other.sendall(frame(b"[1]") + frame(b"{}", described("F8_E8M0", [0])) + frame(b'{"kind": "query"}'))
+    for _ in range(2):
+        with pytest.raises(UnreadableFrame):
+            channel.receive(timeout=5)
+    assert channel.receive(timeout=5) == ({"kind": "query"}, {})
+
+
+def test_a_small_header_is_all_that_a_channel_may_take(ends):
+    ends[1].max_header = SMALL_HEADER
+    ends[0].send({"kind": "x" * SMALL_HEADER})
+    with pytest.raises(ChannelError, match="past the limit"):
+        ends[1].receive(timeout=5)
+
+
+def test_the_rest_of_a_frame_has_a_deadline_of_its_own(raw):
+    channel, other = raw
+    other.sendall(b"S")
+    with pytest.raises(ChannelTimeout):
+        channel.receive(timeout=60, rest=0.2)
 
 
 def test_nothing_received_is_unpickled(raw, tmp_path):

@@ -135,7 +135,7 @@ class CannedSession:
 
     seconds = 2.0
 
-    def __init__(self, converted, timeout, batch_size, delay_ms):
+    def __init__(self, converted, timeout, batch_size, delay_ms, *others):
         self.delay_ms, self.calls = delay_ms, 0
 
     def __enter__(self):

@@ -19,6 +19,7 @@ from hf_securerouter.errors import SecureRouterError, SecureRouterValueError
 from hf_securerouter.mpc.net.frame import HEADER, MAX_OBJECT, Abort, Kind
 from hf_securerouter.mpc.net.ledger import Ledger
 from hf_securerouter.mpc.net.link import Link, LinkError
+from hf_securerouter.mpc.net.signs_of_life import SignsOfLife
 from tests.support import link_worker
 from tests.support.link_worker import pattern, tls_context
 from tests.support.transport_ends import LIMIT, TOKEN, Fake, fails, listening, pair, tcp_pair
@@ -66,6 +67,41 @@ def test_parts_are_any_contiguous_buffers_sent_back_to_back():
             link.exchange([words.T])
         fake.send(fake.frame(Kind.DATA, b""))
         link.exchange([])  # nothing was sent, so both ends are still in step
+
+
+@pytest.mark.parametrize("tls", [False, True])
+def test_a_party_that_computes_for_long_is_alive_and_a_stopped_one_is_not(keys, tls):
+    ends = tcp_pair()
+    contexts = [tls_context(keys, f"party{rank}", rank == 0) if tls else None for rank in (0, 1)]
+    links, ledgers = {}, (Ledger(), Ledger())
+
+    def meet(rank):
+        links[rank] = Link(
+            ends[rank], rank, ledger=ledgers[rank], ssl_context=contexts[rank], server_side=rank == 0, timeout=LIMIT
+        )
+
+    threads = [threading.Thread(target=meet, args=(rank,)) for rank in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(LIMIT)
+    links[0].timeout = 0.4
+    ledgers[0].reset()
+    ledgers[1].reset()
+
+    def answer_late():
+        with SignsOfLife(links[1], 0.1):
+            time.sleep(1.5)  # computes
+        links[1].exchange([b"late"])
+
+    late = threading.Thread(target=answer_late)
+    late.start()
+    assert bytes(links[0].exchange([b"soon"])[0]) == b"late"
+    late.join(LIMIT)
+    assert ledgers[0].total("received") == ledgers[1].total("sent") == ledgers[0].total("sent")
+    with fails("party1 was silent for 0.4 seconds"):
+        links[0].exchange([b"nobody"])
+    links[1].close()
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -180,3 +180,8 @@ def input_bytes(manifest: Manifest, batch: int) -> int:
         packed_size(batch * manifest.length_of(name) * spec.input_size, input_width(manifest, name))
         for name, spec in manifest.inputs.items()
     )
+
+
+def logits_bytes(manifest: Manifest, batch: int) -> int:
+    """Bytes of a party's share of the logits of a batch, bit-packed."""
+    return packed_size(batch * manifest.experts[0].head.num_outputs, logit_width(manifest))

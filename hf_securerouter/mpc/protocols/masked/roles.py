@@ -4,19 +4,21 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from torch import Tensor
 
 from ....errors import SecureRouterError
+from ....routing import fill_batch
 from ...gates.weight_share import WeightShare, weight_mask, weight_share
 from ...models.manifest import Manifest
 from ...net.channel import Channel
 from ...net.ledger import Ledger
-from ...net.link import Link
+from ...net.link import Link, LinkError
 from ...ring.randomness import SEED_BYTES, Csprng, Pad
 from ...ring.words import seal
 from ...tuples.dealer_client import SILENCE, DealerClient
@@ -28,7 +30,13 @@ from .evaluator import Evaluator
 from .layout import ATTENTION_MASK, SEED, all_weight_shapes, input_width, logit_width
 from .programs import Inputs, secure_program
 from .schedule import first_program, run_schedule
-from .sharing import as_seed, input_share
+from .sharing import as_seed, check_share, input_share
+
+
+DIAGNOSIS = 0.5  # seconds to wait for the dealer's last word, before a role is said to be gone
+
+
+Answer = tuple[dict[str, Any], dict[str, Tensor]]
 
 
 class MaskedDealer(Program):
@@ -159,6 +167,14 @@ class MaskedParty(Program):
         """
         self._met.sets.check()
 
+    def gone(self, error: SecureRouterError) -> str | None:
+        """The role whose loss caused an error of this meeting; None if no role was lost.
+
+        A lost party is known from the link, or from the dealer's last word, which may arrive a moment later.
+        """
+        lost = self._meeting.sets.lost(wait=DIAGNOSIS) if self._meeting is not None else None
+        return lost or (f"party{1 - self.rank}" if isinstance(error, LinkError) else None)
+
     @property
     def _met(self) -> _Meeting:
         if self._meeting is None:
@@ -174,7 +190,16 @@ class MaskedParty(Program):
             )
 
     def query(self, header: dict[str, Any], tensors: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        return self.answer(self.inputs(header["batch"], tensors))
+        batch = header["batch"]
+        return self.answer(self.inputs(batch, tensors), [batch])[0]
+
+    def check(self, batch: int, tensors: Mapping[str, Tensor]) -> None:
+        """Check the tensors that `inputs` takes, without expanding a seed.
+
+        Raises:
+            `SecureRouterError`: The tensors are not shares of `batch` inputs of this model.
+        """
+        check_share(self.rank, tensors, self._shapes(batch), {ATTENTION_MASK, *self.manifest.inputs})
 
     def inputs(self, batch: int, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """This party's shares of a batch, from the client's tensors; nothing is exchanged.
@@ -183,50 +208,68 @@ class MaskedParty(Program):
             `SecureRouterError`: The tensors are not shares of `batch` inputs of this model.
         """
         cipher = self.manifest.cipher
-        inputs = {
-            ATTENTION_MASK: input_share(
-                self.rank, tensors, ATTENTION_MASK, (batch, self.manifest.max_length), 1, cipher
-            )
+        return {
+            name: input_share(self.rank, tensors, name, shape, width, cipher)
+            for name, (shape, width) in self._shapes(batch).items()
         }
-        for member, spec in self.manifest.inputs.items():
-            if member == "router" and not self.manifest.routes:
-                continue
-            shape = (batch, self.manifest.length_of(member), spec.input_size)
-            width = input_width(self.manifest, member)
-            inputs[member] = input_share(self.rank, tensors, member, shape, width, cipher)
-        return inputs
 
-    def answer(self, inputs: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """Answer a batch together with the other party; the result is that of `query`."""
+    def _shapes(self, batch: int) -> dict[str, tuple[tuple[int, ...], int]]:
+        """Shape and ring width, in bits, of each input of a batch."""
+        found: dict[str, tuple[tuple[int, ...], int]] = {ATTENTION_MASK: ((batch, self.manifest.max_length), 1)}
+        for member, spec in self.manifest.inputs.items():
+            if member != "router" or self.manifest.routes:
+                shape = (batch, self.manifest.length_of(member), spec.input_size)
+                found[member] = shape, input_width(self.manifest, member)
+        return found
+
+    def answer(self, inputs: Mapping[str, Tensor], counts: Sequence[int]) -> list[Answer]:
+        """Answer a batch together with the other party.
+
+        Args:
+            inputs (`Mapping[str, torch.Tensor]`): This party's shares. Under `quota` a smaller batch is filled up with
+                copies of its rows.
+            counts (`Sequence[int]`): Rows of each query in the batch, in their order.
+
+        Returns:
+            The result of `query` for each query, with its own rows alone.
+        """
         met, evaluator = self._met, self._met.evaluator
         evaluator.used.clear()
-        on_device = {name: words.to(self.manifest.device) for name, words in inputs.items()}
+        rows = fill_batch(sum(counts), self.manifest.batch or sum(counts))
+        on_device = {name: words[rows].to(self.manifest.device) for name, words in inputs.items()}
 
         def run(name: str, shares: Inputs) -> Any:
             return evaluator.run(secure_program(self.manifest, name), shares)
 
         chosen, logits = run_schedule(self.manifest, run, on_device)
         width = logit_width(self.manifest)
-        packed = refreshed(self.rank, met.zero_seed, evaluator.used[-1], logits.cpu(), width)
+        packed = refreshed(self.rank, met.zero_seed, evaluator.used[-1], logits.cpu(), width, counts)
         met.sets.finished(evaluator.used)
         # The next query usually has the same shape, so its first set of tuples is dealt ahead.
-        first = first_program(self.manifest, len(inputs[ATTENTION_MASK]))
+        first = first_program(self.manifest, len(rows))
         met.sets.order(first, evaluator.plan(secure_program(self.manifest, first)))
-        return {"experts": chosen}, {"logits": packed}
+        ends = list(itertools.accumulate(counts))
+        experts = [None if chosen is None else chosen[end - n : end] for end, n in zip(ends, counts, strict=True)]
+        return [({"experts": own}, {"logits": part}) for own, part in zip(experts, packed, strict=True)]
 
 
-def refreshed(rank: int, zero_seed: bytes, label: SetLabel, logits: Tensor, width: int) -> Tensor:
-    """A party's share of the logits for the client, made fresh by a share of zero, and packed.
+def refreshed(
+    rank: int, zero_seed: bytes, label: SetLabel, logits: Tensor, width: int, counts: Sequence[int]
+) -> list[Tensor]:
+    """A party's shares of the logits for the clients, made fresh by a share of zero, and packed for each query.
 
     Args:
         rank (`int`): 0 or 1.
         zero_seed (`bytes`): Of `agree_on_seed`.
-        label (`SetLabel`): Of the query's last set of tuples, which no other query has.
+        label (`SetLabel`): Of the batch's last set of tuples, which no other batch has.
         logits (`torch.Tensor`): The share, int64 (B, C) mod 2^`width`.
         width (`int`): Bits of its ring.
+        counts (`Sequence[int]`): Rows of each query; rows beyond them are copies, and nobody's.
     """
     zero = Csprng(zero_seed, b"logits/" + label.id.encode()).ring(logits.shape, width)
-    return seal(logits, Pad(zero if rank == 0 else -zero, width))[1]
+    fresh = zero if rank == 0 else -zero
+    words, pads = (tensor[: sum(counts)].split(list(counts)) for tensor in (logits, fresh))
+    return [seal(part, Pad(pad, width))[1] for part, pad in zip(words, pads, strict=True)]
 
 
 def agree_on_seed(link: Link) -> bytes:

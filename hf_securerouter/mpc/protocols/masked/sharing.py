@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -89,15 +89,53 @@ class MaskedSharing(Sharing):
 
     def logits(self, shares: dict[str, dict[str, Tensor]]) -> Tensor:
         width, classes = logit_width(self.manifest), self.manifest.experts[0].head.num_outputs
-        packed = [shares[role]["logits"] for role in ("party0", "party1")]
-        rows = packed[0].numel() * 8 // (classes * width)
-        first, second = (unpack(part, (rows, classes), width) for part in packed)
-        return from_fixed_point(first + second, width, RingWidths.logits).float()
+        packed = [shares[role].get("logits") for role in ("party0", "party1")]
+        first = packed[0]
+        rows = 0 if first is None else first.numel() * 8 // (classes * width)
+        size = packed_size(rows * classes, width)
+        if any(part is None or part.dtype != torch.uint8 or part.shape != (size,) for part in packed):
+            raise SecureRouterError("The servers answered with something else than two shares of the same logits.")
+        own, other = (unpack(part, (rows, classes), width) for part in packed if part is not None)
+        return from_fixed_point(own + other, width, RingWidths.logits).float()
 
 
 def input_words(seed: bytes, name: str, cipher: str) -> Csprng:
     """The generator of an input's mask, from the seed that party 1 gets."""
     return Csprng(seed, b"input/" + name.encode(), cipher)
+
+
+def check_share(
+    rank: int,
+    tensors: Mapping[str, Tensor],
+    expected: Mapping[str, tuple[tuple[int, ...], int]],
+    known: Collection[str],
+) -> None:
+    """Check what a client sent as a party's share of a batch, before anything is computed from it.
+
+    Args:
+        rank (`int`): 0 or 1.
+        tensors (`Mapping[str, torch.Tensor]`): What the client sent.
+        expected (`Mapping[str, tuple]`): Shape and ring width, in bits, of each input.
+        known (`Collection[str]`): Names that party 0 may get.
+
+    Raises:
+        `SecureRouterError`: A share, or party 1's seed, is missing, of another dtype, shape or size, or unknown.
+    """
+    if rank == 1:
+        as_seed(tensors.get(SEED))
+        known = (SEED,)
+    else:
+        for name, (shape, width) in expected.items():
+            _packed(tensors, name, shape, width)
+    if unknown := set(tensors) - set(known):
+        raise SecureRouterError(f"{len(unknown)} tensors are no shares of this model's inputs.")
+
+
+def _packed(tensors: Mapping[str, Tensor], name: str, shape: tuple[int, ...], width: int) -> Tensor:
+    packed, size = tensors.get(name), packed_size(math.prod(shape), width)
+    if packed is None or packed.dtype != torch.uint8 or packed.shape != (size,):
+        raise SecureRouterError(f"The share of `{name}` is missing or not of shape {shape} in {width} bits.")
+    return packed
 
 
 def input_share(
@@ -118,7 +156,4 @@ def input_share(
     """
     if rank == 1:
         return reduce(-input_words(as_seed(tensors.get(SEED)), name, cipher).ring(shape, width), width)
-    packed, size = tensors.get(name), packed_size(math.prod(shape), width)
-    if packed is None or packed.dtype != torch.uint8 or packed.numel() != size:
-        raise SecureRouterError(f"The share of `{name}` is missing or not of shape {shape} in {width} bits.")
-    return unpack(packed, shape, width)
+    return unpack(_packed(tensors, name, shape, width), shape, width)

@@ -266,7 +266,7 @@ def test_padding_becomes_copies_of_the_last_live_row():
 
 def test_logits_leave_the_parties_under_a_fresh_share_of_zero():
     def packed(rank, label):
-        return unpack(refreshed(rank, bytes(32), label, halves[rank], 20), (4, 2), 20)
+        return unpack(refreshed(rank, bytes(32), label, halves[rank], 20, [4])[0], (4, 2), 20)
 
     halves = [torch.arange(8).view(4, 2), 5 * torch.arange(8).view(4, 2)]
     labels = [SetLabel(digit * 32, "", "") for digit in "ab"]
@@ -276,3 +276,13 @@ def test_logits_leave_the_parties_under_a_fresh_share_of_zero():
     for rank in (0, 1):
         assert (shares[0][rank] != halves[rank]).sum() >= 7
         assert (shares[0][rank] != shares[1][rank]).sum() >= 7  # a new set of tuples gives a new share of zero
+
+
+def test_each_query_of_a_batch_gets_its_own_rows_under_masks_of_their_own():
+    halves = [torch.zeros(4, 2, dtype=torch.int64), torch.arange(8).view(4, 2)]
+    label, counts = SetLabel("a" * 32, "", ""), [1, 2]  # the last row is a copy, and nobody's
+    parts = [refreshed(rank, bytes(32), label, halves[rank], 20, counts) for rank in (0, 1)]
+    own = [[unpack(part, (n, 2), 20) for part, n in zip(packed, counts, strict=True)] for packed in parts]
+    whole = [torch.cat(words) for words in own]
+    assert torch.equal(signed(whole[0] + whole[1], 20), halves[1][:3])
+    assert len(whole[0].flatten().unique()) == 6  # party 0's words are its share of zero: no mask comes back

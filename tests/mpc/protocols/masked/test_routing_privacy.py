@@ -12,7 +12,7 @@ from hf_securerouter.mpc.gates.argmax import Reveal
 from hf_securerouter.mpc.gates.compare import Compare
 from hf_securerouter.mpc.protocols.masked import programs as masked_programs
 from hf_securerouter.mpc.ring.words import packed_size
-from hf_securerouter.routing import assign_by_quota
+from hf_securerouter.routing import assign_by_quota, fill_batch
 from tests.support.conversation import Conversation, looks_alike, views
 from tests.tiny import family_config, pool_model
 
@@ -243,6 +243,13 @@ def test_nothing_tells_how_a_batch_is_routed(mode):
     assert looks_alike(Conversation(converted(small_pool(), mode, **quotas_of(mode))), one_sided_batches())
 
 
+@pytest.mark.parametrize("mode", ["quota", "oblivious"])
+def test_nothing_tells_how_a_batch_is_routed_whose_shares_the_servers_copied(mode):
+    """Copies have the same shares, which both servers know; what they open is as uniform as for other rows."""
+    talk = Conversation(converted(small_pool(), mode, **quotas_of(mode)), rows=fill_batch(2, 4).tolist())
+    assert looks_alike(talk, one_sided_batches(2))
+
+
 def test_nothing_tells_how_a_batch_is_routed_where_experts_have_one_shape():
     model = pool_model(("bert", "bert"), expert_configs=[family_config("bert", width=8) for _ in range(2)])
     assert looks_alike(Conversation(converted(model, "oblivious")), one_sided_batches())
@@ -252,8 +259,9 @@ def quotas_of(mode):
     return {"quotas": [2, 2]} if mode == "quota" else {}
 
 
-def test_a_leaky_oblivious_mode_is_noticed():
-    """The leaky program reveals the bits that select the expert."""
+@pytest.mark.parametrize("rows", [None, [0, 1, 0, 1]])
+def test_a_leaky_oblivious_mode_is_noticed(rows):
+    """The leaky program reveals the bits that select the expert; with `rows`, of a batch that the servers filled."""
     secure = converted(small_pool(), "oblivious")
 
     def leaky(party, shares):
@@ -261,7 +269,8 @@ def test_a_leaky_oblivious_mode_is_noticed():
         yield from Reveal(tuple(bits.shape)).run(party, bits)
         return (yield from masked_programs.oblivious(secure.manifest, party, shares))
 
-    assert not looks_alike(Conversation(secure, {"oblivious": leaky}), one_sided_batches())
+    batches = one_sided_batches(4 if rows is None else 2)
+    assert not looks_alike(Conversation(secure, {"oblivious": leaky}, rows), batches)
 
 
 def test_a_leaky_quota_mode_is_noticed():

@@ -1,0 +1,71 @@
+# Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
+"""`securerouter users`: which clients a server lets in, changed while it runs."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hf_securerouter.cli.output import JsonOption, only_results_on_stdout, print_json, print_table
+from hf_securerouter.errors import SecureRouterValueError
+
+
+def users(
+    folder: Annotated[Path, typer.Argument(help="The folder of party0 or party1.")],
+    add: Annotated[
+        list[Path] | None, typer.Option(help="The certificate of a client to let in; may be repeated.")
+    ] = None,
+    revoke: Annotated[
+        list[str] | None, typer.Option(help="The name or the fingerprint of a client to shut out; may be repeated.")
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """List the clients that a server lets in, after adding and revoking some.
+
+    A running server follows within a second, and ends the connections of revoked keys. Do it at both servers. To
+    rotate a key, add the new one, and revoke the fingerprint of the old one when it is no longer used.
+    """
+    with only_results_on_stdout():
+        listed = change_users(folder, add or [], revoke or [])
+    if json:
+        print_json({"users": listed})
+    else:
+        rows = [[one["name"], one["until"], one["fingerprint"]] for one in listed]
+        print_table("Clients that are let in", ["name", "until", "fingerprint"], rows)
+
+
+def change_users(folder: Path, add: list[Path], revoke: list[str]) -> list[dict[str, str]]:
+    """Change the allow list of a server, and return it.
+
+    Args:
+        folder: The server's folder.
+        add: Certificates of clients.
+        revoke: Names (all keys of that name) and fingerprints.
+
+    Raises:
+        SecureRouterValueError: `folder` is no server's, a certificate is not a client's or has ended, or nobody of the
+            list is meant by an entry of `revoke`.
+    """
+    from hf_securerouter.mpc.net.certificates import USERS, Certificate
+    from hf_securerouter.mpc.net.trusted import read_list, write_list
+
+    if not (folder / USERS).is_file():
+        raise SecureRouterValueError(
+            f"`folder` should be the folder of party0 or party1, which has {USERS}, got {str(folder)!r}."
+        )
+    found = list(read_list(folder / USERS))
+    for text in revoke:
+        meant = [one for one in found if text == one.name or text.replace(":", "").lower() == one.fingerprint]
+        if not meant:
+            raise SecureRouterValueError(f"`revoke` names {text!r}, and no client of that name or key is on the list.")
+        found = [one for one in found if one not in meant]
+    for path in add:
+        new = Certificate.load(path)
+        if new.role != "client":
+            raise SecureRouterValueError(f"`add` {str(path)!r} is a certificate of {new.role}, not of a client.")
+        if new.ended:
+            raise SecureRouterValueError(f"`add` {str(path)!r}: {new.warning()}")
+        found += [] if new in found else [new]
+    if add or revoke:
+        write_list(folder / USERS, found)
+    return [{"name": one.name, "until": f"{one.until:%Y-%m-%d}", "fingerprint": one.fingerprint} for one in found]

@@ -1,0 +1,185 @@
+# Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
+"""A party's end of its clients' connections: each has a thread that checks queries, queues them, and sends answers.
+
+Whatever a client sends gets an answer, an error at least. Nothing that a client does can delay the party's own thread.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from ...errors import SecureRouterError
+from ..models.manifest import Manifest
+from ..net.channel import SMALL_HEADER, Channel, ChannelClosed, ChannelError, ChannelTimeout, UnreadableFrame
+from ..net.counted_log import CountedLog
+from ..net.socket_stream import TlsStream
+from ..net.sockets import HANDSHAKE
+from ..protocols.masked.layout import input_bytes
+from ..protocols.masked.roles import MaskedParty
+from .audit import Audit, Request
+from .limits import AGAIN, Accounts, Busy, Connection, Limits
+from .query_queue import Query, QueryQueue, failure
+
+
+FRAME = 60.0  # seconds from the first byte of a query to the last, and for a client to take an answer
+
+
+_BEAT = 1.0  # seconds between two looks at whether a waiting client is still there
+
+
+class ClientDesk:
+    """Serves clients at one party.
+
+    Args:
+        party (`MaskedParty`): Knows what a share of a query has to be.
+        manifest (`Manifest`): The model's manifest.
+        queue (`QueryQueue`): Where queries wait.
+        limits (`Limits`): Of each client.
+        timeout (`float`): Seconds until an idle connection is closed, and for each row of a query to begin.
+        log (callable): Takes a line; what clients cause is written once and counted.
+        audit (`Audit`): Logs who asked.
+    """
+
+    def __init__(
+        self,
+        party: MaskedParty,
+        manifest: Manifest,
+        queue: QueryQueue,
+        limits: Limits,
+        timeout: float,
+        log: Callable[[str], None],
+        audit: Audit,
+    ) -> None:
+        self._party, self._manifest, self._queue, self._timeout = party, manifest, queue, timeout
+        self._audit = audit
+        self._accounts, self._log = Accounts(limits), CountedLog(log)
+        self._most = (input_bytes(manifest, manifest.largest_batch) if party.rank == 0 else 0) + SMALL_HEADER
+
+    def close(self) -> None:
+        """End all connections."""
+        self._accounts.hang_up()
+
+    def serve(self, stream: TlsStream) -> None:
+        """Serve one client until it leaves."""
+        channel = Channel(stream, "the client", self._most, SMALL_HEADER)
+        try:
+            connection = self._accounts.connect(stream.name, channel)
+        except Busy as busy:
+            self._refuse(channel, stream.name, busy)
+            channel.close()
+            return
+        try:
+            while True:
+                self._serve_one(connection, stream)
+        except (ChannelClosed, ChannelTimeout):
+            pass  # the client left, or was idle for long
+        except SecureRouterError as error:
+            self._log(f"A connection of client {stream.name} is closed: {error}")
+        except Exception as error:
+            self._refuse(channel, stream.name, SecureRouterError(f"The message is invalid ({type(error).__name__})."))
+        finally:
+            self._accounts.disconnect(connection)
+            channel.close()
+
+    def _serve_one(self, connection: Connection, stream: TlsStream) -> None:
+        channel = connection.channel
+        before = channel.bytes_sent + channel.bytes_received
+        try:
+            header, tensors = channel.receive(self._timeout, FRAME)
+        except UnreadableFrame as error:
+            with self._audit.request(stream, channel, None, before) as request:
+                request.outcome = "refused"
+                self._refuse(channel, connection.name, error)
+            return
+        if header.get("kind") == "hello":
+            self._greet(channel)
+            return
+        with self._audit.request(stream, channel, header.get("batch"), before) as request:
+            self._answer(connection, header, tensors, request)
+
+    def _answer(
+        self, connection: Connection, header: dict[str, Any], tensors: dict[str, Tensor], request: Request
+    ) -> None:
+        channel = connection.channel
+        try:
+            query = self._read(header, tensors, connection.name)
+            size = query.size
+            self._accounts.begin(connection, query.batch, size)
+        except SecureRouterError as error:
+            request.outcome = "refused"
+            self._refuse(channel, connection.name, error)
+            return
+        try:
+            self._queue.add(query)
+            self._await(query, channel)
+            channel.send(*query.response, timeout=FRAME)
+            request.outcome = "answered" if query.response[0]["kind"] == "result" else "failed"
+        except ChannelError:
+            self._queue.withdraw(query)
+            raise
+        except SecureRouterError as error:
+            request.outcome = "refused"
+            self._refuse(channel, connection.name, error)
+        finally:
+            self._accounts.end(connection, size)
+
+    def _greet(self, channel: Channel) -> None:
+        """Tell a client how many rows a query may have, as soon as the roles have agreed on it.
+
+        Raises:
+            `ChannelError`: The client left, or sent another message before it had its answer.
+        """
+        deadline = time.monotonic() + self._timeout
+        while (most := self._queue.most(_BEAT)) is None:
+            _expect_nothing(channel)
+            if time.monotonic() > deadline:
+                text = f"The servers did not meet within {self._timeout:g} seconds; try again later."
+                channel.send(failure(text, AGAIN), timeout=HANDSHAKE)
+                return
+        channel.send({"kind": "hello", "batch": most}, timeout=HANDSHAKE)
+
+    def _refuse(self, channel: Channel, name: str, error: SecureRouterError) -> None:
+        self._log(f"A message of client {name} is refused: {error}")
+        header = failure(str(error), error.again, busy=True) if isinstance(error, Busy) else failure(str(error))
+        channel.send(header, timeout=HANDSHAKE)
+
+    def _read(self, header: dict[str, Any], tensors: dict[str, Tensor], name: str) -> Query:
+        """The query of a message.
+
+        Raises:
+            `SecureRouterError`: It is none, or its tensors are not the share of one.
+        """
+        identity, batch = header.get("id"), header.get("batch")
+        if header.get("kind") != "query" or not isinstance(identity, str) or type(batch) is not int:
+            raise SecureRouterError("The message is not a query.")
+        if len(identity) != 32 or set(identity) - set("0123456789abcdef") or not int(identity, 16):
+            raise SecureRouterError("A query's id has 32 hex digits, not all 0.")
+        if not 0 < batch <= self._manifest.largest_batch:
+            raise SecureRouterError(f"A query has 1 to {self._manifest.largest_batch} rows, not {batch}.")
+        self._party.check(batch, tensors)
+        return Query(identity, name, batch, tensors)
+
+    def _await(self, query: Query, channel: Channel) -> None:
+        """Wait until a query is done or its client leaves.
+
+        Raises:
+            `ChannelError`: The client left, or sent another message before it had its answer.
+        """
+        deadline = time.monotonic() + self._timeout * query.batch
+        while not query.done.wait(_BEAT):
+            _expect_nothing(channel)
+            if time.monotonic() > deadline and self._queue.withdraw(query):
+                query.fail(f"The query did not begin within {self._timeout * query.batch:g} seconds.")
+
+
+def _expect_nothing(channel: Channel) -> None:
+    """Check that a client that waits is still there."""
+    try:
+        channel.receive(timeout=0.0)
+    except ChannelTimeout:
+        return
+    raise ChannelError("The client sent something before it had its answer.")

@@ -1,0 +1,88 @@
+# Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
+"""Whose limits a query counts against, and what a client is told when it connects."""
+
+import contextlib
+import threading
+import time
+from types import SimpleNamespace
+
+from hf_securerouter.mpc.deployment import client_desk
+from hf_securerouter.mpc.deployment.audit import Audit
+from hf_securerouter.mpc.deployment.client_desk import ClientDesk
+from hf_securerouter.mpc.deployment.limits import Limits
+from hf_securerouter.mpc.deployment.query_queue import QueryQueue
+from hf_securerouter.mpc.net.channel import Channel
+from hf_securerouter.mpc.net.socket_stream import SocketStream
+from tests.support.transport_ends import tcp_pair
+
+
+class Desk:
+    """Party 1's desk, for shares without tensors; a context manager."""
+
+    def __init__(self, timeout=20.0):
+        party = SimpleNamespace(rank=1, check=lambda batch, tensors: None)
+        manifest, self.queue = SimpleNamespace(largest_batch=4), QueryQueue()
+        limits, audit = Limits(waiting=1), Audit(None, "party1")
+        self.desk = ClientDesk(party, manifest, self.queue, limits, timeout, lambda line: None, audit)
+        self._threads, self._open = [], contextlib.ExitStack()
+
+    def caller(self, name):
+        """The channel of a client of this name, each over a connection of its own."""
+        ends = tcp_pair()
+        stream = SocketStream(ends[0])
+        stream.name = name
+        self._threads.append(threading.Thread(target=self.desk.serve, args=(stream,), daemon=True))
+        self._threads[-1].start()
+        channel = Channel(SocketStream(ends[1]), "the desk")
+        self._open.callback(channel.close)
+        return channel
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._open.close()
+        for thread in self._threads:
+            thread.join(20)
+            assert not thread.is_alive()
+
+
+def holds(queue, number):
+    """Whether the query of this id is in the queue, within a while."""
+    deadline = time.monotonic() + 20
+    while f"{number:032x}" not in dict(queue.held()) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return f"{number:032x}" in dict(queue.held())
+
+
+def test_a_limit_is_that_of_a_name_whatever_keys_its_holder_has():
+    with Desk() as desk:
+        callers = [desk.caller(name) for name in ("ada", "ada", "bob")]
+        for number, channel in enumerate(callers, start=1):
+            channel.send({"kind": "query", "id": f"{number:032x}", "batch": 1}, timeout=20)
+            if number == 2:
+                answer, _ = channel.receive(timeout=20)
+                assert answer["busy"] and "`waiting`: 1 queries of a client" in answer["error"]
+            else:
+                assert holds(desk.queue, number)
+        assert [int(identity, 16) for identity, _ in desk.queue.held()] == [1, 3]
+
+
+def test_a_client_is_told_the_largest_batch_once_the_roles_have_met():
+    with Desk() as desk:
+        early = desk.caller("ada")
+        early.send({"kind": "hello"}, timeout=20)
+        desk.queue.limit(3)
+        late = desk.caller("bob")
+        late.send({"kind": "hello"}, timeout=20)
+        for channel in (early, late):
+            assert channel.receive(timeout=20)[0] == {"kind": "hello", "batch": 3}
+
+
+def test_a_client_that_waits_for_the_roles_in_vain_may_come_again(monkeypatch):
+    monkeypatch.setattr(client_desk, "_BEAT", 0.05)
+    with Desk(timeout=0.2) as desk:
+        channel = desk.caller("ada")
+        channel.send({"kind": "hello"}, timeout=20)
+        answer, _ = channel.receive(timeout=20)
+        assert "did not meet within 0.2 seconds" in answer["error"] and answer["again"] > 0

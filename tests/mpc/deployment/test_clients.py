@@ -1,0 +1,235 @@
+# Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
+"""Servers with many clients: nobody hurts another, users share batches, and a client outlives a restart."""
+
+import contextlib
+import json
+import signal
+import struct
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from safetensors.torch import save
+
+from hf_securerouter.classification import classify, load_checkpoint
+from hf_securerouter.mpc.convert import to_mpc
+from hf_securerouter.mpc.deployment.remote_session import RemoteSession
+from hf_securerouter.mpc.deployment.role_folder import RoleFolder
+from hf_securerouter.mpc.net.channel import SMALL_HEADER, Channel, ChannelError
+from hf_securerouter.mpc.net.identity import Identity
+from hf_securerouter.mpc.net.tls import connect
+from hf_securerouter.mpc.protocols.masked.layout import SEED
+from hf_securerouter.mpc.protocols.masked.sharing import as_tensor
+from tests.support.deployed import Deployment
+from tests.tiny import pool_model
+
+
+pytestmark = pytest.mark.timeout(240)
+
+TEXTS = ["the film was very good", ("a dull movie .", "it was slow"), "bad", "the bright and fast film was great"]
+QUOTAS = [3, 1]
+LIMITS = {"waiting": 4, "rows_a_minute": 100_000}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, tokenizer):
+    """A checkpoint and its sharings under `quota` and `revealed`."""
+    folder = tmp_path_factory.mktemp("clients")
+    model = pool_model(("bert", "electra"))
+    model.save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    to_mpc(model, tokenizer, max_length=16, routing_privacy="quota", quotas=QUOTAS).save_shares(folder / "quota")
+    to_mpc(model, tokenizer, max_length=16, routing_privacy="revealed").save_shares(folder / "revealed")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def served(place):
+    """Servers under `quota`, which let a batch wait for a while; every test leaves them able to serve."""
+    (place / "limits.json").write_text(json.dumps(LIMITS))
+    (place / "quota-logs").mkdir()
+    options = both("--limits", str(place / "limits.json"), "--max-wait-ms", "4000")
+    with Deployment(place / "quota", place / "quota-logs", options=options) as deployment:
+        yield deployment
+
+
+def both(*options):
+    """The same options for both parties."""
+    return dict.fromkeys(("party0", "party1"), list(options))
+
+
+def session(deployment, **options):
+    folder = RoleFolder.load(deployment.shares / "client", "client")
+    return RemoteSession(folder, deployment.address("party0"), deployment.address("party1"), 60, **options)
+
+
+def caller(deployment, role):
+    identity = Identity.load(deployment.shares / "client")
+    return Channel(connect(deployment.address(role), role, identity, time.monotonic() + 20), role)
+
+
+def query(identity, batch=1):
+    return {"kind": "query", "id": identity, "batch": batch}
+
+
+def clear(place, texts, quotas=None):
+    model, tokenizer = load_checkpoint(place / "model")
+    return [answer.logits for answer in classify(model, tokenizer, texts, quotas)]
+
+
+def together(sessions, texts):
+    """The results of several users' questions, asked at the same time."""
+    with contextlib.ExitStack() as stack, ThreadPoolExecutor() as pool:
+        users = [stack.enter_context(one) for one in sessions]
+        return list(pool.map(lambda user, asked: user(asked), users, texts))
+
+
+# Answers.
+
+
+def test_users_share_a_batch_and_each_gets_its_own_rows(place, served):
+    found = together([session(served, share_batches=True) for _ in range(3)], [TEXTS[:1], TEXTS[1:3], TEXTS[3:]])
+    logits = torch.cat([result.logits for result in found])
+    # Which expert serves a text depends on all four, so this is the answer of one batch alone.
+    assert torch.allclose(logits, torch.tensor(clear(place, TEXTS, QUOTAS)), atol=0.02)
+    for role in ("party0", "party1"):
+        assert served.roles[role].wait_for("Answered 4 texts of (.) queries")[1] == "3"
+
+
+def test_copies_fill_what_is_missing(place, served):
+    with session(served, share_batches=True) as open_session:
+        result = open_session(TEXTS[:2])
+    assert result.logits.shape == (2, 2) and result.cost.rounds > 0
+    expected = torch.tensor(clear(place, [TEXTS[index % 2] for index in range(4)], QUOTAS))
+    rows = [(result.logits[row] - expected[row::2]).abs().amax(1).min() for row in (0, 1)]  # of a copy, perhaps
+    assert max(rows) < 0.02
+    served.roles["party0"].wait_for("Answered 2 texts of 1 queries")
+
+
+def test_users_share_batches_where_the_experts_are_revealed(place, tmp_path):
+    with Deployment(place / "revealed", tmp_path, options=both("--max-wait-ms", "4000")) as deployment:
+        found = together([session(deployment) for _ in range(2)], [TEXTS[:1], TEXTS[:3]])
+        for rows, result in zip((1, 3), found, strict=True):
+            assert torch.allclose(result.logits, torch.tensor(clear(place, TEXTS[:rows])), atol=0.02)
+            assert len(result.expert_indices) == rows
+            assert result.cost.online_bytes == 0  # it would tell about the other user's texts
+        deployment.roles["party0"].wait_for("Answered 4 texts of 2 queries")
+
+
+# Clients that hurt themselves only.
+
+
+def payloads(shares):
+    """Payloads that are no share, with what the answer says."""
+    wrong = {"router": shares["router"][:, None]}
+    yield save(shares | wrong), "not of shape"
+    yield save(shares | {"router": shares["router"].to(torch.int8)}), "not of shape"
+    yield save(shares | {"more": shares["router"].clone()}), "1 tensors are no shares"
+    yield save({}), "is missing"
+    head = json.dumps({"w": {"dtype": "F8_E8M0", "shape": [0], "data_offsets": [0, 0]}}).encode()
+    yield struct.pack("<Q", len(head)) + head, "unknown dtype"
+    yield b"\x80\x04N.", "cannot be read"
+
+
+def test_nonsense_is_answered_and_leaves_one_line(served):
+    with session(served) as open_session:
+        encoded = open_session.client.tokenize(TEXTS)
+        shares = open_session.sharing.inputs(open_session.client.embed(encoded), encoded["attention_mask"])["party0"]
+    channel = caller(served, "party0")
+    said = served.roles["party0"].said.count("is refused")
+    header = json.dumps(query("ab" * 16, len(TEXTS))).encode()
+    cases = [(header, payload, match) for payload, match in payloads(shares)]
+    cases.append((b"[" * 30_000 + b"]" * 30_000, b"", "cannot be read"))
+    cases += [(json.dumps(query("ab" * 16, batch)).encode(), b"", "not a query") for batch in (True, 1.5, None, [])]
+    for head, payload, match in cases:
+        for _ in range(3):
+            channel.send_bytes(struct.pack("<4sIQ", b"SRF1", len(head), len(payload)) + head + payload)
+            answer, _ = channel.receive(timeout=20)
+            assert answer["kind"] == "error" and match in answer["error"] and "again" not in answer
+    channel.close()
+    lines = served.roles["party0"].said.count("is refused") - said
+    assert 0 < lines <= len(cases)
+    assert not any("Traceback" in role.said for role in served.roles.values())
+
+
+def test_a_large_header_is_refused_before_it_is_read(served):
+    channel = caller(served, "party0")
+    channel.send_bytes(struct.pack("<4sIQ", b"SRF1", SMALL_HEADER + 1, 0))
+    with pytest.raises(ChannelError, match="closed"):
+        channel.receive(timeout=20)
+    served.roles["party0"].wait_for("past the limit")
+
+
+def test_half_queries_delay_nobody_and_are_dropped(served):
+    channels = [caller(served, "party1") for _ in range(LIMITS["waiting"])]
+    for number, channel in enumerate(channels, start=1):
+        channel.send(query(f"{number:032x}"), {SEED: as_tensor(bytes(32))}, timeout=20)
+    extra = caller(served, "party1")
+    extra.send(query("ef" * 16), {SEED: as_tensor(bytes(32))}, timeout=20)
+    answer, _ = extra.receive(timeout=20)
+    assert answer["busy"] and answer["again"] > 0 and "`waiting`: 4 queries" in answer["error"]
+    start = time.monotonic()
+    with session(served) as open_session:  # of the same name, so it is refused until the halves are dropped
+        with pytest.warns(UserWarning, match="asked again, with fresh shares"):
+            assert len(open_session(TEXTS).labels) == len(TEXTS)
+    assert time.monotonic() - start < 40
+    for channel in channels:
+        answer, _ = channel.receive(timeout=20)
+        assert "other server did not get its share" in answer["error"] and answer["again"] > 0
+    for channel in (*channels, extra):
+        channel.close()
+
+
+# Failures.
+
+
+def test_a_client_outlives_a_restart_and_the_role_that_is_gone_is_named(served):
+    told = []
+    with session(served, retries=5, log=told.append) as open_session:
+        first = open_session(TEXTS).logits
+        before = {role: len(served.roles[role].said) for role in ("dealer", "party0")}
+        served.roles["party1"].kill()
+        asked = []
+        asking = threading.Thread(target=lambda: asked.append(open_session(TEXTS).logits))
+        asking.start()
+        served.roles["party0"].wait_for("party1 is gone; waiting for it")
+        served.start("party1")
+        asking.join(60)
+    assert torch.allclose(asked[0], first, atol=0.02)
+    assert told and all("asked again" in line for line in told)
+    later = {role: served.roles[role].said[start:] for role, start in before.items()}
+    assert "party1 is gone" in later["dealer"] and "party0 is gone" not in later["dealer"]
+    assert "dealer is gone" not in later["party0"]
+    served.roles["dealer"].kill()
+    for role in ("party0", "party1"):
+        served.roles[role].wait_for("the dealer is gone; waiting for it")
+        assert "party1 is gone" not in served.roles[role].said[len(later["party0"]) :] or role == "party0"
+    served.start("dealer")
+
+
+def test_servers_end_with_0_while_clients_are_connected(place, tmp_path):
+    with Deployment(place / "revealed", tmp_path) as deployment:
+        over = threading.Event()
+
+        def ask(user):
+            with user as open_session:
+                while not over.is_set():
+                    try:
+                        open_session(TEXTS)
+                    except Exception:
+                        return
+
+        users = [threading.Thread(target=ask, args=(session(deployment, retries=0),)) for _ in range(3)]
+        for user in users:
+            user.start()
+        deployment.roles["party0"].wait_for("Answered", 3)
+        for role in ("party1", "party0", "dealer"):
+            deployment.roles[role].signal(signal.SIGTERM)
+        for role in deployment.roles.values():
+            assert role.status() == 0 and role.said.splitlines()[-1] == "Stopped."
+            assert "Traceback" not in role.said and "terminate" not in role.said
+        over.set()
+        for user in users:
+            user.join(60)
