@@ -376,7 +376,7 @@ def check_buildable(config: SecureRouterConfig) -> None:
         if type(expert) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
             raise SecureRouterValueError(
                 f"`expert_configs[{index}]` is a {type(expert).__name__}, for which transformers has no sequence "
-                "classifier: use an encoder such as BERT, DistilBERT, RoBERTa, ELECTRA, ALBERT or MPNet."
+                "classifier: use an encoder such as BERT, DistilBERT, RoBERTa, ELECTRA, ALBERT, MPNet or DeBERTa."
             )
         if getattr(expert, "summary_type", None) == "last":
             raise SecureRouterValueError(

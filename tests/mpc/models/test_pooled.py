@@ -26,6 +26,7 @@ HEADS = {
     "electra": {},
     "albert": {"dense_size": 10, "dense_act": "gelu", "normalize": True},
     "mpnet": {"dense_size": 10, "normalize": True},
+    "deberta-v2": {"pooling": "mean"},
 }
 
 
