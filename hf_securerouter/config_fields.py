@@ -32,7 +32,9 @@ def wrong_field(values: Mapping[str, Any]) -> tuple[str, str] | None:
     """
     for prefix, config in _configs(values):
         family = config.get("model_type")
-        of_family = _FAMILY_FIELDS if isinstance(family, str) and family in FAMILIES else {}
+        of_family = {}
+        if isinstance(family, str) and family in FAMILIES:
+            of_family = _FAMILY_FIELDS | _OWN_FIELDS.get(family, {})
         for name, value in config.items():
             check = (_FIELDS | of_family).get(name)
             wanted = None if check is None else check(value)
@@ -180,4 +182,19 @@ _FAMILY_FIELDS: dict[str, Check] = {
     **dict.fromkeys(("pad_token_id", "bos_token_id"), _TOKEN),
     "initializer_range": _number(0, 1e3),
     "layer_norm_eps": _number(0, 1, above=True),
+}
+
+# Of one family; they come before those of all families.
+_OWN_FIELDS: dict[str, dict[str, Check]] = {
+    "deberta-v2": {
+        **dict.fromkeys(("relative_attention", "share_att_key", "position_biased_input"), _BOOL),
+        **dict.fromkeys(("position_buckets", "max_relative_positions"), _whole(-1, 1 << 20)),
+        **dict.fromkeys(("attention_head_size", "pooler_hidden_size"), _SIZE),
+        "cls_dropout": _or_null(_DROPOUT),
+        "conv_kernel_size": _whole(0, 1 << 10),
+        "norm_rel_ebd": _text,
+        "pooler_dropout": _DROPOUT,
+        "pooler_hidden_act": _activation,
+        "type_vocab_size": _whole(0, 1 << 24),  # 0 without token types
+    }
 }

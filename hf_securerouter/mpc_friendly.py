@@ -148,7 +148,7 @@ def use_functions(
 
     Raises:
         `SecureRouterValueError`: A function or precision is unknown, the family has no reduced precision, or its
-            attention is written into its layers, as MPNet's is.
+            attention is written into its layers, as MPNet's and DeBERTa's are.
     """
     precision = current_precision(precision)
     chosen = {"hidden_act": hidden_act, "softmax": softmax, "precision": precision}

@@ -33,7 +33,7 @@ class PooledEncoderArchitecture(Architecture):
                 Problem(
                     f"{path}.body",
                     f"the architecture {kind!r} has no counterpart on shares",
-                    "Use an encoder such as BERT, DistilBERT, RoBERTa, ELECTRA, ALBERT or MPNet",
+                    "Use an encoder such as BERT, DistilBERT, RoBERTa, ELECTRA, ALBERT, MPNet or DeBERTa",
                 )
             ]
         return inner.problems(config.text_config, f"{path}.body")
