@@ -12,6 +12,7 @@ from typing import Any
 
 from transformers import (
     BertConfig,
+    DebertaV2Config,
     EuroBertConfig,
     ModernBertConfig,
     MPNetConfig,
@@ -23,6 +24,15 @@ from transformers import (
 
 VOCABULARY = 1000
 _SPECIAL: dict[str, Any] = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+_DEBERTA: dict[str, Any] = {
+    "relative_attention": True,
+    "pos_att_type": ["p2c", "c2p"],
+    "position_buckets": 256,
+    "share_att_key": True,
+    "norm_rel_ebd": "layer_norm",
+    "position_biased_input": False,
+    "type_vocab_size": 0,
+}
 
 
 def _bert_like(kind: Any, layers: int, width: int, heads: int, inner: int, positions: int) -> PreTrainedConfig:
@@ -47,6 +57,7 @@ ARCHITECTURES: dict[str, Callable[[int], PreTrainedConfig]] = {
     "bert-base": partial(_bert_like, BertConfig, 12, 768, 12, 3072),
     "bert-large": partial(_bert_like, BertConfig, 24, 1024, 16, 4096),
     "xlm-roberta-base": partial(_bert_like, XLMRobertaConfig, 12, 768, 12, 3072),
+    "deberta-v3-base": partial(_bert_like, partial(DebertaV2Config, **_DEBERTA), 12, 768, 12, 3072),
     "mpnet-base": partial(_bert_like, MPNetConfig, 12, 768, 12, 3072),
     "modernbert-base": partial(_modern, 22, 768, 12, 1152),
     "modernbert-large": partial(_modern, 28, 1024, 16, 2624),

@@ -16,6 +16,7 @@ from hf_securerouter.cli.loading import load_model
 from hf_securerouter.cli.predict import predict_file
 from hf_securerouter.cli.share import share_model
 from hf_securerouter.mpc.deployment.role_folder import RoleFolder
+from hf_securerouter.mpc.models import supported_model_types
 from tests.support.commands import read_lines, run, write_lines
 from tests.tiny import FAMILIES, MAX_POSITIONS, family_config, noisy_classifier
 
@@ -142,7 +143,7 @@ def test_another_family_is_refused_and_the_families_are_named(tmp_path):
     with pytest.raises(SecureRouterValueError) as caught:
         load_model(tmp_path)
     assert "`model`" in str(caught.value) and "'gpt2'" in str(caught.value)
-    known = "albert, bert, deberta-v2, distilbert, electra, modernbert, mpnet, pooled_encoder, roberta"
+    known = ", ".join(supported_model_types())
     assert f"families {known}" in str(caught.value)
 
 
