@@ -25,7 +25,7 @@ from transformers.utils import cached_file
 from .admission import check_buildable
 from .config_fields import shown, wrong_field
 from .configuration_securerouter import SecureRouterConfig
-from .errors import FileError, SecureRouterError, SecureRouterValueError
+from .errors import FileError, SecureRouterError, SecureRouterValueError, UnknownArgumentError
 from .pool import has_tokenizer
 
 
@@ -87,7 +87,8 @@ def read_config(name: str) -> PreTrainedConfig:
     except Exception as error:
         cause = error.__cause__ if isinstance(error, StrictDataclassError) and error.__cause__ else error
         message = str(cause).strip().split("\n")[0].rstrip(".")
-        found = re.search(r"`(\w[^`]*)`|[Ff]ield '(\w+)'", message)
+        after = message.find("does not know") if isinstance(cause, UnknownArgumentError) else 0  # its class is first
+        found = re.search(r"`(\w[^`]*)`|[Ff]ield '(\w+)'", message[after:])
         if not message or isinstance(cause, KeyError):
             message = f"transformers cannot read {CONFIG}: {type(cause).__name__} {message}"
         raise FileError(message, _place(path, found[1] or found[2] if found else None), _CORRECT) from error

@@ -137,6 +137,17 @@ def test_every_wrong_value_ends_with_the_file_and_the_field(saved, one_app, mode
         path.write_text(whole)
 
 
+def test_a_misspelt_field_is_refused_with_the_nearest(saved, one_app):
+    path = saved / "pool/config.json"
+    whole = path.read_text()
+    try:
+        path.write_text(edited(json.loads(whole), ["routing_lamda"], 0.5))
+        for command in commands(saved, str(saved / "pool")):
+            ends_with_one_block(run(*command), f"{path}, field `routing_lamda`", "did you mean `routing_lambda`")
+    finally:
+        path.write_text(whole)
+
+
 def test_configs_as_transformers_writes_them_are_right():
     for family in FAMILIES:
         for config in (family_config(family), CONFIG_MAPPING[family]()):
