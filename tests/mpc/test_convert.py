@@ -52,7 +52,7 @@ def test_all_problems_are_listed_at_once(tokenizer):
             expert_mpc=[{}, {}, {"softmax": "2quad", "hidden_act": "quadratic"}, {}],
         )
     ).eval()
-    model.experts[0].config.hidden_act = "silu"
+    model.experts[0].config.hidden_act = "mish"
     model.experts[1].config.model_type = "funnel"
     with torch.no_grad():
         model.experts[3].classifier.bias[0] = float("nan")

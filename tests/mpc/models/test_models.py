@@ -266,7 +266,7 @@ def test_what_deberta_has_no_counterpart_for_is_named():
         ("attention_head_size", 4, "as wide as a hidden state"),
         ("position_buckets", 1, "at least 2 buckets"),
         ("position_buckets", 2 * MAX_POSITIONS - 2, "fewer than twice"),
-        ("pooler_hidden_act", "silu", "gelu_new"),
+        ("pooler_hidden_act", "mish", "gelu_new"),
     ):
         model = classifier("deberta-v2")
         setattr(model.config, field, value)
@@ -301,9 +301,9 @@ def test_token_types_reach_only_who_has_them():
 def test_what_has_no_counterpart_is_named(family):
     field = "activation" if family == "distilbert" else "hidden_act"
     model = classifier(family)
-    setattr(model.config, field, "silu")
+    setattr(model.config, field, "mish")
     (problem,) = validate(model)
-    assert problem.path == f"model.config.{field}" and "'silu'" in problem.reason and "gelu_new" in problem.remedy
+    assert problem.path == f"model.config.{field}" and "'mish'" in problem.reason and "gelu_new" in problem.remedy
     if family == "distilbert":
         return
     model.config.position_embedding_type = "relative_key"

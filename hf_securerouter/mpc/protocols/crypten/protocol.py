@@ -66,6 +66,14 @@ def problems(members: Mapping[str, EncoderSpec], device: str, provider: str) -> 
                         f"Leave it out of `config.expert_mpc` (known here: {', '.join(known)})",
                     )
                 )
+        if spec.head.activation not in ("gelu", "relu", "tanh", "identity"):
+            found.append(
+                Problem(
+                    f"{name}.head",
+                    f"protocol 'crypten' has no {spec.head.activation!r}",
+                    "Pass `protocol='masked'`",
+                )
+            )
         if spec.head.normalize and not spec.head.centred:
             found.append(
                 Problem(

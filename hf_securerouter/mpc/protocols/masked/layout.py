@@ -59,6 +59,8 @@ def _ring_widths(manifest: Manifest, member: str, layer: int | None = None) -> R
     bounds = bounds_of(manifest, member, layer)
     if spec.hidden_act == "silu":
         bounds = replace(bounds, inner=max(bounds.inner, 4))  # the least that its gate reads
+    if manifest.members[member].head.activation == "silu":
+        bounds = replace(bounds, head=max(bounds.head, 4))
     return RingWidths(
         bounds=bounds,
         length=manifest.length_of(member),

@@ -172,13 +172,13 @@ class RingWidths:
         product = bits.hidden + bits.head_weights
         if head.normalize or self.widens(head):
             return product + bound + 3
-        if head.activation == "gelu" and head.dense is not None:
+        if head.activation in ("gelu", "silu") and head.dense is not None:
             return max(product + bound + 2, self.classifier_width + product - bits.head_active)
         return product + bound + 2
 
     def widens(self, head: HeadSpec) -> bool:
         """Whether a head's activation is computed in the ring of its values, and widened for the classifier."""
-        return self.pools and head.activation == "gelu" and head.dense is not None and not head.normalize
+        return self.pools and head.activation in ("gelu", "silu") and head.dense is not None and not head.normalize
 
     @property
     def feed_forward_width(self) -> int:
