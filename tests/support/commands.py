@@ -20,7 +20,20 @@ COST_FIELDS = {
     "dealer_seconds",
     "peak_rss_bytes",
 }
-COMMANDS = ["card", "check", "client", "dealer", "demo", "env", "keygen", "party", "predict", "profile", "share", "users"]
+COMMANDS = [
+    "card",
+    "check",
+    "client",
+    "dealer",
+    "demo",
+    "env",
+    "keygen",
+    "party",
+    "predict",
+    "profile",
+    "share",
+    "users",
+]
 
 
 class FakeSecure:
