@@ -90,5 +90,7 @@ def test_heads_that_do_not_divide_the_width_are_refused(model, batch):
 @pytest.mark.parametrize("family", ["albert", "mpnet"])
 def test_other_families_are_refused(family, batch):
     model = AutoModelForSequenceClassification.from_config(family_config(family))
-    with pytest.raises(SecureRouterValueError, match="`slim` is there for experts of bert, distilbert, roberta, got"):
+    with pytest.raises(
+        SecureRouterValueError, match="`slim` is there for experts of bert, distilbert, roberta, xlm-roberta, got"
+    ):
         prune.measure_importance(model, [batch])

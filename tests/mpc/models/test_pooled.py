@@ -177,7 +177,7 @@ def test_what_has_no_counterpart_is_named():
     (problem,) = validate(model)
     assert problem.path == "model.body" and "'ernie'" in problem.reason
     model = pooled("bert")
-    model.config.text_config.hidden_act = "silu"
+    model.config.text_config.hidden_act = "mish"
     (problem,) = validate(model)
     assert problem.path == "model.body.config.hidden_act"
     with pytest.raises(SecureRouterValueError, match="`text_config` is None"):

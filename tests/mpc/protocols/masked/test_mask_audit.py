@@ -85,9 +85,9 @@ def test_inputs_under_one_keystream_are_noticed(mode, monkeypatch):
 
 
 def test_one_share_of_zero_for_all_answers_is_noticed(monkeypatch):
-    def refreshed(rank, zero_seed, label, logits, width):
+    def refreshed(rank, zero_seed, label, logits, width, counts):
         zero = Csprng(zero_seed, b"logits/").ring(logits.shape, width)
-        return seal(logits, Pad(zero if rank == 0 else -zero, width))[1]
+        return [seal(logits, Pad(zero if rank == 0 else -zero, width))[1]]
 
     monkeypatch.setattr(masked_roles, "refreshed", refreshed)
     assert repeated("revealed") > 0
