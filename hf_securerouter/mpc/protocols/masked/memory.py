@@ -23,7 +23,7 @@ from .programs import secure_program
 from .schedule import programs
 
 
-PROCESS_BYTES = 320 << 20  # of a role's process without a model, most of them shared with the other roles
+PROCESS_BYTES = 352 << 20  # of a role's process without a model, most of them shared with the other roles
 _WORD = 8  # bytes of a ring element in memory
 # Bytes at all roles together for each attention score, word of a hidden state, row that is divided, and weight.
 _ROUGH_SCORE, _ROUGH_WORD, _ROUGH_ROW, _ROUGH_WEIGHT = 1280, 2 << 10, 96 << 10, 128
