@@ -9,6 +9,7 @@ tokens' hidden states. An architecture says where in its Hugging Face module tre
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -64,7 +65,6 @@ class Architecture(ABC):
         """The module that the client keeps in clear: the tables and their LayerNorm, without a projection."""
         return encoder.embeddings
 
-    @abstractmethod
     def embed(self, embeddings: nn.Module, input_ids: Tensor, token_type_ids: Tensor | None) -> Tensor:
         """Compute the embedding output, in clear at the client.
 
@@ -76,6 +76,8 @@ class Architecture(ABC):
         Returns:
             `torch.Tensor`: Shape (B, T, E), float32, after the embeddings' LayerNorm; E is the spec's `input_size`.
         """
+        with torch.no_grad():
+            return embeddings(input_ids=input_ids, token_type_ids=token_type_ids).float()
 
     @property
     def family(self) -> Family:
@@ -140,6 +142,15 @@ def activation_problems(activation: str, field: str) -> list[Problem]:
     ]
 
 
+def rotary_problems(parameters: Mapping[str, Any], path: str) -> list[Problem]:
+    """A problem if angles do not depend on the place alone; `parameters` is a config's entry at `path`."""
+    kind = parameters.get("rope_type", "default")
+    if kind == "default":
+        return []
+    reason = f"rotary positions of the type {kind!r} depend on the length of a text"
+    return [Problem(f"{path}.rope_type", reason, "Use a model with `rope_type='default'`")]
+
+
 def exact_only(model_type: str, **chosen: str) -> None:
     """Raise an error if other functions or numbers are chosen for a family whose experts compute exactly only.
 
@@ -157,3 +168,32 @@ def copy_linear(weights: dict[str, Tensor], name: str, module: nn.Module) -> Non
     shared = getattr(module, "shared", lambda: (module.weight, module.bias))
     for part, tensor in zip(("weight", "bias"), shared(), strict=True):
         weights[f"{name}.{part}"] = tensor.detach().to("cpu", torch.float32).clone().contiguous()
+
+
+def copy_parts(weights: dict[str, Tensor], names: Sequence[str], module: Any) -> None:
+    """Copy a module's weight and bias, in equal parts by its outputs, to `weights`, as contiguous float32; a missing
+    bias is 0."""
+    bias = getattr(module, "bias", None)
+    bias = torch.zeros(len(module.weight)) if bias is None else bias
+    for part, tensor in (("weight", module.weight), ("bias", bias)):
+        for name, own in zip(names, tensor.detach().to("cpu", torch.float32).chunk(len(names)), strict=True):
+            weights[f"{name}.{part}"] = own.clone().contiguous()
+
+
+def copy_gated_layers(weights: dict[str, Tensor], layers: Any, norms: tuple[str, str]) -> None:
+    """Copy layers whose modules have the names of Llama's; `norms` are those of the norms of attention and of the
+    feed-forward layer."""
+    for index, layer in enumerate(layers):
+        attention, own = layer.self_attn, layer.mlp
+        for name, module in {
+            "query": attention.q_proj,
+            "key": attention.k_proj,
+            "value": attention.v_proj,
+            "attention_output": attention.o_proj,
+            "attention_norm": getattr(layer, norms[0]),
+            "intermediate": own.gate_proj,
+            "gate": own.up_proj,
+            "output": own.down_proj,
+            "output_norm": getattr(layer, norms[1]),
+        }.items():
+            copy_parts(weights, [f"layers.{index}.{name}"], module)

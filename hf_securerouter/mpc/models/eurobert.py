@@ -11,8 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .architecture import ACTIVATIONS, Architecture, activation_problems, exact_only, register
-from .modernbert import put_parts, rotary_problems
+from .architecture import (
+    ACTIVATIONS,
+    Architecture,
+    activation_problems,
+    copy_gated_layers,
+    copy_parts,
+    exact_only,
+    register,
+    rotary_problems,
+)
 from .spec import EncoderSpec, HeadSpec, Problem
 
 
@@ -73,27 +81,14 @@ class EuroBertArchitecture(Architecture):
 
     def encoder_weights(self, encoder: Any) -> dict[str, Tensor]:
         weights: dict[str, Tensor] = {}
-        for index, layer in enumerate(encoder.layers):
-            attention, own = layer.self_attn, layer.mlp
-            for name, module in {
-                "query": attention.q_proj,
-                "key": attention.k_proj,
-                "value": attention.v_proj,
-                "attention_output": attention.o_proj,
-                "attention_norm": layer.input_layernorm,
-                "intermediate": own.gate_proj,
-                "gate": own.up_proj,
-                "output": own.down_proj,
-                "output_norm": layer.post_attention_layernorm,
-            }.items():
-                put_parts(weights, [f"layers.{index}.{name}"], module)
-        put_parts(weights, ["final_norm"], encoder.norm)
+        copy_gated_layers(weights, encoder.layers, ("input_layernorm", "post_attention_layernorm"))
+        copy_parts(weights, ["final_norm"], encoder.norm)
         return weights
 
     def head_weights(self, model: Any) -> dict[str, Tensor]:
         weights: dict[str, Tensor] = {}
-        put_parts(weights, ["head.dense"], model.dense)
-        put_parts(weights, ["head.classifier"], model.classifier)
+        copy_parts(weights, ["head.dense"], model.dense)
+        copy_parts(weights, ["head.classifier"], model.classifier)
         return weights
 
 

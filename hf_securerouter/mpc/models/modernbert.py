@@ -11,13 +11,20 @@ Reference: Warner et al., Smarter, Better, Faster, Longer: A Modern Bidirectiona
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .architecture import ACTIVATIONS, Architecture, activation_problems, exact_only, register
+from .architecture import (
+    ACTIVATIONS,
+    Architecture,
+    activation_problems,
+    copy_parts,
+    exact_only,
+    register,
+    rotary_problems,
+)
 from .spec import EncoderSpec, HeadSpec, Problem
 
 
@@ -80,36 +87,17 @@ class ModernBertArchitecture(Architecture):
                 (("output_norm",), layer.mlp_norm),
                 *(((("attention_norm",), layer.attn_norm),) if index else ()),
             ):
-                put_parts(weights, [f"{own}.{name}" for name in names], module)
-        put_parts(weights, ["final_norm"], encoder.final_norm)
+                copy_parts(weights, [f"{own}.{name}" for name in names], module)
+        copy_parts(weights, ["final_norm"], encoder.final_norm)
         return weights
 
     def head_weights(self, model: Any) -> dict[str, Tensor]:
         weights: dict[str, Tensor] = {}
-        put_parts(weights, ["head.dense"], model.head.dense)
-        put_parts(weights, ["head.classifier"], model.classifier)
-        put_parts(weights, ["norm"], model.head.norm)
+        copy_parts(weights, ["head.dense"], model.head.dense)
+        copy_parts(weights, ["head.classifier"], model.classifier)
+        copy_parts(weights, ["norm"], model.head.norm)
         # The head's norm is a division by the length of a row, so its weight and the root of the width are folded.
         gamma, beta = weights.pop("norm.weight"), weights.pop("norm.bias")
         weights["head.classifier.bias"] += weights["head.classifier.weight"] @ beta
         weights["head.classifier.weight"] *= gamma * math.sqrt(len(gamma))
         return weights
-
-
-def rotary_problems(parameters: Mapping[str, Any], path: str) -> list[Problem]:
-    """A problem if angles do not depend on the place alone; `parameters` is a config's entry at `path`."""
-    kind = parameters.get("rope_type", "default")
-    if kind == "default":
-        return []
-    reason = f"rotary positions of the type {kind!r} depend on the length of a text"
-    return [Problem(f"{path}.rope_type", reason, "Use a model with `rope_type='default'`")]
-
-
-def put_parts(weights: dict[str, Tensor], names: list[str], module: Any) -> None:
-    """Copy a module's weight and bias, in equal parts by its outputs, to `weights`, as contiguous float32; a missing
-    bias is 0."""
-    bias = getattr(module, "bias", None)
-    bias = torch.zeros(len(module.weight)) if bias is None else bias
-    for part, tensor in (("weight", module.weight), ("bias", bias)):
-        for name, own in zip(names, tensor.detach().to("cpu", torch.float32).chunk(len(names)), strict=True):
-            weights[f"{name}.{part}"] = own.clone().contiguous()

@@ -9,12 +9,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from .architecture import exact_only, register
+from .architecture import copy_gated_layers, exact_only, register, rotary_problems
 from .bert import BertArchitecture
-from .modernbert import put_parts, rotary_problems
 from .spec import EncoderSpec, Problem
 
 
@@ -35,24 +33,7 @@ class NomicBertArchitecture(BertArchitecture):
         bases = (float(config.rope_parameters["rope_theta"]),) * config.num_hidden_layers
         return replace(super().spec(config, **chosen), gated=True, rotary=bases)
 
-    def embed(self, embeddings: Any, input_ids: Tensor, token_type_ids: Tensor | None) -> Tensor:
-        with torch.no_grad():
-            return embeddings(input_ids=input_ids, token_type_ids=token_type_ids).float()
-
     def encoder_weights(self, encoder: Any) -> dict[str, Tensor]:
         weights: dict[str, Tensor] = {}
-        for index, layer in enumerate(encoder.layers):
-            attention, own = layer.self_attn, layer.mlp
-            for name, module in {
-                "query": attention.q_proj,
-                "key": attention.k_proj,
-                "value": attention.v_proj,
-                "attention_output": attention.o_proj,
-                "attention_norm": layer.post_attention_layernorm,
-                "intermediate": own.gate_proj,
-                "gate": own.up_proj,
-                "output": own.down_proj,
-                "output_norm": layer.post_mlp_layernorm,
-            }.items():
-                put_parts(weights, [f"layers.{index}.{name}"], module)
+        copy_gated_layers(weights, encoder.layers, ("post_attention_layernorm", "post_mlp_layernorm"))
         return weights

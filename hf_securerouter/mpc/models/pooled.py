@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .architecture import Architecture, architecture_for, copy_linear, register
 from .spec import EncoderSpec, HeadSpec, Problem
@@ -55,9 +55,6 @@ class PooledEncoderArchitecture(Architecture):
         inner = architecture_for(encoder.config.model_type)
         assert inner is not None, "validated"
         return inner
-
-    def embed(self, embeddings: nn.Module, input_ids: Tensor, token_type_ids: Tensor | None) -> Tensor:
-        raise NotImplementedError("The client has the architecture of the encoder, from `of_encoder`.")
 
     def encoder_weights(self, encoder: Any) -> dict[str, Tensor]:
         return self.of_encoder(encoder).encoder_weights(encoder)

@@ -157,6 +157,10 @@ class ForkServer:
             raise ForkError("The process that starts the roles has ended.")
         return answer
 
+    def leave(self) -> None:
+        """Close this process's end of the connection, in a fork; the server ends when the last end is closed."""
+        self._socket.close()
+
     def close(self) -> None:
         """End the server; its forks go on. Safe to call twice."""
         self._socket.close()
@@ -182,9 +186,22 @@ def shared_fork_server() -> Iterator[ForkServer]:
         yield server
     finally:
         with _sharing:
-            _users -= 1
-            if not _users:
-                _shared.pop().close()
+            if server in _shared:  # not so in a fork of the process that started it
+                _users -= 1
+                if not _users:
+                    _shared.pop().close()
+
+
+def _forget() -> None:
+    """In a fork of this process, the server is the other process's, and ends with it."""
+    global _users, _sharing
+    for server in _shared:
+        server.leave()
+    _shared.clear()
+    _users, _sharing = 0, threading.Lock()
+
+
+os.register_at_fork(after_in_child=_forget)
 
 
 def _send(connection: socket.socket, message: dict[str, Any], descriptors: Sequence[int] = ()) -> None:

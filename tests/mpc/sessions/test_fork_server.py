@@ -176,6 +176,26 @@ def test_two_sessions_share_a_server_that_ends_with_the_last():
     assert rest == "[]"
 
 
+FORKING = f"""
+import os, sys
+sys.path.insert(0, {str(ROOT)!r})
+from hf_securerouter.mpc.sessions.fork_server import shared_fork_server
+
+with shared_fork_server() as server:
+    child = os.fork()
+    with shared_fork_server() as seen:
+        print(seen is server, flush=True)
+    if child:
+        assert os.waitpid(child, 0)[1] == 0 and server._process.poll() is None
+"""
+
+
+def test_a_fork_of_the_caller_has_a_server_of_its_own():
+    done = subprocess.run([sys.executable, "-c", FORKING], capture_output=True, text=True, timeout=120)
+    assert sorted(done.stdout.split()) == ["False", "True"], done.stderr
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.fault
 def test_the_server_and_the_roles_end_with_a_killed_caller():
     command = [sys.executable, "-c", CALLER, "wait"]

@@ -279,10 +279,11 @@ class RingWidths:
             "division by the row sum": self.attended_width + self.unnormalized + self.row_inverse - self.bits.mixed,
             "feed-forward input": self.feed_forward_width,
             "feed-forward activation": self.outer_width + max(self.bits.inner, self.bits.active) - self.bits.active,
-            "gated feed-forward layer": self.gated_width if self.gated else 0,
         }
+        if self.gated:
+            widths["gated feed-forward layer"] = self.gated_width
         for name, width in widths.items():
-            checked_width(max(width, 1), f"The {name}")
+            checked_width(width, f"The {name}")
         self.norm_scales(self.feed_forward_width, attended=True)
         for width in (output_width, *([self.attention_width] if self.norm_first else [])):
             self.norm_scales(width)
