@@ -11,7 +11,7 @@ gives its words for both values of the mask bit, so selecting costs no product:
 
 Who sees what: c is uniform because r is; the two bits are opened under mask bits of their own.
 Cost: R + q + 2 bits and 2 bits an element (2.6 B at q = 12, R = 5), 2 rounds.
-Dealer: 245 B for GeLU, 345 B for tanh and 402 B for SiLU, in a ring of 38 bits.
+Dealer: 245 B for GeLU, 345 B for tanh and 404 B for SiLU, in a ring of 38 bits.
 Error: 1.2e-4 for GeLU (6 harmonics) and, from -3.75 to -3.5, where it may be cut off to 0, 8e-4; 4.5e-4 for tanh (10
 harmonics); 5e-4 for SiLU (12 harmonics); plus the rounding of x to q bits. One harmonic less makes GeLU the largest
 error of an encoder.
