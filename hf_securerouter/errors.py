@@ -1,7 +1,13 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
 """The errors and the warning of hf_securerouter."""
 
+import os
+import sys
+import warnings
 from collections.abc import Mapping
+
+
+_PACKAGE = os.path.dirname(__file__) + os.sep
 
 
 class SecureRouterError(Exception):
@@ -47,6 +53,14 @@ class FileError(SecureRouterValueError):
 
 class SecureRouterWarning(UserWarning):
     """Something works, but perhaps not as the caller expects."""
+
+
+def warn(message: str) -> None:
+    """Warn with [`SecureRouterWarning`], at the line outside of this package that led here."""
+    frame, level = sys._getframe(), 1
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, SecureRouterWarning, stacklevel=level)
 
 
 class UnknownArgumentError(SecureRouterValueError, TypeError):

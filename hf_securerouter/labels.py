@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -14,7 +13,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from .admission import probe_texts
-from .errors import SecureRouterValueError, SecureRouterWarning
+from .errors import SecureRouterValueError, warn
 from .families import FAMILIES
 
 
@@ -130,11 +129,10 @@ def agree_on_labels(
             by_place.append(expert.name)
         permute_head(expert.model, order)
     if by_place and (len(tuned) > 1 or not _are_numbers(names)):
-        warnings.warn(
+        warn(
             f"{', '.join(map(repr, by_place))} name their labels by number only (`LABEL_0`, ...): they are taken by "
             f"place as {names}, which nothing can check. Name them in the checkpoint's `id2label`, or pass "
-            "`label_order`.",
-            SecureRouterWarning,
+            "`label_order`."
         )
     return dict(enumerate(names))
 

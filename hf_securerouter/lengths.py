@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from .errors import SecureRouterValueError, SecureRouterWarning
+from .errors import SecureRouterValueError, warn
 
 
 T = TypeVar("T", torch.Tensor, torch.Tensor | None)
@@ -106,10 +105,9 @@ def truncate_with_warning(inputs: Mapping[str, T], length: int | None, separator
     """The inputs, truncated by [`truncate`], with a [`SecureRouterWarning`] if any text was too long."""
     shorter, count = truncate(inputs, length, separators)
     if count:
-        warnings.warn(
+        warn(
             f"{count} texts have more than the {length} tokens of `max_length`: the rest is cut off. Pass "
-            f"`truncation=True, max_length={length}` to the tokenizer to choose yourself what is cut.",
-            SecureRouterWarning,
+            f"`truncation=True, max_length={length}` to the tokenizer to choose yourself what is cut."
         )
     return shorter
 

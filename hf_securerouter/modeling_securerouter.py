@@ -3,7 +3,6 @@
 
 import inspect
 import os
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
@@ -23,7 +22,7 @@ from transformers.utils.generic import can_return_tuple
 from .admission import check_buildable, probe_pool, reads_last_token
 from .checkpoint import SecureRouterPreTrainedModel
 from .configuration_securerouter import ProblemType, SecureRouterConfig
-from .errors import SecureRouterValueError, SecureRouterWarning
+from .errors import SecureRouterValueError, warn
 from .forward_arguments import check_forward, refuse_tracing
 from .known_arguments import refuse_unknown, refuses_unknown
 from .labels import LabelOrder, refuse_other_orders
@@ -155,10 +154,9 @@ class SecureRouterForSequenceClassification(SecureRouterPreTrainedModel):
         counts = [sum(parameter.numel() for parameter in expert.parameters()) for expert in self.experts]
         self.config.expert_costs = [round(count / min(counts), 4) for count in counts]
         self.config.expert_costs_source = "estimate"
-        warnings.warn(
+        warn(
             "`expert_costs` was not given: parameter counts relative to the smallest expert stand in for it, "
-            f"{self.config.expert_costs}. Encrypted seconds differ: measure them with `securerouter profile`.",
-            SecureRouterWarning,
+            f"{self.config.expert_costs}. Encrypted seconds differ: measure them with `securerouter profile`."
         )
 
     @can_return_tuple

@@ -9,7 +9,6 @@ import inspect
 import json
 import os
 import re
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -30,7 +29,7 @@ from transformers.utils import cached_file, find_adapter_config_file
 
 from .admission import check_expert, check_router
 from .configuration_securerouter import SecureRouterConfig, is_hub_id
-from .errors import SecureRouterValueError, SecureRouterWarning
+from .errors import SecureRouterValueError, warn
 from .families import encoder_config, usable_positions, why_not_cut
 from .known_arguments import refuse_unknown
 from .labels import LabelOrder, LoadedExpert, agree_on_labels, common_count, wanted_labels
@@ -283,10 +282,9 @@ def _load(
 
 def _warn_of_own_code(argument: str, name: str, model: PreTrainedModel) -> None:
     if type(model).__module__.startswith("transformers_modules"):
-        warnings.warn(
+        warn(
             f"`{argument}` is {name!r}, which runs code of its own ({type(model).__name__}). A saved pool does not "
-            "hold this code: register its classes with transformers' auto classes before loading the pool.",
-            SecureRouterWarning,
+            "hold this code: register its classes with transformers' auto classes before loading the pool."
         )
 
 
@@ -357,10 +355,9 @@ def _shared_max_length(
     _check_vocabularies(tokenizers, configs)
     silent = [f"`{argument}` ({members[argument].name!r})" for argument in members if tokenizers[argument] is None]
     if silent and len({source.name for source in members.values()}) > 1:
-        warnings.warn(
+        warn(
             f"{', '.join(silent)} came without a tokenizer, so that it could not be compared: make sure that all "
-            "members of the pool were trained with the same one.",
-            SecureRouterWarning,
+            "members of the pool were trained with the same one."
         )
     known = [(argument, tokenizer) for argument, tokenizer in tokenizers.items() if tokenizer is not None]
     for argument, other in known[1:]:

@@ -1,12 +1,13 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
 """The `securerouter` command, one file per subcommand."""
 
+import warnings
 from typing import Annotated
 
 import typer
 
 from hf_securerouter.cli import card, check, client, dealer, demo, env, keygen, party, predict, profile, share, users
-from hf_securerouter.cli.failures import DEBUG, Commands, debugging
+from hf_securerouter.cli.failures import DEBUG, Commands, debugging, printing_warnings
 
 
 app = Commands(
@@ -49,6 +50,7 @@ app.command(epilog="Example: securerouter card my-router")(card.card)
 
 def main() -> None:
     """Run the command; see `failures` for how it ends."""
+    warnings.showwarning = printing_warnings(warnings.showwarning)
     app()
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import typer
 
-from hf_securerouter.errors import FileError, SecureRouterError, SecureRouterValueError
+from hf_securerouter.errors import FileError, SecureRouterError, SecureRouterValueError, SecureRouterWarning
 
 
 DEBUG = "SECUREROUTER_DEBUG"
@@ -53,6 +53,19 @@ def ending_with_one_block(function: Callable[..., Any]) -> Callable[..., Any]:
             raise typer.Exit(status(error)) from None
 
     return run
+
+
+def printing_warnings(others: Callable[..., None]) -> Callable[..., None]:
+    """A `warnings.showwarning` that prints a warning of this package as text, without a line of code."""
+
+    @functools.wraps(others)
+    def show(message: Warning | str, category: type[Warning], *args: Any, **kwargs: Any) -> None:
+        if issubclass(category, SecureRouterWarning):
+            typer.echo(f"securerouter: warning: {message}", err=True)
+        else:
+            others(message, category, *args, **kwargs)
+
+    return show
 
 
 def status(error: Exception) -> int:

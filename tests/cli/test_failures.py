@@ -2,6 +2,7 @@
 """How a command ends that fails: one block and a status; what nobody foresaw is not printed, as it may hold a text."""
 
 import errno
+import warnings
 
 import pytest
 import typer
@@ -9,7 +10,13 @@ from typer.testing import CliRunner
 
 from hf_securerouter import cli
 from hf_securerouter.cli.failures import Commands, debugging
-from hf_securerouter.errors import BadRowsError, FileError, SecureRouterError, SecureRouterValueError
+from hf_securerouter.errors import (
+    BadRowsError,
+    FileError,
+    SecureRouterError,
+    SecureRouterValueError,
+    SecureRouterWarning,
+)
 from tests.support.commands import COMMANDS
 
 
@@ -71,3 +78,14 @@ def test_every_command_ends_so():
     for command in cli.app.registered_commands:
         assert command.callback.__wrapped__.__name__ in COMMANDS
     assert len(cli.app.registered_commands) == len(COMMANDS)
+
+
+def test_a_warning_of_the_package_is_printed_without_a_line_of_code(monkeypatch, capsys):
+    others = []
+    monkeypatch.setattr(warnings, "showwarning", lambda *args: others.append(args))
+    monkeypatch.setattr(cli, "app", lambda: None)
+    cli.main()
+    warnings.showwarning(SecureRouterWarning("Look out."), SecureRouterWarning, "a.py", 3)
+    warnings.showwarning(UserWarning("Another one."), UserWarning, "b.py", 4)
+    assert capsys.readouterr().err == "securerouter: warning: Look out.\n"
+    assert [args[2:] for args in others] == [("b.py", 4)]

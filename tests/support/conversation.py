@@ -9,7 +9,6 @@ import threading
 from dataclasses import dataclass, replace
 
 import torch
-from scipy import stats
 from torch import Tensor
 
 from hf_securerouter.mpc.gates.weight_share import weight_mask, weight_share
@@ -31,6 +30,7 @@ from hf_securerouter.mpc.tuples.party_set import SetLabel
 from hf_securerouter.mpc.tuples.plan import Plan
 from hf_securerouter.mpc.tuples.tuple_set import TupleSet
 from tests.support.harness import Message, RecordingParty, drive, links
+from tests.support.openings import add_openings, p_values
 
 
 _PLANS: dict[tuple[str, str], Plan] = {}
@@ -178,11 +178,7 @@ def views(talk, batch, runs):
     for _ in range(runs):
         done = talk(ids, mask)
         shapes.add((tuple(done.programs), tuple(map(tuple, done.lengths))))
-        for rank in (0, 1):
-            for position, message in enumerate(done.records[rank]):
-                for name, words in (("received", message.received), ("opened", message.opened)):
-                    key = (rank, position, name, message.gate, message.bits)
-                    openings.setdefault(key, []).append(words.reshape(-1))
+        add_openings(openings, done.records)
     return shapes, openings
 
 
@@ -195,13 +191,13 @@ def looks_alike(talk, batches, runs=8):
     (shapes, first), (others, second) = (views(talk, batch, runs) for batch in batches)
     if shapes != others or len(shapes) != 1 or first.keys() != second.keys():
         return False
-    p_values, shuffled = [], []
+    found, shuffled = [], []
     for key, parts in first.items():
         *who, name, gate, bits = key
         if gate == "Reveal" and name == "opened" and talk.manifest.routing_privacy == "quota":
             continue
         both = [torch.stack(seen).to(torch.int64) for seen in (parts, second[key])]
-        p_values += _p_values(*both, bits)
+        found += p_values(*both, bits)
         if gate == "Shuffle":
             sent = batches[0][0] if isinstance(batches[0], tuple) else batches[0]
             rows = len(sent if talk.rows is None else talk.rows)
@@ -213,19 +209,5 @@ def looks_alike(talk, batches, runs=8):
                 (a[..., :columns] - b[..., :columns]).flatten(1) & ((1 << ring) - 1)
                 for a, b in zip(one, another, strict=True)
             ]
-            p_values += _p_values(*differences, ring)
-    return min(p_values) * len(p_values) > 1e-6
-
-
-def _p_values(first: Tensor, second: Tensor, bits: int) -> list[float]:
-    """P-values of words of `bits` bits, (runs, words), being uniform, and alike for two batches."""
-    found, shown, runs = [], min(bits, 3), len(first)
-    for shift in {0, bits - shown}:
-        for words in (first, second):
-            counts = torch.bincount((words >> shift).flatten() & ((1 << shown) - 1), minlength=1 << shown)
-            found.append(stats.chisquare(counts.numpy()).pvalue)
-        # Word by word: a bit set as often for one batch as for the other.
-        first_set, second_set = (((words >> shift) & 1).sum(0).double() for words in (first, second))
-        distance = ((first_set - second_set).square() / (runs / 2)).sum().item()
-        found.append(stats.chi2.sf(distance, len(first_set)))
-    return found
+            found += p_values(*differences, ring)
+    return min(found) * len(found) > 1e-6

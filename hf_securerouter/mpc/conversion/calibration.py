@@ -10,7 +10,6 @@ result without an error; only the margin guards against it.
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -18,7 +17,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ...errors import SecureRouterError, SecureRouterWarning
+from ...errors import SecureRouterError, warn
 from ...lengths import copy_into_padding
 from ...number_format import LOWEST, USUAL, Bounds, number_format
 from ..models.manifest import Manifest
@@ -207,18 +206,14 @@ def _warn(ranges: Sequence[Range], own: bool) -> None:
     outside = [one for one in ranges if one.margin < 0]
     if outside:
         places = ", ".join(f"{one.member} layer {one.layer} {one.kind} {one.reached:.3g}" for one in outside[:5])
-        warnings.warn(
+        warn(
             f"{len(outside)} values are outside what shares compute rightly, among them {places}: encrypted and clear "
-            "answers can differ. See `secure.ranges`.",
-            SecureRouterWarning,
-            stacklevel=4,
+            "answers can differ. See `secure.ranges`."
         )
     exceeded = [one for one in ranges if one.exceeds_default] if not own else []
     if exceeded:
         members = ", ".join(dict.fromkeys(one.member for one in exceeded))
-        warnings.warn(
+        warn(
             f"The built-in samples exceed the default bounds of {members}, which were widened. Pass `calibration=` "
-            "with some hundred texts of your own, which measure what your inputs reach.",
-            SecureRouterWarning,
-            stacklevel=4,
+            "with some hundred texts of your own, which measure what your inputs reach."
         )

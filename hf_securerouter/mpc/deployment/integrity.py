@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from ...errors import SecureRouterValueError, SecureRouterWarning
+from ...errors import SecureRouterValueError, warn
 from ..models.manifest import PARTIES, Manifest
 from ..protocols.masked.layout import SEED
 
@@ -63,10 +62,7 @@ def check_folder(path: Path, manifest: Manifest, role: str) -> None:
         `SecureRouterValueError`: They differ, or `integrity.json` is missing.
     """
     if not manifest.sharing:
-        warnings.warn(
-            f"{str(path)!r} was shared by an earlier version, and nothing in it tells a damaged file: share anew.",
-            SecureRouterWarning,
-        )
+        warn(f"{str(path)!r} was shared by an earlier version, and nothing in it tells a damaged file: share anew.")
         return
     try:
         own: Mapping[str, Any] = json.loads((path / INTEGRITY).read_text())

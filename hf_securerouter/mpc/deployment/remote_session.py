@@ -10,14 +10,13 @@ from __future__ import annotations
 import queue
 import secrets
 import time
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...errors import SecureRouterWarning
+from ...errors import warn
 from ...known_arguments import refuses_unknown
 from ..net.channel import SMALL_HEADER, Channel, ChannelError
 from ..net.cost import Cost
@@ -77,13 +76,13 @@ class RemoteSession(Session):
         sharing = load_protocol(manifest.protocol).sharing(manifest)
         super().__init__(manifest, folder.client(), sharing, timeout, manifest.largest_batch)
         self._identity, self._retries, self._share_batches = folder.identity, retries, share_batches
-        self._log = log or _warn
+        self._log = log or warn
         # Party 1 comes first: its share, a seed, then waits in its queue when party 0 takes up the query.
         self._addresses = {"party1": party1, "party0": party0}
 
     def _open(self) -> None:
         if warning := self._identity.own.warning():
-            warnings.warn(warning, SecureRouterWarning)
+            warn(warning)
         self._persist(self._connect, self.timeout)
 
     def _connect(self) -> None:
@@ -164,7 +163,3 @@ class RemoteSession(Session):
         if not isinstance(again, int | float) or not 0 <= again < 3600:
             return SessionError(text)
         return SessionError(text, float(again), refused=event[0].get("busy") is True)
-
-
-def _warn(line: str) -> None:
-    warnings.warn(line, SecureRouterWarning, stacklevel=2)

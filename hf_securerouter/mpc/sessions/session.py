@@ -7,7 +7,6 @@ import queue
 import secrets
 import threading
 import time
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from ...errors import SecureRouterError, SecureRouterValueError, SecureRouterWarning
+from ...errors import SecureRouterError, SecureRouterValueError, warn
 from ...known_arguments import refuses_unknown
 from ...routing import fill_batch
 from ..conversion.client import Client, Inputs
@@ -166,7 +165,7 @@ class Session(ABC):
         joined = torch.cat(logits)
         revealed = len(experts) == count
         if differing := [index for index, agreed in enumerate(verified) if agreed is False]:
-            warnings.warn(differing_inputs(differing), SecureRouterWarning, stacklevel=2)
+            warn(differing_inputs(differing))
         return SecureResult(
             logits=joined,
             labels=self.client.labels(joined),

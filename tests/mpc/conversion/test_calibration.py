@@ -64,8 +64,9 @@ def with_default_bounds(secure):
 )
 def test_a_layer_that_exceeds_the_defaults_gets_wider_bounds_alone(part, factor, name):
     model = scaled(part, factor)
-    with pytest.warns(SecureRouterWarning, match=r"exceed the default bounds of experts\.0.*`calibration=`"):
+    with pytest.warns(SecureRouterWarning, match=r"exceed the default bounds of experts\.0.*`calibration=`") as warned:
         secure = to_mpc(model, max_length=LENGTH)
+    assert [warning.filename for warning in warned] == [__file__]  # the caller's line, not one of the package
     assert secure.manifest.bounds.keys() == {"experts.0.layers.1"}
     assert name in secure.manifest.bounds["experts.0.layers.1"]
     assert error_of(secure, model) < 0.02

@@ -8,11 +8,10 @@ Shares of weights and inputs come from this package's cryptographic generator.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
-from ....errors import SecureRouterWarning
+from ....errors import warn
 from ...models import EncoderSpec
 from ...models.manifest import Manifest
 from ...models.spec import Problem
@@ -92,9 +91,9 @@ def prepare(provider: str) -> None:
         `ImportError`: `crypten` is not installed; the message holds the install line.
     """
     import_crypten()
-    warnings.warn(WARNING, SecureRouterWarning)
+    warn(WARNING)
     if provider == "tfp":
-        warnings.warn(TFP_WARNING, SecureRouterWarning)
+        warn(TFP_WARNING)
 
 
 def sharing(manifest: Manifest) -> Sharing:

@@ -86,8 +86,7 @@ def fraction_bits(spec: EncoderSpec, outliers: bool = False) -> FractionBits:
     """
     bits = number_format(spec.precision, spec.softmax).bits
     if outliers and spec.precision == "full":
-        bits = replace(bits, value_weights=12, output_weights=13, mean_weights=23)
-        bits = replace(bits, unnormalized=13)
+        bits = replace(bits, value_weights=12, output_weights=13, mean_weights=23, unnormalized=13)
     if spec.rotary:
         bits = replace(bits, query=11, key=10, key_weights=12)
     if spec.norm_first:

@@ -6,7 +6,6 @@ from functools import partial
 
 import pytest
 import torch
-from scipy import stats
 
 from hf_securerouter.errors import SecureRouterValueError
 from hf_securerouter.lengths import copy_into_padding
@@ -20,6 +19,7 @@ from hf_securerouter.mpc.protocols.masked.ring_widths import Bounds, RingWidths
 from hf_securerouter.mpc.ring.words import packed_size
 from hf_securerouter.mpc.tuples.plan import trace
 from tests.support.harness import Bits, Input, run
+from tests.support.openings import gates_that_look_alike
 
 
 HEAD = HeadSpec("head.dense", "tanh", "head.classifier", 3)
@@ -226,25 +226,4 @@ def test_what_the_parties_see_of_a_whole_model_is_uniform_and_alike_for_two_inpu
     weights = weights_of(spec)
     inputs = [batch_of(spec, [4], 4, seed=1), batch_of(spec, [1], 4, seed=2)]
     inputs[1] = (inputs[1][0] * 3, inputs[1][1])
-    seen = [{}, {}]
-    shapes = []
-    for which, (x, live) in enumerate(inputs):
-        for _ in range(10):
-            done = encrypted(spec, x, live, weights=weights)
-            shapes.append([[len(part) for part in parts] for parts in done.sent[0] + done.sent[1]])
-            for rank in (0, 1):
-                for position, message in enumerate(done.records[rank]):
-                    for name, words in (("received", message.received), ("opened", message.opened)):
-                        key = (rank, position, name, message.gate, message.bits)
-                        seen[which].setdefault(key, []).append(words.reshape(-1))
-    assert all(shape == shapes[0] for shape in shapes)
-    assert seen[0].keys() == seen[1].keys()
-    p_values = []
-    for key in seen[0]:
-        bits = key[-1]
-        shown = min(bits, 3)
-        both = [torch.cat(part[key]).to(torch.int64) for part in seen]
-        for shift in {0, bits - shown}:
-            counts = [torch.bincount((words >> shift) & ((1 << shown) - 1), minlength=1 << shown) for words in both]
-            p_values += [stats.chisquare(count.numpy()).pvalue for count in counts]
-    assert min(p_values) * len(p_values) > 1e-6
+    assert gates_that_look_alike(lambda x, live: encrypted(spec, x, live, weights=weights), inputs, runs=10)
