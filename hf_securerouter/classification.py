@@ -43,6 +43,7 @@ class Classified:
         logits: The C logits.
         expert: The expert that answered; None if the routing privacy keeps it secret.
         verified: Whether a second run under fresh masks gave the same answer; None: there was none.
+        in_bounds: Whether all values of the answer's batch were within their bounds; None: there is no guard.
     """
 
     label: str | float
@@ -50,6 +51,7 @@ class Classified:
     logits: list[float]
     expert: int | None
     verified: bool | None = None
+    in_bounds: bool | None = None
 
 
 def checked_name(path: str | Path) -> str:
@@ -167,7 +169,8 @@ def classify_encrypted(
     """
     result = session(texts, verify=verify)
     answers = from_logits(config, result.logits, result.expert_indices)
-    return [replace(one, verified=agreed) for one, agreed in zip(answers, result.verified, strict=True)], result.cost
+    flags = zip(answers, result.verified, result.in_bounds, strict=True)
+    return [replace(one, verified=agreed, in_bounds=inside) for one, agreed, inside in flags], result.cost
 
 
 @refuses_unknown

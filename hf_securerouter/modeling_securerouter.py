@@ -417,6 +417,7 @@ class SecureRouterForSequenceClassification(SecureRouterPreTrainedModel):
         network: str = "lan",
         routing_lambda: float | None = None,
         quotas: Sequence[int] | None = None,
+        guard: bool = False,
     ) -> "SecureModel":
         """Converts the model, so that two servers can run it on secret shares. Arguments and result are those of
         [`hf_securerouter.mpc.convert.to_mpc`], which explains them.
@@ -434,7 +435,7 @@ class SecureRouterForSequenceClassification(SecureRouterPreTrainedModel):
                 "`to_mpc` needs the hf_securerouter package: install it with `pip install hf_securerouter`."
             ) from error
         chosen = (protocol, routing_privacy, device, max_length, provider, calibration, network, routing_lambda)
-        return to_mpc(self, tokenizer, *chosen, quotas)
+        return to_mpc(self, tokenizer, *chosen, quotas, guard)
 
 
 __all__ = ["SecureRouterForSequenceClassification", "SecureRouterOutput", "SecureRouterPreTrainedModel"]

@@ -26,7 +26,7 @@ from hf_securerouter.mpc.models import architecture
 from hf_securerouter.mpc.net.cost import Cost
 from hf_securerouter.mpc.protocols import base
 from hf_securerouter.mpc.secure_model import SecureModel
-from hf_securerouter.mpc.sessions.session import Session, SessionError
+from hf_securerouter.mpc.sessions.session import Answer, Session, SessionError
 from hf_securerouter.recipes.arguments import RunArguments
 from hf_securerouter.recipes.cotrained_pool import CotrainArguments
 from hf_securerouter.trainer import SecureRouterTrainingArguments
@@ -226,7 +226,8 @@ class SessionOfThreads(Session):
 
     def _query(self, batch):
         done = self.talk(batch["input_ids"], batch["attention_mask"])
-        return done.logits, done.experts, Cost(online_bytes=sum(map(sum, done.lengths)))
+        cost = Cost(online_bytes=sum(map(sum, done.lengths)))
+        return Answer(done.logits, done.experts, [None] * len(done.logits), cost)
 
 
 @pytest.fixture

@@ -151,6 +151,8 @@ def _answers(answering: Answering, batch: list[Row], on_error: OnError) -> dict[
             }
             if answer.verified is not None:
                 found[number]["verified"] = answer.verified
+            if answer.in_bounds is not None:
+                found[number]["in_bounds"] = answer.in_bounds
         break
     return found
 

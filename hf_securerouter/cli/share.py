@@ -35,6 +35,9 @@ def share(
     ] = None,
     device: Annotated[str, typer.Option(help='Where servers and dealer compute: "cpu" or "cuda".')] = "cpu",
     network: Annotated[str, typer.Option(help='The network to optimise for: "lan" or "wan".')] = "lan",
+    guard: Annotated[
+        bool, typer.Option("--guard", help="Let clients learn whether a value of a batch was beyond its bound.")
+    ] = False,
     party0_key: Annotated[Path | None, typer.Option(help=f"The certificate of party0's key; {_FROM}")] = None,
     party1_key: Annotated[Path | None, typer.Option(help=f"The certificate of party1's key; {_FROM}")] = None,
     dealer_key: Annotated[Path | None, typer.Option(help=f"The certificate of the dealer's key; {_FROM}")] = None,
@@ -60,6 +63,7 @@ def share(
             quotas=None if quotas is None else parse_quotas(quotas),
             device=device,
             network=network,
+            guard=guard,
             calibration=calibration,
             keys={"party0": party0_key, "party1": party1_key, "dealer": dealer_key},
             clients=client_key or [],
@@ -126,6 +130,7 @@ def share_model(
         "max_length": manifest.max_length,
         "device": manifest.device,
         "network": manifest.network,
+        "guard": manifest.guard,
         "samples": "built-in samples" if calibration is None else str(calibration),
         **described(secure),
     }

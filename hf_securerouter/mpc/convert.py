@@ -32,6 +32,7 @@ def to_mpc(
     network: str = "lan",
     routing_lambda: float | None = None,
     quotas: Sequence[int] | None = None,
+    guard: bool = False,
 ) -> SecureModel:
     """Convert a model, so that its weights can be shared and its inputs classified on shares.
 
@@ -59,6 +60,9 @@ def to_mpc(
             `config.routing_lambda`. It is folded into the router's head. Not used under `"quota"`.
         quotas (`list[int]`, *optional*): How many queries of a batch each expert serves under `"quota"`; defaults to
             `config.quotas`, or to one query each. Public, like all other arguments but the calibration samples.
+        guard (`bool`): Whether each batch comes with a flag, which only the client can read: some value was beyond its
+            bound, so that the answers may be wrong. Costs a few percent of the bytes and three rounds. Only under
+            `"masked"`.
 
     Returns:
         `SecureModel`
@@ -74,7 +78,7 @@ def to_mpc(
             print(session(["The film was a delight."]).labels)
         ```
     """
-    options = Options(protocol, routing_privacy, device, max_length, provider, network, routing_lambda, quotas)
+    options = Options(protocol, routing_privacy, device, max_length, provider, network, routing_lambda, quotas, guard)
     problems = validate(model, tokenizer, options)
     if problems:
         raise ConversionError(problems)

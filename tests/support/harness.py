@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hf_securerouter.mpc.gates.guard import Guard
 from hf_securerouter.mpc.gates.party import Party
 from hf_securerouter.mpc.gates.secret import Secret
 from hf_securerouter.mpc.gates.weight_share import WeightShare, mask_weight, weight_mask, weight_share
@@ -97,6 +98,7 @@ class Run:
         records (`tuple[list[Message], list[Message]]`): Every opening, as each party saw it.
         sent (`tuple`): The rounds that each party sent, each a list of packed openings.
         corrections (`list[torch.Tensor]`): The dealer's corrections for P0, gate by gate.
+        guard_word (`int`, *optional*): What both shares of a guard's word make.
     """
 
     results: tuple[Any, Any]
@@ -104,6 +106,7 @@ class Run:
     records: tuple[list[Message], list[Message]]
     sent: tuple[list[list[bytes]], list[list[bytes]]]
     corrections: list[Tensor]
+    guard_word: int | None = None
 
     @property
     def integers(self) -> Tensor:
@@ -215,6 +218,7 @@ def attempt(
     party_class: type[Party] = RecordingParty,
     device: str = "cpu",
     within: Callable = nullcontext,
+    guarded: bool = False,
 ) -> tuple[list[Any], Run]:
     """Run a program, and hand out results and exceptions alike.
 
@@ -226,12 +230,14 @@ def attempt(
         party_class (`type`): `RecordingParty`, or one that leaks.
         device (`str`): Where the parties and the dealer compute.
         within (callable): Makes a context for every thread that computes.
+        guarded (`bool`): Whether the parties have guards.
     """
     cipher = cipher_for(device)
     weight_seeds = (new_seed(), new_seed())
     masked = {name: mask_weight(weight_seeds, name, words, cipher) for name, words in (weights or {}).items()}
     shapes = {name: WeightShare(words.to("meta"), words.to("meta")) for name, words in masked.items()}
-    plan = trace(program, shapes, cipher)
+    plan = trace(program, shapes, cipher, guarded)
+    guard_seed = new_seed()
     seeds = seeds or (new_seed(), new_seed())
 
     def both_masks(name: str) -> Tensor:
@@ -248,14 +254,16 @@ def attempt(
                 name: weight_share(rank, weight_seeds[rank], name, words, cipher, device)
                 for name, words in masked.items()
             }
-            party = party_class(rank, link, tuples, shares, debug=debug, device=device)
+            guard = Guard(rank, Csprng(guard_seed, b"guard", cipher, device)) if guarded else None
+            party = party_class(rank, link, tuples, shares, debug=debug, device=device, guard=guard)
             tuples.prepare(party.weights, ahead=1 << 30)
         parties.append(party)
     results = drive(program, tuple(parties), within)
     # Corrections may be a read-only map of a file: no gate may write to them.
     assert all(torch.equal(now, before) for now, before in zip(corrections, kept, strict=True))
     records, sent = zip(*((party.record, party.link.sent) for party in parties), strict=True)
-    return results, Run(tuple(results), plan, records, sent, corrections)
+    word = parties[0].guard.share ^ parties[1].guard.share if guarded else None
+    return results, Run(tuple(results), plan, records, sent, corrections, word)
 
 
 def run(program: Callable, weights: Mapping[str, Tensor] | None = None, **options: Any) -> Run:

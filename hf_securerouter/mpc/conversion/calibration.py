@@ -4,7 +4,7 @@
 The owner's samples set the bounds of every layer in both directions: wider where values exceed a default, and
 narrower, for shorter messages, where they stay below it. The built-in samples only widen. Bounds become part of the
 public manifest and so reveal a little about the weights and the samples. A later input beyond a bound gives a wrong
-result without an error; only the margin guards against it.
+result without an error, unless there is a guard (`gates/guard.py`).
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def bounded(converted: Converted, samples: Inputs | None) -> Converted:
         for position in (None, *layers):
             key = member if position is None else layer_key(member, position)
             default = bounds_of(manifest, member, position)
-            own = bounds_for(_found(manifest, member, position, seen[member]), spec.padding_differs)
+            own = bounds_for(_found(manifest, member, position, seen[member]), spec.padding_differs, manifest.guard)
             if "variance_low" in own:
                 own["variance_low"] = max(own["variance_low"], lowest)
             if "norm_low" in own:

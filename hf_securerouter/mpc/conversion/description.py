@@ -28,6 +28,7 @@ class Options:
     network: str = "lan"
     routing_lambda: float | None = None
     quotas: Sequence[int] | None = None
+    guard: bool = False
 
 
 @dataclass(frozen=True)
@@ -146,6 +147,7 @@ def make_manifest(model: Any, tokenizer: Any, members: Sequence[Member], options
         experts=tuple(expert_spec(member) for member in members if member.name != "router"),
         network=options.network,
         router_shares_expert=shared_expert(model),
+        guard=options.guard,
         expert_lengths=tuple(min(own, max_length) for own in getattr(model.config, "expert_max_lengths", None) or ()),
     )
     if not manifest.routes or manifest.routing_privacy != "quota" or manifest.router is None:

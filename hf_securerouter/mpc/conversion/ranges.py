@@ -86,8 +86,10 @@ def reached(seen: Seen, position: int | None) -> dict[str, float]:
     return found
 
 
-def bounds_for(found: Mapping[str, float], biased: bool) -> dict[str, int]:
+def bounds_for(found: Mapping[str, float], biased: bool, guarded: bool = False) -> dict[str, int]:
     """log2 bounds with the margin, named as in `Bounds`, for what is reached; `biased` as for `limit`.
+
+    A guard sees scores, not their differences in a row, and wants scores so small that no difference is too large.
 
     A row sum has none: where it is below 1/8, the model divides by 1/8, and shares do not.
     """
@@ -98,6 +100,8 @@ def bounds_for(found: Mapping[str, float], biased: bool) -> dict[str, int]:
     if "scores" in found:
         span = found["span"] * (2 if biased else 1)
         widest = max(found["scores"] * MARGIN, span * MARGIN + 4, 8.0)
+        if guarded:
+            widest = max(widest, found["scores"] * MARGIN * (4 if biased else 2))
         bounds["scores"] = math.ceil(math.log2(widest)) + 1
     for kind in SQUARES:
         if f"{kind}_low" in found:

@@ -63,6 +63,8 @@ def validate(model: Any, tokenizer: Any = None, options: Options | None = None) 
         found.append(Problem("protocol", f"there is no {options.protocol!r}", f"Pass one of {', '.join(PROTOCOLS)}"))
     if options.network not in NETWORKS:
         found.append(Problem("network", f"there is no {options.network!r}", f"Pass one of {', '.join(NETWORKS)}"))
+    if options.guard and options.protocol == "crypten":
+        found.append(Problem("guard", "protocol 'crypten' has none", "Pass `protocol='masked'`"))
     found += _routing_problems(model, options) if is_pool(model) else _classifier_problems(model, options)
     if model.config.problem_type == "multi_label_classification":
         found.append(

@@ -24,7 +24,7 @@ from ..net.sockets import Address
 from ..net.tls import connect
 from ..protocols import load_protocol
 from ..protocols.masked.layout import logits_bytes
-from ..sessions.session import Session, SessionError
+from ..sessions.session import Answer, Session, SessionError
 from .role_folder import RoleFolder
 
 
@@ -108,10 +108,10 @@ class RemoteSession(Session):
             channel.close()
         self._events = queue.SimpleQueue()  # nothing of these channels is heard any more
 
-    def _query(self, batch: dict[str, Tensor]) -> tuple[Tensor, list[int] | None, Cost]:
+    def _query(self, batch: dict[str, Tensor]) -> Answer:
         """Ask for a batch; in parts, if the servers have memory for smaller batches only since they were met again."""
         ask, size = super()._query, len(batch["input_ids"])
-        parts: list[tuple[Tensor, list[int] | None, Cost]] = []
+        parts: list[Answer] = []
         start = 0
 
         def ask_next() -> None:
@@ -123,9 +123,12 @@ class RemoteSession(Session):
 
         while start < size:
             self._persist(ask_next, self.timeout * size)
-        logits, experts, costs = zip(*parts, strict=True)
-        chosen = None if experts[0] is None else [expert for part in experts for expert in part]
-        return torch.cat(logits), chosen, Cost.total(costs)
+        return Answer(
+            torch.cat([part.logits for part in parts]),
+            None if parts[0].experts is None else [expert for part in parts for expert in part.experts or []],
+            [inside for part in parts for inside in part.in_bounds],
+            Cost.total([part.cost for part in parts]),
+        )
 
     def _persist(self, action: Callable[[], None], seconds: float) -> None:
         """Try an action again, over new connections, as often and as long as the servers' answers allow."""

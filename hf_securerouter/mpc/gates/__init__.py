@@ -5,5 +5,5 @@ Foundations: `gate` (what a gate is), `party` (runs gates), `secret` (a share), 
 and `bits` (parts of other gates). Products: `linear`, `selected_linear`, `matmul`, `windowed`, `relative_scores`,
 `row_scale`, `product`, `square`. Functions: `relu` (the example to follow), `activation` (GeLU, SiLU, tanh),
 `exponential`, `row_function` (1/x, 1/sqrt(x)). Comparison: `compare`, `argmax`, `maximum`, `ranks`. Choice and order:
-`select`, `shuffle`. Rings: `bit_to_ring`, `widen`.
+`select`, `shuffle`. Rings: `bit_to_ring`, `widen`. Values beyond their bounds: `guard`, `lifted_range`, `in_range`.
 """

@@ -105,12 +105,16 @@ class Tuple:
         source (`WordSource`): The words that the party expands from its seed.
         corrections (`torch.Tensor`, *optional*): At P0 the packed corrections, uint8.
 
+    Attributes:
+        guard (`Guard`, *optional*): The guard of the run, if it has one; see `gates/guard.py`.
+
     All draws raise `SecureRouterError` if the corrections end too early, or if the gate departs from its plan.
     """
 
     def __init__(self, gate: Gate, rank: int, source: WordSource, corrections: Tensor | None = None):
         self.gate, self.rank = gate, rank
         self.prepared: Any = None
+        self.guard: Any = None
         self._source, self._corrections, self._read = source, corrections, 0
         self._ahead: deque[tuple[Draw, Any]] = deque()
 
@@ -173,10 +177,18 @@ class Dealing:
         sources (`tuple[WordSource, WordSource]`): The words that P0 and P1 will expand from their seeds.
         weight_mask (callable, *optional*): From the name of a fixed weight to its mask B, int64 mod 2^64.
         device (`str`): Device of the sources' words.
+        guarded (`bool`): Whether the run has a guard, which reads more words.
     """
 
-    def __init__(self, sources: tuple[WordSource, WordSource], weight_mask: Any = None, device: str = "cpu"):
+    def __init__(
+        self,
+        sources: tuple[WordSource, WordSource],
+        weight_mask: Any = None,
+        device: str = "cpu",
+        guarded: bool = False,
+    ):
         self._sources, self.weight_mask, self.device = sources, weight_mask, device
+        self.guarded = guarded
         self.corrections: list[Tensor] = []
 
     def constant(self, values: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from .gate import Dealing, Opening, Tuple
+from .lifted_range import LiftedRange, deal_lifted_range
 from .secret import Secret
 
 
@@ -47,6 +48,7 @@ def deal_lift(dealing: Dealing, shape: tuple[int, ...], bits: int, width: int) -
     mask = dealing.lift_mask(shape, bits, width)
     top = mask >> (bits - 1)
     dealing.give(top, width - bits)
+    deal_lifted_range(dealing, mask, bits)
     return LiftMask(mask, top)
 
 
@@ -88,6 +90,7 @@ class Lift:
         self._randomness = randomness
         self._pad, self.mask = randomness.lift_mask(shape, bits, width)
         self.top = randomness.word(shape, width - bits).to(torch.int64)
+        self._range = LiftedRange(randomness, shape, bits)
 
     def products(self, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         """Shares of factor * r and of factor * t, as `LiftMask.give_products` shared them."""
@@ -102,6 +105,7 @@ class Lift:
         """Set `centre` and `wrap` from the opened c, int64 in [0, 2^k)."""
         public = Opened(value, self.bits)
         self.centre, self.wrap = public.centre, public.wrap
+        self._range.note(value)
 
     def value(self) -> Tensor:
         """A share of x mod 2^K, int64."""

@@ -15,6 +15,7 @@ from ..net.ledger import Ledger
 from ..ring.device import Staging, kept_on
 from ..ring.words import MAX_BITS, reduce, seal, signed, unpack
 from .gate import Gate, Opening, SecretProtocol, Tuple
+from .guard import Guard
 from .secret import Secret
 from .weight_share import WeightShare
 
@@ -44,6 +45,7 @@ class Party:
         debug (`bool`): `checked` opens its value in the clear and raises `BoundError` if the bound does not hold. For
             tests on made-up data only: every checked value is revealed.
         device (`str`): Device of the shares.
+        guard (`Guard`, *optional*): Notes which values are beyond their bounds; see `gates/guard.py`.
     """
 
     def __init__(
@@ -55,9 +57,10 @@ class Party:
         ledger: Ledger | None = None,
         debug: bool = False,
         device: str = "cpu",
+        guard: Guard | None = None,
     ):
         self.rank, self.link, self.weights, self.debug = rank, link, weights or {}, debug
-        self.device = device
+        self.device, self.guard = device, guard
         self._staging = Staging(device)
         self.ledger = ledger or Ledger()
         self._tuples = tuples
@@ -66,6 +69,7 @@ class Party:
     def take(self, gate: Gate) -> Tuple:
         """The tuple for `gate`, which must be the plan's next gate; `Tuple.prepared` is set."""
         found = self._tuples(gate)
+        found.guard = self.guard
         if found.prepared is None:
             found.prepared = gate.prepare(found, self.weights)
         return found
@@ -79,11 +83,13 @@ class Party:
         return kept_on(self.device, values)
 
     def run(self, protocol: SecretProtocol[T]) -> T:
-        """Drive a protocol to its end, one exchange a round.
+        """Drive a protocol to its end, one exchange a round; and then what the guard has kept for later.
 
         Returns:
             The protocol's result.
         """
+        if self.guard is not None:
+            protocol = self.guard.finished(protocol)
         opened: list[Tensor] | None = None
         self._since = time.perf_counter()
         while True:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from .gate import Dealing, Gate, SecretProtocol
 from .lift import Lift, Opened, deal_lift, squared
+from .lifted_range import LiftedRange, deal_lifted_range
 from .party import Party
 from .secret import Secret
 
@@ -91,6 +92,7 @@ class SelectedSquare(Gate):
             dealing.give(chosen * mask * mask, self.width)
             dealing.give(chosen * top, self.width - self.bits)
             dealing.give(chosen * top * mask, self.width - self.bits - 1)
+        deal_lifted_range(dealing, mask, self.bits)
 
     def run(self, party: Party, x: Secret, bit: Tensor) -> SecretProtocol[Secret]:
         """Open x and the bits, square and select.
@@ -114,6 +116,7 @@ class SelectedSquare(Gate):
             [randomness.word(self._bit_shape, self.width), *(randomness.word(self.shape, width) for width in widths)]
             for _ in range(2)
         ]
+        LiftedRange(randomness, self.shape, self.bits).note(opened)
         flip = flipped.bool()
         chosen, chosen_mask, square, top, top_mask = (
             torch.where(flip, if_set.to(torch.int64), if_clear.to(torch.int64))

@@ -39,6 +39,7 @@ class Manifest:
         expert_lengths (`tuple[int, ...]`): Tokens of an input that each expert reads; empty if all read all tokens.
         sharing (`str`): Id of the sharing in a role's folder, 32 hex digits; empty before the model is shared.
         digest (`str`): Salted SHA-256 of the sharing's masked weights, the same at both servers; empty likewise.
+        guard (`bool`): Whether the servers note values beyond their bounds, which only the client learns.
     """
 
     protocol: str
@@ -56,6 +57,7 @@ class Manifest:
     expert_lengths: tuple[int, ...] = ()
     sharing: str = ""
     digest: str = ""
+    guard: bool = False
 
     @property
     def routes(self) -> bool:
@@ -138,6 +140,7 @@ class Manifest:
             "expert_lengths": list(self.expert_lengths),
             "sharing": self.sharing,
             "digest": self.digest,
+            **({"guard": True} if self.guard else {}),
         }
 
     @classmethod
@@ -155,6 +158,7 @@ class Manifest:
             expert_lengths=tuple(values["expert_lengths"]),
             sharing=values.get("sharing", ""),  # folders of earlier versions have neither
             digest=values.get("digest", ""),
+            guard=values.get("guard", False),
         )
 
 

@@ -63,6 +63,10 @@ class Sharing(ABC):
     def logits(self, shares: dict[str, dict[str, Tensor]]) -> Tensor:
         """The logits, (B, C) float32, from the parties' answers."""
 
+    def in_bounds(self, shares: dict[str, dict[str, Tensor]]) -> bool | None:
+        """Whether all values of a batch were within their bounds, from the parties' answers; None without a guard."""
+        return None
+
 
 class Program(ABC):
     """One role of a protocol, in its own process."""

@@ -23,7 +23,7 @@ from ..models.manifest import Manifest
 from ..net.channel import Channel, ChannelError
 from ..net.cost import Cost
 from ..protocols.base import Sharing
-from .verification import agree, differing_inputs, tolerance
+from .verification import agree, differing_inputs, inputs_beyond_bounds, tolerance
 
 
 _DRAW = secrets.SystemRandom()
@@ -55,6 +55,8 @@ class SecureResult:
             `revealed`.
         cost (`Cost`): Bytes, rounds, seconds and memory of the call.
         verified (`list[bool | None]`): Whether each input was asked twice with the same answer; None: asked once.
+        in_bounds (`list[bool | None]`): Whether all values of each input's batch were within their bounds; None: the
+            model was converted without `guard`.
     """
 
     logits: Tensor
@@ -62,6 +64,24 @@ class SecureResult:
     expert_indices: list[int] | None
     cost: Cost
     verified: list[bool | None]
+    in_bounds: list[bool | None]
+
+
+@dataclass
+class Answer:
+    """The answer to one batch.
+
+    Args:
+        logits (`torch.Tensor`): (B, C) float32.
+        experts (`list[int]`, *optional*): The expert of each row, where the servers know it.
+        in_bounds (`list[bool | None]`): As in `SecureResult`, for each row.
+        cost (`Cost`): Of the batch.
+    """
+
+    logits: Tensor
+    experts: list[int] | None
+    in_bounds: list[bool | None]
+    cost: Cost
 
 
 class Session(ABC):
@@ -140,21 +160,23 @@ class Session(ABC):
         experts: list[int] = []
         costs: list[Cost] = []
         verified: list[bool | None] = []
+        in_bounds: list[bool | None] = []
         try:
             while (start := len(verified)) < count:
                 size = min(self.batch_size, count - start)  # the roles may lower it
                 batch = {name: values[start : start + size] for name, values in encoded.items()}
                 rows = self._rows(size)
                 filled = {name: values[rows] for name, values in batch.items()}
-                part, chosen, cost = self._query(filled)
-                self._compare(filled, part, chosen)
-                logits.append(part[:size])
-                experts += chosen or []
-                costs.append(cost)
+                answer = self._query(filled)
+                self._compare(filled, answer.logits, answer.experts)
+                logits.append(answer.logits[:size])
+                experts += answer.experts or []
+                in_bounds += answer.in_bounds[:size]
+                costs.append(answer.cost)
                 if _DRAW.random() < verify:
-                    again, _, cost = self._query(filled)
-                    costs.append(cost)
-                    verified += agree(part, again, rows, tolerance(self.manifest))
+                    again = self._query(filled)
+                    costs.append(again.cost)
+                    verified += agree(answer.logits, again.logits, rows, tolerance(self.manifest))
                 else:
                     verified += [None] * size
                 if progress is not None:
@@ -166,12 +188,15 @@ class Session(ABC):
         revealed = len(experts) == count
         if differing := [index for index, agreed in enumerate(verified) if agreed is False]:
             warn(differing_inputs(differing))
+        if beyond := [index for index, inside in enumerate(in_bounds) if inside is False]:
+            warn(inputs_beyond_bounds(beyond))
         return SecureResult(
             logits=joined,
             labels=self.client.labels(joined),
             expert_indices=experts if revealed else None,
             cost=Cost.total(costs),
             verified=verified,
+            in_bounds=in_bounds,
         )
 
     @abstractmethod
@@ -230,7 +255,7 @@ class Session(ABC):
         """The rows of a batch of `size` inputs that are sent, with copies up to the size that the quotas sum to."""
         return list(range(size)) if self.manifest.batch is None else fill_batch(size, self.batch_size).tolist()
 
-    def _query(self, batch: dict[str, Tensor]) -> tuple[Tensor, list[int] | None, Cost]:
+    def _query(self, batch: dict[str, Tensor]) -> Answer:
         channels = [channel for name, channel in self._channels.items() if name != "dealer"]
         before = sum(channel.bytes_sent + channel.bytes_received for channel in channels)
         size = len(batch["input_ids"])
@@ -240,7 +265,8 @@ class Session(ABC):
             self._send(role, header, shares.get(role))
         answers = self._collect("result", self.timeout * size)
         moved = sum(channel.bytes_sent + channel.bytes_received for channel in channels) - before
-        logits = self.sharing.logits({role: tensors for role, (_, tensors) in answers.items()})
+        shares = {role: tensors for role, (_, tensors) in answers.items()}
+        logits, in_bounds = self.sharing.logits(shares), self.sharing.in_bounds(shares)
         experts = answers["party0"][0].get("experts")
         if len(logits) != size or not (experts is None or isinstance(experts, list) and len(experts) == size):
             raise SessionError(f"The servers answered {len(logits)} inputs where {size} were asked.")
@@ -249,7 +275,7 @@ class Session(ABC):
             client_bytes=moved,
             setup_seconds=self.setup_seconds,
         )
-        return logits, experts, cost
+        return Answer(logits, experts, [in_bounds] * size, cost)
 
 
 def _listen(name: str, channel: Channel, events: queue.SimpleQueue[tuple[str, Any]]) -> None:

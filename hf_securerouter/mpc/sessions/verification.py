@@ -60,6 +60,16 @@ def differing_inputs(rows: Sequence[int]) -> str:
     )
 
 
+def inputs_beyond_bounds(rows: Sequence[int]) -> str:
+    """The warning about inputs, by their positions in the call, of batches in which a value was beyond its bound."""
+    named = ", ".join(map(str, rows[:10])) + (", ..." if len(rows) > 10 else "")
+    return (
+        f"{len(rows)} inputs were in batches with a value at or beyond its bound (positions {named}): their answers "
+        "may be wrong. Have the model converted again with such texts as `calibration=`, and look at `securerouter "
+        "check`."
+    )
+
+
 def refuse_other_answers(errors: Tensor, logits: Tensor, limit: float) -> None:
     """Refuse a batch with an answer that is further from the model in clear text than rounding.
 

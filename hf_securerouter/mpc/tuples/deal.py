@@ -48,7 +48,7 @@ def deal_set(
     def deal(index: int) -> Tensor:
         gate, size = plan.gates[index], plan.correction_bytes[index]
         first, second = (plan.words(seed, index, device) for seed in seeds)
-        dealing = Dealing((first, second), weight_mask, device)
+        dealing = Dealing((first, second), weight_mask, device, plan.guarded)
         gate.deal(dealing)
         corrections = torch.cat(dealing.corrections) if dealing.corrections else torch.empty(0, dtype=torch.uint8)
         if corrections.numel() != size:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from ..gates.gate import Draw, Gate, Opening, SecretProtocol, Tuple
+from ..gates.guard import PlannedGuard
 from ..gates.party import Party
 from ..net.ledger import GateCount
 from ..ring.randomness import AES, Csprng, Pad
@@ -42,6 +43,7 @@ class Plan:
         cipher (`str`): Cipher that expands seeds.
         draws (`tuple[tuple[Draw, ...], ...]`): The draws of a party from each gate's tuple, in order.
         ends (`tuple[int, ...]`): For each gate, how many gates have taken their tuples when its own is dropped.
+        guarded (`bool`): Whether the run has a guard, for which gates need more words; see `gates/guard.py`.
     """
 
     gates: tuple[Gate, ...]
@@ -52,11 +54,13 @@ class Plan:
     cipher: str = AES
     draws: tuple[tuple[Draw, ...], ...] = field(default=(), compare=False, hash=False, repr=False)
     ends: tuple[int, ...] = field(default=(), compare=False, hash=False, repr=False)
+    guarded: bool = False
 
     @property
     def digest(self) -> str:
         """Hex SHA-256 of everything that both parties and the dealer must agree on."""
-        text = "\n".join([FORMAT, self.cipher, *(repr(gate) for gate in self.gates)])
+        guard = ["guarded"] if self.guarded else []
+        text = "\n".join([FORMAT, self.cipher, *guard, *(repr(gate) for gate in self.gates)])
         return hashlib.sha256(text.encode()).hexdigest()
 
     def words(self, seed: bytes, index: int, device: str = "cpu") -> Csprng:
@@ -114,8 +118,9 @@ class _TracedTuple(Tuple):
 class _Tracer(Party):
     """A party that computes on meta tensors, and records its tuples, rounds and bytes."""
 
-    def __init__(self, weights: Mapping[str, Any]):
-        super().__init__(0, None, self._record, weights)  # type: ignore[arg-type]
+    def __init__(self, weights: Mapping[str, Any], guarded: bool):
+        guard = PlannedGuard() if guarded else None
+        super().__init__(0, None, self._record, weights, guard=guard)  # type: ignore[arg-type]
         self.records: list[_Record] = []
         self.rounds = 0
         self.by_gate: dict[str, GateCount] = {}
@@ -145,7 +150,10 @@ class _Tracer(Party):
 
 
 def trace(
-    program: Callable[[Party], SecretProtocol[Any]], weights: Mapping[str, Any] | None = None, cipher: str = AES
+    program: Callable[[Party], SecretProtocol[Any]],
+    weights: Mapping[str, Any] | None = None,
+    cipher: str = AES,
+    guarded: bool = False,
 ) -> Plan:
     """Record the plan of a program.
 
@@ -153,6 +161,7 @@ def trace(
         program (callable): From a party to its protocol; of its inputs only the shapes count.
         weights (`Mapping[str, WeightShare]`, *optional*): Fixed weights, on the `meta` device.
         cipher (`str`): Cipher with which the roles expand seeds.
+        guarded (`bool`): Whether the parties have a guard.
 
     Returns:
         `Plan`: Exact in every byte and round.
@@ -161,7 +170,7 @@ def trace(
         >>> x = torch.empty(4, dtype=torch.int64, device="meta")
         >>> plan = trace(lambda party: ReLU((4,), bits=32, width=40).run(party, party.secret(x, 40, 14, 8)))
     """
-    tracer = _Tracer(weights or {})
+    tracer = _Tracer(weights or {}, guarded)
     with MetaShapes():
         tracer.run(program(tracer))
     for record in tracer.records:
@@ -175,4 +184,5 @@ def trace(
         cipher=cipher,
         draws=tuple(tuple(record.draws) for record in tracer.records),
         ends=tuple(len(tracer.records) if record.end is None else record.end for record in tracer.records),
+        guarded=guarded,
     )

@@ -17,6 +17,7 @@ from torch import Tensor
 from ...gates.bit_to_ring import BitToRing
 from ...gates.exponential import Exponential
 from ...gates.gate import SecretProtocol, together
+from ...gates.in_range import between, noted
 from ...gates.matmul import Matmul
 from ...gates.maximum import maximum
 from ...gates.party import Party
@@ -127,16 +128,20 @@ class SecureAttention:
         else:
             multiply = WindowScores(query.shape, key.shape, rings.score_width, window)
             mix = WindowMix(multiply.result, value.shape, rings.mix_width, window).start(party)
-        scores, _ = yield from together(multiply.run(party, query, key), mix.open_right(value))
+        scores, *_ = yield from together(multiply.run(party, query, key), mix.open_right(value), *noted(party, value))
         if positions.bias is not None:
             bias = positions.bias[..., : scores.shape[-2], :]
             scores = scores.map(lambda words: words + bias)
+        unshifted = scores.with_bound(rings.guarded_scores)
         if positions.padding is not None:
             shift = places.of_padding(party, positions.padding) << (rings.score_width - 2)
             scores = scores.map(lambda words: words + shift)
         scores = places.within(party, scores)
         scores = yield from party.checked(scores.with_bound(rings.bounds.scores - 1), f"{self.place} scores")
-        unnormalized = yield from self._unnormalized(party, scores, positions.is_token, places)
+        unnormalized, *_ = yield from together(
+            self._unnormalized(party, scores, positions.is_token, places),
+            *(noted(party, unshifted) if rings.softmax == "exact" else []),  # else a gate lifts them
+        )
 
         # Row sums are taken before truncation: truncated weights need not add up to them.
         low, high = rings.row_sum_range
@@ -155,6 +160,8 @@ class SecureAttention:
             mix.open_left(unnormalized.truncate(rings.unnormalized)), inverse.run(party, sums)
         )
         sums = yield from party.checked(sums.with_bound(high), f"{self.place} row sums", low)
+        if party.guard is not None and rings.softmax != "exact":  # exponentials sum to 1 or more
+            party.guard.later(between(party, sums, low))
         context = mix.product(rings.context_bound).truncate(rings.unnormalized)
         context = yield from party.checked(context, f"{self.place} context")
         divide = RowScale(

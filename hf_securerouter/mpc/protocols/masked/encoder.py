@@ -22,6 +22,7 @@ from torch import Tensor
 from ....number_format import deviation_bits
 from ...gates.activation import Activation
 from ...gates.gate import SecretProtocol, together
+from ...gates.in_range import InRange, between
 from ...gates.linear import Linear
 from ...gates.party import Party
 from ...gates.product import Product
@@ -193,6 +194,8 @@ class MaskedEncoder(SecureAttention):
             party, row, width, rings.bounds.logits, {"head.classifier": bits.head_weights}
         )
         logits = logits.truncate(rings.logits).narrow(self.logit_width)
+        if party.guard is not None:
+            party.guard.later(InRange(logits.shape).run(party, logits.with_bound(rings.bounds.logits)))
         return (yield from party.checked(logits, f"{self.prefix}head logits"))
 
     def _unit_row(self, party: Party, dense: Secret, width: int) -> SecretProtocol[Secret]:
@@ -387,6 +390,8 @@ class MaskedEncoder(SecureAttention):
             squares.add_public(eps).words, squares.width, squares.scale + row_bits, bounds.variance_high
         ).truncate(variance_scale)
         variance = yield from party.checked(variance, f"{self.place} variance", gate.low)
+        if party.guard is not None:
+            party.guard.later(between(party, variance, gate.low))
         inverse = yield from gate.run(party, variance)
         yield from rows.open_scalar(inverse.map(lambda words: words.unsqueeze(-1)))
         return rows.product(NORMAL_BOUND).truncate(bits.hidden)

@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 
 from ...gates.gate import SecretProtocol
+from ...gates.guard import Guard
 from ...gates.party import Party
 from ...gates.secret import Secret
 from ...gates.weight_share import WeightShare
 from ...net.ledger import Ledger
 from ...net.link import Link
 from ...ring.device import finish, free_memory
-from ...ring.randomness import AES, cipher_for
+from ...ring.randomness import AES, Csprng, cipher_for
 from ...tuples.party_set import PartySet, SetLabel
 from ...tuples.plan import Plan, trace
 
@@ -35,6 +36,7 @@ class SecureProgram:
         inputs (`Mapping[str, torch.Tensor or Secret]`): Shape and dtype of each share, on the `meta` device; a
             `Secret` where an earlier program leaves the share, in a ring of at least that width.
         weights (`Mapping[str, tuple[int, ...]]`): Shapes of the shared weights.
+        guarded (`bool`): Whether the parties have a guard.
 
     Example:
         ```python
@@ -51,6 +53,7 @@ class SecureProgram:
     run: Callable[[Party, Mapping[str, Any]], SecretProtocol[Any]]
     inputs: Mapping[str, Tensor | Secret]
     weights: Mapping[str, tuple[int, ...]]
+    guarded: bool = False
 
     def plan(self, cipher: str = AES) -> Plan:
         """Trace the plan, for roles that expand seeds with `cipher`."""
@@ -58,7 +61,7 @@ class SecureProgram:
         for name, shape in self.weights.items():
             words = torch.empty(shape, dtype=torch.int64, device="meta")
             weights[name] = WeightShare(words, words)
-        return trace(lambda party: self.run(party, self.inputs), weights, cipher)
+        return trace(lambda party: self.run(party, self.inputs), weights, cipher, self.guarded)
 
 
 class Sets(Protocol):
@@ -81,6 +84,10 @@ class Evaluator:
         debug (`bool`): Reveal every value that has a bound and check it; see `Party`.
         ahead (`int`, *optional*): Bytes that may be taken for what is computed before an input arrives; by default an
             eighth of what is free then.
+        guard_seed (`bytes`, *optional*): A seed that only the two parties know, for programs with a guard.
+
+    Attributes:
+        guard_share (`int`): This party's share of the word of all guards (`gates/guard.py`) since it was set to 0.
     """
 
     def __init__(
@@ -94,9 +101,10 @@ class Evaluator:
         plans: dict[str, Plan] | None = None,
         debug: bool = False,
         ahead: int | None = None,
+        guard_seed: bytes | None = None,
     ) -> None:
         self.rank, self.link, self.sets, self.device = rank, link, sets, device
-        self.debug = debug
+        self.debug, self.guard_share, self._guard_seed = debug, 0, guard_seed
         self.weights = {} if weights is None else weights
         self.ledger = ledger or link.ledger
         self.used: list[SetLabel] = []
@@ -131,7 +139,8 @@ class Evaluator:
             self.link.agree({"program": program.name, **tuples.label.to_dict()})
             self._book(plan, tuples)
             randomness = tuples.open(plan, self.device)
-            party = Party(self.rank, self.link, randomness, self.weights, self.ledger, self.debug, self.device)
+            guard = self._guard(tuples.label) if program.guarded else None
+            party = Party(self.rank, self.link, randomness, self.weights, self.ledger, self.debug, self.device, guard)
             ahead = (free_memory(self.device) or 0) // 8 if self._ahead is None else self._ahead
             randomness.prepare(self.weights, ahead)
             finish(self.device)
@@ -139,7 +148,15 @@ class Evaluator:
         with self.ledger.phase("online"):
             result = party.run(program.run(party, inputs))
             finish(self.device)
-            return result
+        if guard is not None:
+            self.guard_share ^= guard.share
+        return result
+
+    def _guard(self, label: SetLabel) -> Guard:
+        """A guard whose words no other set of tuples has."""
+        assert self._guard_seed is not None
+        words = Csprng(self._guard_seed, b"guard/" + label.id.encode(), cipher_for(self.device), self.device)
+        return Guard(self.rank, words)
 
     def _book(self, plan: Plan, tuples: PartySet) -> None:
         """Count the dealer's bytes: corrections by gate, all others under the caller's gate."""

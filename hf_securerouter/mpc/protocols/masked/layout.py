@@ -10,6 +10,7 @@ from typing import TypeVar
 from torch import Tensor
 
 from ....number_format import Bounds, FractionBits, number_format
+from ...gates.guard import WORD_BITS
 from ...models.manifest import Manifest
 from ...models.spec import EncoderSpec
 from ...ring.words import packed_size
@@ -28,6 +29,10 @@ LOGITS = "logits"
 
 
 SEED = "seed"
+
+
+GUARD = "guard"
+GUARD_BYTES = WORD_BITS // 8
 
 
 def encoders(manifest: Manifest) -> dict[str, MaskedEncoder]:
@@ -71,6 +76,7 @@ def _ring_widths(manifest: Manifest, member: str, layer: int | None = None) -> R
         norm_first=spec.norm_first,
         gated=spec.gated,
         rotary=bool(spec.rotary),
+        shifts_padding=spec.padding_differs,
         pools=spec.pooling == "mean",
         stream=_stream_bound(manifest, manifest.encoder_of(member), layer),
     )
@@ -184,5 +190,6 @@ def input_bytes(manifest: Manifest, batch: int) -> int:
 
 
 def logits_bytes(manifest: Manifest, batch: int) -> int:
-    """Bytes of a party's share of the logits of a batch, bit-packed."""
-    return packed_size(batch * manifest.experts[0].head.num_outputs, logit_width(manifest))
+    """Bytes of a party's answer to a batch: its share of the logits, bit-packed, and of a guard's word."""
+    flag = GUARD_BYTES if manifest.guard else 0
+    return packed_size(batch * manifest.experts[0].head.num_outputs, logit_width(manifest)) + flag

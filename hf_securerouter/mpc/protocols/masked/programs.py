@@ -320,7 +320,7 @@ def _restore_program(manifest: Manifest, name: str, count: int) -> SecureProgram
         ORDER: _planned((count, count), width, 0, 0),
         LOGITS: _planned((count, manifest.experts[0].head.num_outputs), width, scale, width - scale - 2),
     }
-    return SecureProgram(name, partial(restore, manifest), inputs, {})
+    return SecureProgram(name, partial(restore, manifest), inputs, {}, manifest.guard)
 
 
 def _planned(shape: tuple[int, ...], width: int, scale: int, bound: int) -> Secret:
@@ -343,4 +343,4 @@ def _program(manifest: Manifest, name: str, run: object, rows: Mapping[str, int]
     prefixes = tuple(f"{member}." for member in {*rows, *inputs})
     inputs[ATTENTION_MASK] = torch.empty(batch, manifest.max_length, dtype=torch.uint8, device="meta")
     weights = {name: shape for name, shape in all_weight_shapes(manifest).items() if name.startswith(prefixes)}
-    return SecureProgram(name=name, run=run, inputs=inputs, weights=weights)  # type: ignore[arg-type]
+    return SecureProgram(name, run, inputs, weights, manifest.guard)  # type: ignore[arg-type]

@@ -3,8 +3,8 @@
 
 A chain of linear steps must keep enough bits for all its later steps, until a nonlinear gate makes fresh shares; so
 widths are computed backwards from the end of each chain. A width above 64 bits raises an error. A value beyond its
-bound is not detected when shares are computed: the result is wrong, and nothing leaks. So conversion measures the
-values of every layer, and each layer has ring widths of its own.
+bound gives a wrong result, which a guard alone notices, and nothing leaks. So conversion measures the values of every
+layer, and each layer has ring widths of its own.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ class RingWidths:
         hidden_act (`str`): The feed-forward activation.
         bits (`FractionBits`): Fraction bits.
         norm_first (`bool`), gated (`bool`), rotary (`bool`): As in `EncoderSpec`.
+        shifts_padding (`bool`): Whether scores of padding are moved below those of tokens.
         pools (`bool`): Whether heads read the mean of all rows, which is made in a ring of few bits.
         stream (`int`): Without a norm behind each step, the log2 bound of the sum of all steps up to the last layer.
     """
@@ -48,6 +49,7 @@ class RingWidths:
     norm_first: bool = False
     gated: bool = False
     rotary: bool = False
+    shifts_padding: bool = False
     pools: bool = False
     stream: int = 0
 
@@ -128,6 +130,12 @@ class RingWidths:
         """
         room = {"exact": 0, "2quad": 1, "2relu": 2}[self.softmax]
         return self.bits.query + self.bits.key + self.bounds.scores + room
+
+    @property
+    def guarded_scores(self) -> int:
+        """log2 bound of scores whose differences in a row are certainly below half of their range, as row maxima need;
+        with a shift of padding, below a quarter."""
+        return self.bounds.scores - (3 if self.shifts_padding else 2)
 
     @property
     def attended_width(self) -> int:

@@ -10,10 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+import torch
 from torch import Tensor
 
 from ....errors import SecureRouterError
 from ....routing import fill_batch
+from ...gates.guard import WORD_BITS
 from ...gates.weight_share import WeightShare, weight_mask, weight_share
 from ...models.manifest import Manifest
 from ...net.channel import Channel
@@ -27,7 +29,7 @@ from ...tuples.party_set import SetLabel
 from ...tuples.plan import Plan
 from ..base import Program
 from .evaluator import Evaluator
-from .layout import ATTENTION_MASK, SEED, all_weight_shapes, input_width, logit_width
+from .layout import ATTENTION_MASK, GUARD, SEED, all_weight_shapes, input_width, logit_width
 from .programs import Inputs, secure_program
 from .schedule import first_program, run_schedule
 from .sharing import as_seed, check_share, input_share
@@ -148,7 +150,7 @@ class MaskedParty(Program):
         sets = DealerClient(dealer, self.rank, timeout, silence)
         device, plans = self.manifest.device, self._plans
         evaluator = Evaluator(
-            self.rank, link, sets, self._weights, self.ledger, device, plans, self.debug, self._ahead
+            self.rank, link, sets, self._weights, self.ledger, device, plans, self.debug, self._ahead, seed
         )
         self._meeting = _Meeting(link, sets, evaluator, seed)
 
@@ -235,6 +237,7 @@ class MaskedParty(Program):
         """
         met, evaluator = self._met, self._met.evaluator
         evaluator.used.clear()
+        evaluator.guard_share = 0
         rows = fill_batch(sum(counts), self.manifest.batch or sum(counts))
         on_device = {name: words[rows].to(self.manifest.device) for name, words in inputs.items()}
 
@@ -244,13 +247,28 @@ class MaskedParty(Program):
         chosen, logits = run_schedule(self.manifest, run, on_device)
         width = logit_width(self.manifest)
         packed = refreshed(self.rank, met.zero_seed, evaluator.used[-1], logits.cpu(), width, counts)
+        flag: dict[str, Tensor] = {}
+        if self.manifest.guard:
+            flag[GUARD] = refreshed_flag(met.zero_seed, evaluator.used[-1], evaluator.guard_share)
         met.sets.finished(evaluator.used)
         # The next query usually has the same shape, so its first set of tuples is dealt ahead.
         first = first_program(self.manifest, len(rows))
         met.sets.order(first, evaluator.plan(secure_program(self.manifest, first)))
         ends = list(itertools.accumulate(counts))
         experts = [None if chosen is None else chosen[end - n : end] for end, n in zip(ends, counts, strict=True)]
-        return [({"experts": own}, {"logits": part}) for own, part in zip(experts, packed, strict=True)]
+        return [({"experts": own}, {"logits": part, **flag}) for own, part in zip(experts, packed, strict=True)]
+
+
+def refreshed_flag(zero_seed: bytes, label: SetLabel, share: int) -> Tensor:
+    """A party's XOR share of the guard's word for the client, made fresh by a share of zero; uint8 (8,).
+
+    Args:
+        zero_seed (`bytes`): Of `agree_on_seed`.
+        label (`SetLabel`): Of the batch's last set of tuples, which no other batch has.
+        share (`int`): The share, a signed integer of 64 bits.
+    """
+    zero = Csprng(zero_seed, b"flag/" + label.id.encode()).ring((1,), WORD_BITS)
+    return seal(torch.tensor([share]), Pad(zero, WORD_BITS, xor=True))[1]
 
 
 def refreshed(

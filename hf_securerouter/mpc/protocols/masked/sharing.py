@@ -18,7 +18,7 @@ from ...ring.randomness import SEED_BYTES, Csprng, new_seed
 from ...ring.words import packed_size, reduce, seal, unpack
 from ..base import Shares, Sharing
 from .folding import fold_weights
-from .layout import ATTENTION_MASK, SEED, _own, encoders, input_width, logit_width, member_weights
+from .layout import ATTENTION_MASK, GUARD, GUARD_BYTES, SEED, _own, encoders, input_width, logit_width, member_weights
 from .ring_widths import RingWidths
 
 
@@ -97,6 +97,18 @@ class MaskedSharing(Sharing):
             raise SecureRouterError("The servers answered with something else than two shares of the same logits.")
         own, other = (unpack(part, (rows, classes), width) for part in packed if part is not None)
         return from_fixed_point(own + other, width, RingWidths.logits).float()
+
+    def in_bounds(self, shares: dict[str, dict[str, Tensor]]) -> bool | None:
+        if not self.manifest.guard:
+            return None
+        first, second = (shares[role].get(GUARD) for role in ("party0", "party1"))
+        if first is None or second is None or not (_is_flag(first) and _is_flag(second)):
+            raise SecureRouterError("The servers answered without two shares of the guard's word.")
+        return not bool((first ^ second).any())
+
+
+def _is_flag(tensor: Tensor | None) -> bool:
+    return tensor is not None and tensor.dtype == torch.uint8 and tensor.shape == (GUARD_BYTES,)
 
 
 def input_words(seed: bytes, name: str, cipher: str) -> Csprng:

@@ -70,11 +70,11 @@ def batch_of(spec, lengths, longest, seed=0):
     return copy_into_padding(x, live), live
 
 
-def encrypted(spec, x, live, bounds=None, weights=None):
+def encrypted(spec, x, live, bounds=None, weights=None, **options):
     encoder = MaskedEncoder(spec, RingWidths(bounds or Bounds(), x.shape[1], spec.softmax))
     words = fold_weights(spec, weights or weights_of(spec), encoder.rings)
     given, mask = Input.real(x, encoder.input_width, encoder.rings.bits.hidden), Bits(live)
-    return run(lambda party: encoder.run(party, given(party), mask(party)), words)
+    return run(lambda party: encoder.run(party, given(party), mask(party)), words, **options)
 
 
 def plan_of(spec, length=128, batch=1, bounds=None, precision=None):
