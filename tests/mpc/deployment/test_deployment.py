@@ -46,6 +46,7 @@ TEXTS = [
 ]
 QUOTAS = [3, 1]
 MAX_LENGTH = 16
+GUARDED = "trained"
 # Checkpoint, mode and quotas of each sharing.
 SHARINGS = {
     "revealed": ("own", "revealed", None),
@@ -71,6 +72,7 @@ def place(tmp_path_factory, tokenizer):
     for sharing, (name, privacy, quotas) in SHARINGS.items():
         options = ["--routing-privacy", privacy, "--max-length", str(MAX_LENGTH), "--json"]
         options += ["--quotas", ",".join(map(str, quotas))] if quotas else []
+        options += ["--guard"] * (sharing == GUARDED)
         done = CliRunner().invoke(cli.app, ["share", str(folder / name), str(folder / sharing), *options])
         assert done.exit_code == 0, done.stderr
         report = json.loads(done.stdout)
@@ -114,6 +116,7 @@ def ask(place, deployment, folder, verify=0.0):
         assert found["logits"] == pytest.approx(own.logits, abs=0.02)
         assert found["expert"] == (own.expert if privacy == "revealed" else None)
         assert found.get("verified") == (True if verify else None)
+        assert found.get("in_bounds") == (True if deployment.shares.name == GUARDED else None)
     return report["cost"]
 
 

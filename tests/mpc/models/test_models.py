@@ -320,7 +320,7 @@ def test_variants_of_an_activation_are_within_the_stated_bound(name):
 
 @pytest.mark.parametrize("protocol, tolerance, shared", [("crypten", 0.02, 2), ("masked", 0.01, None)])
 def test_a_session_serves_every_architecture(protocol, tolerance, shared):
-    """Each architecture serves some inputs; an encoder with a projection, an expert's or the router's, routes them."""
+    """Each architecture serves an input; an encoder with a projection, an expert's or the router's, routes them."""
     families = ("distilbert", "roberta", "electra", "albert", "mpnet", "deberta-v2")
     router = family_config("albert", layers=2, width=16, num_hidden_groups=2) if shared is None else None
     pool = pool_model(families, router_config=router, router_shares_expert=shared)
@@ -334,10 +334,10 @@ def test_a_session_serves_every_architecture(protocol, tolerance, shared):
     rows = []
     for index in range(len(families)):
         sure = (output.expert_indices == index) & (margins > 0.2)
-        rows += sure.nonzero().squeeze(1)[:2].tolist()
-    assert len(rows) == 12
+        rows += sure.nonzero().squeeze(1)[:1].tolist()
+    assert len(rows) == len(families)
     secure = converted(pool, protocol=protocol, max_length=10, routing_privacy="revealed")
     with secure.local_session(timeout=120) as session:
         result = session({name: values[rows] for name, values in batch.items()})
-    assert result.expert_indices == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
+    assert result.expert_indices == list(range(len(families)))
     assert (result.logits - output.logits[rows]).abs().max() < tolerance
