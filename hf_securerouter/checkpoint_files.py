@@ -4,11 +4,9 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub.errors import (
     EntryNotFoundError,
@@ -26,37 +24,12 @@ from .admission import check_buildable
 from .config_fields import shown, wrong_field
 from .configuration_securerouter import SecureRouterConfig
 from .errors import FileError, SecureRouterError, SecureRouterValueError, UnknownArgumentError
+from .files import read_json
 from .pool import has_tokenizer
 
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 _CORRECT = "correct the field, or copy the file again from where it was saved"
-_COPY = "copy the file again from where it was saved"
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file.
-
-    Raises:
-        `FileError`: The file is missing, cannot be opened, or holds no object.
-    """
-    where = str(path)
-    try:
-        values = json.loads(path.read_bytes())
-    except (FileNotFoundError, NotADirectoryError):
-        raise FileError(f"There is no {path.name}", where, "pass a folder that has it") from None
-    except OSError as error:
-        raise FileError(f"{path.name} cannot be read: {error.strerror}", where, "mend its permissions") from None
-    except RecursionError:
-        raise FileError(f"{path.name} is nested too deeply", where, _COPY) from None
-    except json.JSONDecodeError as error:
-        place = f"line {error.lineno}, column {error.colno}"
-        raise FileError(f"{path.name} is not JSON: {error.msg} at {place}", where, _COPY) from None
-    except ValueError:
-        raise FileError(f"{path.name} is not JSON in UTF-8", where, _COPY) from None
-    if not isinstance(values, dict):
-        raise FileError(f"{path.name} should hold a JSON object, got {type(values).__name__}", where, _COPY)
-    return values
 
 
 def read_config(name: str) -> PreTrainedConfig:

@@ -15,8 +15,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from .errors import FileError
+
 
 PRIVATE = 0o600  # a file that only its owner can read
+COPY_AGAIN = "copy the file again from where it was saved"
 
 
 @contextmanager
@@ -107,3 +110,33 @@ def write_json(value: Any, path: str | os.PathLike) -> None:
         `ValueError`: `value` holds a NaN or an infinity.
     """
     write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", path)
+
+
+def read_json(path: Path, kind: type = dict) -> Any:
+    """The value in a JSON file.
+
+    Args:
+        path (`Path`): The file.
+        kind (`type`): What it should hold: `dict` or `list`.
+
+    Raises:
+        `FileError`: The file is missing, cannot be opened, or holds something else.
+    """
+    where = str(path)
+    try:
+        values = json.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        raise FileError(f"There is no {path.name}", where, "pass a folder that has it") from None
+    except OSError as error:
+        raise FileError(f"{path.name} cannot be read: {error.strerror}", where, "mend its permissions") from None
+    except RecursionError:
+        raise FileError(f"{path.name} is nested too deeply", where, COPY_AGAIN) from None
+    except json.JSONDecodeError as error:
+        place = f"line {error.lineno}, column {error.colno}"
+        raise FileError(f"{path.name} is not JSON: {error.msg} at {place}", where, COPY_AGAIN) from None
+    except ValueError:
+        raise FileError(f"{path.name} is not JSON in UTF-8", where, COPY_AGAIN) from None
+    if not isinstance(values, kind):
+        wanted = "object" if kind is dict else "array"
+        raise FileError(f"{path.name} should hold a JSON {wanted}, got {type(values).__name__}", where, COPY_AGAIN)
+    return values

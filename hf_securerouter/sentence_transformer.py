@@ -7,7 +7,6 @@ by the row's length. SetFit saves the head on top as a pickle, which can run any
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from transformers.utils import cached_file, find_adapter_config_file
 
 from .configuration_pooled import PooledEncoderConfig
 from .errors import SecureRouterValueError
+from .files import read_json
 from .known_arguments import refuses_unknown
 from .linear_head import LinearValues, linear_values, read_head, read_tensors
 from .loading import Source
@@ -133,9 +133,9 @@ def _file(source: Source, file: str) -> str | None:
     return cached_file(source.name, file, _raise_exceptions_for_missing_entries=False, **source.loading.files)
 
 
-def _json(source: Source, file: str) -> Any:
+def _json(source: Source, file: str, kind: type = dict) -> Any:
     path = _file(source, file)
-    return None if path is None else json.loads(Path(path).read_text(encoding="utf-8"))
+    return None if path is None else read_json(Path(path), kind)
 
 
 def _load(source: Source, path: str, auto_class: Any) -> Any:
@@ -159,10 +159,14 @@ def _load(source: Source, path: str, auto_class: Any) -> Any:
 
 def _read_body(source: Source) -> _Body:
     name = source.name
-    modules = _json(source, MODULES)
+    modules = _json(source, MODULES, list)
     if modules is None:
         raise SecureRouterValueError(
             f"`folder` {name!r} has no {MODULES}: pass a folder that sentence-transformers or SetFit saved."
+        )
+    if not all(isinstance(module, dict) and {"type", "path"} <= module.keys() for module in modules):
+        raise SecureRouterValueError(
+            f"`folder` {name!r} lists modules without a type and a path in {MODULES}: save it again."
         )
     kinds = [str(module["type"]).rpartition(".")[2] for module in modules]
     paths = [str(module["path"]) for module in modules]

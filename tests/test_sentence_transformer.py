@@ -265,6 +265,18 @@ def test_folders_that_would_answer_otherwise_are_refused(setfit, tokenizer):
         if before is not None:
             (setfit / name).write_bytes(before)
     classifier_from_sentence_transformer(setfit)
+    for name, text, message in (
+        ("modules.json", "[{", "modules.json is not JSON"),
+        ("modules.json", "{}", "should hold a JSON array, got dict"),
+        ("modules.json", "[3]", "lists modules without a type and a path"),
+        ("config_setfit.json", "[]", "should hold a JSON object, got list"),
+        ("1_Pooling/config.json", "\0", "is not JSON"),
+    ):
+        before = (setfit / name).read_bytes()
+        (setfit / name).write_text(text)
+        with pytest.raises(SecureRouterValueError, match=message):
+            classifier_from_sentence_transformer(setfit)
+        (setfit / name).write_bytes(before)
     (setfit / "modules.json").unlink()
     with pytest.raises(SecureRouterValueError, match="has no modules.json"):
         classifier_from_sentence_transformer(setfit)

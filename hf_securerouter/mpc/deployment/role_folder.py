@@ -15,8 +15,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import AutoConfig, AutoModel
 
-from ...checkpoint_files import read_json, read_tokenizer
+from ...checkpoint_files import read_tokenizer
 from ...errors import FileError, SecureRouterError, SecureRouterValueError
+from ...files import read_json
 from ..conversion.client import Client, Labels
 from ..models import Architecture, architecture_for
 from ..models.manifest import Manifest
