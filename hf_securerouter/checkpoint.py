@@ -18,6 +18,7 @@ from .admission import probe_pool
 from .configuration_securerouter import SecureRouterConfig
 from .errors import FileError, SecureRouterValueError
 from .known_arguments import refuse_unknown
+from .loading import only_download_bars
 from .members import PoolOfMembers
 from .pool import not_finite
 
@@ -33,6 +34,8 @@ _SAVING = (
     "save_function",
 )
 _UPLOADING = ("repo_id", "commit_message", "commit_description", "private", "token", "revision", "create_pr")
+_ADAPTER = "adapter_config.json"  # of PEFT
+_WEIGHTS = re.compile(r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
 
 
 class SecureRouterPreTrainedModel(PoolOfMembers):
@@ -91,7 +94,7 @@ class SecureRouterPreTrainedModel(PoolOfMembers):
         a temporary folder first and then renamed, so that a failed write leaves an earlier checkpoint as it was.
 
         Raises:
-            `SecureRouterValueError`: `save_directory` is a file, or an argument is unknown.
+            `SecureRouterValueError`: `save_directory` is a file or holds an adapter, or an argument is unknown.
         """
         if os.path.isfile(save_directory):
             raise SecureRouterValueError(f"`save_directory` should be a folder, got the file {str(save_directory)!r}.")
@@ -106,8 +109,13 @@ class SecureRouterPreTrainedModel(PoolOfMembers):
             super().save_pretrained(save_directory, is_main_process, state_dict, **kwargs)
         elif is_main_process:
             folder = Path(save_directory)
+            if not getattr(self, "_hf_peft_config_loaded", False) and (folder / _ADAPTER).exists():
+                raise SecureRouterValueError(
+                    f"`save_directory` {str(save_directory)!r} holds an adapter ({_ADAPTER}), which would be put onto "
+                    "this pool when it is loaded: name another folder, or remove the adapter."
+                )
             folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as staging:
+            with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as staging, only_download_bars():
                 super().save_pretrained(staging, True, state_dict, **kwargs)
                 self._move_checkpoint(Path(staging), folder)
             self._write_card(folder)
@@ -163,12 +171,14 @@ class SecureRouterPreTrainedModel(PoolOfMembers):
 
     @staticmethod
     def _move_checkpoint(staging: Path, folder: Path) -> None:
-        """Moves the files of `staging` to `folder`, and deletes the shards of an earlier checkpoint there."""
+        """Moves the files of `staging` to `folder`, and deletes the shards of an earlier checkpoint there. An adapter
+        has no such files, and leaves those of its pool alone.
+        """
         new = {path.name for path in staging.iterdir()}
         for name in sorted(new):
             os.replace(staging / name, folder / name)
         for path in folder.iterdir():
-            if path.name not in new and re.fullmatch(r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?", path.name):
+            if path.name not in new and _WEIGHTS.fullmatch(path.name) and any(map(_WEIGHTS.fullmatch, new)):
                 path.unlink()
 
 

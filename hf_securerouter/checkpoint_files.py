@@ -25,6 +25,7 @@ from .config_fields import shown, wrong_field
 from .configuration_securerouter import SecureRouterConfig
 from .errors import FileError, SecureRouterError, SecureRouterValueError, UnknownArgumentError
 from .files import read_json
+from .loading import only_download_bars
 from .pool import has_tokenizer
 
 
@@ -70,14 +71,15 @@ def read_config(name: str) -> PreTrainedConfig:
 
 @contextlib.contextmanager
 def reading_weights(name: str) -> Iterator[None]:
-    """Name the weights of a checkpoint in whatever goes wrong while they are loaded.
+    """Name the weights of a checkpoint in whatever goes wrong while they are loaded, which shows no progress bar.
 
     Raises:
         `FileError`: The weights are missing, corrupt, or of other shapes than the config says.
     """
     where = f"{name}/{WEIGHTS}"
     try:
-        yield
+        with only_download_bars():
+            yield
     except (SecureRouterError, MemoryError):
         raise
     except SafetensorError as error:

@@ -16,6 +16,7 @@ from hf_securerouter.errors import SecureRouterValueError
 from hf_securerouter.families import usable_positions
 from hf_securerouter.known_arguments import refuses_unknown
 from hf_securerouter.lengths import padded_right
+from hf_securerouter.loading import only_download_bars
 from hf_securerouter.modeling_securerouter import SecureRouterForSequenceClassification
 from hf_securerouter.pool import accepted_inputs
 from hf_securerouter.routing import assign_by_quota, fill_batch
@@ -74,7 +75,8 @@ def load_checkpoint(path: str | Path) -> tuple[SecureRouterForSequenceClassifica
         `SecureRouterValueError`: `path` is neither a folder nor a name on the Hub.
     """
     name = checked_name(path)
-    model = SecureRouterForSequenceClassification.from_pretrained(name, dtype=torch.float32)
+    with only_download_bars():
+        model = SecureRouterForSequenceClassification.from_pretrained(name, dtype=torch.float32)
     return model.eval(), AutoTokenizer.from_pretrained(name)
 
 

@@ -80,7 +80,7 @@ def truncate(inputs: Mapping[str, T], length: int | None, separators: bool = Tru
     last = torch.full_like(ids[:, 0], len(places) - 1) if mask is None else (mask.bool() * places).argmax(dim=1)
     if not separators:
         cut = {name: value if value is None else value[:, :length] for name, value in inputs.items()}
-        return cut, int((last >= length).sum())
+        return cut, _count(last >= length)
     end = (ids == ids.gather(1, last[:, None])).int().argmax(dim=1)  # of the first text
     first, second = ((end - 1).clamp(min=0), (last - end - 1).clamp(min=0))  # tokens of each text
     excess = (last + 1 - length).clamp(min=0)
@@ -91,14 +91,19 @@ def truncate(inputs: Mapping[str, T], length: int | None, separators: bool = Tru
     kept = places[:length]
     source = torch.where(kept < (end - from_first)[:, None], kept, kept + from_first[:, None])
     cut_off = excess > 0
-    if mask is not None and bool((cut_off & (mask.bool().sum(dim=1) <= last)).any()):
+    if mask is not None and _count(cut_off & (mask.bool().sum(dim=1) <= last)):
         raise SecureRouterValueError(
             f"`attention_mask` has zeros between tokens in a text of more than {length} tokens, which cannot be cut: "
             "remove the tokens that should not be read, or shorten the text."
         )
-    source[cut_off, -1] = last[cut_off]
+    source[:, -1] = torch.where(cut_off, last, source[:, -1])
     shorter = {name: value if value is None else value.gather(1, source) for name, value in inputs.items()}
-    return shorter, int(cut_off.sum())
+    return shorter, _count(cut_off)
+
+
+def _count(rows: Tensor) -> int:
+    """How many rows are marked; 0 in a compiled graph, which cannot look at values."""
+    return 0 if torch.compiler.is_compiling() else int(rows.sum())
 
 
 def truncate_with_warning(inputs: Mapping[str, T], length: int | None, separators: bool = True) -> dict[str, T]:

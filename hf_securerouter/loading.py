@@ -6,11 +6,13 @@ Nothing here becomes part of a config, and no message shows a value that may be 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from transformers.utils import logging
 
 from .errors import SecureRouterValueError
 from .known_arguments import refuse_unknown
@@ -182,3 +184,15 @@ def pool_dtype(dtype: Any, torch_dtype: Any = None) -> torch.dtype:
             "members of a pool have one dtype."
         )
     return found
+
+
+@contextlib.contextmanager
+def only_download_bars() -> Iterator[None]:
+    """Leaves out transformers' progress bars inside the block: there is one for each member that is loaded, and for
+    each file that is saved. Downloads keep theirs.
+    """
+    previous = logging.set_tqdm_hook(lambda factory, args, kwargs: factory(*args, **kwargs | {"disable": True}))
+    try:
+        yield
+    finally:
+        logging.set_tqdm_hook(previous)

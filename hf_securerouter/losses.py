@@ -33,7 +33,12 @@ def mix_experts(expert_logits: torch.Tensor, weights: torch.Tensor) -> torch.Ten
     return torch.einsum("bk,bkc->bc", weights.float(), expert_logits.float()).to(expert_logits.dtype)
 
 
-def task_loss(logits: torch.Tensor, labels: torch.Tensor, problem_type: ProblemType) -> torch.Tensor:
+def task_loss(
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    problem_type: ProblemType,
+    class_weights: Sequence[float] | None = None,
+) -> torch.Tensor:
     """Equation 2: cross-entropy for one label of several, mean squared error for regression, binary cross-entropy for
     several labels at once.
 
@@ -41,16 +46,19 @@ def task_loss(logits: torch.Tensor, labels: torch.Tensor, problem_type: ProblemT
         logits (`torch.Tensor` of shape (B, C)): Outputs, of the mixture or of one expert.
         labels (`torch.Tensor`): Classes, shape (B,) int64; values, shape (B,) or (B, C); or (B, C) of zeros and ones.
         problem_type (`str`): `"single_label_classification"`, `"regression"` or `"multi_label_classification"`.
+        class_weights (C positive numbers, *optional*): How much an example of each class counts; of several labels,
+            how much a label counts where it holds. A regression has none.
 
     Returns:
-        `torch.Tensor`: The mean over the batch, a scalar.
+        `torch.Tensor`: The mean over the batch, a scalar; with weights of classes the weighted mean.
     """
     logits = logits.float()
+    weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32, device=logits.device)
     if problem_type == "single_label_classification":
-        return F.cross_entropy(logits, labels.view(-1))
+        return F.cross_entropy(logits, labels.view(-1), weight=weights)
     if problem_type == "regression":
         return F.mse_loss(logits, labels.float().view_as(logits))
-    return F.binary_cross_entropy_with_logits(logits, labels.float())
+    return F.binary_cross_entropy_with_logits(logits, labels.float().view_as(logits), pos_weight=weights)
 
 
 def expert_loads(weights: torch.Tensor) -> torch.Tensor:
@@ -263,39 +271,51 @@ def layer_loss(
 
 
 def infer_problem_type(labels: torch.Tensor, num_labels: int) -> ProblemType:
-    """The problem that the labels' dtype and the number of outputs imply, as transformers infers it."""
+    """The problem that the labels' dtype and the number of outputs imply, as transformers infers it; booleans of shape
+    (B, C) are several labels."""
     if num_labels == 1:
         return "regression"
-    return "multi_label_classification" if labels.is_floating_point() else "single_label_classification"
+    several = labels.is_floating_point() or (labels.dtype == torch.bool and labels.dim() == 2 and labels.shape[1] > 1)
+    return "multi_label_classification" if several else "single_label_classification"
 
 
-def check_labels(labels: torch.Tensor, batch: int, num_labels: int, problem_type: ProblemType) -> None:
+def check_labels(labels: torch.Tensor, batch: int, num_labels: int, problem_type: ProblemType) -> torch.Tensor:
     """Refuses labels that do not fit the outputs.
 
     Args:
-        labels (`torch.Tensor`): The labels of a batch.
+        labels (`torch.Tensor`): The labels of a batch: classes as integers of any size, or as booleans, which are the
+            classes 0 and 1; values and several labels as any number or boolean.
         batch (`int`): B, the number of examples.
         num_labels (`int`): C, the outputs of an expert.
         problem_type (`str`): As for [`task_loss`].
 
+    Returns:
+        `torch.Tensor`: The labels; classes are int64.
+
     Raises:
         `SecureRouterValueError`: The labels have a wrong shape, or a class outside 0 to C - 1 (checked on the CPU
-            only; the check would stall an accelerator).
+            only, and not in a compiled graph; the check would stall an accelerator).
     """
     if problem_type == "single_label_classification":
         if labels.is_floating_point() or labels.numel() != batch:
             raise SecureRouterValueError(
                 f"`labels` should hold one integer class for each of the {batch} examples, got shape "
-                f"{tuple(labels.shape)} of {labels.dtype}: set `problem_type` if the task is another one."
+                f"{tuple(labels.shape)} of {labels.dtype}: set `problem_type` if the task is another one, and pass "
+                "classes as integers or booleans."
             )
-        if labels.device.type == "cpu" and not bool(((labels >= 0) & (labels < num_labels)).all()):
+        labels = labels.long()
+        if labels.device.type != "cpu" or torch.compiler.is_compiling():
+            return labels
+        if not bool(((labels >= 0) & (labels < num_labels)).all()):
             wrong = sorted({int(label) for label in labels.view(-1) if not 0 <= label < num_labels})
             raise SecureRouterValueError(
                 f"`labels` should be classes from 0 to {num_labels - 1}, got {wrong}: build the model with the "
                 "`num_labels` of the data, or map the labels of the data."
             )
     elif labels.numel() != batch * num_labels:
+        of_classes = " If they are classes, pass them as integers." if labels.numel() == batch else ""
         raise SecureRouterValueError(
             f"`labels` should hold {num_labels} values for each of the {batch} examples, got shape "
-            f"{tuple(labels.shape)}: set `num_labels` to the number of values of one example."
+            f"{tuple(labels.shape)}: set `num_labels` to the number of values of one example.{of_classes}"
         )
+    return labels

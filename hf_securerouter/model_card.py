@@ -1,12 +1,12 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""The model card that is written beside the weights."""
+"""The model card that is written beside the weights, of a pool or of an adapter on one."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,6 +15,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import PreTrainedModel, TrainerCallback
 from transformers.utils import logging
 
+from hf_securerouter.adapters import adapter_of, pool_inside
 from hf_securerouter.configuration_securerouter import EXPERT_MPC_CHOICES, is_hub_id
 from hf_securerouter.errors import SecureRouterValueError
 from hf_securerouter.families import encoder_config
@@ -71,7 +72,8 @@ class SecureRouterModelCardData(ModelCardData):
     Args:
         securerouter: Metadata without a field on the Hub: `routing_shares` (K fractions of the evaluated texts),
             `routing_cost` (mean cost of a text, in the units of `expert_costs`), `metrics` (name to value, shown if no
-            dataset is named), `training` (name to value), `report` (of [`~hf_securerouter.reports.make_report`]) and
+            dataset is named), `evaluation_sets` (these three by the name of an evaluation set, if there are several),
+            `training` (name to value), `report` (of [`~hf_securerouter.reports.make_report`]) and
             `figure` (file name of the report's figure, beside the card).
 
     Example:
@@ -110,31 +112,40 @@ def generate_model_card(
     card_data: SecureRouterModelCardData | None = None,
     repo_id: str | None = None,
 ) -> str:
-    """Render the card of a model.
+    """Render the card of a pool, or of an adapter of PEFT on one.
 
     Args:
-        model: The model; its config gives experts, costs and routing.
+        model: The pool, whose config gives experts, costs and routing, or the model that `peft.get_peft_model` made.
         card_data: Metadata; defaults to `model.model_card_data`, if it has one.
         repo_id: The name shown in the code example; defaults to the card's `model_name`.
 
     Returns:
         The card: YAML metadata, text, and a last line that lets a later call recognise an unedited card.
     """
+    adapter, model = adapter_of(model), pool_inside(model)
     config: Any = model.config  # its optional fields are set once a model is built
     data = card_data or getattr(model, "model_card_data", None) or SecureRouterModelCardData()
-    data = SecureRouterModelCardData(**data.to_dict() | {"library_name": "transformers"})
+    data = SecureRouterModelCardData(**data.to_dict() | {"library_name": "peft" if adapter else "transformers"})
     data.pipeline_tag = "text-classification"
-    data.tags = list(dict.fromkeys([*(data.tags or []), "securerouter", "routing", "private-inference"]))
-    data.base_model = _base_models(config, data.base_model) or None
+    kind = [adapter[1].peft_type.lower()] if adapter else []
+    data.tags = list(dict.fromkeys([*(data.tags or []), "securerouter", "routing", "private-inference", *kind]))
+    base = adapter[1].base_model_name_or_path if adapter else None
+    if adapter:
+        data.base_model = base if is_hub_id(base or "") else None
+        data.base_model_relation = "adapter"  # type: ignore[attr-defined]
+    else:
+        data.base_model = _base_models(config, data.base_model) or None
     name = data.model_name or (repo_id.rsplit("/", 1)[-1] if repo_id else "securerouter")
     if data.eval_results:
         data.model_name = name
         data.metrics = sorted({result.metric_type for result in data.eval_results})
-    shares = data.securerouter.get("routing_shares")
-    if shares is not None and len(shares) != config.num_experts:
-        raise SecureRouterValueError(
-            f"`routing_shares` should have one entry for each of the {config.num_experts} experts, got {shares!r}."
-        )
+    evaluations = {"evaluated": data.securerouter} | data.securerouter.get("evaluation_sets", {})
+    shares = {name: own["routing_shares"] for name, own in evaluations.items() if own.get("routing_shares")}
+    for own in shares.values():
+        if len(own) != config.num_experts:
+            raise SecureRouterValueError(
+                f"`routing_shares` should have one entry for each of the {config.num_experts} experts, got {own!r}."
+            )
     card = SecureRouterModelCard.from_template(
         data,
         template_path=str(TEMPLATE),
@@ -143,13 +154,15 @@ def generate_model_card(
         config=config,
         labels=[config.id2label[index] for index in range(config.num_labels)],
         max_length=config.max_length,
+        adapter=_described_adapter(model, *adapter) if adapter else None,
+        base=data.base_model or "folder-of-the-pool",
         expert_table=_expert_table(model, shares),
         report=data.securerouter.get("report"),
         report_tables=_report_tables(data.securerouter.get("report")),
         measured_table=_measured_table(data.securerouter.get("report")),
         variant_table=_variant_table(data.securerouter.get("report")),
         figure=data.securerouter.get("figure"),
-        routing_cost=data.securerouter.get("routing_cost"),
+        routing_costs={name: own["routing_cost"] for name, own in evaluations.items() if own.get("routing_cost")},
         router_parameters=_count(model.router),
         cost_source=config.expert_costs_source or "estimate",
         cost_note=_COST_NOTES[config.expert_costs_source or "estimate"],
@@ -177,7 +190,7 @@ def write_model_card(
         Whether the card was written.
     """
     path = Path(folder) / "README.md"
-    data = card_data or getattr(model, "model_card_data", None) or SecureRouterModelCardData()
+    data = card_data or getattr(pool_inside(model), "model_card_data", None) or SecureRouterModelCardData()
     kept = ""
     if path.exists():
         existing = _load_card(path)
@@ -207,21 +220,31 @@ class ModelCardCallback(TrainerCallback):
 
     def on_evaluate(self, args, state, control, metrics=None, model=None, **kwargs):
         data = self._data(model)
-        metrics = {name.removeprefix("eval_"): value for name, value in (metrics or {}).items() if name != "epoch"}
+        metrics = {name: value for name, value in (metrics or {}).items() if name != "epoch"}
+        prefix = next((name.removesuffix("runtime") for name in metrics if name.endswith("_runtime")), "eval_")
+        metrics = {name.removeprefix(prefix): value for name, value in metrics.items()}
+        evaluated = prefix.removeprefix("eval_").removesuffix("_")  # of several evaluation sets the name of one
+        found: dict[str, Any] = {}
         shares = [metrics.pop(name) for name in sorted(metrics, key=_share_index) if _share_index(name) >= 0]
         if shares:
-            data.securerouter["routing_shares"] = [round(share, 4) for share in shares]
+            found["routing_shares"] = [round(share, 4) for share in shares]
         if "routing_cost" in metrics:
-            data.securerouter["routing_cost"] = round(metrics.pop("routing_cost"), 4)
+            found["routing_cost"] = round(metrics.pop("routing_cost"), 4)
         scores = {name: value for name, value in metrics.items() if name not in _NOT_METRICS}
-        data.securerouter["metrics"] = scores
+        found["metrics"] = scores
+        if evaluated:
+            data.securerouter.setdefault("evaluation_sets", {})[evaluated] = found
+        else:
+            data.securerouter |= found
         if data.datasets:
             datasets = [data.datasets] if isinstance(data.datasets, str) else data.datasets
-            data.eval_results = [
+            others = [result for result in data.eval_results or [] if result.dataset_split != (evaluated or None)]
+            data.eval_results = others + [
                 EvalResult(
                     task_type="text-classification",
                     dataset_type=datasets[0],
-                    dataset_name=datasets[0],
+                    dataset_name=f"{datasets[0]} ({evaluated})" if evaluated else datasets[0],
+                    dataset_split=evaluated or None,
                     metric_type=name,
                     metric_value=value,
                 )
@@ -230,7 +253,7 @@ class ModelCardCallback(TrainerCallback):
 
     @staticmethod
     def _data(model) -> SecureRouterModelCardData:
-        model = getattr(model, "module", model)  # under DistributedDataParallel
+        model = pool_inside(model)
         if getattr(model, "model_card_data", None) is None:
             model.model_card_data = SecureRouterModelCardData()
         return model.model_card_data
@@ -247,7 +270,14 @@ def _base_models(config, named: str | Sequence[str] | None) -> list[str]:
     return list(dict.fromkeys(name for name in names if name and is_hub_id(name)))
 
 
-def _expert_table(model: PreTrainedModel, shares: Sequence[float] | None) -> str:
+def _described_adapter(pool: PreTrainedModel, name: str, config: Any) -> str:
+    """An adapter in a few words, such as "lora of rank 8 with 1,234 trained parameters"."""
+    trained = sum(parameter.numel() for path, parameter in pool.named_parameters() if f".{name}." in f".{path}.")
+    rank = f" of rank {config.r}" if getattr(config, "r", None) else ""
+    return f"{config.peft_type.lower()}{rank} with {trained:,} trained parameters"
+
+
+def _expert_table(model: PreTrainedModel, shares: Mapping[str, Sequence[float]]) -> str:
     config: Any = model.config
     source = config.expert_costs_source or "estimate"
     header = ["expert", "architecture", "layers", "hidden size", "parameters", f"cost ({source})"]
@@ -270,9 +300,9 @@ def _expert_table(model: PreTrainedModel, shares: Sequence[float] | None) -> str
         header.append("precision")
         for row, precision in zip(rows, precisions, strict=True):
             row.append(precision)
-    if shares is not None:
-        header.append("share of evaluated texts")
-        for row, share in zip(rows, shares, strict=True):
+    for name, own in shares.items():
+        header.append(f"share of {name} texts")
+        for row, share in zip(rows, own, strict=True):
             row.append(f"{share:.1%}")
     return _table(header, rows)
 
@@ -282,6 +312,8 @@ def _result_table(data: SecureRouterModelCardData) -> str:
         found = [(result.dataset_name, result.metric_type, result.metric_value) for result in data.eval_results]
     else:
         found = [("evaluation data", name, value) for name, value in data.securerouter.get("metrics", {}).items()]
+        for evaluated, own in data.securerouter.get("evaluation_sets", {}).items():
+            found += [(evaluated, name, value) for name, value in own["metrics"].items()]
     rows = [(dataset, name, f"{v:.4f}" if isinstance(v, float) else v) for dataset, name, v in found]
     return _table(["dataset", "metric", "value"], rows)
 

@@ -43,7 +43,7 @@ from .mpc_friendly import use_functions
 from .outputs import SecureRouterOutput
 from .pool import accepted_inputs, build_pool, pool_arguments
 from .router import SecureRouterGate
-from .routing import choose_expert
+from .routing import choose_expert, take_chosen
 from .token_ids import check_ids, vocabulary_of
 
 
@@ -126,6 +126,7 @@ class SecureRouterForSequenceClassification(SecureRouterPreTrainedModel):
         self._no_split_modules = sorted({name for member in members for name in member._no_split_modules or []})
         # The current temperature of the Gumbel-softmax; `config.temperature` stays the temperature of the first step.
         self.annealed_temperature: float | None = None
+        self.class_weights: list[float] | None = None  # how much each class counts in the task loss
         if config.expert_costs is None:
             self._estimate_costs()
         config.validate()
@@ -224,17 +225,14 @@ class SecureRouterForSequenceClassification(SecureRouterPreTrainedModel):
             temperature = self.annealed_temperature or self.config.temperature
             router_probs = F.gumbel_softmax(router_logits.float(), tau=temperature)
             if expert_logits is None:
-                expert_logits = torch.stack(
-                    [self._run_expert(index, inputs) for index in range(len(self.experts))], dim=1
-                )
+                expert_logits = self._run_all(inputs)
             logits = mix_experts(expert_logits, router_probs)
         else:
             router_probs = router_logits.float().softmax(dim=-1)
             if expert_logits is None:
                 logits = self.run_experts(inputs, expert_indices)
             else:
-                logits = expert_logits[torch.arange(len(expert_indices), device=expert_indices.device), expert_indices]
-                expert_logits = None
+                logits, expert_logits = take_chosen(expert_logits, expert_indices), None
         losses = {}
         if labels is not None:
             losses = self._losses(labels, logits, router_logits, router_probs, expert_logits, costs)
@@ -261,13 +259,15 @@ class SecureRouterForSequenceClassification(SecureRouterPreTrainedModel):
         costs: torch.Tensor,
     ) -> dict[str, torch.Tensor]:
         problem_type = self._problem_type(labels)
-        check_labels(labels, logits.shape[0], logits.shape[1], problem_type)
+        labels = check_labels(labels, logits.shape[0], logits.shape[1], problem_type)
         if expert_logits is None or self.config.router_objective == "gumbel":
-            task = task_loss(logits, labels, problem_type)
+            task = task_loss(logits, labels, problem_type, self.class_weights)
         else:
             # Each expert learns the task by itself, and the router learns to predict each expert's utility. Balance
             # and cost stay in the loss's value, without gradient, which would distort the predicted utilities.
-            own_losses = [task_loss(own, labels, problem_type) for own in expert_logits.unbind(dim=1)]
+            own_losses = [
+                task_loss(own, labels, problem_type, self.class_weights) for own in expert_logits.unbind(dim=1)
+            ]
             utilities = target_utilities(expert_logits, labels, problem_type)
             task = torch.stack(own_losses).mean() + utility_loss(router_logits, utilities)
             router_probs = router_probs.detach()
@@ -276,13 +276,17 @@ class SecureRouterForSequenceClassification(SecureRouterPreTrainedModel):
         return {"loss": loss, "task_loss": task, "balance_loss": balance, "cost_loss": cost}
 
     def _problem_type(self, labels: torch.Tensor) -> ProblemType:
-        if self.config.problem_type is None:
-            self.config.problem_type = infer_problem_type(labels, cast(int, self.config.num_labels))
+        if self.config.problem_type is not None:
+            return self.config.problem_type
+        found = infer_problem_type(labels, cast(int, self.config.num_labels))
+        if not torch.compiler.is_compiling():  # a compiled graph cannot change the config
+            self.config.problem_type = found
             self.config.share_with_experts()
-        return self.config.problem_type
+        return found
 
     def run_experts(self, inputs: dict[str, torch.Tensor | None], expert_indices: torch.Tensor) -> torch.Tensor:
-        """The logits of each input's chosen expert; an expert that no input chose does not run.
+        """The logits of each input's chosen expert; an expert that no input chose does not run, except in a compiled
+        graph, which cannot choose.
 
         Args:
             inputs (`dict[str, torch.Tensor]`): `input_ids`, `attention_mask` and `token_type_ids`, (B, T) each.
@@ -293,6 +297,8 @@ class SecureRouterForSequenceClassification(SecureRouterPreTrainedModel):
         """
         refuse_tracing()
         inputs = padded_right(inputs)
+        if torch.compiler.is_compiling():  # one graph for any choice: all experts run
+            return take_chosen(self._run_all(inputs), expert_indices)
         parts, rows = [], []
         for index in expert_indices.unique().tolist():
             chosen = (expert_indices == index).nonzero().squeeze(1)
@@ -300,6 +306,10 @@ class SecureRouterForSequenceClassification(SecureRouterPreTrainedModel):
             parts.append(self._run_expert(index, part))
             rows.append(chosen)
         return torch.cat(parts)[torch.cat(rows).argsort()]
+
+    def _run_all(self, inputs: dict[str, torch.Tensor | None]) -> torch.Tensor:
+        """The logits of every expert for every input, (B, K, C)."""
+        return torch.stack([self._run_expert(index, inputs) for index in range(len(self.experts))], dim=1)
 
     def _run_expert(self, index: int, inputs: dict[str, torch.Tensor | None]) -> torch.Tensor:
         """The logits of one expert, which reads at most `expert_max_lengths` tokens of an input."""

@@ -33,7 +33,15 @@ from .errors import SecureRouterValueError, warn
 from .families import encoder_config, usable_positions, why_not_cut
 from .known_arguments import refuse_unknown
 from .labels import LabelOrder, LoadedExpert, agree_on_labels, common_count, wanted_labels
-from .loading import LOADER_ARGUMENTS, Loading, Source, member_loading, pool_dtype, refuse_not_taken
+from .loading import (
+    LOADER_ARGUMENTS,
+    Loading,
+    Source,
+    member_loading,
+    only_download_bars,
+    pool_dtype,
+    refuse_not_taken,
+)
 from .modeling_pooled import PooledEncoderForSequenceClassification
 from .sentence_transformer import is_sentence_classifier, read_sentence_classifier
 
@@ -243,14 +251,15 @@ def _load(
     """
     name = source.name
     try:
-        model, info = auto_class.from_pretrained(
-            name,
-            dtype=dtype,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,
-            **source.loading.weights,
-            **kwargs,
-        )
+        with only_download_bars():
+            model, info = auto_class.from_pretrained(
+                name,
+                dtype=dtype,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                **source.loading.weights,
+                **kwargs,
+            )
     except SafetensorError as error:
         raise SecureRouterValueError(
             f"`{argument}` is {name!r}, with a corrupt safetensors file ({error}): download or copy it again."

@@ -31,6 +31,11 @@ def choose_expert(scores: torch.Tensor, costs: Sequence[float] | torch.Tensor, r
     return torch.argmax(scores - prices, dim=-1)
 
 
+def take_chosen(expert_logits: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+    """Of all experts' outputs, (B, K, C), those of each query's chosen expert, (B,) indices; (B, C)."""
+    return expert_logits[torch.arange(len(chosen), device=chosen.device), chosen]
+
+
 def lambda_for_budget(scores: torch.Tensor, costs: Sequence[float], budget: float) -> float:
     """The smallest lambda with which queries cost at most `budget` on average under [`choose_expert`].
 

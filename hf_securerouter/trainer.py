@@ -1,19 +1,24 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
 """`transformers.Trainer` for a router: anneals the temperature, logs the parts of the loss and the routing shares."""
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainingArguments, enable_full_determinism, set_seed
 from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import HubStrategy
+from transformers.utils import logging
 
+from hf_securerouter.adapters import adapter_of, freeze, pool_inside, train_router_beside_adapter
 from hf_securerouter.errors import SecureRouterValueError
 from hf_securerouter.model_card import ModelCardCallback, SecureRouterModelCardData, write_model_card
 from hf_securerouter.modeling_securerouter import SecureRouterForSequenceClassification
 
+
+logger = logging.get_logger(__name__)
 
 _LOSSES = ("task_loss", "balance_loss", "cost_loss")
 
@@ -26,16 +31,29 @@ class SecureRouterTrainingArguments(TrainingArguments):
         router_learning_rate (`float`, *optional*):
             Learning rate of the router; defaults to `learning_rate`. Fine-tuned experts need a small rate, the
             router's new layers a larger one.
+        class_weights (`list[float]`, *optional*):
+            How much an example of each class counts in the task loss, in training and evaluation; of several labels,
+            how much a label counts where it holds.
+        freeze (`list[str]`, *optional*):
+            Names of parameters or modules that are not trained, with `*` as in file names:
+            `["experts.*.embeddings.*", "experts.0"]`.
         hub_strategy (`str`, defaults to `"end"`):
             When to push. The strategies that push during training also upload the pickled `training_args.bin`, and
             are refused.
 
     Raises:
-        SecureRouterValueError: `router_learning_rate` is negative, or `push_to_hub` is set with another strategy.
+        SecureRouterValueError: `router_learning_rate` is negative, a weight is not a positive number, or `push_to_hub`
+            is set with another strategy.
     """
 
     router_learning_rate: float | None = field(
         default=None, metadata={"help": "Learning rate of the router; defaults to `learning_rate`."}
+    )
+    class_weights: list[float] | None = field(
+        default=None, metadata={"help": "How much an example of each class counts in the loss, such as 1 3."}
+    )
+    freeze: list[str] | None = field(
+        default=None, metadata={"help": 'Names of what is not trained, such as "experts.*.embeddings.*".'}
     )
     hub_strategy: str = field(default="end", metadata={"help": 'When to push to the Hub: "end".'})
 
@@ -45,6 +63,13 @@ class SecureRouterTrainingArguments(TrainingArguments):
             raise SecureRouterValueError(
                 f"`router_learning_rate` should not be negative, got {self.router_learning_rate}."
             )
+        for weight in self.class_weights or []:
+            if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 < weight < math.inf:
+                raise SecureRouterValueError(
+                    f"`class_weights` should be positive finite numbers, one for each class, got {weight!r}."
+                )
+        if self.device.type == "cpu":
+            self.dataloader_pin_memory = False  # there is nothing to pin it for, and each loader would warn
         if self.push_to_hub and self.hub_strategy != "end":
             raise SecureRouterValueError(
                 f"`hub_strategy` should be 'end', got {HubStrategy(self.hub_strategy).value!r}: the others upload the "
@@ -60,7 +85,7 @@ class TemperatureAnnealingCallback(TrainerCallback):
     """
 
     def on_step_begin(self, args, state, control, model=None, **kwargs):
-        pool = _pool_inside(model)
+        pool = pool_inside(model)
         pool.annealed_temperature = pool.config.temperature_at(state.global_step, state.max_steps)
 
 
@@ -69,7 +94,7 @@ class SecureRouterTrainer(Trainer):
 
     It anneals the temperature, and logs `task_loss`, `balance_loss`, `cost_loss`, `temperature` and the share of each
     expert beside the loss. It adds the routing shares and the mean cost of the chosen experts to every evaluation, and
-    collects both for the model card. Training itself is unchanged.
+    collects both for the model card. Training itself is unchanged, but always starts from the seed of its arguments.
 
     Args:
         model: The model to train.
@@ -107,12 +132,53 @@ class SecureRouterTrainer(Trainer):
                 f"`label_smoothing_factor` should be 0, got {args.label_smoothing_factor}: it would replace the "
                 "model's loss and with it the balance and cost terms."
             )
+        given_optimizer = any(kwargs.get("optimizers") or ())
+        if model is not None:
+            self._prepare(model, args, given_optimizer)
         super().__init__(model=model, args=args, **kwargs)
         self.add_callback(TemperatureAnnealingCallback)
         self.add_callback(ModelCardCallback)
         self._training_sum: torch.Tensor | None = None
         self._training_batches = 0
         self._evaluation_shares: list[torch.Tensor] = []
+
+    def train(self, *args, **kwargs):
+        """Trains as [`~transformers.Trainer.train`] does, but from the seed of the arguments, whatever was drawn since
+        this trainer was made: one seed gives one model, bit by bit on one machine, also after a resume.
+        """
+        (enable_full_determinism if self.args.full_determinism else set_seed)(self.args.seed)
+        return super().train(*args, **kwargs)
+
+    def call_model_init(self, trial=None):
+        model = super().call_model_init(trial)
+        self._prepare(model, self.args, given_optimizer=False)
+        return model
+
+    @staticmethod
+    def _prepare(model, args, given_optimizer):
+        """Sets the weights of the classes, lets the router learn beside an adapter, and freezes what is named."""
+        pool, frozen = pool_inside(model), getattr(args, "freeze", None) or []
+        weights = getattr(args, "class_weights", None)
+        if weights is not None:
+            if pool.config.num_labels == 1 or pool.config.problem_type == "regression":
+                raise SecureRouterValueError(
+                    "`class_weights` are of classes, and this pool answers with numbers: leave them out."
+                )
+            if len(weights) != pool.config.num_labels:
+                raise SecureRouterValueError(
+                    f"`class_weights` should have one entry for each of the {pool.config.num_labels} labels, got "
+                    f"{weights!r}."
+                )
+            pool.class_weights = [float(weight) for weight in weights]
+        added = train_router_beside_adapter(model, frozen)
+        if added and given_optimizer:
+            raise SecureRouterValueError(
+                f"`optimizers` holds an optimizer that does not know the router: pass `modules_to_save={added!r}` to "
+                "the adapter's config, and make the optimizer after that, or pass `freeze=['router.*']`."
+            )
+        if added:
+            logger.warning(f"The router learns beside the adapter, and is saved with it: {', '.join(added)}.")
+        freeze(model, frozen)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
@@ -205,28 +271,27 @@ class SecureRouterTrainer(Trainer):
         known = {} if collected is None else collected.to_dict()
         known |= {name: value for name, value in given.items() if value is not None}
         card_data = SecureRouterModelCardData(**known)
-        write_model_card(model, str(self.args.output_dir), card_data, repo_id=self.hub_model_id)
+        write_model_card(cast(Any, self.model), str(self.args.output_dir), card_data, repo_id=self.hub_model_id)
 
     def _save(self, output_dir=None, state_dict=None):
+        folder = Path(output_dir or str(self.args.output_dir))
+        card = folder / "README.md"
+        before = card.read_bytes() if card.exists() else None
         super()._save(output_dir, state_dict=state_dict)
+        if self.args.should_save and adapter_of(self.model) is not None:
+            # PEFT has put its template there, or added to the card: our card of an adapter takes its place.
+            card.unlink(missing_ok=True) if before is None else card.write_bytes(before)
+            write_model_card(cast(Any, self.model), folder, repo_id=self.hub_model_id)
         # The training arguments are a pickle that nothing reads again: it must not reach the Hub with the weights.
-        pickled = Path(output_dir or str(self.args.output_dir)) / TRAINING_ARGS_NAME
         if self.args.should_save:
-            pickled.unlink(missing_ok=True)
+            (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
 
     @property
     def _router_model(self) -> SecureRouterForSequenceClassification:
-        return _pool_inside(self.model)
+        return pool_inside(self.model)
 
     def _shares(self, expert_indices: torch.Tensor) -> torch.Tensor:
         return torch.nn.functional.one_hot(expert_indices, self._router_model.config.num_experts).float()
-
-
-def _pool_inside(model: Any) -> SecureRouterForSequenceClassification:
-    """The pool itself, inside what distributed training, a compiler or PEFT wrapped around it. These give attributes
-    of the pool as if they were their own, but keep what is set on them to themselves.
-    """
-    return next(module for module in model.modules() if "annealed_temperature" in vars(module))
 
 
 def _named_shares(shares: list[float]) -> dict[str, float]:

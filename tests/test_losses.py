@@ -139,10 +139,44 @@ def test_utility_loss_is_least_at_the_probability_of_being_right():
         (torch.tensor([1]), 1, "regression"),
         (torch.tensor([1]), 3, "single_label_classification"),
         (torch.tensor([[1.0, 0.0]]), 2, "multi_label_classification"),
+        (torch.tensor([True]), 2, "single_label_classification"),
+        (torch.tensor([[True], [False]]), 2, "single_label_classification"),
+        (torch.tensor([[True, False]]), 2, "multi_label_classification"),
     ],
 )
 def test_problem_type_follows_the_labels(labels, num_labels, expected):
     assert infer_problem_type(labels, num_labels) == expected
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int32])
+def test_classes_of_any_integer_type_are_taken_as_they_are_meant(dtype):
+    classes = torch.tensor([1, 0])
+    for shape in ((2,), (2, 1)):
+        found = check_labels(classes.to(dtype).view(shape), 2, 2, "single_label_classification")
+        assert found.dtype == torch.int64 and found.flatten().tolist() == [1, 0]
+    logits = torch.randn(2, 2)
+    expected = task_loss(logits, torch.eye(2), "multi_label_classification")
+    assert task_loss(logits, torch.eye(2).to(dtype), "multi_label_classification") == expected
+
+
+@pytest.mark.parametrize("shape", [(2, 2), (4,)])
+def test_values_of_several_outputs_may_come_in_one_row(shape):
+    labels, logits = torch.tensor([0.0, 1.0, 1.0, 0.0]).view(shape), torch.randn(2, 2)
+    for problem_type in ("regression", "multi_label_classification"):
+        assert task_loss(logits, labels, problem_type) == task_loss(logits, labels.view(2, 2), problem_type)
+
+
+def test_weights_of_classes_count_each_example_by_its_class():
+    logits, labels = torch.randn(6, 3), torch.tensor([0, 1, 2, 2, 2, 0])
+    own = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+    weights = torch.tensor([2.0, 5.0, 1.0])
+    found = task_loss(logits, labels, "single_label_classification", [2, 5, 1])
+    torch.testing.assert_close(found, (own * weights[labels]).sum() / weights[labels].sum())
+
+    several = torch.nn.functional.one_hot(labels, 3).float()
+    own = torch.nn.functional.binary_cross_entropy_with_logits(logits, several, reduction="none")
+    found = task_loss(logits, several, "multi_label_classification", [2, 5, 1])
+    torch.testing.assert_close(found, (own * torch.where(several > 0, weights, 1)).mean())
 
 
 @pytest.mark.parametrize(
@@ -152,7 +186,7 @@ def test_problem_type_follows_the_labels(labels, num_labels, expected):
         (torch.tensor([0, -1]), "single_label_classification", r"got \[-1\]"),
         (torch.tensor([0, 1, 1]), "single_label_classification", "each of the 2 examples"),
         (torch.tensor([0.0, 1.0]), "single_label_classification", "float32"),
-        (torch.tensor([0.0, 1.0]), "multi_label_classification", "2 values for each"),
+        (torch.tensor([0.0, 1.0]), "multi_label_classification", "2 values for each.*pass them as integers"),
         (torch.tensor([0.5]), "regression", "2 values for each"),
     ],
 )

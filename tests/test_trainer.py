@@ -11,6 +11,7 @@ from transformers import BertConfig, Trainer, TrainingArguments, set_seed
 from hf_securerouter import SecureRouterConfig, SecureRouterForSequenceClassification
 from hf_securerouter.errors import SecureRouterValueError
 from hf_securerouter.metrics import compute_metrics_for
+from hf_securerouter.model_card import SecureRouterModelCardData
 from hf_securerouter.trainer import _LOSSES, SecureRouterTrainer, SecureRouterTrainingArguments
 from tests.support import ROOT
 from tests.test_distributed import launch
@@ -272,7 +273,106 @@ class TestOptimizer:
             assert group["initial_lr"] in (0.4, 0.1)
 
 
+class TestChoices:
+    def test_weights_of_classes_reach_the_loss_of_training_and_evaluation(self, make_trainer):
+        for objective in ("gumbel", "utility"):
+            trainer = make_trainer(make_model(router_objective=objective), class_weights=[1.0, 4.0], max_steps=1)
+            assert trainer.model.class_weights == [1.0, 4.0]
+            trainer.train()
+            loss = trainer.evaluate()["eval_loss"]
+            trainer.model.class_weights = None
+            assert trainer.evaluate()["eval_loss"] != loss
+
+    def test_weights_that_fit_no_class_are_refused(self, make_trainer):
+        with pytest.raises(SecureRouterValueError, match="`class_weights` should have one entry for each of the 2"):
+            make_trainer(class_weights=[1.0, 2.0, 3.0])
+        for wrong in (0.0, -1.0, float("nan"), "2"):
+            with pytest.raises(SecureRouterValueError, match="`class_weights` should be positive finite numbers"):
+                make_trainer(class_weights=[1.0, wrong])
+        with pytest.raises(SecureRouterValueError, match="this pool answers with numbers"):
+            make_trainer(make_model(num_labels=1), class_weights=[1.0])
+
+    def test_what_a_pattern_names_is_not_trained(self, make_trainer):
+        model = make_model()
+        before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+        make_trainer(model, learning_rate=0.1, freeze=["experts.0", "*.embeddings.*", "router.encoder.*"]).train()
+        still = {name for name, parameter in model.named_parameters() if torch.equal(parameter, before[name])}
+        named = {n for n in before if n.startswith(("experts.0.", "router.encoder.")) or ".embeddings." in n}
+        assert named <= still and {"router.dense.weight", "experts.1.classifier.weight"}.isdisjoint(still)
+
+    def test_a_pattern_that_names_nothing_is_refused_with_the_nearest_name(self, make_trainer):
+        with pytest.raises(SecureRouterValueError, match="'expert.0', which fits no .* nearest name is 'experts.0'"):
+            make_trainer(freeze=["expert.0"])
+        with pytest.raises(SecureRouterValueError, match="`freeze` should leave something to train"):
+            make_trainer(freeze=["*"])
+
+    def test_a_model_that_is_made_anew_for_each_run_is_prepared_too(self, tmp_path):
+        args = SecureRouterTrainingArguments(
+            str(tmp_path), max_steps=1, freeze=["experts"], class_weights=[1, 2], report_to="none", save_strategy="no"
+        )
+        trainer = SecureRouterTrainer(None, args, train_dataset=make_data(8), model_init=lambda: make_model())
+        first = trainer.model
+        trainer.train()
+        assert trainer.model is not first and trainer.model.class_weights == [1.0, 2.0]
+        assert not any(parameter.requires_grad for parameter in trainer.model.experts.parameters())
+
+    def test_several_evaluation_sets_keep_their_names_in_metrics_and_card(self, make_trainer):
+        trainer = make_trainer(compute_metrics=compute_metrics_for())
+        trainer.eval_dataset = {"reviews": make_data(10), "news": make_data(7)}
+        metrics = trainer.evaluate()
+        trainer.save_model()
+        card = (Path(trainer.args.output_dir) / "README.md").read_text()
+        for name in trainer.eval_dataset:
+            assert f"| {name} | accuracy | {metrics[f'eval_{name}_accuracy']:.4f} |" in card
+            assert f"The {name} texts cost {metrics[f'eval_{name}_routing_cost']:.4g} each" in card
+        assert "| share of reviews texts | share of news texts |" in card and "runtime" not in card
+
+    def test_results_of_several_evaluation_sets_are_listed_side_by_side_on_the_hub(self, make_trainer):
+        trainer = make_trainer(compute_metrics=compute_metrics_for())
+        trainer.model.model_card_data = SecureRouterModelCardData(datasets=["me/texts"])
+        trainer.eval_dataset = {"reviews": make_data(10), "news": make_data(7)}
+        trainer.evaluate()
+        metrics = trainer.evaluate()
+        found = {
+            (one.dataset_split, one.metric_type): one.metric_value
+            for one in trainer.model.model_card_data.eval_results
+        }
+        assert found["news", "accuracy"] == metrics["eval_news_accuracy"]
+        assert {split for split, _ in found} == {"reviews", "news"}
+        assert len(found) == len(trainer.model.model_card_data.eval_results)
+
+
+def weights_of(trainer) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in trainer.model.state_dict().items()}
+
+
+class TestSeeds:
+    def test_one_seed_gives_one_model_bit_by_bit_also_after_a_resume(self, make_trainer):
+        arguments = {"seed": 7, "learning_rate": 0.01, "router_learning_rate": 0.02, "max_steps": 2}
+        whole = make_trainer(**arguments, save_strategy="steps", save_steps=1)
+        whole.train()
+        again, resumed, other = (
+            make_trainer(**arguments),
+            make_trainer(**arguments),
+            make_trainer(**arguments | {"seed": 8}),
+        )
+        torch.rand(3)  # what is drawn between does not count
+        again.train()
+        other.train()
+        resumed.train(resume_from_checkpoint=f"{whole.args.output_dir}/checkpoint-1")
+        expected = weights_of(whole)
+        for trainer, same in ((again, True), (resumed, True), (other, False)):
+            found = weights_of(trainer)
+            assert all(torch.equal(found[name], value) for name, value in expected.items()) == same
+
+
 class TestRefusals:
+    def test_a_model_that_is_no_pool_is_refused(self, make_trainer):
+        with pytest.raises(
+            SecureRouterValueError, match="`model` should be a `SecureRouterForSequenceClassification`"
+        ):
+            make_trainer(make_model().experts[0])
+
     def test_label_smoothing_is_refused(self, make_trainer):
         with pytest.raises(SecureRouterValueError, match="`label_smoothing_factor` should be 0, got 0.1"):
             make_trainer(label_smoothing_factor=0.1)

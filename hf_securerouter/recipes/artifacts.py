@@ -1,9 +1,10 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""Files that a run leaves, each made once; and its lines of progress."""
+"""Files that a run leaves, each made once; and its lines of progress: what is done, how far, how long still."""
 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_securerouter.files import new_folder, write_atomically, write_json
-from hf_securerouter.known_arguments import refuses_unknown
+from hf_securerouter.known_arguments import refuses_unknown, refuses_unknown_init
 
 
 @refuses_unknown
@@ -22,6 +23,41 @@ def announce(message: str) -> None:
     """Print a line of progress, in the main process."""
     if PartialState().is_main_process:
         print(message, flush=True)
+
+
+@refuses_unknown_init
+class Countdown:
+    """
+    Says how far a long step is and how long it still takes, at most twice a minute; a short step says nothing.
+
+    Args:
+        total (`int`): Parts of the step.
+        unit (`str`): What is counted, such as "rows".
+    """
+
+    EVERY = 30.0  # seconds
+
+    def __init__(self, total: int, unit: str) -> None:
+        self._total, self._unit = total, unit
+        self._began = self._said = time.monotonic()
+
+    def __call__(self, done: int) -> None:
+        """
+        Args:
+            done (`int`): Parts that are done by now.
+        """
+        now = time.monotonic()
+        if 0 < done < self._total and now - self._said >= self.EVERY:
+            self._said = now
+            left = (now - self._began) / done * (self._total - done)
+            announce(f"  {done:,} of {self._total:,} {self._unit}, about {duration(left)} more")
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people, such as "40 s", "3 min" or "1.5 h"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 @refuses_unknown

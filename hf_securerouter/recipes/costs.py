@@ -24,7 +24,7 @@ from hf_securerouter.mpc.convert import to_mpc
 from hf_securerouter.mpc.models.manifest import Manifest
 from hf_securerouter.mpc.secure_model import SecureModel
 from hf_securerouter.recipes.arguments import RunArguments
-from hf_securerouter.recipes.artifacts import announce
+from hf_securerouter.recipes.artifacts import Countdown, announce
 
 
 UNITS = ("seconds", "bytes")
@@ -68,11 +68,12 @@ def measure_costs(
     if args.expert_costs:
         return _given_costs(args, len(experts))
     batch, length = args.quota_batch_size, _length(args, experts)
+    steps = len(experts) + 2
     found = [
-        _alone(args, expert, min(length, own or length), batch, f"expert {index} of {len(experts)}")
+        _alone(args, expert, min(length, own or length), batch, f"expert {index} of {len(experts)}", (index, steps))
         for index, (expert, own) in enumerate(zip(experts, lengths, strict=True), start=1)
     ]
-    alone = _alone(args, largest, length, batch, "the largest expert")
+    alone = _alone(args, largest, length, batch, "the largest expert", (steps - 1, steps))
     costs: Costs = {"source": "measured"}
     for unit in UNITS:
         costs[unit] = costs[f"routed_{unit}"] = [cost[unit] / batch for cost in found]
@@ -81,7 +82,7 @@ def measure_costs(
     share, rest = divmod(batch, len(experts))
     quotas = [share + (index < rest) for index in range(len(experts))]
     secure = pool.to_mpc(routing_privacy="quota", quotas=list(quotas), max_length=length)
-    routed = _measured(args, secure, batch, f"the routed pool, quotas {'/'.join(map(str, quotas))}")
+    routed = _measured(args, secure, batch, f"the routed pool, quotas {'/'.join(map(str, quotas))}", (steps, steps))
     for unit in UNITS:
         beyond = _beyond_the_router(costs[unit], pool.config.router_shares_expert)
         router = routed[unit] / batch - float(np.dot(quotas, beyond)) / batch
@@ -133,8 +134,8 @@ def measure_routed(
     """
     batch, length = sum(quotas), _length(args, [largest, *pool.experts])
     secure = pool.to_mpc(routing_privacy="quota", quotas=list(quotas), max_length=length)
-    routed = _measured(args, secure, batch, f"the routed pool, quotas {'/'.join(map(str, quotas))}")
-    alone = _alone(args, largest, length, batch, "the largest expert")
+    routed = _measured(args, secure, batch, f"the routed pool, quotas {'/'.join(map(str, quotas))}", (1, 2))
+    alone = _alone(args, largest, length, batch, "the largest expert", (2, 2))
     return {"batch": batch, "length": length, "bounds": summary(secure.ranges)} | {
         unit: {"routed": routed[unit], "largest": alone[unit], "relative": routed[unit] / alone[unit]}
         for unit in UNITS
@@ -156,15 +157,17 @@ def measure_expert(args: RunArguments, expert: PreTrainedModel, length: int | No
         `dict`: `seconds` and `bytes` of a query, and `rounds` of a batch.
     """
     batch, longest = args.quota_batch_size, _length(args, [expert])
-    found = _alone(args, expert, min(length or longest, longest), batch, name)
+    found = _alone(args, expert, min(length or longest, longest), batch, name, (1, 1))
     return {unit: found[unit] / batch for unit in UNITS} | {"rounds": found["rounds"]}
 
 
-def _alone(args: RunArguments, expert: PreTrainedModel, length: int, batch: int, name: str) -> dict[str, Any]:
-    return _measured(args, to_mpc(expert, max_length=length), batch, name)
+def _alone(
+    args: RunArguments, expert: PreTrainedModel, length: int, batch: int, name: str, step: tuple[int, int]
+) -> dict[str, Any]:
+    return _measured(args, to_mpc(expert, max_length=length), batch, name, step)
 
 
-def _measured(args: RunArguments, secure: SecureModel, batch: int, name: str) -> dict[str, Any]:
+def _measured(args: RunArguments, secure: SecureModel, batch: int, name: str, step: tuple[int, int]) -> dict[str, Any]:
     """Online seconds, bytes and rounds of one batch, kept in a file because measuring takes minutes. The public
     manifest and the size of the batch decide on them alone, so that runs of other tasks can use them too."""
     shape = _shape(secure.manifest) | {"batch": batch}
@@ -173,7 +176,8 @@ def _measured(args: RunArguments, secure: SecureModel, batch: int, name: str) ->
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"cost-{digest}.json"
     if not path.exists():
-        announce(f"Measuring {name} under encryption (batch {batch} x {secure.manifest.max_length}) ...")
+        place = f", {step[0]} of {step[1]}" if step[1] > 1 else ""
+        announce(f"Measuring under encryption{place}: {name}, batch {batch} x {secure.manifest.max_length} ...")
         write_json(_run(secure, batch) | {"shape": shape}, path)
     return json.loads(path.read_text())
 
@@ -189,9 +193,12 @@ def _shape(manifest: Manifest) -> dict[str, Any]:
 
 def _run(secure: SecureModel, batch: int) -> dict[str, Any]:
     inputs = {"input_ids": torch.full((batch, secure.manifest.max_length), 5)}
+    countdown, costs = Countdown(1 + RUNS, "batches"), []
     with secure.local_session() as session:
         session(inputs)  # warms up both parties and the dealer
-        costs = [session(inputs).cost for _ in range(RUNS)]
+        for done in range(1, 1 + RUNS):
+            countdown(done)
+            costs.append(session(inputs).cost)
     return {
         "seconds": statistics.median(cost.online_seconds for cost in costs),
         "bytes": costs[0].online_bytes,

@@ -40,6 +40,7 @@ from transformers import (
 from hf_securerouter.classification import DEMO_CHECKPOINT
 from hf_securerouter.files import write_atomically
 from hf_securerouter.known_arguments import refuses_unknown, refuses_unknown_init
+from hf_securerouter.loading import only_download_bars
 from hf_securerouter.modeling_securerouter import SecureRouterForSequenceClassification
 from hf_securerouter.mpc_friendly import use_functions
 from hf_securerouter.recipes.arguments import DataArguments, option
@@ -174,6 +175,7 @@ class DemoRun:
         )
         self.task = self.data.task
 
+    @only_download_bars()
     def __call__(self) -> None:
         """Takes all steps."""
         torch.set_num_threads(1)

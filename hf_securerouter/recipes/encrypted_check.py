@@ -10,6 +10,7 @@ import torch
 
 from hf_securerouter.known_arguments import refuses_unknown
 from hf_securerouter.modeling_securerouter import SecureRouterForSequenceClassification
+from hf_securerouter.recipes.artifacts import Countdown
 from hf_securerouter.recipes.fitting import Collate, Row
 from hf_securerouter.recipes.prediction import decide
 from hf_securerouter.recipes.tasks import Task
@@ -43,8 +44,10 @@ def encrypted_logits(
     secure = pool.to_mpc(routing_privacy="quota", quotas=list(quotas), max_length=max_length)
     batch = collate(list(rows))
     names = ("input_ids", "attention_mask", "token_type_ids")
+    inputs = {name: batch[name] for name in names if name in batch}
+    countdown = Countdown(len(rows), "rows")
     with secure.local_session() as session:
-        return session({name: batch[name] for name in names if name in batch}).logits
+        return session(inputs, progress=lambda done, _: countdown(done)).logits
 
 
 @refuses_unknown

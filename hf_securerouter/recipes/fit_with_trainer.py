@@ -11,6 +11,7 @@ from torch import nn
 from transformers import Trainer, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
+from hf_securerouter.errors import SecureRouterValueError
 from hf_securerouter.known_arguments import refuses_unknown
 from hf_securerouter.modeling_securerouter import SecureRouterForSequenceClassification
 from hf_securerouter.recipes.arguments import RunArguments, make_parser
@@ -20,6 +21,8 @@ from hf_securerouter.trainer import SecureRouterTrainer, SecureRouterTrainingArg
 
 
 A = TypeVar("A", bound=RunArguments)
+
+_NO_EFFECT = {"eval_strategy": "no", "load_best_model_at_end": False, "class_weights": None, "freeze": None}
 
 
 class ExpertTrainer(Trainer):
@@ -49,6 +52,9 @@ def parse_args(argv: Sequence[str], kind: type[A], doc: str | None) -> tuple[A, 
         argv (sequence of `str`): Options, or one `.json` or `.yaml` file that holds them.
         kind (`type`): [`RunArguments`] or a subclass of it.
         doc (`str`): The docstring of the script, for `--help`.
+
+    Raises:
+        `SecureRouterValueError`: An argument of the Trainer has no effect on a run.
     """
     parser = make_parser(doc, kind, SecureRouterTrainingArguments)
     if len(argv) == 1 and argv[0].endswith((".json", ".yaml")):
@@ -56,6 +62,12 @@ def parse_args(argv: Sequence[str], kind: type[A], doc: str | None) -> tuple[A, 
         args, training_args = read(argv[0])
     else:
         args, training_args = parser.parse_args_into_dataclasses(list(argv))
+    given = [name for name, default in _NO_EFFECT.items() if getattr(training_args, name) not in (None, default)]
+    if given:
+        raise SecureRouterValueError(
+            f"`--{given[0]}` has no effect on a run, which trains its experts and its router in steps of their own: "
+            "leave it out, or train in Python with `SecureRouterTrainer`."
+        )
     return args.adopt(training_args), training_args
 
 

@@ -13,6 +13,7 @@ from torch import nn
 
 from hf_securerouter.known_arguments import refuses_unknown
 from hf_securerouter.modeling_securerouter import SecureRouterForSequenceClassification
+from hf_securerouter.recipes.artifacts import Countdown
 from hf_securerouter.recipes.fitting import Collate, Row
 from hf_securerouter.recipes.tasks import Task
 
@@ -59,7 +60,9 @@ def predict(
     accepted = inspect.signature(model.forward).parameters
     order = sorted(range(len(rows)), key=lambda index: len(rows[index]["input_ids"]))
     found: dict[str, list[torch.Tensor]] = {name: [] for name in outputs}
+    countdown = Countdown(len(order), "rows")
     for start in range(0, len(order), batch_size):
+        countdown(start)
         batch = collate([rows[index] for index in order[start : start + batch_size]])
         inputs = {name: value.to(where) for name, value in batch.items() if name in accepted and name != "labels"}
         output = model(**inputs)

@@ -33,6 +33,7 @@ from hf_securerouter.errors import SecureRouterValueError
 from hf_securerouter.families import encoder_config
 from hf_securerouter.files import write_json
 from hf_securerouter.known_arguments import refuses_unknown
+from hf_securerouter.loading import only_download_bars
 from hf_securerouter.losses import expert_utilities, fit_temperature
 from hf_securerouter.modeling_securerouter import SecureRouterForSequenceClassification
 from hf_securerouter.recipes.arguments import RunArguments
@@ -112,6 +113,7 @@ class RoutedPoolRun:
                 f"and the training rows have {', '.join(labels) or 'numbers'}: restore them, or name another folder."
             )
 
+    @only_download_bars()
     def __call__(self) -> dict[str, Any]:
         """Takes all steps, and returns the report."""
         raw = self.load_rows("train")

@@ -1,0 +1,66 @@
+# Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
+"""`torch.compile`: a pool and its experts are one graph each, with the same answers."""
+
+import pytest
+import torch
+
+from tests.tiny import pool_model
+
+
+@pytest.fixture
+def compiled():
+    """Compiles a module without code generation, and counts its graphs and what broke them."""
+    found = {"graphs": 0}
+
+    def backend(graph, examples):
+        found["graphs"] += 1
+        return graph.forward
+
+    def run(module, **inputs):
+        torch._dynamo.reset()
+        torch._dynamo.utils.counters.clear()
+        found["graphs"] = 0
+        output = torch.compile(module, backend=backend)(**inputs)
+        assert dict(torch._dynamo.utils.counters["graph_break"]) == {}
+        assert found["graphs"] == 1
+        return output
+
+    yield run
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize(
+    "fields", [{}, {"router_config": None, "router_shares_expert": 0, "expert_max_lengths": [8, 12]}]
+)
+def test_a_pool_is_one_graph_in_evaluation_and_in_training(compiled, batch, labels, fields):
+    model = pool_model(("bert", "distilbert"), **fields)
+    alone = model(**batch, labels=labels)
+    together = compiled(model, **batch, labels=labels)
+    torch.testing.assert_close(together.logits, alone.logits)
+    torch.testing.assert_close(together.loss, alone.loss)
+    assert (
+        together.expert_indices.tolist() == alone.expert_indices.tolist()
+        and len(set(alone.expert_indices.tolist())) == 2
+    )
+
+    model.train()
+    for objective in ("gumbel", "utility"):
+        model.config.router_objective = objective
+        torch.manual_seed(3)
+        compiled(model, **batch, labels=labels).loss.backward()
+        assert all(parameter.grad is not None for parameter in model.router.dense.parameters())
+
+
+def test_an_expert_is_one_graph(compiled, batch, labels):
+    expert = pool_model(("bert",)).experts[0]
+    torch.testing.assert_close(compiled(expert, **batch).logits, expert(**batch).logits)
+
+
+def test_experts_that_are_compiled_alone_still_run_only_if_they_are_chosen(batch):
+    model = pool_model(("bert", "bert"))
+    model.config.routing_lambda = 1e6  # everything to the first
+    ran = []
+    for index, expert in enumerate(model.experts):
+        expert.compile(backend=lambda graph, examples, index=index: ran.append(index) or graph.forward)
+    model(**batch)
+    assert ran == [0]
