@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from transformers import AutoTokenizer, BatchEncoding, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from hf_securerouter.errors import SecureRouterValueError
+from hf_securerouter.errors import BadRowsError, SecureRouterValueError
 from hf_securerouter.families import usable_positions
 from hf_securerouter.known_arguments import refuses_unknown
 from hf_securerouter.lengths import padded_right
@@ -22,6 +22,7 @@ from hf_securerouter.pool import accepted_inputs
 from hf_securerouter.routing import assign_by_quota, fill_batch
 from hf_securerouter.texts import Text, as_texts
 from hf_securerouter.token_ids import check_ids, vocabulary_of
+from hf_securerouter.windows import Windows
 
 
 if TYPE_CHECKING:
@@ -42,17 +43,22 @@ class Classified:
         label: The name of the most probable class, or the predicted score of a regression.
         score: The probability of the label, None for a regression.
         logits: The C logits.
-        expert: The expert that answered; None if the routing privacy keeps it secret.
+        expert: The expert that answered, or a list with that of each window; None if the routing privacy keeps it
+            secret.
         verified: Whether a second run under fresh masks gave the same answer; None: there was none.
         in_bounds: Whether all values of the answer's batch were within their bounds; None: there is no guard.
+        labels: Of a multi-label model all labels that are more likely than not; else None.
+        scores: Of a multi-label model the probability of each label by its name; else None.
     """
 
     label: str | float
     score: float | None
     logits: list[float]
-    expert: int | None
+    expert: int | list[int] | None
     verified: bool | None = None
     in_bounds: bool | None = None
+    labels: list[str] | None = None
+    scores: dict[str, float] | None = None
 
 
 def checked_name(path: str | Path) -> str:
@@ -86,6 +92,8 @@ def classify(
     tokenizer: PreTrainedTokenizerBase,
     texts: Iterable[Text],
     quotas: Sequence[int] | None = None,
+    max_windows: int = 1,
+    stride: int = 0,
 ) -> list[Classified]:
     """Route and classify texts in clear text, on the device of the model.
 
@@ -95,26 +103,51 @@ def classify(
         texts: Texts and (text, pair) tuples, in one batch; see `as_texts`.
         quotas: How many texts each expert of a pool serves, as under `routing_privacy="quota"`; a smaller batch is
             filled up with copies. Without quotas every text gets the expert that the router prefers.
+        max_windows: Windows into which long texts are cut, see [`~hf_securerouter.windows.Windows`]; the answer is the
+            mean of their logits.
+        stride: Tokens that neighbouring windows share.
 
     Raises:
         `BadRowsError`: A row is no text, is empty, has half of a surrogate pair, or a token id beyond the vocabulary.
     """
-    encoded = _encoded(model, tokenizer, as_texts(texts))
-    if quotas is None:
-        return _classify(model, tokenizer, encoded, None)
-    size = sum(quotas)
-    parts = [encoded[start : start + size] for start in range(0, len(encoded), size)]
-    return [
-        answer
-        for part in parts
-        for answer in _classify(model, tokenizer, [part[row] for row in fill_batch(len(part), size)], quotas)[
-            : len(part)
-        ]
-    ]
+    windows = Windows(max_windows, stride)
+    encoded, counts = _encoded(model, tokenizer, as_texts(texts), windows)
+    size = len(encoded) if quotas is None else sum(quotas)
+    logits, experts = [], []
+    for start in range(0, len(encoded), size):
+        part = encoded[start : start + size]
+        rows = part if quotas is None else [part[row] for row in fill_batch(len(part), size)]
+        own, chosen = _answers(model, tokenizer, rows, quotas)
+        logits.append(own[: len(part)])
+        experts += chosen[: len(part)]
+    return from_logits(model.config, windows.averaged(torch.cat(logits), counts), windows.grouped(experts, counts))
 
 
-def _encoded(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: list[Text]) -> list[BatchEncoding]:
+def _encoded(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: list[Text], windows: Windows
+) -> tuple[list[BatchEncoding], list[int]]:
+    """The rows of each text, and how many of them count."""
     limit = _longest_input(model, tokenizer)
+    if windows.most == 1:
+        encoded, counts = _truncated(tokenizer, texts, limit), [1] * len(texts)
+    elif limit is None:
+        raise SecureRouterValueError(
+            "`max_windows` cuts texts where the model's positions end, and it reads any length: leave it out."
+        )
+    else:
+        rows, counts = windows.split(tokenizer, texts, limit)
+        encoded = [BatchEncoding(row) for row in rows]
+    config: Any = model.config
+    members = [config.router_config, *config.expert_configs] if hasattr(config, "expert_configs") else [config]
+    try:
+        check_ids("inputs", tokenizer.pad(encoded, return_tensors="pt")["input_ids"], vocabulary_of(*members))
+    except BadRowsError as error:
+        bad = {row // windows.most: problem for row, problem in error.rows.items()}
+        raise BadRowsError("inputs", bad) from None
+    return encoded, counts
+
+
+def _truncated(tokenizer: PreTrainedTokenizerBase, texts: list[Text], limit: int | None) -> list[BatchEncoding]:
     encoded = [tokenizer(*(text if isinstance(text, tuple) else (text,)), verbose=False) for text in texts]
     too_long = [index for index, one in enumerate(encoded) if limit is not None and len(one["input_ids"]) > limit]
     for index in too_long:
@@ -122,28 +155,26 @@ def _encoded(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: 
         encoded[index] = tokenizer(*(text if isinstance(text, tuple) else (text,)), truncation=True, max_length=limit)
     if too_long:
         logger.warning(f"{len(too_long)} of {len(texts)} texts are longer than {limit} tokens and were truncated.")
-    config: Any = model.config
-    members = [config.router_config, *config.expert_configs] if hasattr(config, "expert_configs") else [config]
-    check_ids("inputs", tokenizer.pad(encoded, return_tensors="pt")["input_ids"], vocabulary_of(*members))
     return encoded
 
 
-def _classify(
+def _answers(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     encoded: list[BatchEncoding],
     quotas: Sequence[int] | None,
-) -> list[Classified]:
+) -> tuple[torch.Tensor, list[int]]:
+    """The logits of each row, and the expert that gave them."""
     batch = padded_right(tokenizer.pad(encoded, return_tensors="pt").to(model.device))
     with torch.inference_mode():
         if not isinstance(model, SecureRouterForSequenceClassification):
-            return from_logits(model.config, model(**accepted_inputs(model, batch)).logits, [0] * len(encoded))
+            return model(**accepted_inputs(model, batch)).logits, [0] * len(encoded)
         output = model(**batch)
         logits, experts = output.logits, output.expert_indices
         if quotas is not None:
             experts = assign_by_quota(output.router_logits, quotas, cast(list[float], model.config.expert_costs))
             logits = model.run_experts(batch, experts)
-    return from_logits(model.config, logits, experts.tolist())
+    return logits, experts.tolist()
 
 
 def _longest_input(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int | None:
@@ -156,7 +187,12 @@ def _longest_input(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -
 
 @refuses_unknown
 def classify_encrypted(
-    config: PreTrainedConfig, session: Session, texts: Iterable[Text], verify: float = 0.0
+    config: PreTrainedConfig,
+    session: Session,
+    texts: Iterable[Text],
+    verify: float = 0.0,
+    max_windows: int = 1,
+    stride: int = 0,
 ) -> tuple[list[Classified], Cost]:
     """Route and classify texts on secret shares.
 
@@ -165,11 +201,13 @@ def classify_encrypted(
         session: An open session.
         texts: Texts and (text, pair) tuples.
         verify: Share of the batches that are asked twice under fresh masks, as for a session.
+        max_windows: Windows into which long texts are cut, as for a session.
+        stride: Tokens that neighbouring windows share.
 
     Returns:
         The answers and their cost.
     """
-    result = session(texts, verify=verify)
+    result = session(texts, verify=verify, max_windows=max_windows, stride=stride)
     answers = from_logits(config, result.logits, result.expert_indices)
     flags = zip(answers, result.verified, result.in_bounds, strict=True)
     return [replace(one, verified=agreed, in_bounds=inside) for one, agreed, inside in flags], result.cost
@@ -177,26 +215,37 @@ def classify_encrypted(
 
 @refuses_unknown
 def from_logits(
-    config: PreTrainedConfig, logits: torch.Tensor, expert_indices: Sequence[int] | None
+    config: PreTrainedConfig, logits: torch.Tensor, expert_indices: Sequence[int] | Sequence[list[int]] | None
 ) -> list[Classified]:
     """Turn logits into labels and scores.
 
     Args:
         config: Has the labels and the problem type.
         logits: (B, C) logits, on any device.
-        expert_indices: (B,) the experts that answered, or None if they are secret.
+        expert_indices: (B,) the experts that answered, or lists of them by windows, or None if they are secret.
     """
     logits = logits.detach().float().cpu()
-    experts = [None] * len(logits) if expert_indices is None else list(expert_indices)
-    if config.problem_type == "regression" or config.num_labels == 1:
+    experts: list[Any] = [None] * len(logits) if expert_indices is None else list(expert_indices)
+    several = config.problem_type == "multi_label_classification"
+    if config.problem_type == "regression" or (config.num_labels == 1 and not several):
         return [
             Classified(label=row[0].item(), score=None, logits=row.tolist(), expert=expert)
             for row, expert in zip(logits, experts, strict=True)
         ]
-    several = config.problem_type == "multi_label_classification"
     names = cast(dict[int, str], config.id2label)
-    scores, classes = (logits.sigmoid() if several else logits.softmax(dim=-1)).max(dim=-1)
-    return [
+    found = logits.sigmoid() if several else logits.softmax(dim=-1)
+    scores, classes = found.max(dim=-1)
+    answers = [
         Classified(label=names[index], score=score, logits=row.tolist(), expert=expert)
         for index, score, row, expert in zip(classes.tolist(), scores.tolist(), logits, experts, strict=True)
+    ]
+    if not several:
+        return answers
+    return [
+        replace(
+            answer,
+            labels=[names[index] for index, logit in enumerate(answer.logits) if logit > 0],
+            scores={names[index]: score for index, score in enumerate(row)},
+        )
+        for answer, row in zip(answers, found.tolist(), strict=True)
     ]

@@ -69,7 +69,9 @@ def compute_metrics_for(task: str | None = None, regression: bool = False) -> Ca
     """Return a `compute_metrics` function for [`~transformers.Trainer`].
 
     Args:
-        task: A GLUE task. If None, the metric is accuracy, for regression the mean squared error.
+        task: A GLUE task. If None, the metric is accuracy, for regression the mean squared error. Labels of shape
+            (N, C) are those of a multi-label model: accuracy is then the share of texts with all labels right, and
+            "micro_f1" comes with it.
         regression: Whether the labels are scores; read only without `task`.
 
     Inputs:
@@ -84,8 +86,11 @@ def compute_metrics_for(task: str | None = None, regression: bool = False) -> Ca
 
     def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
         logits = prediction.predictions[0] if isinstance(prediction.predictions, tuple) else prediction.predictions
+        references = np.asarray(prediction.label_ids)
+        if task is None and not regression and references.ndim == 2:
+            return _compute_locally(("accuracy", "micro_f1"), logits > 0, references > 0.5)
         predicted = logits.reshape(-1) if regression_task else logits.argmax(axis=-1)
-        return metric(predicted, np.asarray(prediction.label_ids))
+        return metric(predicted, references)
 
     return compute_metrics
 
@@ -118,8 +123,8 @@ def local_metric(names: Sequence[str]) -> Metric:
     """Return a metric that scikit-learn and scipy compute, without network access.
 
     Args:
-        names: Any of "accuracy", "f1" (of two classes), "macro_f1", "matthews_correlation", "mse", "pearson" and
-            "spearmanr".
+        names: Any of "accuracy", "f1" (of two classes), "macro_f1", "matthews_correlation", "micro_f1", "mse",
+            "pearson" and "spearmanr".
 
     Returns:
         A function of predictions (N,) and references (N,), giving a float for each name.
@@ -159,15 +164,22 @@ def mean_score(names: Sequence[str]) -> Callable[[np.ndarray, np.ndarray], float
 
 
 def _compute_locally(names: tuple[str, ...], predictions: np.ndarray, references: np.ndarray) -> dict[str, float]:
-    if len(predictions) != len(references):
+    if np.shape(predictions) != np.shape(references):
         raise SecureRouterValueError(
-            f"`predictions` and `references` must have the same length, got {len(predictions)} and {len(references)}."
+            f"`predictions` and `references` must have the same shape, got {np.shape(predictions)} and "
+            f"{np.shape(references)}."
         )
     return {name: float(_LOCAL_METRICS[name](predictions, references)) for name in names}
 
 
 def _accuracy(predictions: np.ndarray, references: np.ndarray) -> float:
-    return (predictions == references).mean()
+    return (predictions == references).reshape(len(references), -1).all(axis=1).mean()
+
+
+def _micro_f1(predictions: np.ndarray, references: np.ndarray) -> float:
+    from sklearn.metrics import f1_score
+
+    return f1_score(references, predictions, average="micro", zero_division=0.0)
 
 
 def _f1(predictions: np.ndarray, references: np.ndarray) -> float:
@@ -209,6 +221,7 @@ _LOCAL_METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "f1": _f1,
     "macro_f1": _macro_f1,
     "matthews_correlation": _matthews_correlation,
+    "micro_f1": _micro_f1,
     "mse": _mean_squared_error,
     "pearson": _pearson,
     "spearmanr": _spearmanr,

@@ -54,6 +54,14 @@ class TestClassify:
         model.config.problem_type = "multi_label_classification"
         (answer,) = from_logits(model.config, torch.tensor([[2.0, 1.0]]), [0])
         assert answer.score == pytest.approx(torch.tensor(2.0).sigmoid().item())
+        names = list(model.config.id2label.values())
+        assert answer.labels == names and list(answer.scores) == names and max(answer.scores.values()) == answer.score
+        (one,) = from_logits(model.config, torch.tensor([[-2.0, 1.0]]), [0])
+        (none,) = from_logits(model.config, torch.tensor([[-2.0, -1.0]]), [0])
+        assert (one.labels, none.labels) == ([names[1]], [])
+        model.config.problem_type = "single_label_classification"
+        (answer,) = from_logits(model.config, torch.tensor([[2.0, 1.0]]), [0])
+        assert answer.labels is None and answer.scores is None
 
     def test_secret_experts_stay_unnamed(self, model):
         answers = from_logits(model.config, torch.tensor([[0.0, 1.0], [1.0, 0.0]]), None)

@@ -13,7 +13,7 @@ from tests.support import ROOT
 HOUSE = (
     "errors",
     "files families lengths number_format texts token_ids config_fields known_arguments member_configs",
-    "configuration_securerouter configuration_pooled linear_head routing metrics",
+    "configuration_securerouter configuration_pooled linear_head routing metrics windows",
     "admission labels loading forward_arguments outputs",
     "losses adapters modeling_pooled sentence_transformer pool router model_card reports range_penalty "
     "fixed_point_layers mpc_friendly members checkpoint checkpoint_files",

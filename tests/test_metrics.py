@@ -110,8 +110,10 @@ def test_unknown_task_is_refused_with_the_tasks_there_are():
 
 
 def test_different_lengths_are_refused():
-    with pytest.raises(SecureRouterValueError, match="same length, got 8 and 7"):
+    with pytest.raises(SecureRouterValueError, match=r"same shape, got \(8,\) and \(7,\)"):
         glue_metric("sst2")(PREDICTIONS, REFERENCES[:-1])
+    with pytest.raises(SecureRouterValueError, match=r"same shape, got \(8,\) and \(8, 1\)"):
+        glue_metric("stsb")(PREDICTIONS, REFERENCES[:, None])
 
 
 def test_compute_metrics_takes_the_class_of_the_largest_logit():
@@ -126,6 +128,13 @@ def test_compute_metrics_of_a_regression_takes_the_scores():
     prediction = EvalPrediction(predictions=scores, label_ids=np.array([1.0, 2.0, 3.0]))
     assert compute_metrics_for(regression=True)(prediction) == pytest.approx({"mse": 1 / 3})
     assert compute_metrics_for("stsb")(prediction)["spearmanr"] == pytest.approx(1.0)
+
+
+def test_compute_metrics_of_several_labels_at_once():
+    logits = np.array([[2.0, -1.0, 3.0], [-1.0, -1.0, -2.0], [1.0, -1.0, -1.0]])
+    right = np.array([[1.0, 0.0, 1.0], [0.0, 0.0, 0.0], [1.0, 1.0, 1.0]])
+    prediction = EvalPrediction(predictions=logits, label_ids=right)
+    assert compute_metrics_for()(prediction) == pytest.approx({"accuracy": 2 / 3, "micro_f1": 2 * 3 / (2 * 3 + 2)})
 
 
 def test_compute_metrics_passes_over_further_outputs():

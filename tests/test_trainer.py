@@ -211,6 +211,20 @@ class TestEvaluation:
         )
         assert 0 <= metrics["eval_accuracy"] <= 1
 
+    def test_several_labels_at_once_are_learnt_and_measured(self, make_trainer):
+        data = [row | {"labels": [1.0, 0.0, float(row["labels"])]} for row in make_data(16)]
+        trainer = make_trainer(
+            make_model(num_labels=3, router_objective="utility"),
+            data,
+            compute_metrics=compute_metrics_for(),
+            max_steps=40,
+            learning_rate=1e-2,
+        )
+        trainer.train()
+        metrics = trainer.evaluate(data)
+        assert trainer.model.config.problem_type == "multi_label_classification"
+        assert metrics["eval_micro_f1"] > 0.7  # the first two labels are constant
+
     def test_shares_are_reported_without_other_metrics_and_over_all_batches(self, make_trainer):
         model = make_model()
         trainer = make_trainer(model, per_device_eval_batch_size=3)

@@ -10,7 +10,15 @@ from typing import Annotated, Any
 
 import typer
 
-from hf_securerouter.cli.labelling import Encrypted, OnError, OnErrorOption, label_file, say_what_was_written
+from hf_securerouter.cli.labelling import (
+    Encrypted,
+    MaxWindowsOption,
+    OnError,
+    OnErrorOption,
+    StrideOption,
+    label_file,
+    say_what_was_written,
+)
 from hf_securerouter.cli.output import JsonOption, log, only_results_on_stdout, print_json
 from hf_securerouter.cli.serving import KeyOption, PinOption, TimeoutOption, address, parse_pins
 from hf_securerouter.errors import FileError
@@ -36,6 +44,8 @@ def client(
             "--share-batches", help="Let other users' texts fill a batch; servers then see how many texts there are."
         ),
     ] = False,
+    max_windows: MaxWindowsOption = 1,
+    stride: StrideOption = 0,
     json: JsonOption = False,
 ) -> None:
     """Label every line of a file; a stopped run continues where it was, when it is started again.
@@ -60,6 +70,7 @@ def client(
             share_batches=share_batches,
             key=key,
             pins=parse_pins(pin),
+            windows=(max_windows, stride),
         )
     if json:
         print_json(report)
@@ -82,6 +93,7 @@ def ask_servers(
     share_batches: bool = False,
     key: Path | None = None,
     pins: dict[str, str] | None = None,
+    windows: tuple[int, int] = (1, 0),
 ) -> dict[str, Any]:
     """Label the lines of `input_path` by the servers, and return a report as JSON-able values.
 
@@ -98,6 +110,7 @@ def ask_servers(
         share_batches: Whether other users' texts may fill a batch.
         key: The folder of the client's key; None if the client's folder has it.
         pins: Fingerprints of the servers' keys by role; what is not pinned is said.
+        windows: Windows into which long texts are cut, and the tokens that they share.
 
     Raises:
         FileError: A file of the folder is missing, cut or wrong.
@@ -129,12 +142,9 @@ def ask_servers(
     def answering() -> Iterator[Encrypted]:
         with RemoteSession(own, party0, party1, timeout, retries, share_batches, log) as session:
             labels = session.client.labels
-            config = PreTrainedConfig(
-                id2label=labels.names,
-                problem_type="regression" if labels.regression else "single_label_classification",
-            )
-            opened.append(Encrypted(config, session, verify))
+            config = PreTrainedConfig(id2label=labels.names, problem_type=labels.problem_type)
+            opened.append(Encrypted(config, session, verify, windows))
             yield opened[0]
 
-    report = label_file(str(folder), input_path, output_path, answering, encrypted=True, on_error=on_error)
+    report = label_file(str(folder), input_path, output_path, answering, True, on_error, windows)
     return report | {"differing": opened[0].differing}

@@ -51,6 +51,15 @@ OnErrorOption = Annotated[
 ]
 
 
+MaxWindowsOption = Annotated[
+    int,
+    typer.Option(
+        min=1, help="Windows into which long texts are cut; every text then costs as many, and the servers see that."
+    ),
+]
+StrideOption = Annotated[int, typer.Option(min=0, help="Tokens that neighbouring windows share.")]
+
+
 def label_file(
     made_with: str,
     input_path: Path,
@@ -58,6 +67,7 @@ def label_file(
     opened: Callable[[], contextlib.AbstractContextManager[Answering]],
     encrypted: bool,
     on_error: OnError = OnError.STOP,
+    windows: tuple[int, int] = (1, 0),
 ) -> dict[str, Any]:
     """Label the lines of `input_path`, and return a report as JSON-able values.
 
@@ -68,6 +78,7 @@ def label_file(
         opened: Makes the context that answers, after the input was read.
         encrypted: Whether it answers on secret shares.
         on_error: What to do about a line that cannot be answered.
+        windows: Windows of a text, and the tokens that they share; a stopped run continues only with the same.
 
     Raises:
         SecureRouterValueError: A line is wrong (its number is named, its text is not repeated), or the output cannot
@@ -83,7 +94,7 @@ def label_file(
     if any("label" in (row.record or {}) for row in rows):
         log('The lines have a "label" already; the output holds the predicted one in its place.')
 
-    partial = _partial_path(output_path, input_path, made_with, encrypted, on_error)
+    partial = _partial_path(output_path, input_path, made_with, encrypted, on_error, windows)
     with (
         opened() as answering,
         _open_partial(partial) as file,
@@ -149,6 +160,8 @@ def _answers(answering: Answering, batch: list[Row], on_error: OnError) -> dict[
                 "logits": answer.logits,
                 "expert": answer.expert,
             }
+            if answer.labels is not None:
+                found[number] |= {"labels": answer.labels, "scores": answer.scores}
             if answer.verified is not None:
                 found[number]["verified"] = answer.verified
             if answer.in_bounds is not None:
@@ -198,13 +211,16 @@ class Clear:
     Args:
         model: A pool or a plain classifier, in evaluation mode.
         tokenizer: Its tokenizer.
+        windows: Windows of a text, and the tokens that they share.
     """
 
     protocol = "clear"
     cost = None
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-        self.model, self.tokenizer = model, tokenizer
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, windows: tuple[int, int] = (1, 0)
+    ) -> None:
+        self.model, self.tokenizer, self.windows = model, tokenizer, windows
         config: Any = model.config
         self.routing_privacy: str = getattr(config, "routing_privacy", "revealed")  # a plain classifier has none
         self.quotas = quotas_of(config) if self.routing_privacy == "quota" else None
@@ -214,7 +230,7 @@ class Clear:
     def __call__(self, texts: list[Text]) -> list[Classified]:
         from hf_securerouter.classification import classify
 
-        return classify(self.model, self.tokenizer, texts, self.quotas)
+        return classify(self.model, self.tokenizer, texts, self.quotas, *self.windows)
 
 
 def quotas_of(config: SecureRouterConfig) -> list[int]:
@@ -229,13 +245,16 @@ class Encrypted:
         config: Names the labels and the problem type.
         session: An open session.
         verify: Share of the batches that are asked twice under fresh masks.
+        windows: Windows of a text, and the tokens that they share.
 
     Attributes:
         differing: How many answers were other ones when they were asked twice.
     """
 
-    def __init__(self, config: PreTrainedConfig, session: Session, verify: float = 0.0) -> None:
-        self.config, self.session, self.verify = config, session, verify
+    def __init__(
+        self, config: PreTrainedConfig, session: Session, verify: float = 0.0, windows: tuple[int, int] = (1, 0)
+    ) -> None:
+        self.config, self.session, self.verify, self.windows = config, session, verify, windows
         self.protocol, self.routing_privacy = session.manifest.protocol, session.manifest.routing_privacy
         self.batch_size = session.batch_size
         self.differing = 0
@@ -248,18 +267,25 @@ class Encrypted:
     def __call__(self, texts: list[Text]) -> list[Classified]:
         from hf_securerouter.classification import classify_encrypted
 
-        answers, cost = classify_encrypted(self.config, self.session, texts, self.verify)
+        answers, cost = classify_encrypted(self.config, self.session, texts, self.verify, *self.windows)
         self._costs.append(cost)
         self.differing += sum(answer.verified is False for answer in answers)
         return answers
 
 
 def _partial_path(
-    output_path: Path, input_path: Path, model_path: str, encrypted: bool, on_error: OnError = OnError.STOP
+    output_path: Path,
+    input_path: Path,
+    model_path: str,
+    encrypted: bool,
+    on_error: OnError = OnError.STOP,
+    windows: tuple[int, int] = (1, 0),
 ) -> Path:
     """Name the unfinished output after input, model and mode, so that only a run with the same ones continues it."""
     fingerprint = hashlib.sha256(input_path.read_bytes())
     fingerprint.update(f"{model_path} {encrypted} {on_error}".encode())
+    if windows != (1, 0):
+        fingerprint.update(f" {windows}".encode())
     if Path(model_path).is_dir():
         for file in sorted(
             path for path in Path(model_path).iterdir() if path.suffix in {".json", ".safetensors", ".bin"}

@@ -14,8 +14,10 @@ from hf_securerouter.cli.labelling import (
     Answering,
     Clear,
     Encrypted,
+    MaxWindowsOption,
     OnError,
     OnErrorOption,
+    StrideOption,
     label_file,
     say_what_was_written,
 )
@@ -33,6 +35,8 @@ def predict(
     ] = False,
     on_error: OnErrorOption = OnError.STOP,
     memory: MemoryOption = None,
+    max_windows: MaxWindowsOption = 1,
+    stride: StrideOption = 0,
     json: JsonOption = False,
 ) -> None:
     """Label every line of a file; a stopped run continues where it was, when it is started again.
@@ -40,7 +44,7 @@ def predict(
     The output appears under its name when it is complete.
     """
     with only_results_on_stdout():
-        report = predict_file(model, input, output, encrypted, on_error, memory)
+        report = predict_file(model, input, output, encrypted, on_error, memory, max_windows, stride)
     if json:
         print_json(report)
     else:
@@ -54,6 +58,8 @@ def predict_file(
     encrypted: bool = False,
     on_error: OnError = OnError.STOP,
     memory: int | None = None,
+    max_windows: int = 1,
+    stride: int = 0,
 ) -> dict[str, Any]:
     """Label the lines of `input_path`, and return a report as JSON-able values.
 
@@ -64,6 +70,8 @@ def predict_file(
         encrypted: Whether to answer on secret shares, with the default protocol of `to_mpc`.
         on_error: What to do about a line that cannot be answered.
         memory: Bytes that the servers and the dealer may take together; by default half of what is free.
+        max_windows: Windows into which long texts are cut; the answer is the mean of their logits.
+        stride: Tokens that neighbouring windows share.
 
     Raises:
         SecureRouterValueError: A line is wrong (its number is named, its text is not repeated), the output cannot
@@ -74,15 +82,17 @@ def predict_file(
     from hf_securerouter.cli.loading import load_model
     from hf_securerouter.mpc.convert import to_mpc
 
+    windows = (max_windows, stride)
+
     @contextlib.contextmanager
     def answering() -> Iterator[Answering]:
         model, tokenizer = load_model(model_path)
         if not encrypted:
-            yield Clear(model, tokenizer)
+            yield Clear(model, tokenizer, windows)
             return
         secure = to_mpc(model, tokenizer)
         log("Starting two servers and a dealer, and sharing the weights ...")
         with secure.local_session(memory=memory) as session:
-            yield Encrypted(model.config, session)
+            yield Encrypted(model.config, session, windows=windows)
 
-    return label_file(model_path, input_path, output_path, answering, encrypted, on_error)
+    return label_file(model_path, input_path, output_path, answering, encrypted, on_error, windows)

@@ -92,15 +92,11 @@ def to_mpc(
 
 def make_client(model: Any, tokenizer: Any, members: Sequence[Member], manifest: Manifest) -> Client:
     """The client of a model, with copies of its members' embeddings, and with its labels."""
-    labels = Labels(
-        names=dict(model.config.id2label),
-        regression=model.config.problem_type == "regression" or model.config.num_labels == 1,
-    )
     return Client(
         {member.name: (member.known.of_encoder(member.encoder), member.encoder) for member in members},
         tokenizer,
         manifest.max_length,
-        labels,
+        Labels.of(model.config),
         pad_token_id=encoder_config(members[0].module.config).pad_token_id or 0,
         lengths={member.name: manifest.length_of(member.name) for member in members},
     )

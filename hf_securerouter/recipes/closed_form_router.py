@@ -20,6 +20,7 @@ import torch
 from torch.nn.functional import one_hot
 
 from hf_securerouter.configuration_securerouter import ProblemType
+from hf_securerouter.errors import SecureRouterValueError
 from hf_securerouter.known_arguments import refuses_unknown
 from hf_securerouter.losses import joint_belief, target_utilities
 from hf_securerouter.modeling_securerouter import SecureRouterForSequenceClassification
@@ -117,7 +118,16 @@ def score_utilities(
 
     Returns:
         `torch.Tensor` of shape (N, K), float64.
+
+    Raises:
+        `SecureRouterValueError`: The problem has several labels at once, for which no score of single answers is
+            defined.
     """
+    if problem_type == "multi_label_classification":
+        raise SecureRouterValueError(
+            "`problem_type` is 'multi_label_classification', and `score` compares one answer of each text: train the "
+            "router with `SecureRouterTrainer` instead."
+        )
     references, belief = labels.numpy(), joint_belief(logits)
     if problem_type == "regression":
         answers = logits[:, :, 0].numpy()

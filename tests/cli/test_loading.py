@@ -94,6 +94,28 @@ def test_encrypted_answers_are_those_of_clear_text(plain, tmp_path):
     assert read_lines(clear)[0]["logits"] != read_lines(secret)[0]["logits"]
 
 
+def test_a_multi_label_classifier_names_all_likely_labels(plain, tmp_path):
+    rewrite(plain, problem_type="multi_label_classification")
+    source, clear, secret = (tmp_path / name for name in ("in.jsonl", "clear.jsonl", "secret.jsonl"))
+    write_lines(source, [{"text": text} for text in TEXTS if isinstance(text, str)])
+    predict_file(str(plain), source, clear)
+    predict_file(str(plain), source, secret, encrypted=True)
+    for line, other in zip(read_lines(secret), read_lines(clear), strict=True):
+        assert set(line) == set(other) == {"text", "label", "labels", "score", "scores", "logits", "expert"}
+        assert line["scores"] == pytest.approx(
+            {name: torch.tensor(line["logits"][index]).sigmoid().item() for index, name in LABELS.items()}
+        )
+        assert line["scores"] == pytest.approx(other["scores"], abs=0.01)
+        assert line["labels"] == [name for name, score in line["scores"].items() if score > 0.5]
+        assert line["score"] == max(line["scores"].values()) == line["scores"][line["label"]]
+    share_model(str(plain), tmp_path / "shares", max_length=8)
+    file = tmp_path / "shares" / "client" / "client.json"
+    assert "regression" not in json.loads(file.read_text())  # so that versions that would take one label refuse it
+    labels = RoleFolder.load(tmp_path / "shares" / "client", "client").client().labels
+    assert labels.problem_type == "multi_label_classification"
+    assert labels(torch.tensor([[1.0, -1.0, 1.0], [-1.0, -1.0, -1.0]])) == [["poor", "fine"], []]
+
+
 def test_shares_of_a_classifier_have_its_labels(plain, tmp_path):
     report = share_model(str(plain), tmp_path / "shares", max_length=8)
     assert (report["max_length"], report["quotas"]) == (8, None)

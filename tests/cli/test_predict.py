@@ -19,7 +19,7 @@ from hf_securerouter.cli import labelling
 from hf_securerouter.cli.labelling import BATCH_SIZE
 from hf_securerouter.cli.predict import predict_file
 from hf_securerouter.cli.records import read_records
-from hf_securerouter.errors import SecureRouterValueError
+from hf_securerouter.errors import SecureRouterValueError, SecureRouterWarning
 from tests.support.commands import COST_FIELDS, read_lines, run, write_lines
 
 
@@ -209,6 +209,21 @@ class TestPredict:
         done = run("predict", checkpoint, "--input", str(source), "--output", str(output))
         assert 'have a "label" already' in done.stderr
         assert read_lines(output)[0]["label"] != "gold"
+
+    def test_long_texts_are_read_in_windows(self, checkpoint, tmp_path):
+        source, output = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+        texts = ["good film " * 30, "bad"]
+        write_lines(source, [{"text": text} for text in texts])
+        options = ["--max-windows", "3", "--stride", "4"]
+        with pytest.warns(SecureRouterWarning, match="1 of 2 texts have more than 3 windows"):
+            done = run("predict", checkpoint, "--input", str(source), "--output", str(output), *options)
+        assert done.exit_code == 0, done.stderr
+        with pytest.warns(SecureRouterWarning):
+            expected = classify(*classify_module.load_checkpoint(checkpoint), texts, [1, 1, 1], 3, 4)
+        for line, answer in zip(read_lines(output), expected, strict=True):
+            assert line["logits"] == pytest.approx(answer.logits, abs=1e-5) and line["expert"] == answer.expert
+        names = {labelling._partial_path(output, source, checkpoint, False, windows=(n, 4)) for n in (2, 3)}
+        assert len(names) == 2
 
     def test_progress_is_shown_on_stderr(self, checkpoint, texts, tmp_path):
         done = run("predict", checkpoint, "--input", str(texts), "--output", str(tmp_path / "out.jsonl"))

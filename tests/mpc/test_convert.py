@@ -17,6 +17,7 @@ from transformers import (
 
 from hf_securerouter import SecureRouterForSequenceClassification, SecureRouterValueError, SecureRouterWarning
 from hf_securerouter import to_mpc as public_to_mpc
+from hf_securerouter.mpc.conversion.client import Labels
 from hf_securerouter.mpc.conversion.description import Options
 from hf_securerouter.mpc.conversion.validation import ConversionError, validate
 from hf_securerouter.mpc.convert import to_mpc
@@ -48,7 +49,6 @@ def test_all_problems_are_listed_at_once(tokenizer):
     model = SecureRouterForSequenceClassification(
         pool_config(
             ("bert", "bert", "bert", "bert"),
-            problem_type="multi_label_classification",
             expert_mpc=[{}, {}, {"softmax": "2quad", "hidden_act": "quadratic"}, {}],
         )
     ).eval()
@@ -61,7 +61,6 @@ def test_all_problems_are_listed_at_once(tokenizer):
     arguments |= {"protocol": "crypten", "routing_privacy": "quota"}
     expected = {
         "routing_privacy",
-        "config.problem_type",
         "experts.0.config.hidden_act",
         "experts.1",
         "experts.2.softmax",
@@ -184,6 +183,36 @@ def test_a_plain_classifier_is_a_pool_of_one(tokenizer):
     secure = quiet(model, tokenizer)
     assert secure.manifest.router is None and len(secure.manifest.experts) == 1
     assert secure.client.labels(torch.tensor([[0.5], [-2.0]])) == [0.5, -2.0]
+
+
+@pytest.mark.parametrize("protocol", ["masked", "crypten"])
+def test_several_labels_at_once_change_the_client_only(model, tokenizer, protocol):
+    options = {"protocol": protocol, "routing_privacy": "revealed"}
+    single = quiet(model, tokenizer, **options)
+    model.config.problem_type = "multi_label_classification"
+    several = quiet(model, tokenizer, **options)
+    assert several.manifest == single.manifest
+    assert all(torch.equal(several.weights[name], values) for name, values in single.weights.items())
+    names, logits = model.config.id2label, torch.tensor([[2.0, 1.0], [-1.0, 0.5], [-2.0, -1.0]])
+    assert single.client.labels(logits) == [names[0], names[1], names[1]]
+    assert several.client.labels(logits) == [[names[0], names[1]], [names[1]], []]
+    torch.testing.assert_close(several.client.labels.probabilities(logits), logits.sigmoid())
+    torch.testing.assert_close(single.client.labels.probabilities(logits), logits.softmax(1))
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem_type"),
+    [
+        ({"num_labels": 1}, "regression"),
+        ({"num_labels": 2, "problem_type": "regression"}, "regression"),
+        ({"num_labels": 1, "problem_type": "multi_label_classification"}, "multi_label_classification"),
+        ({"num_labels": 2}, "single_label_classification"),
+    ],
+)
+def test_labels_follow_the_problem_type(fields, problem_type):
+    labels = Labels.of(family_config("bert", **fields))
+    assert labels.problem_type == problem_type
+    assert (labels.probabilities(torch.zeros(1, 2)) is None) == (problem_type == "regression")
 
 
 @pytest.mark.parametrize("option", [{"routing_privacy": "revealed"}, {"routing_lambda": 0.0}, {"quotas": [1]}])

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from hf_securerouter.errors import SecureRouterValueError
 from hf_securerouter.losses import target_utilities
 from hf_securerouter.metrics import glue_score
 from hf_securerouter.recipes.closed_form_router import (
@@ -101,6 +102,11 @@ def test_of_a_mean_the_utilities_are_those_of_single_answers(score, labels, prob
     found = score_utilities(logits, labels, problem_type, score)
     expected = target_utilities(logits, labels, problem_type).double()
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+def test_several_labels_at_once_have_no_score_of_single_answers():
+    with pytest.raises(SecureRouterValueError, match="`problem_type` is 'multi_label_classification'"):
+        score_utilities(torch.zeros(4, 2, 4), torch.zeros(4, 4), "multi_label_classification", glue_score("sst2"))
 
 
 def test_under_f1_a_positive_answer_pays_from_half_of_f1_on():

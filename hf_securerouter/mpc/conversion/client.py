@@ -7,17 +7,19 @@ The client holds the embedding tables of the router and of every expert, and no 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from ...errors import SecureRouterValueError
+from ...configuration_securerouter import ProblemType
+from ...errors import BadRowsError, SecureRouterValueError
 from ...lengths import padded_right, truncate
 from ...texts import Text, as_texts
 from ...token_ids import as_id_tensors, check_ids, vocabulary_of
+from ...windows import Windows
 from ..models import Architecture
 
 
@@ -31,16 +33,42 @@ class Labels:
     Args:
         names (`dict[int, str]`): `id2label`.
         regression (`bool`): Whether the first logit is the predicted number.
+        multi_label (`bool`): Whether a text has any number of labels, each with a probability of its own.
     """
 
     names: dict[int, str]
     regression: bool
+    multi_label: bool = False
 
-    def __call__(self, logits: Tensor) -> list[str] | list[float]:
-        """One label, or one number, for each row of (B, C) logits."""
+    @classmethod
+    def of(cls, config: Any) -> Labels:
+        """The labels of a model with this config."""
+        multi_label = config.problem_type == "multi_label_classification"
+        one_number = config.problem_type == "regression" or config.num_labels == 1
+        return cls(dict(config.id2label), one_number and not multi_label, multi_label)
+
+    @property
+    def problem_type(self) -> ProblemType:
+        """As in a config."""
+        if self.regression:
+            return "regression"
+        return "multi_label_classification" if self.multi_label else "single_label_classification"
+
+    def __call__(self, logits: Tensor) -> list[str] | list[float] | list[list[str]]:
+        """One label or one number for each row of (B, C) logits; of a multi-label model, the list of all labels that
+        are more likely than not."""
         if self.regression:
             return logits[:, 0].tolist()
+        if self.multi_label:
+            return [[self.names[index] for index, likely in enumerate(row) if likely] for row in (logits > 0).tolist()]
         return [self.names[index] for index in logits.argmax(-1).tolist()]
+
+    def probabilities(self, logits: Tensor) -> Tensor | None:
+        """The probability of each label, (B, C): a sigmoid for each label of a multi-label model, otherwise a softmax
+        over all; None for a regression."""
+        if self.regression:
+            return None
+        return logits.sigmoid() if self.multi_label else logits.softmax(dim=-1)
 
 
 class Client:
@@ -104,17 +132,52 @@ class Client:
             check_ids("token_type_ids", encoded["token_type_ids"], self._token_types())
         return encoded
 
-    def _tokenize(self, inputs: Any) -> Mapping[str, Tensor]:
-        texts = as_texts(inputs)
+    def cut(self, inputs: Inputs, windows: Windows) -> tuple[dict[str, Tensor], list[int]]:
+        """As `tokenize`, for texts that are read in windows.
+
+        Args:
+            inputs (iterable or `Mapping`): As for `tokenize`; token ids only with one window.
+            windows (`Windows`): How many, and how far they overlap.
+
+        Returns:
+            `tuple[dict[str, torch.Tensor], list[int]]`: Tensors of `windows.most` rows for each input, and how many of
+            these rows count.
+
+        Raises:
+            `BadRowsError`, `SecureRouterValueError`: As `tokenize` and `Windows.split`; or token ids are given.
+        """
+        if windows.most == 1:
+            encoded = self.tokenize(inputs)
+            return encoded, [1] * len(encoded["input_ids"])
+        if isinstance(inputs, Mapping) and "input_ids" in inputs:
+            raise SecureRouterValueError("`max_windows` cuts texts, and `inputs` holds token ids: pass the texts.")
+        rows, counts = windows.split(self._known_tokenizer(), as_texts(inputs), self.max_length)
+        encoded = padded_right(self._padded(rows))
+        try:
+            check_ids("inputs", encoded["input_ids"], vocabulary_of(*self.configs.values()))
+        except BadRowsError as error:
+            bad = {row // windows.most: problem for row, problem in error.rows.items()}
+            raise BadRowsError("inputs", bad) from None
+        return encoded, counts
+
+    def _known_tokenizer(self) -> Any:
         if self.tokenizer is None:
             raise SecureRouterValueError(
                 "`tokenizer` was not given to `to_mpc`, so texts cannot be read: pass it there."
             )
-        encoded = [
-            self.tokenizer(*((text,) if isinstance(text, str) else text), truncation=True, max_length=self.max_length)
-            for text in texts
-        ]
-        return self.tokenizer.pad(encoded, padding="max_length", max_length=self.max_length, return_tensors="pt")
+        return self.tokenizer
+
+    def _tokenize(self, inputs: Any) -> Mapping[str, Tensor]:
+        texts, tokenizer = as_texts(inputs), self._known_tokenizer()
+        return self._padded(
+            [
+                tokenizer(*((text,) if isinstance(text, str) else text), truncation=True, max_length=self.max_length)
+                for text in texts
+            ]
+        )
+
+    def _padded(self, rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Tensor]:
+        return self.tokenizer.pad(rows, padding="max_length", max_length=self.max_length, return_tensors="pt")
 
     def _pad(self, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
         given = as_id_tensors(inputs, self.pad_token_id)

@@ -25,6 +25,7 @@ from .description import (
     count_experts,
     describe,
     is_pool,
+    router_spec,
     spec_of,
 )
 
@@ -66,14 +67,6 @@ def validate(model: Any, tokenizer: Any = None, options: Options | None = None) 
     if options.guard and options.protocol == "crypten":
         found.append(Problem("guard", "protocol 'crypten' has none", "Pass `protocol='masked'`"))
     found += _routing_problems(model, options) if is_pool(model) else _classifier_problems(model, options)
-    if model.config.problem_type == "multi_label_classification":
-        found.append(
-            Problem(
-                "config.problem_type",
-                "a result has one label for each text, and a multi-label model several",
-                "Convert a model with `problem_type='single_label_classification'` or `'regression'`",
-            )
-        )
     if _has_adapter(model):
         found.append(Problem("model", *_ADAPTER))
 
@@ -83,6 +76,7 @@ def validate(model: Any, tokenizer: Any = None, options: Options | None = None) 
         found += reasons
         if not reasons:
             specs[member.path] = spec_of(model, member)
+    found += _pooling_problems(model, members)
     found += _length_problems(model, tokenizer, members, options)
     if options.protocol in PROTOCOLS:
         found += load_protocol(options.protocol).problems(specs, options.device, options.provider)
@@ -141,6 +135,24 @@ def _routing_problems(model: Any, options: Options) -> list[Problem]:
             )
         )
     return found
+
+
+def _pooling_problems(model: Any, members: list[Member]) -> list[Problem]:
+    """A router on an expert's encoder that reads another row than the expert's head does."""
+    shared = model.config.router_shares_expert if is_pool(model) else None
+    expert = next((member for member in members if member.name == f"experts.{shared}"), None)
+    if expert is None or _module_problems(expert):
+        return []
+    own, read = router_spec(model).pooling, spec_of(model, expert).pooling
+    if own == read:
+        return []
+    return [
+        Problem(
+            "config.router_shares_expert",
+            f"the router reads the row of the pooling {own!r}, and the head of {expert.path} that of {read!r}",
+            "Give the router an encoder of its own, or share an expert whose head reads the first token",
+        )
+    ]
 
 
 def _has_adapter(module: Any) -> bool:

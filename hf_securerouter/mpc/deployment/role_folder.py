@@ -112,7 +112,9 @@ class RoleFolder:
         with _describing(self.path / CLIENT):
             members = {name: _embeddings(name, values, tensors) for name, values in described["members"].items()}
             names = {int(index): label for index, label in described["labels"].items()}
-            labels, padding = Labels(names, described["regression"]), described["pad_token_id"]
+            multi_label = described.get("multi_label", False)
+            labels = Labels(names, not multi_label and described["regression"], multi_label)
+            padding = described["pad_token_id"]
         has_tokenizer = (self.path / "tokenizer_config.json").exists()
         tokenizer = read_tokenizer(str(self.path)) if has_tokenizer else None
         lengths = {name: self.manifest.length_of(name) for name in members}

@@ -103,7 +103,8 @@ def _described(client: Client) -> dict[str, Any]:
     unwanted = ("_name_or_path", "architectures", "transformers_version", "dtype")
     return {
         "labels": {str(index): name for index, name in client.labels.names.items()},
-        "regression": client.labels.regression,
+        # Versions that know no multi-label models look for "regression", and refuse a folder without it.
+        **({"multi_label": True} if client.labels.multi_label else {"regression": client.labels.regression}),
         "pad_token_id": client.pad_token_id,
         "members": {
             name: {key: value for key, value in config.to_dict().items() if key not in unwanted}

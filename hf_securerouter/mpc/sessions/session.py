@@ -18,6 +18,7 @@ from torch import Tensor
 from ...errors import SecureRouterError, SecureRouterValueError, warn
 from ...known_arguments import refuses_unknown
 from ...routing import fill_batch
+from ...windows import Windows
 from ..conversion.client import Client, Inputs
 from ..models.manifest import Manifest
 from ..net.channel import Channel, ChannelError
@@ -50,21 +51,25 @@ class SecureResult:
 
     Args:
         logits (`torch.Tensor`): (B, C) float32, in the order of the inputs.
-        labels (`list[str]` or `list[float]`): The label of each input, or the predicted number of a regression.
-        expert_indices (`list[int]`, *optional*): The expert that served each input; None unless the routing is
-            `revealed`.
+        labels (`list[str]`, `list[float]` or `list[list[str]]`): The label of each input, or the predicted number of a
+            regression; of a multi-label model, all labels that are more likely than not.
+        expert_indices (`list[int]` or `list[list[int]]`, *optional*): The expert that served each input, or each
+            window of an input that is read in windows; None unless the routing is `revealed`.
         cost (`Cost`): Bytes, rounds, seconds and memory of the call.
         verified (`list[bool | None]`): Whether each input was asked twice with the same answer; None: asked once.
         in_bounds (`list[bool | None]`): Whether all values of each input's batch were within their bounds; None: the
             model was converted without `guard`.
+        probabilities (`torch.Tensor`, *optional*): The probability of each label, (B, C), a sigmoid for each if the
+            model is multi-label; None for a regression.
     """
 
     logits: Tensor
-    labels: list[str] | list[float]
-    expert_indices: list[int] | None
+    labels: list[str] | list[float] | list[list[str]]
+    expert_indices: list[int] | list[list[int]] | None
     cost: Cost
     verified: list[bool | None]
     in_bounds: list[bool | None]
+    probabilities: Tensor | None = None
 
 
 @dataclass
@@ -127,6 +132,8 @@ class Session(ABC):
         inputs: Inputs,
         progress: Callable[[int, int], None] | None = None,
         verify: float = 0.0,
+        max_windows: int = 1,
+        stride: int = 0,
     ) -> SecureResult:
         """Classify texts.
 
@@ -138,14 +145,18 @@ class Session(ABC):
                 fresh shares and masks. Two answers within the bounds of the shares differ by rounding only, see
                 `tolerance`; beyond the bounds they differ by whole units. A warning names the inputs that differ.
                 Where two experts are as good by the router's scores, the second run may take the other one.
+            max_windows (`int`): Windows of `max_length` tokens into which texts are cut; the answer is the mean of
+                their logits. Every text costs as many queries, however long it is: windows that it does not need are
+                copies, which do not count. The servers see this number, and none of a text's own.
+            stride (`int`): Tokens that neighbouring windows share.
 
         Returns:
             `SecureResult`
 
         Raises:
             `BadRowsError`: Rows cannot be read; they are named, nothing was sent, and the session stays open.
-            `SecureRouterValueError`: The inputs are no texts or token ids, or `verify` is not from 0 to 1; the session
-                stays open.
+            `SecureRouterValueError`: The inputs are no texts or token ids, `verify` is not from 0 to 1, or
+                `max_windows` or `stride` does not fit; the session stays open.
             `SessionError`: The session is not open, or a role failed, which ends the session.
             `VerificationError`: The roles run on the machine of the model's owner, and the first batch's answers are
                 not those of the model in clear text; the session is over.
@@ -154,7 +165,8 @@ class Session(ABC):
             raise SecureRouterValueError(f"`verify` should be a share of the batches, from 0 to 1, got {verify!r}.")
         if not self._channels:
             raise SessionError("The session is not open: use it in a `with` block, or start a new one.")
-        encoded = self.client.tokenize(inputs)
+        windows = Windows(max_windows, stride)
+        encoded, counts = self.client.cut(inputs, windows)
         count = len(encoded["input_ids"])
         logits: list[Tensor] = []
         experts: list[int] = []
@@ -180,23 +192,26 @@ class Session(ABC):
                 else:
                     verified += [None] * size
                 if progress is not None:
-                    progress(start + size, count)
+                    progress((start + size) // max_windows, len(counts))
         except BaseException:
             self.close()
             raise
-        joined = torch.cat(logits)
+        joined = windows.averaged(torch.cat(logits), counts)
         revealed = len(experts) == count
+        verified = [_all_of(verified[row : row + max_windows]) for row in range(0, count, max_windows)]
         if differing := [index for index, agreed in enumerate(verified) if agreed is False]:
             warn(differing_inputs(differing))
+        in_bounds = [_all_of(in_bounds[row : row + max_windows]) for row in range(0, count, max_windows)]
         if beyond := [index for index, inside in enumerate(in_bounds) if inside is False]:
             warn(inputs_beyond_bounds(beyond))
         return SecureResult(
             logits=joined,
             labels=self.client.labels(joined),
-            expert_indices=experts if revealed else None,
+            expert_indices=windows.grouped(experts, counts) if revealed else None,
             cost=Cost.total(costs),
             verified=verified,
             in_bounds=in_bounds,
+            probabilities=self.client.labels.probabilities(joined),
         )
 
     @abstractmethod
@@ -276,6 +291,13 @@ class Session(ABC):
             setup_seconds=self.setup_seconds,
         )
         return Answer(logits, experts, [in_bounds] * size, cost)
+
+
+def _all_of(windows: list[bool | None]) -> bool | None:
+    """Whether something holds for all windows of an input; None if it is not known of some."""
+    if False in windows:
+        return False
+    return None if None in windows else True
 
 
 def _listen(name: str, channel: Channel, events: queue.SimpleQueue[tuple[str, Any]]) -> None:

@@ -10,7 +10,8 @@ from datasets import Dataset
 from hf_securerouter import SecureRouterValueError
 from hf_securerouter.errors import BadRowsError
 from hf_securerouter.mpc.convert import to_mpc
-from tests.tiny import VOCABULARY, noisy_classifier
+from hf_securerouter.windows import Windows
+from tests.tiny import VOCABULARY, WORDS, noisy_classifier
 
 
 TEXTS = ["the film was good", "bad", "a dull movie"]
@@ -21,6 +22,7 @@ TOLERANCE = 0.03  # rounding of the shares; the texts' logits are further apart
 def opened(tokenizer):
     model = noisy_classifier("bert", width=16, heads=2)
     with to_mpc(model, tokenizer, max_length=8).local_session(timeout=60) as session:
+        session.clear = model
         with torch.no_grad():
             clear = model(**tokenizer(TEXTS, padding=True, return_tensors="pt")).logits
         assert torch.cdist(clear, clear)[~torch.eye(3, dtype=torch.bool)].min() > 2 * TOLERANCE
@@ -56,6 +58,31 @@ def test_every_container_is_answered_and_bad_rows_cost_nothing(opened, tokenizer
         torch.testing.assert_close(session(container).logits, clear, rtol=0, atol=TOLERANCE)
     with pytest.raises(SecureRouterValueError, match="one column of a table"):
         session(pd.DataFrame({"text": TEXTS}))
+
+
+def test_long_texts_cost_and_look_like_short_ones(opened, tokenizer, monkeypatch):
+    session, _ = opened
+    asked, query = [], session._query
+    monkeypatch.setattr(session, "_query", lambda batch: asked.append(batch["input_ids"].shape) or query(batch))
+    texts = [" ".join(WORDS[:14]), "bad", ("a film", " ".join(WORDS[3:9]))]
+    results = [session([text], verify=True, max_windows=3, stride=1) for text in texts]
+    assert asked == [(3, 8)] * 6  # each asked twice: what a server sees says nothing of a text's own windows
+    assert len({(result.cost.online_bytes, result.cost.rounds) for result in results}) == 1
+    rows, counts = Windows(3, 1).split(tokenizer, texts, 8)
+    assert counts == [3, 1, 3]
+    with torch.no_grad():
+        clear = session.clear(**tokenizer.pad(rows, return_tensors="pt")).logits.view(3, 3, -1)
+    for result, own, count in zip(results, clear, counts, strict=True):
+        torch.testing.assert_close(result.logits[0], own[:count].mean(0), rtol=0, atol=TOLERANCE)
+        assert result.verified == [True] and result.labels == session.client.labels(result.logits)
+        assert result.expert_indices == [[0] * count]
+    seen = []
+    session(texts, max_windows=3, stride=1, progress=lambda *counts: seen.append(counts))
+    assert seen[-1] == (3, 3)
+    with pytest.raises(SecureRouterValueError, match="`max_windows` cuts texts, and `inputs` holds token ids"):
+        session(tokenizer(TEXTS), max_windows=2)
+    with pytest.raises(BadRowsError, match=r"`inputs\[1\]` is empty"):
+        session(["good", ""], max_windows=2)
 
 
 def test_a_tokenizer_of_another_model_is_noticed_by_the_row(opened, tokenizer, monkeypatch):
