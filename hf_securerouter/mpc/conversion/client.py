@@ -36,6 +36,11 @@ class Labels:
     names: dict[int, str]
     regression: bool
 
+    @property
+    def problem_type(self) -> str:
+        """As in a config."""
+        return "regression" if self.regression else "single_label_classification"
+
     def __call__(self, logits: Tensor) -> list[str] | list[float]:
         """One label, or one number, for each row of (B, C) logits."""
         if self.regression:
