@@ -22,6 +22,8 @@ SECTIONS = {
     "Experts for encryption": ("mpc_friendly", "range_penalty", "fixed_point_layers", "number_format", "families"),
     "Conversion": ("mpc/convert", "mpc/secure_model", "mpc/profiler", "mpc/conversion/validation"),
     "Sessions and deployment": (
+        "client",
+        "async_client",
         "mpc/sessions/session",
         "mpc/sessions/local",
         "mpc/protocols/masked/memory",
@@ -48,7 +50,7 @@ HEAD = """# Reference
 Public names, one line each, and where they live. `python docs/make_reference.py` writes this page from docstrings.
 
 - Arguments, shapes, errors and examples are in the docstrings: `help(name)`.
-- `from hf_securerouter import ...` has the config, the model, its output and the errors; all else by its module.
+- `from hf_securerouter import ...` has config, model and output, the clients and the errors; all else by its module.
 - Commands: `securerouter COMMAND --help`. Recipes: `hf_securerouter/recipes/__init__.py` is their map.
 - Terms: [glossary](glossary.md). The folders: [architecture](architecture.md).
 """

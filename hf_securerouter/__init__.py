@@ -13,6 +13,8 @@ from . import registration
 
 
 if TYPE_CHECKING:
+    from .async_client import AsyncSecureRouterClient
+    from .client import SecureRouterClient
     from .configuration_pooled import PooledEncoderConfig
     from .configuration_securerouter import SecureRouterConfig
     from .errors import SecureRouterError, SecureRouterValueError, SecureRouterWarning, UnknownArgumentError
@@ -29,8 +31,10 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "AsyncSecureRouterClient",
     "PooledEncoderConfig",
     "PooledEncoderForSequenceClassification",
+    "SecureRouterClient",
     "SecureRouterConfig",
     "SecureRouterError",
     "SecureRouterForSequenceClassification",
@@ -44,6 +48,8 @@ __all__ = [
 ]
 
 _HOMES = {
+    "async_client": ("AsyncSecureRouterClient",),
+    "client": ("SecureRouterClient",),
     "configuration_pooled": ("PooledEncoderConfig",),
     "configuration_securerouter": ("SecureRouterConfig",),
     "errors": ("SecureRouterError", "SecureRouterValueError", "SecureRouterWarning", "UnknownArgumentError"),

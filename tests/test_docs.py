@@ -20,7 +20,7 @@ import torch
 from transformers import BertModel
 from typer.testing import CliRunner
 
-from hf_securerouter import SecureRouterForSequenceClassification, cli
+from hf_securerouter import SecureRouterClient, SecureRouterForSequenceClassification, cli
 from hf_securerouter.families import FAMILIES
 from hf_securerouter.mpc.models import architecture
 from hf_securerouter.mpc.net.cost import Cost
@@ -31,6 +31,7 @@ from hf_securerouter.recipes.arguments import RunArguments
 from hf_securerouter.recipes.cotrained_pool import CotrainArguments
 from hf_securerouter.trainer import SecureRouterTrainingArguments
 from tests.support import ROOT
+from tests.support.clear_servers import Servers
 from tests.support.conversation import Conversation
 from tests.tiny import family_config, noisy_classifier, pool_model
 
@@ -45,6 +46,7 @@ CSV = 'text,label\n"a good film",praise\n"a bad film",complaint\n"the film is sl
 EXAMPLES = {"hf_securerouter/mpc/models/camembert.py", "hf_securerouter/mpc/protocols/plain/protocol.py"}
 ANSWERS = {  # what blocks print, page by page
     "README.md": r"^\['LABEL_\d', 'LABEL_\d'\] None \d+$",
+    "docs/deployment.md": r"^\[\{'label': 'LABEL_\d', 'score': 0\.\d+\}\]$",
     "docs/encrypted-inference.md": r"^\['LABEL_\d', 'LABEL_\d'\] None \d+$",
     "docs/hub-and-pipelines.md": "",
     "docs/quickstart.md": r"^\['(complaint|other|praise)', '(complaint|other|praise)'\] \d+$",
@@ -232,7 +234,7 @@ class SessionOfThreads(Session):
 
 
 @pytest.fixture
-def workplace(stand_ins, tmp_path, monkeypatch):
+def workplace(stand_ins, tokenizer, tmp_path, monkeypatch):
     """A copy of the stand-ins to work in, and what was pushed."""
     shutil.copytree(stand_ins, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
@@ -251,6 +253,12 @@ def workplace(stand_ins, tmp_path, monkeypatch):
     monkeypatch.setattr(
         SecureRouterForSequenceClassification, "push_to_hub", lambda self, repo_id: pushed.append(repo_id)
     )
+
+    def from_pretrained(cls, folder, **options):
+        return cls(Path(folder), Servers(noisy_classifier("bert", width=16, heads=2), tokenizer))
+
+    monkeypatch.setattr(SecureRouterClient, "from_pretrained", classmethod(from_pretrained))
+    monkeypatch.setattr(SecureRouterClient, "push_to_hub", lambda self, repo_id: None)
     # Pages add to these; what they add goes with them.
     monkeypatch.setattr(base, "PROTOCOLS", base.PROTOCOLS)
     monkeypatch.setitem(FAMILIES, "camembert", None)

@@ -19,7 +19,8 @@ HOUSE = (
     "fixed_point_layers mpc_friendly members checkpoint checkpoint_files",
     "mpc",
     "modeling_securerouter",
-    "trainer classification",
+    "trainer classification client",
+    "async_client",
     "recipes cli",
     "registration",  # waits for transformers, and then loads config and model
 )

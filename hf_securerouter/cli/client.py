@@ -21,11 +21,12 @@ from hf_securerouter.cli.labelling import (
 )
 from hf_securerouter.cli.output import JsonOption, log, only_results_on_stdout, print_json
 from hf_securerouter.cli.serving import KeyOption, PinOption, TimeoutOption, address, parse_pins
-from hf_securerouter.errors import FileError
 
 
 def client(
-    folder: Annotated[Path, typer.Argument(help="The client's folder, made by `securerouter share`.")],
+    folder: Annotated[
+        str, typer.Argument(help="The client's folder, made by `securerouter share`, or its name on the Hub.")
+    ],
     party0: Annotated[tuple, typer.Option(parser=address, metavar="HOST:PORT", help="Where party0 listens.")],
     party1: Annotated[tuple, typer.Option(parser=address, metavar="HOST:PORT", help="Where party1 listens.")],
     input: Annotated[Path, typer.Option(help='JSON lines with "text" and optionally "text_pair".')],
@@ -81,7 +82,7 @@ def client(
 
 
 def ask_servers(
-    folder: Path,
+    folder: str,
     party0: tuple[str, int],
     party1: tuple[str, int],
     input_path: Path,
@@ -98,7 +99,7 @@ def ask_servers(
     """Label the lines of `input_path` by the servers, and return a report as JSON-able values.
 
     Args:
-        folder: The client's folder.
+        folder: The client's folder, or its name on the Hub.
         party0: Party 0's address.
         party1: Party 1's address.
         input_path: JSON lines with "text" and optionally "text_pair".
@@ -117,34 +118,28 @@ def ask_servers(
         SecureRouterValueError: The folder or a line is wrong, or the output cannot be written.
         SecureRouterError: A server was not reached, or failed.
     """
-    from transformers import PreTrainedConfig
-
-    from hf_securerouter.mpc.deployment.remote_session import RemoteSession
-    from hf_securerouter.mpc.deployment.role_folder import RoleFolder
-    from hf_securerouter.mpc.models.manifest import PARTIES
+    from hf_securerouter.client import SecureRouterClient
     from hf_securerouter.mpc.sessions.core_dumps import forbid_core_dumps
 
     forbid_core_dumps()
-    own = RoleFolder.load(folder, "client", key=key, pins=pins)
-    if not (folder / "tokenizer_config.json").is_file():
-        remedy = "share the model again, from a folder that has its tokenizer"
-        raise FileError("The client's folder has no tokenizer, without which no text can be read", str(folder), remedy)
-    for peer in own.identity.peers:
-        if peer.role in PARTIES and peer.role not in (pins or {}):
-            log(
-                f"Not compared with its operator's word: {peer}. Ask the operator, and pass "
-                f"`--pin {peer.role}={peer.fingerprint}` if it is the same."
-            )
-
+    loaded = SecureRouterClient.from_pretrained(
+        folder,
+        party0=party0,
+        party1=party1,
+        key=key,
+        pins=pins,
+        timeout=timeout,
+        retries=retries,
+        share_batches=share_batches,
+        log=log,
+    )
     opened: list[Encrypted] = []
 
     @contextlib.contextmanager
     def answering() -> Iterator[Encrypted]:
-        with RemoteSession(own, party0, party1, timeout, retries, share_batches, log) as session:
-            labels = session.client.labels
-            config = PreTrainedConfig(id2label=labels.names, problem_type=labels.problem_type)
-            opened.append(Encrypted(config, session, verify, windows))
+        with loaded:
+            opened.append(Encrypted(loaded.config, loaded.session, verify, windows))
             yield opened[0]
 
-    report = label_file(str(folder), input_path, output_path, answering, True, on_error, windows)
+    report = label_file(str(loaded.folder), input_path, output_path, answering, True, on_error, windows)
     return report | {"differing": opened[0].differing}

@@ -24,11 +24,12 @@ def address(text: str) -> tuple[str, int]:
     Raises:
         typer.BadParameter: `text` is not of this form.
     """
-    host, colon, port = text.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not (colon and host and port.isdecimal() and int(port) < 1 << 16):
-        raise typer.BadParameter(f"{text!r} is not HOST:PORT.")
-    return host, int(port)
+    from hf_securerouter.mpc.net.sockets import parse_address
+
+    try:
+        return parse_address(text)
+    except SecureRouterValueError as error:
+        raise typer.BadParameter(str(error)) from None
 
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}

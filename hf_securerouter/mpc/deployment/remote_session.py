@@ -87,8 +87,9 @@ class RemoteSession(Session):
 
     def _connect(self) -> None:
         """Connect to the parties, unless that is done, and learn from both the largest batch that they answer."""
-        if self._channels:
+        if self._channels and self._events.empty():
             return
+        self.close()  # between queries only the end of a connection is heard, such as of one that was idle for long
         deadline = time.monotonic() + self.timeout
         most = logits_bytes(self.manifest, self.manifest.largest_batch) + SMALL_HEADER
         for role, address in self._addresses.items():

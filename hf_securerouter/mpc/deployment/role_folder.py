@@ -62,11 +62,8 @@ class RoleFolder:
             `SecureRouterValueError`: `path` is no role's folder, belongs to another role, is open to other users, is
                 damaged, or was shared for another protocol; a key is missing, has ended, or is not that of its pin.
         """
-        if not (path / MANIFEST).is_file():
-            raise SecureRouterValueError(
-                f"`folder` should be a role's folder that `securerouter share` made, got {str(path)!r}."
-            )
-        for secret in (path, key or path, (key or path) / KEY):
+        manifest = read_manifest(path)
+        for secret in (key or path, (key or path) / KEY):
             _check_private(secret)
         identity = Identity.load(path, key)
         if identity.role not in roles:
@@ -74,13 +71,10 @@ class RoleFolder:
                 f"`folder` {str(path)!r} is that of {identity.role}, and {' or '.join(roles)} is asked for: pass the "
                 "folder of that role."
             )
-        with _describing(path / MANIFEST):
-            manifest = Manifest.from_dict(read_json(path / MANIFEST))
-        if manifest.protocol != "masked":
-            raise SecureRouterValueError(
-                f"`folder` {str(path)!r} was shared for protocol {manifest.protocol!r}; only 'masked' runs on "
-                "machines of different owners."
-            )
+        if identity.role == "client":  # whose folder has no secret but perhaps the key
+            _check_unchanged(path)
+        else:
+            _check_private(path)
         check_folder(path, manifest, identity.role)
         identity.check_pins(pins or {})
         identity.facts = facts(manifest)
@@ -121,6 +115,27 @@ class RoleFolder:
         return Client(members, tokenizer, self.manifest.max_length, labels, padding, lengths)
 
 
+def read_manifest(path: Path) -> Manifest:
+    """The manifest of a role's folder.
+
+    Raises:
+        `FileError`: The manifest is cut or wrong.
+        `SecureRouterValueError`: `path` is no role's folder, or was shared for another protocol.
+    """
+    if not (path / MANIFEST).is_file():
+        raise SecureRouterValueError(
+            f"`folder` should be a role's folder that `securerouter share` made, got {str(path)!r}."
+        )
+    with _describing(path / MANIFEST):
+        manifest = Manifest.from_dict(read_json(path / MANIFEST))
+    if manifest.protocol != "masked":
+        raise SecureRouterValueError(
+            f"`folder` {str(path)!r} was shared for protocol {manifest.protocol!r}; only 'masked' runs on machines of "
+            "different owners."
+        )
+    return manifest
+
+
 @contextlib.contextmanager
 def _describing(path: Path) -> Iterator[None]:
     """Name a JSON file of which a field is missing or wrong."""
@@ -145,6 +160,13 @@ def _embeddings(name: str, values: dict[str, Any], tensors: Mapping[str, Tensor]
     own = {key.removeprefix(prefix): words for key, words in tensors.items() if key.startswith(prefix)}
     architecture.embeddings(encoder).load_state_dict(own, assign=True)
     return architecture, encoder
+
+
+def _check_unchanged(path: Path) -> None:
+    if path.stat().st_mode & 0o002:
+        raise SecureRouterValueError(
+            f"`folder` {str(path)!r} can be changed by every user, who could pose as the servers: `chmod o-w {path}`."
+        )
 
 
 def _check_private(path: Path) -> None:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from ...errors import SecureRouterError
+from ...errors import SecureRouterError, SecureRouterValueError
 
 
 Address = tuple[str, int]
@@ -26,6 +26,19 @@ def format_address(address: Address) -> str:
     """`HOST:PORT`, an IPv6 host in brackets."""
     host, port = address
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def parse_address(text: str) -> Address:
+    """Host and port of `HOST:PORT`; an IPv6 host may be in brackets.
+
+    Raises:
+        `SecureRouterValueError`: `text` is not of this form.
+    """
+    host, colon, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not (colon and host and port.isascii() and port.isdecimal() and int(port) < 1 << 16):
+        raise SecureRouterValueError(f"{text!r} is not HOST:PORT.")
+    return host, int(port)
 
 
 def listen_at(address: Address, backlog: int | None = None) -> socket.socket:

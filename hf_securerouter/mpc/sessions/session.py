@@ -122,6 +122,11 @@ class Session(ABC):
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it can be asked; a failure ends it."""
+        return bool(self._channels)
+
     @abstractmethod
     def _open(self) -> None:
         """Connect to every role, so that queries can follow."""
@@ -163,7 +168,7 @@ class Session(ABC):
         """
         if not 0 <= verify <= 1:
             raise SecureRouterValueError(f"`verify` should be a share of the batches, from 0 to 1, got {verify!r}.")
-        if not self._channels:
+        if not self.is_open:
             raise SessionError("The session is not open: use it in a `with` block, or start a new one.")
         windows = Windows(max_windows, stride)
         encoded, counts = self.client.cut(inputs, windows)

@@ -19,10 +19,10 @@ from tests.support.transport_ends import tcp_pair
 class Desk:
     """Party 1's desk, for shares without tensors; a context manager."""
 
-    def __init__(self, timeout=20.0):
+    def __init__(self, timeout=20.0, **limits):
         party = SimpleNamespace(rank=1, check=lambda batch, tensors: None)
         manifest, self.queue = SimpleNamespace(largest_batch=4), QueryQueue()
-        limits, audit = Limits(waiting=1), Audit(None, "party1")
+        limits, audit = Limits(**{"waiting": 1} | limits), Audit(None, "party1")
         self.desk = ClientDesk(party, manifest, self.queue, limits, timeout, lambda line: None, audit)
         self._threads, self._open = [], contextlib.ExitStack()
 
@@ -66,6 +66,19 @@ def test_a_limit_is_that_of_a_name_whatever_keys_its_holder_has():
             else:
                 assert holds(desk.queue, number)
         assert [int(identity, 16) for identity, _ in desk.queue.held()] == [1, 3]
+
+
+def test_a_connection_too_many_is_told_when_to_come_again():
+    with Desk(connections=1) as desk:
+        first = desk.caller("ada")
+        first.send({"kind": "query", "id": f"{1:032x}", "batch": 1}, timeout=20)
+        assert holds(desk.queue, 1)  # so that it is not idle
+        answer, _ = desk.caller("ada").receive(timeout=20)
+        assert answer["busy"] and answer["again"] > 0 and "`connections`: 1" in answer["error"]
+        desk.queue.limit(2)
+        other = desk.caller("bob")
+        other.send({"kind": "hello"}, timeout=20)
+        assert other.receive(timeout=20)[0]["kind"] == "hello"
 
 
 def test_a_client_is_told_the_largest_batch_once_the_roles_have_met():
