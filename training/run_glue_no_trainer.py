@@ -57,10 +57,7 @@ class LoopArguments:
     logging_steps: int = field(default=50, metadata={"help": "Updates between two lines of progress."})
     use_cpu: bool = field(default=False, metadata={"help": "Stay on the CPU."})
 
-    @property
-    def bf16(self) -> bool:
-        """Whether products are computed in bfloat16."""
-        return self.mixed_precision == "bf16"
+    bf16 = property(lambda self: self.mixed_precision == "bf16")
 
 
 class Loop:
@@ -78,8 +75,7 @@ class Loop:
             mixed_precision=options.mixed_precision,
             gradient_accumulation_steps=options.gradient_accumulation_steps,
         )
-        if options.bf16 and self.accelerator.device.type == "cpu":
-            announce_bfloat16()
+        announce_bfloat16(options.bf16, self.accelerator.device)
 
     def __call__(
         self, run: Workspace, name: str, model: nn.Module, rows: Sequence[Row], epochs: float, learning_rate: float

@@ -70,8 +70,7 @@ def trainer_fit(training_args: SecureRouterTrainingArguments) -> Fit:
         training_args ([`SecureRouterTrainingArguments`]): Of the script; each step has its own folder, epochs and
             learning rate.
     """
-    if training_args.bf16 and training_args.device.type == "cpu":
-        announce_bfloat16()
+    announce_bfloat16(training_args.bf16, training_args.device)
 
     def fit(
         run: Workspace, name: str, model: nn.Module, rows: Sequence[Row], epochs: float, learning_rate: float

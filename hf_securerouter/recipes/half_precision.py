@@ -17,9 +17,17 @@ def bfloat16_instructions() -> str | None:
     return next((name for flag, name in _INSTRUCTIONS.items() if has.get(flag)), None)
 
 
-def announce_bfloat16() -> None:
-    """Print in one line what training in bfloat16 runs on, if it runs on the CPU."""
+def announce_bfloat16(bf16: bool, device: torch.device) -> None:
+    """
+    Print in one line what training in bfloat16 runs on, if it runs on a CPU.
+
+    Args:
+        bf16 (`bool`): Whether it is in bfloat16.
+        device (`torch.device`): Where it runs.
+    """
     found = bfloat16_instructions()
+    if not bf16 or device.type != "cpu":
+        return
     if found is None:
         announce("This CPU has no instructions for bfloat16: training in it is slower than in float32.")
     else:
