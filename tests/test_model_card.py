@@ -376,6 +376,14 @@ def test_report_stands_in_the_card(model):
     card = generate_model_card(model, SecureRouterModelCardData(securerouter={"report": report}))
     assert "as well: logits differ by at most 0.0041, but for 2 that another expert answered" in card
     assert "Experts that were tried" not in card
+    report["calibration"] = {
+        "temperatures": [1.5, 2.0],
+        "before": {"experts": [0.1, 0.2], "policies": {"utility, lambda": 0.15}},
+        "after": {"experts": [0.01, 0.02], "policies": {"utility, lambda": 0.015}},
+    }
+    card = generate_model_card(model, SecureRouterModelCardData(securerouter={"report": report}))
+    assert "| expert 1 alone | 2.000 | 0.2000 | 0.0200 |" in card and "Probabilities are calibrated" in card
+    assert "| utility, lambda |  | 0.1500 | 0.0150 |" in card
     report["variants"] = [
         {"expert": 0, "hidden_act": "exact", "softmax": "exact", "precision": "full", "score": 0.8},
         {"expert": 0, "hidden_act": "quadratic", "softmax": "2quad", "precision": "reduced", "score": 0.795}

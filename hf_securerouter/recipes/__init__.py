@@ -15,6 +15,7 @@
 | `prediction` | `predict`, `decide`, `to_device` |
 | **The pieces** | |
 | `distillation` | `expert_loss`, `distillation_rows`, `Follower`, `distil_layers`, `widest_value` |
+| `calibration` | `fit_temperatures`, `fold_temperature`, `calibration_report` |
 | `experts` | `plan_pool`, `train_pool`, `load_expert` |
 | `closed_form_router` | `fit_closed_form_router` |
 | `router_training` | `train_router`, `summarize_rows` |
