@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from transformers import AutoTokenizer, BatchEncoding, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from hf_securerouter.abstention import check_abstain_below
 from hf_securerouter.errors import SecureRouterValueError
 from hf_securerouter.families import usable_positions
 from hf_securerouter.known_arguments import refuses_unknown
@@ -38,14 +39,14 @@ class Classified:
     """A model's answer to one text.
 
     Attributes:
-        label: The name of the most probable class, or the predicted score of a regression.
-        score: The probability of the label, None for a regression.
+        label: The name of the most probable class, or the predicted score of a regression; None if it is withheld.
+        score: The probability of the most probable class, None for a regression.
         logits: The C logits.
         expert: The expert that answered; None if the routing privacy keeps it secret.
         verified: Whether a second run under fresh masks gave the same answer; None: there was none.
     """
 
-    label: str | float
+    label: str | float | None
     score: float | None
     logits: list[float]
     expert: int | None
@@ -82,6 +83,7 @@ def classify(
     tokenizer: PreTrainedTokenizerBase,
     texts: Iterable[Text],
     quotas: Sequence[int] | None = None,
+    abstain_below: float | None = None,
 ) -> list[Classified]:
     """Route and classify texts in clear text, on the device of the model.
 
@@ -91,22 +93,25 @@ def classify(
         texts: Texts and (text, pair) tuples, in one batch; see `as_texts`.
         quotas: How many texts each expert of a pool serves, as under `routing_privacy="quota"`; a smaller batch is
             filled up with copies. Without quotas every text gets the expert that the router prefers.
+        abstain_below: The probability below which a label is withheld; None withholds none.
 
     Raises:
+        `SecureRouterValueError`: `abstain_below` is no probability, or the model predicts a number.
         `BadRowsError`: A row is no text, is empty, has half of a surrogate pair, or a token id beyond the vocabulary.
     """
     encoded = _encoded(model, tokenizer, as_texts(texts))
     if quotas is None:
-        return _classify(model, tokenizer, encoded, None)
+        return _withhold(model.config, _classify(model, tokenizer, encoded, None), abstain_below)
     size = sum(quotas)
     parts = [encoded[start : start + size] for start in range(0, len(encoded), size)]
-    return [
+    answers = [
         answer
         for part in parts
         for answer in _classify(model, tokenizer, [part[row] for row in fill_batch(len(part), size)], quotas)[
             : len(part)
         ]
     ]
+    return _withhold(model.config, answers, abstain_below)
 
 
 def _encoded(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: list[Text]) -> list[BatchEncoding]:
@@ -152,7 +157,11 @@ def _longest_input(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -
 
 @refuses_unknown
 def classify_encrypted(
-    config: PreTrainedConfig, session: Session, texts: Iterable[Text], verify: float = 0.0
+    config: PreTrainedConfig,
+    session: Session,
+    texts: Iterable[Text],
+    verify: float = 0.0,
+    abstain_below: float | None = None,
 ) -> tuple[list[Classified], Cost]:
     """Route and classify texts on secret shares.
 
@@ -161,12 +170,16 @@ def classify_encrypted(
         session: An open session.
         texts: Texts and (text, pair) tuples.
         verify: Share of the batches that are asked twice under fresh masks, as for a session.
+        abstain_below: The probability below which a label is withheld, as for a session.
 
     Returns:
         The answers and their cost.
+
+    Raises:
+        `SecureRouterValueError`: As for a session.
     """
-    result = session(texts, verify=verify)
-    answers = from_logits(config, result.logits, result.expert_indices)
+    result = session(texts, verify=verify, abstain_below=abstain_below)
+    answers = _withhold(config, from_logits(config, result.logits, result.expert_indices), abstain_below)
     return [replace(one, verified=agreed) for one, agreed in zip(answers, result.verified, strict=True)], result.cost
 
 
@@ -195,3 +208,11 @@ def from_logits(
         Classified(label=names[index], score=score, logits=row.tolist(), expert=expert)
         for index, score, row, expert in zip(classes.tolist(), scores.tolist(), logits, experts, strict=True)
     ]
+
+
+def _withhold(config: PreTrainedConfig, answers: list[Classified], abstain_below: float | None) -> list[Classified]:
+    """The answers, without the labels whose probability is below `abstain_below`."""
+    if abstain_below is None:
+        return answers
+    check_abstain_below(abstain_below, config.problem_type == "regression" or config.num_labels == 1)
+    return [replace(one, label=None) if cast(float, one.score) < abstain_below else one for one in answers]

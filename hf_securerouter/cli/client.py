@@ -10,7 +10,14 @@ from typing import Annotated, Any
 
 import typer
 
-from hf_securerouter.cli.labelling import Encrypted, OnError, OnErrorOption, label_file, say_what_was_written
+from hf_securerouter.cli.labelling import (
+    AbstainOption,
+    Encrypted,
+    OnError,
+    OnErrorOption,
+    label_file,
+    say_what_was_written,
+)
 from hf_securerouter.cli.output import JsonOption, log, only_results_on_stdout, print_json
 from hf_securerouter.cli.serving import KeyOption, PinOption, TimeoutOption, address, parse_pins
 from hf_securerouter.errors import FileError
@@ -36,6 +43,7 @@ def client(
             "--share-batches", help="Let other users' texts fill a batch; servers then see how many texts there are."
         ),
     ] = False,
+    abstain_below: AbstainOption = None,
     json: JsonOption = False,
 ) -> None:
     """Label every line of a file; a stopped run continues where it was, when it is started again.
@@ -58,6 +66,7 @@ def client(
             on_error=on_error,
             retries=retries,
             share_batches=share_batches,
+            abstain_below=abstain_below,
             key=key,
             pins=parse_pins(pin),
         )
@@ -80,6 +89,7 @@ def ask_servers(
     on_error: OnError = OnError.STOP,
     retries: int = 3,
     share_batches: bool = False,
+    abstain_below: float | None = None,
     key: Path | None = None,
     pins: dict[str, str] | None = None,
 ) -> dict[str, Any]:
@@ -96,6 +106,7 @@ def ask_servers(
         on_error: What to do about a line that cannot be answered.
         retries: How often a query that failed is asked again.
         share_batches: Whether other users' texts may fill a batch.
+        abstain_below: The probability below which a label is withheld, which no server learns of.
         key: The folder of the client's key; None if the client's folder has it.
         pins: Fingerprints of the servers' keys by role; what is not pinned is said.
 
@@ -133,8 +144,10 @@ def ask_servers(
                 id2label=labels.names,
                 problem_type="regression" if labels.regression else "single_label_classification",
             )
-            opened.append(Encrypted(config, session, verify))
+            opened.append(Encrypted(config, session, verify, abstain_below))
             yield opened[0]
 
-    report = label_file(str(folder), input_path, output_path, answering, encrypted=True, on_error=on_error)
+    report = label_file(
+        str(folder), input_path, output_path, answering, True, on_error=on_error, abstain_below=abstain_below
+    )
     return report | {"differing": opened[0].differing}

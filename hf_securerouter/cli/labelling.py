@@ -51,6 +51,12 @@ OnErrorOption = Annotated[
 ]
 
 
+AbstainOption = Annotated[
+    float | None,
+    typer.Option(min=0.0, max=1.0, help='Write no label ("label": null) where its probability is below this.'),
+]
+
+
 def label_file(
     made_with: str,
     input_path: Path,
@@ -58,6 +64,7 @@ def label_file(
     opened: Callable[[], contextlib.AbstractContextManager[Answering]],
     encrypted: bool,
     on_error: OnError = OnError.STOP,
+    abstain_below: float | None = None,
 ) -> dict[str, Any]:
     """Label the lines of `input_path`, and return a report as JSON-able values.
 
@@ -68,6 +75,7 @@ def label_file(
         opened: Makes the context that answers, after the input was read.
         encrypted: Whether it answers on secret shares.
         on_error: What to do about a line that cannot be answered.
+        abstain_below: The probability below which a label is withheld; the answers come with it.
 
     Raises:
         SecureRouterValueError: A line is wrong (its number is named, its text is not repeated), or the output cannot
@@ -83,14 +91,14 @@ def label_file(
     if any("label" in (row.record or {}) for row in rows):
         log('The lines have a "label" already; the output holds the predicted one in its place.')
 
-    partial = _partial_path(output_path, input_path, made_with, encrypted, on_error)
+    partial = _partial_path(output_path, input_path, made_with, encrypted, on_error, abstain_below)
     with (
         opened() as answering,
         _open_partial(partial) as file,
         tqdm(total=len(rows), unit="text") as bar,
     ):
         ends = _batch_ends(rows, answering.batch_size)
-        done, skipped = _drop_incomplete_batch(file, ends)
+        done, skipped, withheld = _drop_incomplete_batch(file, ends)
         if done:
             log(f"Going on after {done} of {len(rows)} lines.")
             bar.update(done)
@@ -101,6 +109,7 @@ def label_file(
             for row in batch:
                 file.write(as_line((row.record or {"line": row.number}) | answers[row.number]))
             skipped += sum("error" in answer for answer in answers.values())
+            withheld += sum(_is_withheld(answer) for answer in answers.values())
             file.flush()
             bar.update(len(batch))
         os.fsync(file.fileno())
@@ -110,6 +119,7 @@ def label_file(
         "output": str(output_path),
         "lines": len(rows),
         "skipped": skipped,
+        "abstained": withheld,
         "resumed_after": done,
         "protocol": answering.protocol,
         "routing_privacy": answering.routing_privacy,
@@ -122,6 +132,8 @@ def say_what_was_written(report: dict[str, Any]) -> None:
     log(f"{report['lines']} lines written to {report['output']}.")
     if report["skipped"]:
         log(f'{report["skipped"]} of them have no answer; their "error" says why.')
+    if report["abstained"]:
+        log(f"{report['abstained']} of them have no label, since the model was not sure enough.")
 
 
 def _answers(answering: Answering, batch: list[Row], on_error: OnError) -> dict[int, Record]:
@@ -157,6 +169,11 @@ def _answers(answering: Answering, batch: list[Row], on_error: OnError) -> dict[
 
 def _no_answer(problem: str) -> Record:
     return {"label": None, "score": None, "logits": None, "expert": None, "error": f"The line {problem}."}
+
+
+def _is_withheld(answer: Record) -> bool:
+    """Whether a line was answered, and its label withheld."""
+    return answer["label"] is None and answer["logits"] is not None
 
 
 def _batch_ends(rows: list[Row], size: int) -> list[int]:
@@ -196,13 +213,16 @@ class Clear:
     Args:
         model: A pool or a plain classifier, in evaluation mode.
         tokenizer: Its tokenizer.
+        abstain_below: The probability below which a label is withheld.
     """
 
     protocol = "clear"
     cost = None
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-        self.model, self.tokenizer = model, tokenizer
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, abstain_below: float | None = None
+    ) -> None:
+        self.model, self.tokenizer, self.abstain_below = model, tokenizer, abstain_below
         config: Any = model.config
         self.routing_privacy: str = getattr(config, "routing_privacy", "revealed")  # a plain classifier has none
         self.quotas = quotas_of(config) if self.routing_privacy == "quota" else None
@@ -212,7 +232,7 @@ class Clear:
     def __call__(self, texts: list[Text]) -> list[Classified]:
         from hf_securerouter.classification import classify
 
-        return classify(self.model, self.tokenizer, texts, self.quotas)
+        return classify(self.model, self.tokenizer, texts, self.quotas, self.abstain_below)
 
 
 def quotas_of(config: SecureRouterConfig) -> list[int]:
@@ -227,13 +247,20 @@ class Encrypted:
         config: Names the labels and the problem type.
         session: An open session.
         verify: Share of the batches that are asked twice under fresh masks.
+        abstain_below: The probability below which a label is withheld.
 
     Attributes:
         differing: How many answers were other ones when they were asked twice.
     """
 
-    def __init__(self, config: PreTrainedConfig, session: Session, verify: float = 0.0) -> None:
-        self.config, self.session, self.verify = config, session, verify
+    def __init__(
+        self,
+        config: PreTrainedConfig,
+        session: Session,
+        verify: float = 0.0,
+        abstain_below: float | None = None,
+    ) -> None:
+        self.config, self.session, self.verify, self.abstain_below = config, session, verify, abstain_below
         self.protocol, self.routing_privacy = session.manifest.protocol, session.manifest.routing_privacy
         self.batch_size = session.batch_size
         self.differing = 0
@@ -246,18 +273,25 @@ class Encrypted:
     def __call__(self, texts: list[Text]) -> list[Classified]:
         from hf_securerouter.classification import classify_encrypted
 
-        answers, cost = classify_encrypted(self.config, self.session, texts, self.verify)
+        answers, cost = classify_encrypted(self.config, self.session, texts, self.verify, self.abstain_below)
         self._costs.append(cost)
         self.differing += sum(answer.verified is False for answer in answers)
         return answers
 
 
 def _partial_path(
-    output_path: Path, input_path: Path, model_path: str, encrypted: bool, on_error: OnError = OnError.STOP
+    output_path: Path,
+    input_path: Path,
+    model_path: str,
+    encrypted: bool,
+    on_error: OnError = OnError.STOP,
+    abstain_below: float | None = None,
 ) -> Path:
     """Name the unfinished output after input, model and mode, so that only a run with the same ones continues it."""
     fingerprint = hashlib.sha256(input_path.read_bytes())
     fingerprint.update(f"{model_path} {encrypted} {on_error}".encode())
+    if abstain_below is not None:
+        fingerprint.update(f" {abstain_below}".encode())
     if Path(model_path).is_dir():
         for file in sorted(
             path for path in Path(model_path).iterdir() if path.suffix in {".json", ".safetensors", ".bin"}
@@ -280,9 +314,9 @@ def _open_partial(path: Path) -> BinaryIO:
     return file
 
 
-def _drop_incomplete_batch(file: BinaryIO, ends: list[int]) -> tuple[int, int]:
-    """Cut off the lines after the last complete batch of a stopped run; return how many lines stay, and how many of
-    them were skipped.
+def _drop_incomplete_batch(file: BinaryIO, ends: list[int]) -> tuple[int, int, int]:
+    """Cut off the lines after the last complete batch of a stopped run; return how many lines stay, how many of them
+    were skipped, and of how many the label was withheld.
 
     The answer to a text may depend on the other texts of its batch (quotas, rounding), so a continued run has to form
     the same batches as an uninterrupted run.
@@ -292,4 +326,5 @@ def _drop_incomplete_batch(file: BinaryIO, ends: list[int]) -> tuple[int, int]:
     done = max(end for end in (0, *ends) if end <= complete)
     file.truncate(sum(map(len, lines[:done])))
     file.seek(0, os.SEEK_END)
-    return done, sum(json.loads(line)["label"] is None for line in lines[:done])
+    kept = [json.loads(line) for line in lines[:done]]
+    return done, sum(line["logits"] is None for line in kept), sum(map(_is_withheld, kept))

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from hf_securerouter.cli.labelling import (
+    AbstainOption,
     Answering,
     Clear,
     Encrypted,
@@ -32,6 +33,7 @@ def predict(
         bool, typer.Option("--encrypted", help="Answer on secret shares: two servers and a dealer on this machine.")
     ] = False,
     on_error: OnErrorOption = OnError.STOP,
+    abstain_below: AbstainOption = None,
     memory: MemoryOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -40,7 +42,7 @@ def predict(
     The output appears under its name when it is complete.
     """
     with only_results_on_stdout():
-        report = predict_file(model, input, output, encrypted, on_error, memory)
+        report = predict_file(model, input, output, encrypted, on_error, memory, abstain_below)
     if json:
         print_json(report)
     else:
@@ -54,6 +56,7 @@ def predict_file(
     encrypted: bool = False,
     on_error: OnError = OnError.STOP,
     memory: int | None = None,
+    abstain_below: float | None = None,
 ) -> dict[str, Any]:
     """Label the lines of `input_path`, and return a report as JSON-able values.
 
@@ -64,10 +67,12 @@ def predict_file(
         encrypted: Whether to answer on secret shares, with the default protocol of `to_mpc`.
         on_error: What to do about a line that cannot be answered.
         memory: Bytes that the servers and the dealer may take together; by default half of what is free.
+        abstain_below: The probability below which a label is withheld; None withholds none.
 
     Raises:
         SecureRouterValueError: A line is wrong (its number is named, its text is not repeated), the output cannot
-            be written, or the smallest batch does not fit into `memory`, which only encrypted answers have.
+            be written, the smallest batch does not fit into `memory`, which only encrypted answers have, or a
+            regression is to abstain.
     """
     if memory is not None and not encrypted:
         raise SecureRouterValueError("`memory` is of servers and dealer: pass it with `--encrypted` only.")
@@ -78,11 +83,11 @@ def predict_file(
     def answering() -> Iterator[Answering]:
         model, tokenizer = load_model(model_path)
         if not encrypted:
-            yield Clear(model, tokenizer)
+            yield Clear(model, tokenizer, abstain_below)
             return
         secure = to_mpc(model, tokenizer)
         log("Starting two servers and a dealer, and sharing the weights ...")
         with secure.local_session(memory=memory) as session:
-            yield Encrypted(model.config, session)
+            yield Encrypted(model.config, session, abstain_below=abstain_below)
 
-    return label_file(model_path, input_path, output_path, answering, encrypted, on_error)
+    return label_file(model_path, input_path, output_path, answering, encrypted, on_error, abstain_below)

@@ -11,7 +11,7 @@
 | `own_data` | `OwnData`: a user's own files, their columns and labels |
 | `data` | `open_data`, `tokenize`, `split_rows`, `perturb`, `shortened` |
 | `artifacts` | `once`, `once_tensors`, `save_once`: files that are made once; `announce` |
-| `half_precision` | `announce_bfloat16`, `bfloat16_instructions`: what a CPU has for it |
+| `half_precision` | `announce_bfloat16`: what a CPU has for it |
 | `prediction` | `predict`, `decide`, `to_device` |
 | **The pieces** | |
 | `distillation` | `expert_loss`, `distillation_rows`, `Follower`, `distil_layers`, `widest_value` |

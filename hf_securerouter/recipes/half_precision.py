@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import torch
 
+from hf_securerouter.known_arguments import refuses_unknown
 from hf_securerouter.recipes.artifacts import announce
 
 
@@ -17,6 +18,7 @@ def bfloat16_instructions() -> str | None:
     return next((name for flag, name in _INSTRUCTIONS.items() if has.get(flag)), None)
 
 
+@refuses_unknown
 def announce_bfloat16(bf16: bool, device: torch.device) -> None:
     """
     Print in one line what training in bfloat16 runs on, if it runs on a CPU.

@@ -36,11 +36,17 @@ class Labels:
     names: dict[int, str]
     regression: bool
 
-    def __call__(self, logits: Tensor) -> list[str] | list[float]:
-        """One label, or one number, for each row of (B, C) logits."""
+    def __call__(self, logits: Tensor, abstain_below: float | None = None) -> list[str | None] | list[float]:
+        """One label, or one number, for each row of (B, C) logits; None where the label's probability is below
+        `abstain_below`."""
         if self.regression:
             return logits[:, 0].tolist()
-        return [self.names[index] for index in logits.argmax(-1).tolist()]
+        least = 0.0 if abstain_below is None else abstain_below
+        scores, classes = logits.softmax(dim=-1).max(dim=-1)
+        return [
+            self.names[index] if score >= least else None
+            for index, score in zip(classes.tolist(), scores.tolist(), strict=True)
+        ]
 
 
 class Client:

@@ -15,6 +15,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from ...abstention import check_abstain_below
 from ...errors import SecureRouterError, SecureRouterValueError, warn
 from ...known_arguments import refuses_unknown
 from ...routing import fill_batch
@@ -50,7 +51,8 @@ class SecureResult:
 
     Args:
         logits (`torch.Tensor`): (B, C) float32, in the order of the inputs.
-        labels (`list[str]` or `list[float]`): The label of each input, or the predicted number of a regression.
+        labels (`list[str]` or `list[float]`): The label of each input, None where it is withheld; or the predicted
+            number of a regression.
         expert_indices (`list[int]`, *optional*): The expert that served each input; None unless the routing is
             `revealed`.
         cost (`Cost`): Bytes, rounds, seconds and memory of the call.
@@ -58,7 +60,7 @@ class SecureResult:
     """
 
     logits: Tensor
-    labels: list[str] | list[float]
+    labels: list[str | None] | list[float]
     expert_indices: list[int] | None
     cost: Cost
     verified: list[bool | None]
@@ -107,6 +109,7 @@ class Session(ABC):
         inputs: Inputs,
         progress: Callable[[int, int], None] | None = None,
         verify: float = 0.0,
+        abstain_below: float | None = None,
     ) -> SecureResult:
         """Classify texts.
 
@@ -118,20 +121,23 @@ class Session(ABC):
                 fresh shares and masks. Two answers within the bounds of the shares differ by rounding only, see
                 `tolerance`; beyond the bounds they differ by whole units. A warning names the inputs that differ.
                 Where two experts are as good by the router's scores, the second run may take the other one.
+            abstain_below (`float`, *optional*): The probability below which a label is withheld. This is decided here,
+                from the reconstructed logits: no role learns of it.
 
         Returns:
             `SecureResult`
 
         Raises:
             `BadRowsError`: Rows cannot be read; they are named, nothing was sent, and the session stays open.
-            `SecureRouterValueError`: The inputs are no texts or token ids, or `verify` is not from 0 to 1; the session
-                stays open.
+            `SecureRouterValueError`: The inputs are no texts or token ids, `verify` or `abstain_below` is not from 0
+                to 1, or a regression is to abstain; the session stays open.
             `SessionError`: The session is not open, or a role failed, which ends the session.
             `VerificationError`: The roles run on the machine of the model's owner, and the first batch's answers are
                 not those of the model in clear text; the session is over.
         """
         if not 0 <= verify <= 1:
             raise SecureRouterValueError(f"`verify` should be a share of the batches, from 0 to 1, got {verify!r}.")
+        check_abstain_below(abstain_below, self.client.labels.regression)
         if not self._channels:
             raise SessionError("The session is not open: use it in a `with` block, or start a new one.")
         encoded = self.client.tokenize(inputs)
@@ -168,7 +174,7 @@ class Session(ABC):
             warn(differing_inputs(differing))
         return SecureResult(
             logits=joined,
-            labels=self.client.labels(joined),
+            labels=self.client.labels(joined, abstain_below),
             expert_indices=experts if revealed else None,
             cost=Cost.total(costs),
             verified=verified,
