@@ -270,6 +270,7 @@ def draw_report(
 
     figure, axes = pyplot.subplots(figsize=(6.4, 4.4), dpi=120)
     styles = {"zero": {"linestyle": "--", "color": "grey"}, "oracle": {"linestyle": ":", "color": "black"}}
+    styles["cascade"] = {"linestyle": "-.", "color": "tab:green"}
     for name, curve in report["curves"].items():
         costs, scores = zip(*curve, strict=True)
         label = f"{name} (AUDC {report['audc'][name]:.3f})"

@@ -39,6 +39,7 @@ from hf_securerouter.recipes.arguments import RunArguments
 from hf_securerouter.recipes.artifacts import announce, once, once_tensors
 from hf_securerouter.recipes.calibration import calibration_report, fit_temperatures, fold_temperature
 from hf_securerouter.recipes.card import card_data
+from hf_securerouter.recipes.cascade import cascade_scores
 from hf_securerouter.recipes.costs import Costs, measure_costs, measure_routed, shares_encoder
 from hf_securerouter.recipes.data import open_data, shortened, split_rows, tokenize
 from hf_securerouter.recipes.encrypted_check import compare_with_clear, encrypted_logits
@@ -344,7 +345,8 @@ class RoutedPoolRun:
             by_quota = serve_by_quota(scores[objective], settings["quotas"], seconds)
             chosen |= {f"{objective}, lambda": by_lambda.numpy(), f"{objective}, quotas": by_quota.numpy()}
         announce(f"Drawing {self.args.bootstrap_resamples} samples for the intervals of the report ...")
-        found = make_report(answers, scores, chosen, self.args.bootstrap_resamples)
+        compared = scores | {"cascade": cascade_scores(task, logits, seconds)}
+        found = make_report(answers, compared, chosen, self.args.bootstrap_resamples)
         metric, everyone = task.metric(), np.arange(len(rows))
         for name, served in chosen.items():
             found["policies"][name]["metrics"] = metric(predictions[everyone, served], answers.references)

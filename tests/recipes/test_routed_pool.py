@@ -51,7 +51,7 @@ def test_a_run_leaves_a_checkpoint_a_report_and_a_row(made, tmp_path, script, ta
     assert tuple(row) == FIELDS and row["task"] == task
     assert row["metric"] == {"mrpc": "f1", "stsb": "pearson+spearmanr"}[task]
     assert row["routed_score"] == pytest.approx(100 * report["policies"]["utility, quotas"]["score"])
-    assert set(row["audc"]) == {"utility", "gumbel", "zero", "oracle"}
+    assert set(row["audc"]) == {"utility", "gumbel", "cascade", "zero", "oracle"}
     # Every query pays for the router, 1 of a budget of 2, which leaves a quarter of the larger expert.
     assert model.config.quotas[1] <= 2 and report["policies"]["utility, quotas"]["relative_cost"] <= 0.5 + 1e-9
     assert row["relative_cost"] is None and row["relative_bytes"] is None  # nothing was measured
