@@ -69,6 +69,24 @@ def margins(logits: torch.Tensor) -> torch.Tensor:
     return logits if logits.shape[1] == 1 else logits - logits.mean(dim=1, keepdim=True)
 
 
+def disagreement(logits: torch.Tensor, largest: torch.Tensor, problem_type: ProblemType) -> torch.Tensor:
+    """
+    How unlikely the largest expert holds an expert's answers to be.
+
+    Args:
+        logits (`torch.Tensor` of shape (N, C)): Outputs of the expert.
+        largest (`torch.Tensor` of shape (N, C)): Outputs of the largest expert, calibrated.
+        problem_type (`str`): `"single_label_classification"` or `"regression"`.
+
+    Returns:
+        `torch.Tensor` of shape (N, 1): 1 minus the probability that the largest expert gives to the class that the
+        other one predicts; the squared difference of two values.
+    """
+    if problem_type == "regression":
+        return (logits - largest).square()
+    return 1 - largest.softmax(dim=1).gather(1, logits.argmax(dim=1, keepdim=True))
+
+
 def leading(readings: torch.Tensor, count: int) -> torch.Tensor:
     """
     At most `count` readings: all of them, or else their principal components.
