@@ -358,10 +358,10 @@ class RoutedPoolRun:
             objective, some = self.args.router_objective, slice(count)
             model, quotas = models[objective].cpu(), tuning[objective]["quotas"]
             announce(f"Classifying {len(rows[some])} validation rows under encryption ...")
-            encrypted = encrypted_logits(model, quotas, rows[some], self.collate, self.args.max_seq_length)
+            encrypted, query = encrypted_logits(model, quotas, rows[some], self.collate, self.args.max_seq_length)
             policy = scores[objective][some], logits[some], quotas, seconds
             reduced = any(own["precision"] != "full" for own in model.config.expert_mpc or ())
-            found["encrypted"] = compare_with_clear(task, encrypted, *policy, labels[some], reduced)
+            found["encrypted"] = compare_with_clear(task, encrypted, *policy, labels[some], reduced) | query
         longest = [own or self.args.max_seq_length for own in self.lengths]
         found["cut"] = [np.mean([len(row["input_ids"]) > own for row in rows]) for own in longest]
         found |= {"task": task.name, "metric": task.score_name, "tuning": tuning}

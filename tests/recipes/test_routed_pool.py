@@ -227,3 +227,6 @@ def test_validation_rows_are_classified_on_secret_shares(made, tmp_path):
     )
     found = report["encrypted"]
     assert found["inputs"] == found["labels_equal"] == 9 and found["largest_error"] < 0.02
+    assert found["sure_labels_equal"] == found["sure"] <= 9
+    # 9 queries are three batches of 4, which are filled up: each query pays for them.
+    assert found["bytes"] * 9 % 3 == 0 and found["dealer_bytes"] > found["bytes"] > 0 and found["seconds"] > 0
