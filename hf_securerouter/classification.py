@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from transformers import AutoTokenizer, BatchEncoding, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from hf_securerouter.abstention import check_abstain_below
 from hf_securerouter.errors import BadRowsError, SecureRouterValueError
 from hf_securerouter.families import usable_positions
 from hf_securerouter.known_arguments import refuses_unknown
@@ -40,8 +41,8 @@ class Classified:
     """A model's answer to one text.
 
     Attributes:
-        label: The name of the most probable class, or the predicted score of a regression.
-        score: The probability of the label, None for a regression.
+        label: The name of the most probable class, or the predicted score of a regression; None if it is withheld.
+        score: The probability of the most probable class, None for a regression.
         logits: The C logits.
         expert: The expert that answered, or a list with that of each window; None if the routing privacy keeps it
             secret.
@@ -51,7 +52,7 @@ class Classified:
         scores: Of a multi-label model the probability of each label by its name; else None.
     """
 
-    label: str | float
+    label: str | float | None
     score: float | None
     logits: list[float]
     expert: int | list[int] | None
@@ -94,6 +95,7 @@ def classify(
     quotas: Sequence[int] | None = None,
     max_windows: int = 1,
     stride: int = 0,
+    abstain_below: float | None = None,
 ) -> list[Classified]:
     """Route and classify texts in clear text, on the device of the model.
 
@@ -106,8 +108,10 @@ def classify(
         max_windows: Windows into which long texts are cut, see [`~hf_securerouter.windows.Windows`]; the answer is the
             mean of their logits.
         stride: Tokens that neighbouring windows share.
+        abstain_below: The probability below which a label is withheld; None withholds none.
 
     Raises:
+        `SecureRouterValueError`: `abstain_below` is no probability, or the model predicts a number.
         `BadRowsError`: A row is no text, is empty, has half of a surrogate pair, or a token id beyond the vocabulary.
     """
     windows = Windows(max_windows, stride)
@@ -120,7 +124,8 @@ def classify(
         own, chosen = _answers(model, tokenizer, rows, quotas)
         logits.append(own[: len(part)])
         experts += chosen[: len(part)]
-    return from_logits(model.config, windows.averaged(torch.cat(logits), counts), windows.grouped(experts, counts))
+    answers = from_logits(model.config, windows.averaged(torch.cat(logits), counts), windows.grouped(experts, counts))
+    return _withhold(model.config, answers, abstain_below)
 
 
 def _encoded(
@@ -193,6 +198,7 @@ def classify_encrypted(
     verify: float = 0.0,
     max_windows: int = 1,
     stride: int = 0,
+    abstain_below: float | None = None,
 ) -> tuple[list[Classified], Cost]:
     """Route and classify texts on secret shares.
 
@@ -203,12 +209,16 @@ def classify_encrypted(
         verify: Share of the batches that are asked twice under fresh masks, as for a session.
         max_windows: Windows into which long texts are cut, as for a session.
         stride: Tokens that neighbouring windows share.
+        abstain_below: The probability below which a label is withheld, as for a session.
 
     Returns:
         The answers and their cost.
+
+    Raises:
+        `SecureRouterValueError`: As for a session.
     """
-    result = session(texts, verify=verify, max_windows=max_windows, stride=stride)
-    answers = from_logits(config, result.logits, result.expert_indices)
+    result = session(texts, verify=verify, max_windows=max_windows, stride=stride, abstain_below=abstain_below)
+    answers = _withhold(config, from_logits(config, result.logits, result.expert_indices), abstain_below)
     flags = zip(answers, result.verified, result.in_bounds, strict=True)
     return [replace(one, verified=agreed, in_bounds=inside) for one, agreed, inside in flags], result.cost
 
@@ -249,3 +259,11 @@ def from_logits(
         )
         for answer, row in zip(answers, found.tolist(), strict=True)
     ]
+
+
+def _withhold(config: PreTrainedConfig, answers: list[Classified], abstain_below: float | None) -> list[Classified]:
+    """The answers, without the labels whose probability is below `abstain_below`."""
+    if abstain_below is None:
+        return answers
+    check_abstain_below(abstain_below, "regression" if config.num_labels == 1 else config.problem_type)
+    return [replace(one, label=None) if cast(float, one.score) < abstain_below else one for one in answers]

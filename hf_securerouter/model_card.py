@@ -161,6 +161,7 @@ def generate_model_card(
         report_tables=_report_tables(data.securerouter.get("report")),
         measured_table=_measured_table(data.securerouter.get("report")),
         variant_table=_variant_table(data.securerouter.get("report")),
+        calibration_table=_calibration_table(data.securerouter.get("report")),
         figure=data.securerouter.get("figure"),
         routing_costs={name: own["routing_cost"] for name, own in evaluations.items() if own.get("routing_cost")},
         router_parameters=_count(model.router),
@@ -374,6 +375,20 @@ def _variant_table(report: dict[str, Any] | None) -> str:
         else:
             rows[-1] += [""] * 3
     return _table(["expert", "computes", "score", "MB of a query", "rounds of a batch", "seconds of a query"], rows)
+
+
+def _calibration_table(report: dict[str, Any] | None) -> str:
+    """Expected calibration errors before and after the heads were scaled; empty if the report has none."""
+    calibration = (report or {}).get("calibration")
+    if not calibration:
+        return ""
+    before, after = calibration["before"], calibration["after"]
+    rows = [
+        [f"expert {index} alone", f"{temperature:.3f}", *(f"{own['experts'][index]:.4f}" for own in (before, after))]
+        for index, temperature in enumerate(calibration["temperatures"])
+    ]
+    rows += [[name, "", *(f"{own['policies'][name]:.4f}" for own in (before, after))] for name in after["policies"]]
+    return _table(["policy", "temperature", "error before", "error"], rows)
 
 
 def describe_variant(variant: dict[str, Any], exact: dict[str, Any]) -> str:

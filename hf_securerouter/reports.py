@@ -160,6 +160,29 @@ def bootstrap(
     return float(low), float(high)
 
 
+def expected_calibration_error(logits: torch.Tensor, labels: torch.Tensor, bins: int = 15) -> float:
+    """
+    How far a classifier's probabilities are from how often it is right: the mean, over inputs, of the distance between
+    confidence and accuracy in bins of confidence of equal width.
+
+    Args:
+        logits (`torch.Tensor` of shape (N, C)): Its outputs.
+        labels (`torch.Tensor` of shape (N,)): The right classes.
+        bins (`int`): Number of bins between 0 and 1.
+
+    Returns:
+        `float`: From 0, for a classifier that is as often right as it believes, to 1.
+
+    Reference:
+        Guo et al., On Calibration of Modern Neural Networks, arXiv 1706.04599, section 2.
+    """
+    confidence, answers = logits.double().softmax(dim=-1).max(dim=-1)
+    gaps = confidence - (answers == labels).double()
+    places = (confidence * bins).ceil().long().clamp(1, bins) - 1
+    sums = torch.zeros(bins, dtype=torch.float64).index_add_(0, places, gaps)
+    return (sums.abs().sum() / len(labels)).item()
+
+
 def make_report(
     answers: PoolAnswers,
     scores: Mapping[str, torch.Tensor],
@@ -247,6 +270,7 @@ def draw_report(
 
     figure, axes = pyplot.subplots(figsize=(6.4, 4.4), dpi=120)
     styles = {"zero": {"linestyle": "--", "color": "grey"}, "oracle": {"linestyle": ":", "color": "black"}}
+    styles["cascade"] = {"linestyle": "-.", "color": "tab:green"}
     for name, curve in report["curves"].items():
         costs, scores = zip(*curve, strict=True)
         label = f"{name} (AUDC {report['audc'][name]:.3f})"

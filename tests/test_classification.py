@@ -4,6 +4,7 @@
 import pytest
 import torch
 
+from hf_securerouter import SecureRouterValueError
 from hf_securerouter.classification import classify, from_logits
 
 
@@ -66,3 +67,21 @@ class TestClassify:
     def test_secret_experts_stay_unnamed(self, model):
         answers = from_logits(model.config, torch.tensor([[0.0, 1.0], [1.0, 0.0]]), None)
         assert [answer.expert for answer in answers] == [None, None]
+
+    @pytest.mark.parametrize("quotas", [None, [1, 1, 1]])
+    def test_a_label_below_the_threshold_is_withheld_and_nothing_else(self, model, tokenizer, quotas):
+        model.eval()
+        texts = ["good", "a good film and a bad film", "bad"]
+        answers = classify(model, tokenizer, texts, quotas)
+        least = sorted(answer.score for answer in answers)[1]
+        for one, other in zip(answers, classify(model, tokenizer, texts, quotas, least), strict=True):
+            assert other.label == (one.label if one.score >= least else None)
+            assert (one.score, one.logits, one.expert) == (other.score, other.logits, other.expert)
+
+    def test_thresholds_that_are_no_probability_are_refused(self, model, tokenizer):
+        for wrong in (-0.1, 1.5):
+            with pytest.raises(SecureRouterValueError, match="`abstain_below` should be a probability"):
+                classify(model, tokenizer, ["good"], abstain_below=wrong)
+        model.config.problem_type = "regression"
+        with pytest.raises(SecureRouterValueError, match="predicts a number, which has none: leave it out"):
+            classify(model, tokenizer, ["good"], abstain_below=0.5)

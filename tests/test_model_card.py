@@ -372,10 +372,23 @@ def test_report_stands_in_the_card(model):
     assert "| online seconds | 17 | 36 | 0.472 |" in card and "| online MB | 850 | 1,764 | 0.482 |" in card
     assert "The first 224 validation inputs" in card and "223 labels equal those of the clear model" in card
     assert "differ by at most 0.0041; accuracy 0.8400 (0.8356 in clear), f1 0.8512 (0.8500 in clear)." in card
+    report["encrypted"] |= {"sure": 222, "sure_labels_equal": 222, "seconds": 1.25, "preprocess_seconds": 0.5}
+    report["encrypted"] |= {"bytes": 12.5e6, "dealer_bytes": 250e6}
+    card = generate_model_card(model, SecureRouterModelCardData(securerouter={"report": report}))
+    assert "of the clear model (222 of 222 whose clear logits differ by more than 0.05), logits" in card
+    assert "in clear). A query took 1.25 seconds with its input and 0.5 before it, 12.5 MB between the servers" in card
     report["encrypted"] |= {"labels_equal": None, "served_elsewhere": 2}
     card = generate_model_card(model, SecureRouterModelCardData(securerouter={"report": report}))
     assert "as well: logits differ by at most 0.0041, but for 2 that another expert answered" in card
     assert "Experts that were tried" not in card
+    report["calibration"] = {
+        "temperatures": [1.5, 2.0],
+        "before": {"experts": [0.1, 0.2], "policies": {"utility, lambda": 0.15}},
+        "after": {"experts": [0.01, 0.02], "policies": {"utility, lambda": 0.015}},
+    }
+    card = generate_model_card(model, SecureRouterModelCardData(securerouter={"report": report}))
+    assert "| expert 1 alone | 2.000 | 0.2000 | 0.0200 |" in card and "Probabilities are calibrated" in card
+    assert "| utility, lambda |  | 0.1500 | 0.0150 |" in card
     report["variants"] = [
         {"expert": 0, "hidden_act": "exact", "softmax": "exact", "precision": "full", "score": 0.8},
         {"expert": 0, "hidden_act": "quadratic", "softmax": "2quad", "precision": "reduced", "score": 0.795}

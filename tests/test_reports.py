@@ -55,6 +55,17 @@ def test_a_useful_router_reaches_the_largest_score_early_and_pays_for_itself():
     assert [cost for cost, _ in with_cost] == pytest.approx([cost + 0.1 for cost, _ in curve])
 
 
+def test_the_calibration_error_is_the_distance_of_confidence_and_accuracy_in_bins():
+    logits = torch.tensor([[0.0, 2.0]] * 4 + [[0.0, 0.4]] * 4)  # sure by 0.8808 and by 0.5987
+    labels = torch.tensor([1, 1, 1, 0, 1, 1, 1, 0])
+    expected = (abs(0.880797 - 0.75) + abs(0.598688 - 0.75)) / 2
+    assert reports.expected_calibration_error(logits, labels) == pytest.approx(expected, abs=1e-5)
+    in_one_bin = abs((0.880797 + 0.598688) / 2 - 0.75)
+    assert reports.expected_calibration_error(logits, labels, bins=1) == pytest.approx(in_one_bin, abs=1e-5)
+    sure = torch.tensor([[0.0, 100.0]])  # of the last bin, not beyond it
+    assert reports.expected_calibration_error(sure, torch.tensor([0])) == pytest.approx(1.0)
+
+
 @pytest.mark.parametrize(
     "curve, area",
     [

@@ -30,6 +30,7 @@ from hf_securerouter import SecureRouterForSequenceClassification, SecureRouterV
 from hf_securerouter.recipes.arguments import RunArguments, command_line, make_parser
 from hf_securerouter.recipes.distillation import expert_loss
 from hf_securerouter.recipes.fitting import Row, Workspace
+from hf_securerouter.recipes.half_precision import announce_bfloat16
 from hf_securerouter.recipes.routed_pool import RoutedPoolRun
 
 
@@ -56,6 +57,8 @@ class LoopArguments:
     logging_steps: int = field(default=50, metadata={"help": "Updates between two lines of progress."})
     use_cpu: bool = field(default=False, metadata={"help": "Stay on the CPU."})
 
+    bf16 = property(lambda self: self.mixed_precision == "bf16")
+
 
 class Loop:
     """Trains one model after the other; a step that was stopped goes on from its last checkpoint."""
@@ -72,6 +75,7 @@ class Loop:
             mixed_precision=options.mixed_precision,
             gradient_accumulation_steps=options.gradient_accumulation_steps,
         )
+        announce_bfloat16(options.bf16, self.accelerator.device)
 
     def __call__(
         self, run: Workspace, name: str, model: nn.Module, rows: Sequence[Row], epochs: float, learning_rate: float

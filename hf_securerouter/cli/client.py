@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from hf_securerouter.cli.labelling import (
+    AbstainOption,
     Encrypted,
     MaxWindowsOption,
     OnError,
@@ -47,6 +48,7 @@ def client(
     ] = False,
     max_windows: MaxWindowsOption = 1,
     stride: StrideOption = 0,
+    abstain_below: AbstainOption = None,
     json: JsonOption = False,
 ) -> None:
     """Label every line of a file; a stopped run continues where it was, when it is started again.
@@ -69,6 +71,7 @@ def client(
             on_error=on_error,
             retries=retries,
             share_batches=share_batches,
+            abstain_below=abstain_below,
             key=key,
             pins=parse_pins(pin),
             windows=(max_windows, stride),
@@ -92,6 +95,7 @@ def ask_servers(
     on_error: OnError = OnError.STOP,
     retries: int = 3,
     share_batches: bool = False,
+    abstain_below: float | None = None,
     key: Path | None = None,
     pins: dict[str, str] | None = None,
     windows: tuple[int, int] = (1, 0),
@@ -109,6 +113,7 @@ def ask_servers(
         on_error: What to do about a line that cannot be answered.
         retries: How often a query that failed is asked again.
         share_batches: Whether other users' texts may fill a batch.
+        abstain_below: The probability below which a label is withheld, which no server learns of.
         key: The folder of the client's key; None if the client's folder has it.
         pins: Fingerprints of the servers' keys by role; what is not pinned is said.
         windows: Windows into which long texts are cut, and the tokens that they share.
@@ -138,8 +143,8 @@ def ask_servers(
     @contextlib.contextmanager
     def answering() -> Iterator[Encrypted]:
         with loaded:
-            opened.append(Encrypted(loaded.config, loaded.session, verify, windows))
+            opened.append(Encrypted(loaded.config, loaded.session, verify, windows, abstain_below))
             yield opened[0]
 
-    report = label_file(str(loaded.folder), input_path, output_path, answering, True, on_error, windows)
+    report = label_file(str(loaded.folder), input_path, output_path, answering, True, on_error, windows, abstain_below)
     return report | {"differing": opened[0].differing}

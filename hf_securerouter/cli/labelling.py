@@ -58,6 +58,10 @@ MaxWindowsOption = Annotated[
     ),
 ]
 StrideOption = Annotated[int, typer.Option(min=0, help="Tokens that neighbouring windows share.")]
+AbstainOption = Annotated[
+    float | None,
+    typer.Option(min=0.0, max=1.0, help='Write no label ("label": null) where its probability is below this.'),
+]
 
 
 def label_file(
@@ -68,6 +72,7 @@ def label_file(
     encrypted: bool,
     on_error: OnError = OnError.STOP,
     windows: tuple[int, int] = (1, 0),
+    abstain_below: float | None = None,
 ) -> dict[str, Any]:
     """Label the lines of `input_path`, and return a report as JSON-able values.
 
@@ -79,6 +84,7 @@ def label_file(
         encrypted: Whether it answers on secret shares.
         on_error: What to do about a line that cannot be answered.
         windows: Windows of a text, and the tokens that they share; a stopped run continues only with the same.
+        abstain_below: The probability below which a label is withheld; the answers come with it.
 
     Raises:
         SecureRouterValueError: A line is wrong (its number is named, its text is not repeated), or the output cannot
@@ -94,14 +100,14 @@ def label_file(
     if any("label" in (row.record or {}) for row in rows):
         log('The lines have a "label" already; the output holds the predicted one in its place.')
 
-    partial = _partial_path(output_path, input_path, made_with, encrypted, on_error, windows)
+    partial = _partial_path(output_path, input_path, made_with, encrypted, on_error, windows, abstain_below)
     with (
         opened() as answering,
         _open_partial(partial) as file,
         tqdm(total=len(rows), unit="text") as bar,
     ):
         ends = _batch_ends(rows, answering.batch_size)
-        done, skipped = _drop_incomplete_batch(file, ends)
+        done, skipped, withheld = _drop_incomplete_batch(file, ends)
         if done:
             log(f"Going on after {done} of {len(rows)} lines.")
             bar.update(done)
@@ -112,6 +118,7 @@ def label_file(
             for row in batch:
                 file.write(as_line((row.record or {"line": row.number}) | answers[row.number]))
             skipped += sum("error" in answer for answer in answers.values())
+            withheld += sum(_is_withheld(answer) for answer in answers.values())
             file.flush()
             bar.update(len(batch))
         os.fsync(file.fileno())
@@ -121,6 +128,7 @@ def label_file(
         "output": str(output_path),
         "lines": len(rows),
         "skipped": skipped,
+        "abstained": withheld,
         "resumed_after": done,
         "protocol": answering.protocol,
         "routing_privacy": answering.routing_privacy,
@@ -133,6 +141,8 @@ def say_what_was_written(report: dict[str, Any]) -> None:
     log(f"{report['lines']} lines written to {report['output']}.")
     if report["skipped"]:
         log(f'{report["skipped"]} of them have no answer; their "error" says why.')
+    if report["abstained"]:
+        log(f"{report['abstained']} of them have no label, since the model was not sure enough.")
 
 
 def _answers(answering: Answering, batch: list[Row], on_error: OnError) -> dict[int, Record]:
@@ -174,6 +184,11 @@ def _no_answer(problem: str) -> Record:
     return {"label": None, "score": None, "logits": None, "expert": None, "error": f"The line {problem}."}
 
 
+def _is_withheld(answer: Record) -> bool:
+    """Whether a line was answered, and its label withheld."""
+    return answer["label"] is None and answer["logits"] is not None
+
+
 def _batch_ends(rows: list[Row], size: int) -> list[int]:
     """Where batches end: each has `size` lines that can be answered, and the lines between them that cannot."""
     ends, count = [], 0
@@ -212,15 +227,20 @@ class Clear:
         model: A pool or a plain classifier, in evaluation mode.
         tokenizer: Its tokenizer.
         windows: Windows of a text, and the tokens that they share.
+        abstain_below: The probability below which a label is withheld.
     """
 
     protocol = "clear"
     cost = None
 
     def __init__(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, windows: tuple[int, int] = (1, 0)
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        windows: tuple[int, int] = (1, 0),
+        abstain_below: float | None = None,
     ) -> None:
-        self.model, self.tokenizer, self.windows = model, tokenizer, windows
+        self.model, self.tokenizer, self.windows, self.abstain_below = model, tokenizer, windows, abstain_below
         config: Any = model.config
         self.routing_privacy: str = getattr(config, "routing_privacy", "revealed")  # a plain classifier has none
         self.quotas = quotas_of(config) if self.routing_privacy == "quota" else None
@@ -230,7 +250,7 @@ class Clear:
     def __call__(self, texts: list[Text]) -> list[Classified]:
         from hf_securerouter.classification import classify
 
-        return classify(self.model, self.tokenizer, texts, self.quotas, *self.windows)
+        return classify(self.model, self.tokenizer, texts, self.quotas, *self.windows, self.abstain_below)
 
 
 def quotas_of(config: SecureRouterConfig) -> list[int]:
@@ -246,15 +266,22 @@ class Encrypted:
         session: An open session.
         verify: Share of the batches that are asked twice under fresh masks.
         windows: Windows of a text, and the tokens that they share.
+        abstain_below: The probability below which a label is withheld.
 
     Attributes:
         differing: How many answers were other ones when they were asked twice.
     """
 
     def __init__(
-        self, config: PreTrainedConfig, session: Session, verify: float = 0.0, windows: tuple[int, int] = (1, 0)
+        self,
+        config: PreTrainedConfig,
+        session: Session,
+        verify: float = 0.0,
+        windows: tuple[int, int] = (1, 0),
+        abstain_below: float | None = None,
     ) -> None:
-        self.config, self.session, self.verify, self.windows = config, session, verify, windows
+        self.config, self.session, self.verify = config, session, verify
+        self.windows, self.abstain_below = windows, abstain_below
         self.protocol, self.routing_privacy = session.manifest.protocol, session.manifest.routing_privacy
         self.batch_size = session.batch_size
         self.differing = 0
@@ -267,7 +294,9 @@ class Encrypted:
     def __call__(self, texts: list[Text]) -> list[Classified]:
         from hf_securerouter.classification import classify_encrypted
 
-        answers, cost = classify_encrypted(self.config, self.session, texts, self.verify, *self.windows)
+        answers, cost = classify_encrypted(
+            self.config, self.session, texts, self.verify, *self.windows, self.abstain_below
+        )
         self._costs.append(cost)
         self.differing += sum(answer.verified is False for answer in answers)
         return answers
@@ -280,12 +309,15 @@ def _partial_path(
     encrypted: bool,
     on_error: OnError = OnError.STOP,
     windows: tuple[int, int] = (1, 0),
+    abstain_below: float | None = None,
 ) -> Path:
     """Name the unfinished output after input, model and mode, so that only a run with the same ones continues it."""
     fingerprint = hashlib.sha256(input_path.read_bytes())
     fingerprint.update(f"{model_path} {encrypted} {on_error}".encode())
     if windows != (1, 0):
         fingerprint.update(f" {windows}".encode())
+    if abstain_below is not None:
+        fingerprint.update(f" {abstain_below}".encode())
     if Path(model_path).is_dir():
         for file in sorted(
             path for path in Path(model_path).iterdir() if path.suffix in {".json", ".safetensors", ".bin"}
@@ -308,9 +340,9 @@ def _open_partial(path: Path) -> BinaryIO:
     return file
 
 
-def _drop_incomplete_batch(file: BinaryIO, ends: list[int]) -> tuple[int, int]:
-    """Cut off the lines after the last complete batch of a stopped run; return how many lines stay, and how many of
-    them were skipped.
+def _drop_incomplete_batch(file: BinaryIO, ends: list[int]) -> tuple[int, int, int]:
+    """Cut off the lines after the last complete batch of a stopped run; return how many lines stay, how many of them
+    were skipped, and of how many the label was withheld.
 
     The answer to a text may depend on the other texts of its batch (quotas, rounding), so a continued run has to form
     the same batches as an uninterrupted run.
@@ -320,4 +352,5 @@ def _drop_incomplete_batch(file: BinaryIO, ends: list[int]) -> tuple[int, int]:
     done = max(end for end in (0, *ends) if end <= complete)
     file.truncate(sum(map(len, lines[:done])))
     file.seek(0, os.SEEK_END)
-    return done, sum(json.loads(line)["label"] is None for line in lines[:done])
+    kept = [json.loads(line) for line in lines[:done]]
+    return done, sum(line["logits"] is None for line in kept), sum(map(_is_withheld, kept))

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from hf_securerouter.cli.labelling import (
+    AbstainOption,
     Answering,
     Clear,
     Encrypted,
@@ -34,6 +35,7 @@ def predict(
         bool, typer.Option("--encrypted", help="Answer on secret shares: two servers and a dealer on this machine.")
     ] = False,
     on_error: OnErrorOption = OnError.STOP,
+    abstain_below: AbstainOption = None,
     memory: MemoryOption = None,
     max_windows: MaxWindowsOption = 1,
     stride: StrideOption = 0,
@@ -44,7 +46,8 @@ def predict(
     The output appears under its name when it is complete.
     """
     with only_results_on_stdout():
-        report = predict_file(model, input, output, encrypted, on_error, memory, max_windows, stride)
+        windows = max_windows, stride
+        report = predict_file(model, input, output, encrypted, on_error, memory, *windows, abstain_below)
     if json:
         print_json(report)
     else:
@@ -60,6 +63,7 @@ def predict_file(
     memory: int | None = None,
     max_windows: int = 1,
     stride: int = 0,
+    abstain_below: float | None = None,
 ) -> dict[str, Any]:
     """Label the lines of `input_path`, and return a report as JSON-able values.
 
@@ -72,10 +76,12 @@ def predict_file(
         memory: Bytes that the servers and the dealer may take together; by default half of what is free.
         max_windows: Windows into which long texts are cut; the answer is the mean of their logits.
         stride: Tokens that neighbouring windows share.
+        abstain_below: The probability below which a label is withheld; None withholds none.
 
     Raises:
         SecureRouterValueError: A line is wrong (its number is named, its text is not repeated), the output cannot
-            be written, or the smallest batch does not fit into `memory`, which only encrypted answers have.
+            be written, the smallest batch does not fit into `memory`, which only encrypted answers have, or a
+            regression is to abstain.
     """
     if memory is not None and not encrypted:
         raise SecureRouterValueError("`memory` is of servers and dealer: pass it with `--encrypted` only.")
@@ -88,11 +94,11 @@ def predict_file(
     def answering() -> Iterator[Answering]:
         model, tokenizer = load_model(model_path)
         if not encrypted:
-            yield Clear(model, tokenizer, windows)
+            yield Clear(model, tokenizer, windows, abstain_below)
             return
         secure = to_mpc(model, tokenizer)
         log("Starting two servers and a dealer, and sharing the weights ...")
         with secure.local_session(memory=memory) as session:
-            yield Encrypted(model.config, session, windows=windows)
+            yield Encrypted(model.config, session, windows=windows, abstain_below=abstain_below)
 
-    return label_file(model_path, input_path, output_path, answering, encrypted, on_error, windows)
+    return label_file(model_path, input_path, output_path, answering, encrypted, on_error, windows, abstain_below)

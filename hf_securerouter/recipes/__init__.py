@@ -11,9 +11,11 @@
 | `own_data` | `OwnData`: a user's own files, their columns and labels |
 | `data` | `open_data`, `tokenize`, `split_rows`, `perturb`, `shortened` |
 | `artifacts` | `once`, `once_tensors`, `save_once`: files that are made once; `announce` |
+| `half_precision` | `announce_bfloat16`: what a CPU has for it |
 | `prediction` | `predict`, `decide`, `to_device` |
 | **The pieces** | |
 | `distillation` | `expert_loss`, `distillation_rows`, `Follower`, `distil_layers`, `widest_value` |
+| `calibration` | `fit_temperatures`, `fold_temperature`, `calibration_report` |
 | `experts` | `plan_pool`, `train_pool`, `load_expert` |
 | `closed_form_router` | `fit_closed_form_router` |
 | `router_training` | `train_router`, `summarize_rows` |
@@ -22,6 +24,7 @@
 | `score_scaling` | `measure_scores`, `scale_down_queries` |
 | `fit_with_trainer` | `trainer_fit`, `parse_args`: one loop; another is `training/run_glue_no_trainer.py` |
 | `encrypted_check` | `encrypted_logits`, `compare_with_clear` |
+| `cascade` | `cascade_scores`: the baseline of routers |
 | `card` | `card_data`, `task_card` |
 | `results` | `publish`: the table of tasks |
 | **The runs** | |
@@ -29,6 +32,7 @@
 | `cotrained_pool` | `CotrainedRun`: experts of reduced precision, with fewer heads or cheaper functions |
 | `demo_pool` | `DemoRun`: the embedded checkpoint |
 | `sweep` | `sweep`: other pools and other costs |
+| `router_comparison` | `compare_routers`: of the margin, of disagreement, of every layer, and a cascade |
 | `quota_accuracy` | `quota_accuracies`: what quotas cost in accuracy |
 | `rounding` | `errors_by_place`: what truncation changes in logits |
 

@@ -123,6 +123,9 @@ class RunArguments(DataArguments):
     self_distillation: bool = option(
         False, "Let the largest expert learn once more, from its own answers, before the others learn from it."
     )
+    distillation_learning_rate: float | None = option(
+        None, "Learning rate of the experts that learn from the largest; default: `learning_rate`."
+    )
     narrow_learning_rate: float = option(1e-3, "Learning rate of the narrow expert.")
     expert_costs: list[float] = option([], "Seconds of each expert; default: measured under encryption.")
     costs_dir: str | None = option(
@@ -146,18 +149,20 @@ class RunArguments(DataArguments):
     num_train_epochs: float = field(init=False, default=3.0)
     learning_rate: float = field(init=False, default=5e-5)
     router_learning_rate: float = field(init=False, default=1e-3)
+    bf16: bool | None = field(init=False, default=None)
 
     def adopt(self, training_args: Any) -> Self:
         """Take over the fields that the script's training arguments have as well.
 
         Args:
-            training_args: With `output_dir`, `seed`, `num_train_epochs`, `learning_rate` and `router_learning_rate`,
-                which may be None.
+            training_args: With `output_dir`, `seed`, `num_train_epochs`, `learning_rate`, `bf16`, and
+                `router_learning_rate`, which may be None.
         """
         for name in ("output_dir", "seed", "num_train_epochs", "learning_rate"):
             setattr(self, name, getattr(training_args, name))
         if training_args.router_learning_rate is not None:
             self.router_learning_rate = training_args.router_learning_rate
+        self.bf16 = training_args.bf16 or None  # None, as in a run that was started before there was this field
         return self
 
     def fingerprint(self) -> dict[str, Any]:

@@ -23,6 +23,7 @@ _REPORTED = (
     "audc",
     "audc_interval",
     "qnc",
+    "calibration",
     "variants",
 )
 
@@ -52,7 +53,7 @@ def card_data(
         for name, own in report["policies"].items()
     }
     more = {name: value for name, value in (("measured", measured), ("encrypted", report.get("encrypted"))) if value}
-    reported = {name: report[name] for name in _REPORTED if name in report}
+    reported = {name: report[name] for name in _REPORTED if report.get(name) is not None}
     return task_card(
         task,
         f"{task.name}-router",

@@ -14,6 +14,7 @@ worth, and a router fitted to accuracy would be tuned to another score.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -67,6 +68,39 @@ def margins(logits: torch.Tensor) -> torch.Tensor:
     if logits.shape[1] == 2:
         return logits[:, 1:] - logits[:, :1]
     return logits if logits.shape[1] == 1 else logits - logits.mean(dim=1, keepdim=True)
+
+
+def disagreement(logits: torch.Tensor, largest: torch.Tensor, problem_type: ProblemType) -> torch.Tensor:
+    """
+    How unlikely the largest expert holds an expert's answers to be.
+
+    Args:
+        logits (`torch.Tensor` of shape (N, C)): Outputs of the expert.
+        largest (`torch.Tensor` of shape (N, C)): Outputs of the largest expert, calibrated.
+        problem_type (`str`): `"single_label_classification"` or `"regression"`.
+
+    Returns:
+        `torch.Tensor` of shape (N, 1): 1 minus the probability that the largest expert gives to the class that the
+        other one predicts; the squared difference of two values.
+    """
+    if problem_type == "regression":
+        return (logits - largest).square()
+    return 1 - largest.softmax(dim=1).gather(1, logits.argmax(dim=1, keepdim=True))
+
+
+def leading(readings: torch.Tensor, count: int) -> torch.Tensor:
+    """
+    At most `count` readings: all of them, or else their principal components.
+
+    Args:
+        readings (`torch.Tensor` of shape (N, M)): What a router should find in a summary.
+        count (`int`): At least 1.
+    """
+    if readings.shape[1] <= count:
+        return readings
+    centred = readings.double() - readings.double().mean(dim=0)
+    _, vectors = torch.linalg.eigh(centred.T @ centred)
+    return centred @ vectors[:, -count:]
 
 
 def score_gains(
@@ -142,6 +176,48 @@ def score_utilities(
     return target_utilities(logits, labels, problem_type)[:, best : best + 1] + torch.from_numpy(gains)
 
 
+class Perceptron(NamedTuple):
+    """
+    A router's two layers with ReLU between them, U hidden units.
+
+    Args:
+        dense (`torch.Tensor` of shape (U, F)), dense_bias (`torch.Tensor` of shape (U,)): The first layer, float64.
+        out (`torch.Tensor` of shape (K, U)), out_bias (`torch.Tensor` of shape (K,)): The second layer, float64.
+    """
+
+    dense: torch.Tensor
+    dense_bias: torch.Tensor
+    out: torch.Tensor
+    out_bias: torch.Tensor
+
+    def scores(self, summaries: torch.Tensor) -> torch.Tensor:
+        """The router's outputs (N, K), float64, for summaries (N, F)."""
+        return torch.relu(summaries.double() @ self.dense.T + self.dense_bias) @ self.out.T + self.out_bias
+
+
+def fit_perceptron(summaries: torch.Tensor, readings: torch.Tensor, utilities: torch.Tensor) -> Perceptron:
+    """
+    Ramps over linear readings of a summary, and ridge regression of the utilities on them.
+
+    Args:
+        summaries (`torch.Tensor` of shape (N, F)): What the router reads.
+        readings (`torch.Tensor` of shape (N, M)): What it should find in that.
+        utilities (`torch.Tensor` of shape (N, K)): What its outputs should be.
+
+    Returns:
+        [`Perceptron`], with a ramp in each direction at each of the `KNOTS` of each reading.
+    """
+    scale = summaries.std(correction=0)
+    probe, offset = ridge(summaries / scale, readings, PROBE_PENALTY)
+    probe = probe / scale
+    unit = (summaries.double() @ probe).std(dim=0, correction=0).clamp(min=1e-6)  # a reading may be constant
+    ramps = [(sign, knot) for knot in KNOTS for sign in (1.0, -1.0)]
+    dense = torch.cat([sign * (probe / unit).T for sign, _ in ramps])
+    dense_bias = torch.cat([sign * (offset / unit - knot) for sign, knot in ramps])
+    weights, bias = ridge(torch.relu(summaries.double() @ dense.T + dense_bias), utilities, RAMP_PENALTY)
+    return Perceptron(dense, dense_bias, weights.T, bias)
+
+
 @refuses_unknown
 @torch.no_grad()
 def fit_closed_form_router(model: SecureRouterForSequenceClassification, rows: Sequence[Row], score: Score) -> None:
@@ -159,16 +235,10 @@ def fit_closed_form_router(model: SecureRouterForSequenceClassification, rows: S
     summaries, logits = (torch.tensor([row[name] for row in rows]) for name in ("router_summary", "expert_logits"))
     problem_type: ProblemType = config.problem_type  # type: ignore[assignment]
     utilities = score_utilities(logits, labels_of(rows), problem_type, score)
-    scale = summaries.std(correction=0)
-    probe, offset = ridge(summaries / scale, margins(logits[:, config.router_shares_expert]), PROBE_PENALTY)
-    probe = probe / scale
-    unit = (summaries.double() @ probe).std(dim=0, correction=0).clamp(min=1e-6)  # an expert's margin may be constant
-    ramps = [(sign, knot) for knot in KNOTS for sign in (1.0, -1.0)]
-    count = len(ramps) * probe.shape[1]
-    router.dense.weight[:count] = torch.cat([sign * (probe / unit).T for sign, _ in ramps]).to(router.dense.weight)
-    router.dense.bias[:count] = torch.cat([sign * (offset / unit - knot) for sign, knot in ramps]).to(
-        router.dense.bias
-    )
-    weights, bias = ridge(torch.relu(router.dense(summaries))[:, :count], utilities, RAMP_PENALTY)
-    router.out_proj.weight.zero_()[:, :count] = weights.T.to(router.out_proj.weight)
-    router.out_proj.bias.copy_(bias)
+    most = router.dense.out_features // (2 * len(KNOTS))
+    found = fit_perceptron(summaries, leading(margins(logits[:, config.router_shares_expert]), most), utilities)
+    count = len(found.dense)
+    router.dense.weight[:count] = found.dense.to(router.dense.weight)
+    router.dense.bias[:count] = found.dense_bias.to(router.dense.bias)
+    router.out_proj.weight.zero_()[:, :count] = found.out.to(router.out_proj.weight)
+    router.out_proj.bias.copy_(found.out_bias)

@@ -58,6 +58,7 @@ def distillation_rows(
     copies: int,
     special_ids: set[int],
     seed: int,
+    bf16: bool = False,
 ) -> list[Row]:
     """
     Rows with the teacher's answers, and perturbed copies that only the teacher has labelled.
@@ -70,22 +71,23 @@ def distillation_rows(
         copies (`int`): Perturbed copies of each row.
         special_ids (set of `int`): Tokens that are not replaced.
         seed (`int`): Of the perturbation.
+        bf16 (`bool`): Whether the teacher computes products in bfloat16, as it did when it was trained.
 
     Returns:
         list of `dict`: `len(rows) * (1 + copies)` rows with `teacher_logits`, a list of C numbers.
     """
     perturbed = perturb(rows, copies, special_ids, seed)
-    logits = _answer_together(teacher, [*rows, *perturbed], collate)
+    logits = _answer_together(teacher, [*rows, *perturbed], collate, bf16)
     for row, answer in zip(perturbed, logits[len(rows) :], strict=True):
         row["labels"] = answer.item() if task.regression else answer.argmax().item()
     return [row | {"teacher_logits": own.tolist()} for row, own in zip([*rows, *perturbed], logits, strict=True)]
 
 
-def _answer_together(model: nn.Module, rows: list[Row], collate: Collate) -> torch.Tensor:
+def _answer_together(model: nn.Module, rows: list[Row], collate: Collate, bf16: bool) -> torch.Tensor:
     """Logits (N, C) for all rows in every process, each of which computes its part of them."""
     state = PartialState()
     first, step = state.process_index, state.num_processes
-    parts = gather_object(predict(model, rows[first::step], collate))
+    parts = gather_object(predict(model, rows[first::step], collate, bf16=bf16))
     logits = torch.empty(len(rows), parts[0].shape[1])
     for index, part in enumerate(parts):
         logits[index::step] = part

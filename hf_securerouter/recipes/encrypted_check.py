@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from hf_securerouter.known_arguments import refuses_unknown
@@ -17,6 +18,7 @@ from hf_securerouter.recipes.tasks import Task
 from hf_securerouter.routing import serve_by_quota
 
 
+MARGIN = 0.05  # between the two largest logits, from which on rounding should not change a label
 NOISE, REDUCED_NOISE = 0.02, 0.5  # how far encrypted logits may be from clear ones, in full and in reduced precision
 
 
@@ -27,9 +29,9 @@ def encrypted_logits(
     rows: Sequence[Row],
     collate: Collate,
     max_length: int,
-) -> torch.Tensor:
+) -> tuple[torch.Tensor, dict[str, float]]:
     """
-    The answers of a pool on secret shares under `quota`.
+    The answers of a pool on secret shares under `quota`, and what they cost.
 
     Args:
         pool (`SecureRouterForSequenceClassification`): The pool, on the CPU.
@@ -39,7 +41,8 @@ def encrypted_logits(
         max_length (`int`): Tokens that every input is padded to.
 
     Returns:
-        `torch.Tensor` of shape (N, C): Logits, in the order of the rows.
+        `tuple`: Logits (N, C), in the order of the rows; and what a query took, as measured over all of them:
+        `seconds` online, `preprocess_seconds` before its input came, `bytes` between the servers and `dealer_bytes`.
     """
     secure = pool.to_mpc(routing_privacy="quota", quotas=list(quotas), max_length=max_length)
     batch = collate(list(rows))
@@ -47,7 +50,11 @@ def encrypted_logits(
     inputs = {name: batch[name] for name in names if name in batch}
     countdown = Countdown(len(rows), "rows")
     with secure.local_session() as session:
-        return session(inputs, progress=lambda done, _: countdown(done)).logits
+        result = session(inputs, progress=lambda done, _: countdown(done))
+    cost = result.cost
+    totals = {"seconds": cost.online_seconds, "preprocess_seconds": cost.preprocess_seconds}
+    totals |= {"bytes": cost.online_bytes, "dealer_bytes": cost.dealer_bytes}
+    return result.logits, {name: total / len(rows) for name, total in totals.items()}
 
 
 @refuses_unknown
@@ -74,8 +81,9 @@ def compare_with_clear(
         reduced (`bool`): Whether an expert has a reduced precision.
 
     Returns:
-        `dict`: `inputs`; `labels_equal`, None for a regression; `served_elsewhere`, how many inputs another expert
-        answered than in clear, which happens where the router's scores of two experts are nearly equal;
+        `dict`: `inputs`; `labels_equal`; `sure`, how many clear answers have a margin above [`MARGIN`], and
+        `sure_labels_equal` of these; all three None for a regression. `served_elsewhere`, how many inputs another
+        expert answered than in clear, which happens where the router's scores of two experts are nearly equal;
         `largest_error` of a logit against the expert that answered; and the metrics of both, `metrics` and
         `clear_metrics`.
     """
@@ -85,9 +93,15 @@ def compare_with_clear(
     errors = (found[:, None] - logits).abs().amax(dim=2)
     nearest, own = errors.min(dim=1).values, errors[everyone, served]
     metric = task.metric()
+    sure, equal = np.zeros(len(found), dtype=bool), answers == clear
+    if not task.regression:
+        first, second = logits[everyone, served].topk(2, dim=1).values.unbind(dim=1)
+        sure = (first - second > MARGIN).numpy()
     return {
         "inputs": len(found),
-        "labels_equal": None if task.regression else int((answers == clear).sum()),
+        "labels_equal": None if task.regression else int(equal.sum()),
+        "sure": None if task.regression else int(sure.sum()),
+        "sure_labels_equal": None if task.regression else int(equal[sure].sum()),
         "served_elsewhere": int((own > nearest + (REDUCED_NOISE if reduced else NOISE)).sum()),
         "largest_error": float(nearest.max()),
         "metrics": metric(answers, labels.numpy()),

@@ -226,11 +226,12 @@ def train_pool(
         largest = to_device(load_classifier(teacher, task, args.seed, args.cache_dir))
         announce(f"Asking the teacher of the experts for its answers to {len(rows)} rows and perturbed copies ...")
         copies, special_ids = args.perturbed_copies, set(tokenizer.all_special_ids)
-        data = distillation_rows(rows, largest, collate, task, copies, special_ids, args.seed)
+        own_rate = args.learning_rate if args.distillation_learning_rate is None else args.distillation_learning_rate
+        data = distillation_rows(rows, largest, collate, task, copies, special_ids, args.seed, bool(args.bf16))
         largest.cpu()
         for index in indices:
             kind, _, length = members[index]
-            rate = args.narrow_learning_rate if kind == "narrow" else args.learning_rate
+            rate = args.narrow_learning_rate if kind == "narrow" else own_rate
             make(folders[index], length, student(index, largest).train(), data, args.distillation_epochs, rate)
 
     kind, value, length = members[last]

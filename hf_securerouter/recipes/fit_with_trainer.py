@@ -17,6 +17,7 @@ from hf_securerouter.modeling_securerouter import SecureRouterForSequenceClassif
 from hf_securerouter.recipes.arguments import RunArguments, make_parser
 from hf_securerouter.recipes.distillation import expert_loss
 from hf_securerouter.recipes.fitting import Fit, Row, Workspace
+from hf_securerouter.recipes.half_precision import announce_bfloat16
 from hf_securerouter.trainer import SecureRouterTrainer, SecureRouterTrainingArguments
 
 
@@ -81,6 +82,7 @@ def trainer_fit(training_args: SecureRouterTrainingArguments) -> Fit:
         training_args ([`SecureRouterTrainingArguments`]): Of the script; each step has its own folder, epochs and
             learning rate.
     """
+    announce_bfloat16(training_args.bf16, training_args.device)
 
     def fit(
         run: Workspace, name: str, model: nn.Module, rows: Sequence[Row], epochs: float, learning_rate: float

@@ -41,6 +41,7 @@ def predict(
     collate: Collate,
     outputs: Sequence[str] = ("logits",),
     batch_size: int = 64,
+    bf16: bool = False,
 ) -> list[torch.Tensor]:
     """
     Outputs of a model for all rows, in their order. Rows of similar length share a batch, so that little is padding.
@@ -51,6 +52,7 @@ def predict(
         collate (callable): Rows as one padded batch.
         outputs (sequence of `str`): Names of the wanted outputs.
         batch_size (`int`): Rows of one batch.
+        bf16 (`bool`): Whether to compute products in bfloat16.
 
     Returns:
         list of `torch.Tensor`: One of shape (N, ...) for each name, float32, on the CPU.
@@ -65,7 +67,8 @@ def predict(
         countdown(start)
         batch = collate([rows[index] for index in order[start : start + batch_size]])
         inputs = {name: value.to(where) for name, value in batch.items() if name in accepted and name != "labels"}
-        output = model(**inputs)
+        with torch.autocast(where.type, torch.bfloat16, enabled=bf16):
+            output = model(**inputs)
         for name in outputs:
             found[name].append(output[name].float().cpu())
     back = torch.tensor(order).argsort()

@@ -114,7 +114,7 @@ def table(rows: Sequence[Result]) -> str:
         return f"{link} ({', '.join(row['labels'])})" if row.get("labels") else link
 
     header = ["task", "metric", "experts", "cut", "largest", "routed", "lost", "relative cost", "relative bytes"]
-    header += ["AUDC utility", "gumbel", "zero router", "oracle", "QNC", "seeds"]
+    header += ["AUDC utility", "gumbel", "cascade", "zero router", "oracle", "QNC", "seeds"]
     lines = [header, ["---"] * len(header)]
     for row in rows:
         lost = row["largest_score"] - row["routed_score"]
@@ -124,7 +124,7 @@ def table(rows: Sequence[Result]) -> str:
             + [score(row, name, row[name]) for name in ("largest_score", "routed_score")]
             + [score(row, "lost", lost)]
             + [number(row[name], 3) for name in ("relative_cost", "relative_bytes")]
-            + [number(row["audc"][name], 4) for name in ("utility", "gumbel", "zero", "oracle")]
+            + [number(row["audc"].get(name), 4) for name in ("utility", "gumbel", "cascade", "zero", "oracle")]
             + ["never" if row["qnc"] is None else number(row["qnc"], 3), ", ".join(map(str, row["seeds"]))]
         )
     commands = [f"```bash\n{row['command']}\n```" for row in rows]

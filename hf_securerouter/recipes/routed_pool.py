@@ -21,7 +21,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -34,11 +34,13 @@ from hf_securerouter.families import encoder_config
 from hf_securerouter.files import write_json
 from hf_securerouter.known_arguments import refuses_unknown
 from hf_securerouter.loading import only_download_bars
-from hf_securerouter.losses import expert_utilities, fit_temperature
+from hf_securerouter.losses import expert_utilities
 from hf_securerouter.modeling_securerouter import SecureRouterForSequenceClassification
 from hf_securerouter.recipes.arguments import RunArguments
 from hf_securerouter.recipes.artifacts import announce, once, once_tensors
+from hf_securerouter.recipes.calibration import calibration_report, fit_temperatures, fold_temperature
 from hf_securerouter.recipes.card import card_data
+from hf_securerouter.recipes.cascade import cascade_scores
 from hf_securerouter.recipes.costs import Costs, measure_costs, measure_routed, shares_encoder
 from hf_securerouter.recipes.data import open_data, shortened, split_rows, tokenize
 from hf_securerouter.recipes.encrypted_check import compare_with_clear, encrypted_logits
@@ -84,6 +86,7 @@ class RoutedPoolRun:
         self.train = partial(fit, self)
         self.members = plan_pool(args)
         self.functions: dict[Path, dict[str, str]] = {}  # of the experts that are not exact, by their folders
+        self.temperatures: dict[Path, float] = {}  # of the experts, once they have answered
         self.folder = Path(args.output_dir)
         self.folder.mkdir(parents=True, exist_ok=True)
         different = args.differences(once(self.folder / "arguments.json", args.fingerprint))
@@ -187,8 +190,9 @@ class RoutedPoolRun:
                 self.folder / "answers.safetensors", lambda: self.answers(folders, [rows[index] for index in part])
             )["logits"]
         labels = labels_of([rows[index] for index in router_part])
-        for expert in range(len(self.members)):  # the router learns from the experts' probabilities, too
-            logits[:, expert] /= fit_temperature(logits[router_part, expert], labels, self.task.problem_type)
+        found = fit_temperatures(self.folder / "temperatures.json", self.task, logits[router_part], labels)
+        self.temperatures = dict(zip(folders, found, strict=True))
+        logits /= torch.tensor(found)[:, None]  # the router learns from the experts' probabilities, too
         return folders, with_answers(rows, logits), (router_part, tuning_part)
 
     def trained(self, name: str, rows: Sequence[Row], part: Sequence[int]) -> list[Path]:
@@ -246,7 +250,7 @@ class RoutedPoolRun:
         router: str | Path | None = args.router_name_or_path
         if router is None and not shares_encoder(args):
             router = folders[int(np.argmin(seconds))]
-        return SecureRouterForSequenceClassification.from_expert_pretrained(
+        model = SecureRouterForSequenceClassification.from_expert_pretrained(
             router=router,
             experts=folders,
             id2label=self.task.id2label,
@@ -262,6 +266,14 @@ class RoutedPoolRun:
             min_temperature=args.min_temperature,
             max_length=args.max_seq_length,
         )
+        for folder, expert in zip(folders, model.experts, strict=True):
+            fold_temperature(cast(PreTrainedModel, expert), self.temperature(folder))
+        return model
+
+    def temperature(self, folder: Path) -> float:
+        """What the logits of an expert are divided by; 1 for one of reduced precision, whose head has too few bits."""
+        reduced = self.functions.get(folder, EXACT)["precision"] != "full"
+        return 1.0 if reduced else self.temperatures.get(folder, 1.0)
 
     def routers(
         self, folders: Sequence[Path], rows: Sequence[Row], parts: Parts, costs: Costs
@@ -310,7 +322,9 @@ class RoutedPoolRun:
     ) -> dict[str, Any]:
         """Everything that is found on the validation split, which no other step reads."""
         rows = self.rows(self.load_rows("validation"))
-        logits = self.answers(folders, rows)["logits"]
+        raw = self.answers(folders, rows)["logits"]
+        temperatures = [self.temperature(folder) for folder in folders]
+        logits = raw / torch.tensor(temperatures)[:, None]
         task, seconds, labels = self.task, costs["routed_seconds"], labels_of(rows)
         predictions = decide(task, logits)
         answers = PoolAnswers(
@@ -333,19 +347,23 @@ class RoutedPoolRun:
             by_quota = serve_by_quota(scores[objective], settings["quotas"], seconds)
             chosen |= {f"{objective}, lambda": by_lambda.numpy(), f"{objective}, quotas": by_quota.numpy()}
         announce(f"Drawing {self.args.bootstrap_resamples} samples for the intervals of the report ...")
-        found = make_report(answers, scores, chosen, self.args.bootstrap_resamples)
+        compared = scores | {"cascade": cascade_scores(task, logits, seconds)}
+        found = make_report(answers, compared, chosen, self.args.bootstrap_resamples)
         metric, everyone = task.metric(), np.arange(len(rows))
         for name, served in chosen.items():
             found["policies"][name]["metrics"] = metric(predictions[everyone, served], answers.references)
+        found["calibration"] = calibration_report(
+            task, raw, temperatures, labels, {name: torch.from_numpy(served) for name, served in chosen.items()}
+        )
         found["largest_metrics"] = metric(answers.largest, answers.references)
         if count := self.args.encrypted_eval_samples:
             objective, some = self.args.router_objective, slice(count)
             model, quotas = models[objective].cpu(), tuning[objective]["quotas"]
             announce(f"Classifying {len(rows[some])} validation rows under encryption ...")
-            encrypted = encrypted_logits(model, quotas, rows[some], self.collate, self.args.max_seq_length)
+            encrypted, query = encrypted_logits(model, quotas, rows[some], self.collate, self.args.max_seq_length)
             policy = scores[objective][some], logits[some], quotas, seconds
             reduced = any(own["precision"] != "full" for own in model.config.expert_mpc or ())
-            found["encrypted"] = compare_with_clear(task, encrypted, *policy, labels[some], reduced)
+            found["encrypted"] = compare_with_clear(task, encrypted, *policy, labels[some], reduced) | query
         longest = [own or self.args.max_seq_length for own in self.lengths]
         found["cut"] = [np.mean([len(row["input_ids"]) > own for row in rows]) for own in longest]
         found |= {"task": task.name, "metric": task.score_name, "tuning": tuning}

@@ -95,11 +95,11 @@ def test_a_stopped_run_with_skipped_lines_goes_on_as_if_it_had_not_stopped(check
     predict_file(checkpoint, source, whole, on_error=OnError.SKIP)
     asked = []
 
-    def stopping(model, tokenizer, batch, quotas):
+    def stopping(model, tokenizer, batch, *more):
         asked.append(len(batch))
         if len(asked) == 3:
             raise KeyboardInterrupt
-        return classify(model, tokenizer, batch, quotas)
+        return classify(model, tokenizer, batch, *more)
 
     monkeypatch.setattr(classification, "classify", stopping)
     with pytest.raises(KeyboardInterrupt):

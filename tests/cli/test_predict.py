@@ -115,6 +115,24 @@ class TestPredict:
         assert predict_file(checkpoint, texts, output)["resumed_after"] == BATCH
         assert output.read_bytes() == whole.read_bytes()
 
+    def test_labels_below_a_threshold_are_withheld_and_counted(self, checkpoint, texts, tmp_path, monkeypatch):
+        output, whole = tmp_path / "out.jsonl", tmp_path / "whole.jsonl"
+        predict_file(checkpoint, texts, whole)
+        answers = read_lines(whole)
+        least = sorted(line["score"] for line in answers)[len(answers) // 2]
+        with monkeypatch.context() as patched:
+            self.stop_after(patched, 1)
+            with pytest.raises(KeyboardInterrupt):
+                predict_file(checkpoint, texts, output, abstain_below=least)
+        done = run(
+            *("predict", checkpoint, "--input", str(texts), "--output", str(output), "--abstain-below", str(least)),
+        )
+        assert done.exit_code == 0 and "Going on after" in done.stderr, done.stderr
+        expected = [line | {"label": line["label"] if line["score"] >= least else None} for line in answers]
+        assert read_lines(output) == expected
+        withheld = sum(line["label"] is None for line in expected)
+        assert withheld > 0 and f"{withheld} of them have no label" in done.stderr and "no answer" not in done.stderr
+
     @pytest.mark.parametrize("changed", ["input", "model"])
     def test_another_input_or_model_starts_anew(self, checkpoint, texts, tmp_path, monkeypatch, changed):
         output = tmp_path / "out.jsonl"

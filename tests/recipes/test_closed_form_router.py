@@ -62,7 +62,7 @@ def pool():
         ("bert", "bert"),
         router_config=None,
         router_shares_expert=0,
-        router_hidden_size=40,
+        router_hidden_size=40,  # two readings of 14 ramps, and some to spare
         router_objective="utility",
         problem_type="single_label_classification",
         num_labels=2,
@@ -77,6 +77,24 @@ def test_a_few_rows_tell_when_the_small_expert_is_right(pool):
     correlation = torch.corrcoef(torch.stack([found[:, 0], likely]))[0, 1]
     assert correlation > 0.8
     assert (found[:, 1] - 1).abs().mean() < 0.05  # the other one is always right, and sure
+
+
+def test_of_many_classes_the_principal_margins_are_read(pool):
+    pool.config.num_labels, classes = 12, 12  # 14 ramps for each would be more than the hidden units
+    generator = torch.Generator().manual_seed(0)
+    summaries = torch.randn(900, 16, generator=generator)
+    sure = summaries[:, 3]
+    own = torch.randn(900, classes, generator=generator) * 0.1
+    own[:, 0] += 4 * sure
+    labels = torch.where(sure > 0, 0, torch.randint(classes, (900,), generator=generator))
+    best = torch.nn.functional.one_hot(labels, classes) * 6.0
+    rows = [
+        {"router_summary": a, "expert_logits": b, "labels": c}
+        for a, b, c in zip(summaries.tolist(), torch.stack([own, best], dim=1).tolist(), labels.tolist(), strict=True)
+    ]
+    fit_closed_form_router(pool, rows, glue_score("mnli"))
+    found = pool.router(summaries)[:, 0]
+    assert found[sure > 1].mean() > 0.85 and found[sure < -1].mean() < 0.4
 
 
 def test_a_regression_is_fitted_too(pool):

@@ -58,7 +58,7 @@ def test_changes_are_taken_step_by_step_while_little_is_lost(made, exact_dir, tm
     # Rounded answers are a little off, which does not make them those of another expert.
     monkeypatch.setattr(
         "hf_securerouter.recipes.routed_pool.encrypted_logits",
-        lambda pool, quotas, rows, *rest: torch.zeros(len(rows), 2),
+        lambda pool, quotas, rows, *rest: (torch.zeros(len(rows), 2), {}),
     )
     reduced = []
     monkeypatch.setattr(

@@ -24,6 +24,16 @@ def test_encrypted_answers_are_compared_with_the_clear_policy():
     rounded = task, clear + 0.2, scores, near, [1, 1], [2.0, 1.0], labels
     assert compare_with_clear(*rounded)["served_elsewhere"] > 0
     assert compare_with_clear(*rounded, reduced=True)["served_elsewhere"] == 0
+    # The answer of a small margin may change, and counts apart.
+    close = logits - torch.tensor([[[0.0, 0.97], [0.97, 0.0]]])
+    close[0] = logits[0]
+    changed = torch.stack([close[0, 1], close[1, 0].flip(0), close[2, 1]])
+    found = compare_with_clear(task, changed, scores, close, [1, 1], [1.0, 2.0], labels)
+    assert (found["labels_equal"], found["sure"], found["sure_labels_equal"]) == (2, 1, 1)
     other = clear.flip(1)
     found = compare_with_clear(task, other, scores, logits, [1, 1], [1.0, 2.0], labels)
-    assert found["labels_equal"] == 0 and found["metrics"] != found["clear_metrics"]
+    assert (
+        found["labels_equal"] == found["sure_labels_equal"] == 0
+        and found["sure"] == 3
+        and found["metrics"] != found["clear_metrics"]
+    )

@@ -73,6 +73,19 @@ def test_the_largest_expert_learns_from_its_own_answers(made, tmp_path):
     assert not torch.equal(teacher.classifier.weight, largest.classifier.weight)
 
 
+def test_experts_that_learn_from_the_largest_have_a_rate_of_their_own(made, tmp_path):
+    rates = {}
+
+    def recording_pool(*args):
+        *others, _ = args
+        return train_pool(*others, lambda name, model, rows, epochs, rate: rates.update({name: rate}))
+
+    argv = arguments(made, tmp_path / "out", "--learning_rate", "1e-3", "--distillation_learning_rate", "2e-3")
+    run = loop_run(argv, train_pool=recording_pool)
+    run.trained("final", run.rows(run.load_rows("train")), range(20))
+    assert rates == {"final-expert-1": 1e-3, "final-expert-0": 2e-3}
+
+
 def test_the_narrow_expert_starts_from_the_principal_components():
     torch.manual_seed(0)
     large = BertForSequenceClassification(family_config("bert", width=256, vocab_size=300))

@@ -51,7 +51,7 @@ def test_a_run_leaves_a_checkpoint_a_report_and_a_row(made, tmp_path, script, ta
     assert tuple(row) == FIELDS and row["task"] == task
     assert row["metric"] == {"mrpc": "f1", "stsb": "pearson+spearmanr"}[task]
     assert row["routed_score"] == pytest.approx(100 * report["policies"]["utility, quotas"]["score"])
-    assert set(row["audc"]) == {"utility", "gumbel", "zero", "oracle"}
+    assert set(row["audc"]) == {"utility", "gumbel", "cascade", "zero", "oracle"}
     # Every query pays for the router, 1 of a budget of 2, which leaves a quarter of the larger expert.
     assert model.config.quotas[1] <= 2 and report["policies"]["utility, quotas"]["relative_cost"] <= 0.5 + 1e-9
     assert row["relative_cost"] is None and row["relative_bytes"] is None  # nothing was measured
@@ -227,3 +227,6 @@ def test_validation_rows_are_classified_on_secret_shares(made, tmp_path):
     )
     found = report["encrypted"]
     assert found["inputs"] == found["labels_equal"] == 9 and found["largest_error"] < 0.02
+    assert found["sure_labels_equal"] == found["sure"] <= 9
+    # 9 queries are three batches of 4, which are filled up: each query pays for them.
+    assert found["bytes"] * 9 % 3 == 0 and found["dealer_bytes"] > found["bytes"] > 0 and found["seconds"] > 0

@@ -45,7 +45,8 @@ def run(tmp_path, tokenizer):
         **{"temperature": 1.0, "min_temperature": 0.5, "max_seq_length": 16, "expert_max_lengths": [16, 12, 14]},
         **{"router_num_train_epochs": 20, "router_learning_rate": 1e-2},
     )
-    run.functions, run.members = {}, [Member("narrow", None, 16), Member("cut", 2, 12), Member("cut", 3, 14)]
+    run.functions, run.temperatures = {}, {}
+    run.members = [Member("narrow", None, 16), Member("cut", 2, 12), Member("cut", 3, 14)]
     run.task, run.folder, run.tokenizer = TASKS["mrpc"], tmp_path, tokenizer
     run.collate = DataCollatorWithPadding(tokenizer)
     run.train = lambda *step: fit(run, *step)

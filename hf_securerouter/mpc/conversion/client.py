@@ -54,14 +54,21 @@ class Labels:
             return "regression"
         return "multi_label_classification" if self.multi_label else "single_label_classification"
 
-    def __call__(self, logits: Tensor) -> list[str] | list[float] | list[list[str]]:
+    def __call__(
+        self, logits: Tensor, abstain_below: float | None = None
+    ) -> list[str | None] | list[float] | list[list[str]]:
         """One label or one number for each row of (B, C) logits; of a multi-label model, the list of all labels that
-        are more likely than not."""
+        are more likely than not. None where the label's probability is below `abstain_below`."""
         if self.regression:
             return logits[:, 0].tolist()
         if self.multi_label:
             return [[self.names[index] for index, likely in enumerate(row) if likely] for row in (logits > 0).tolist()]
-        return [self.names[index] for index in logits.argmax(-1).tolist()]
+        least = 0.0 if abstain_below is None else abstain_below
+        scores, classes = logits.softmax(dim=-1).max(dim=-1)
+        return [
+            self.names[index] if score >= least else None
+            for index, score in zip(classes.tolist(), scores.tolist(), strict=True)
+        ]
 
     def probabilities(self, logits: Tensor) -> Tensor | None:
         """The probability of each label, (B, C): a sigmoid for each label of a multi-label model, otherwise a softmax

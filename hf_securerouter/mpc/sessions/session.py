@@ -15,6 +15,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from ...abstention import check_abstain_below
 from ...errors import SecureRouterError, SecureRouterValueError, warn
 from ...known_arguments import refuses_unknown
 from ...routing import fill_batch
@@ -51,8 +52,8 @@ class SecureResult:
 
     Args:
         logits (`torch.Tensor`): (B, C) float32, in the order of the inputs.
-        labels (`list[str]`, `list[float]` or `list[list[str]]`): The label of each input, or the predicted number of a
-            regression; of a multi-label model, all labels that are more likely than not.
+        labels (`list[str]`, `list[float]` or `list[list[str]]`): The label of each input, None where it is withheld;
+            or the predicted number of a regression; of a multi-label model, all labels more likely than not.
         expert_indices (`list[int]` or `list[list[int]]`, *optional*): The expert that served each input, or each
             window of an input that is read in windows; None unless the routing is `revealed`.
         cost (`Cost`): Bytes, rounds, seconds and memory of the call.
@@ -64,7 +65,7 @@ class SecureResult:
     """
 
     logits: Tensor
-    labels: list[str] | list[float] | list[list[str]]
+    labels: list[str | None] | list[float] | list[list[str]]
     expert_indices: list[int] | list[list[int]] | None
     cost: Cost
     verified: list[bool | None]
@@ -139,6 +140,7 @@ class Session(ABC):
         verify: float = 0.0,
         max_windows: int = 1,
         stride: int = 0,
+        abstain_below: float | None = None,
     ) -> SecureResult:
         """Classify texts.
 
@@ -154,20 +156,24 @@ class Session(ABC):
                 their logits. Every text costs as many queries, however long it is: windows that it does not need are
                 copies, which do not count. The servers see this number, and none of a text's own.
             stride (`int`): Tokens that neighbouring windows share.
+            abstain_below (`float`, *optional*): The probability below which a label is withheld. This is decided here,
+                from the reconstructed logits: no role learns of it.
 
         Returns:
             `SecureResult`
 
         Raises:
             `BadRowsError`: Rows cannot be read; they are named, nothing was sent, and the session stays open.
-            `SecureRouterValueError`: The inputs are no texts or token ids, `verify` is not from 0 to 1, or
-                `max_windows` or `stride` does not fit; the session stays open.
+            `SecureRouterValueError`: The inputs are no texts or token ids, `verify` or `abstain_below` is not from 0
+                to 1 or has no meaning for this model, or `max_windows` or `stride` does not fit; the session stays
+                open.
             `SessionError`: The session is not open, or a role failed, which ends the session.
             `VerificationError`: The roles run on the machine of the model's owner, and the first batch's answers are
                 not those of the model in clear text; the session is over.
         """
         if not 0 <= verify <= 1:
             raise SecureRouterValueError(f"`verify` should be a share of the batches, from 0 to 1, got {verify!r}.")
+        check_abstain_below(abstain_below, self.client.labels.problem_type)
         if not self.is_open:
             raise SessionError("The session is not open: use it in a `with` block, or start a new one.")
         windows = Windows(max_windows, stride)
@@ -211,7 +217,7 @@ class Session(ABC):
             warn(inputs_beyond_bounds(beyond))
         return SecureResult(
             logits=joined,
-            labels=self.client.labels(joined),
+            labels=self.client.labels(joined, abstain_below),
             expert_indices=windows.grouped(experts, counts) if revealed else None,
             cost=Cost.total(costs),
             verified=verified,

@@ -46,8 +46,9 @@ def test_a_second_run_agrees_within_the_bounds(secure):
     with warnings.catch_warnings():
         warnings.simplefilter("error", SecureRouterWarning)
         with Unaware(secure.converted, timeout=60, batch_size=2) as session:
-            twice, once = session(INPUTS, verify=True), session(INPUTS)
+            twice, once = session(INPUTS, verify=True), session(INPUTS, abstain_below=1.0)
     assert twice.verified == [True] * 4 and once.verified == [None] * 4
+    assert once.labels == [None] * 4 and None not in twice.labels  # nobody is sure by 1
     assert twice.cost.rounds == 2 * once.cost.rounds
     assert twice.cost.online_bytes == 2 * once.cost.online_bytes
 
@@ -67,6 +68,8 @@ def test_a_share_of_the_batches_is_verified(secure, monkeypatch):
         for wrong in (-0.1, 1.5):
             with pytest.raises(SecureRouterValueError, match=r"`verify` should be a share of the batches"):
                 session(INPUTS, verify=wrong)
+            with pytest.raises(SecureRouterValueError, match=r"`abstain_below` should be a probability"):
+                session(INPUTS, abstain_below=wrong)
 
 
 def test_a_local_session_compares_its_first_batch_with_the_model(secure, beyond):
