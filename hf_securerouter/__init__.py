@@ -13,9 +13,11 @@ from . import registration
 
 
 if TYPE_CHECKING:
+    from .configuration_moe import SecureMoeConfig
     from .configuration_pooled import PooledEncoderConfig
     from .configuration_securerouter import SecureRouterConfig
     from .errors import SecureRouterError, SecureRouterValueError, SecureRouterWarning, UnknownArgumentError
+    from .modeling_moe import SecureMoeForSequenceClassification
     from .modeling_pooled import PooledEncoderForSequenceClassification
     from .modeling_securerouter import (
         SecureRouterForSequenceClassification,
@@ -31,6 +33,8 @@ __version__ = "0.1.0"
 __all__ = [
     "PooledEncoderConfig",
     "PooledEncoderForSequenceClassification",
+    "SecureMoeConfig",
+    "SecureMoeForSequenceClassification",
     "SecureRouterConfig",
     "SecureRouterError",
     "SecureRouterForSequenceClassification",
@@ -44,9 +48,11 @@ __all__ = [
 ]
 
 _HOMES = {
+    "configuration_moe": ("SecureMoeConfig",),
     "configuration_pooled": ("PooledEncoderConfig",),
     "configuration_securerouter": ("SecureRouterConfig",),
     "errors": ("SecureRouterError", "SecureRouterValueError", "SecureRouterWarning", "UnknownArgumentError"),
+    "modeling_moe": ("SecureMoeForSequenceClassification",),
     "modeling_pooled": ("PooledEncoderForSequenceClassification",),
     "modeling_securerouter": (
         "SecureRouterForSequenceClassification",

@@ -34,6 +34,7 @@ from .families import encoder_config, usable_positions, why_not_cut
 from .known_arguments import refuse_unknown
 from .labels import LabelOrder, LoadedExpert, agree_on_labels, common_count, wanted_labels
 from .loading import LOADER_ARGUMENTS, Loading, Source, member_loading, pool_dtype, refuse_not_taken
+from .modeling_moe import SecureMoeForSequenceClassification  # noqa: F401  (an expert: it registers itself)
 from .modeling_pooled import PooledEncoderForSequenceClassification
 from .sentence_transformer import is_sentence_classifier, read_sentence_classifier
 

@@ -13,10 +13,10 @@ from tests.support import ROOT
 HOUSE = (
     "errors",
     "files families lengths number_format texts token_ids config_fields known_arguments member_configs",
-    "configuration_securerouter configuration_pooled linear_head routing metrics",
+    "configuration_securerouter configuration_moe configuration_pooled linear_head routing metrics",
     "admission labels loading forward_arguments outputs",
-    "losses modeling_pooled sentence_transformer pool router model_card reports range_penalty fixed_point_layers "
-    "mpc_friendly members checkpoint checkpoint_files",
+    "losses modeling_moe modeling_pooled sentence_transformer pool router model_card reports range_penalty "
+    "fixed_point_layers mpc_friendly members checkpoint checkpoint_files",
     "mpc",
     "modeling_securerouter",
     "trainer classification",
