@@ -29,6 +29,7 @@ from transformers.utils.output_capturing import OutputRecorder
 
 from .configuration_moe import SecureMoeConfig
 from .errors import SecureRouterValueError
+from .expert_places import served
 
 
 @dataclass
@@ -74,26 +75,6 @@ class SecureMoeMixture(nn.Module):
         self.router = nn.Linear(config.hidden_size, config.num_experts, bias=False)
         self.experts = nn.ModuleList([SecureMoeExpert(config) for _ in range(config.num_experts)])
 
-    def served(self, chosen: torch.Tensor, is_token: torch.Tensor) -> torch.Tensor:
-        """Which choices are served.
-
-        Args:
-            chosen (`torch.Tensor`): The experts of each token, best first, int64 (B, T, k).
-            is_token (`torch.Tensor`): 1 for tokens and 0 for padding, bool (B, T).
-
-        Returns:
-            `torch.Tensor`: bool (B, T, k).
-        """
-        live = is_token[..., None].expand_as(chosen)
-        if self.capacity is None:
-            return live
-        batch, length, choices = chosen.shape
-        # In the order in which experts take them: by choice, then by place.
-        queue = nn.functional.one_hot(chosen, len(self.experts)) * live[..., None]
-        queue = queue.transpose(1, 2).reshape(batch, choices * length, -1)
-        place = (queue.cumsum(1) * queue).sum(-1).view(batch, choices, length).transpose(1, 2)
-        return live & (place <= self.capacity)
-
     def forward(self, hidden_states: torch.Tensor, is_token: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         r"""
         Args:
@@ -106,7 +87,8 @@ class SecureMoeMixture(nn.Module):
         """
         router_logits = self.router(hidden_states)
         best, chosen = router_logits.softmax(-1, torch.float32).topk(self.choices, -1)
-        scale = (best * self.served(chosen, is_token)).to(hidden_states.dtype)
+        places = served(chosen, is_token, len(self.experts), self.capacity)
+        scale = (best * places).to(hidden_states.dtype)
         mixed = torch.zeros_like(hidden_states)
         for index, expert in enumerate(self.experts):
             own = (scale * (chosen == index)).sum(-1)
