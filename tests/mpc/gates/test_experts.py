@@ -75,24 +75,22 @@ def plan_of_largest(count, rows=8):
     return trace(program)
 
 
+def plan_of_pairs(count, rows=8):
+    def program(party):
+        words = torch.empty(rows, count, dtype=torch.int64, device="meta")
+        return Argmax(rows, count, 20).run(party, party.secret(words, 20, 0, 4))
+
+    return trace(program)
+
+
 def test_groups_save_comparisons_and_cost_rounds():
-    """Beyond 16 scores: groups of 8, the winners, and one AND for each score; 568 comparisons for 128 scores."""
-    assert [plan_of_largest(count).rounds for count in (2, 5, 8, 16, 17, 128)] == [4, 5, 6, 6, 12, 13]
-    pairs = trace(
-        lambda party: Argmax(8, 128, 20).run(
-            party, party.secret(torch.empty(8, 128, dtype=torch.int64, device="meta"), 20, 0, 4)
-        )
-    )
-    assert 8 * plan_of_largest(128).payload_bytes < pairs.payload_bytes
-    by_gate = plan_of_largest(128).by_gate
-    one_pair = trace(
-        lambda party: Argmax(64, 2, 20).run(
-            party, party.secret(torch.empty(64, 2, dtype=torch.int64, device="meta"), 20, 0, 4)
-        )
-    )
-    compared = 568 * one_pair.payload_bytes / 8
-    assert compared < by_gate["Argmax"].sent < 1.2 * compared
-    assert by_gate["And"].sent == packed_size((128 + 16) * 8, 1)
+    """Beyond 16 scores: groups of 8, the winners, and one AND for each score; 87 comparisons of 24 instead of 276."""
+    assert [plan_of_largest(count).rounds for count in (2, 5, 8, 16, 17)] == [4, 5, 6, 6, 12]
+    plan = plan_of_largest(24)
+    assert 2 * plan.payload_bytes < plan_of_pairs(24).payload_bytes
+    compared = 87 * plan_of_pairs(2).payload_bytes
+    assert compared < plan.by_gate["Argmax"].sent < 1.2 * compared
+    assert plan.by_gate["And"].sent == packed_size((24 + 3) * 8, 1)
 
 
 @dataclass(frozen=True)
