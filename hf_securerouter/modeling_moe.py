@@ -71,7 +71,7 @@ class SecureMoeMixture(nn.Module):
 
     def __init__(self, config: SecureMoeConfig):
         super().__init__()
-        self.choices, self.capacity = config.num_experts_per_tok, config.expert_capacity
+        self.config = config
         self.router = nn.Linear(config.hidden_size, config.num_experts, bias=False)
         self.experts = nn.ModuleList([SecureMoeExpert(config) for _ in range(config.num_experts)])
 
@@ -86,8 +86,8 @@ class SecureMoeMixture(nn.Module):
             router's logits, (B, T, N).
         """
         router_logits = self.router(hidden_states)
-        best, chosen = router_logits.softmax(-1, torch.float32).topk(self.choices, -1)
-        places = served(chosen, is_token, len(self.experts), self.capacity)
+        best, chosen = router_logits.softmax(-1, torch.float32).topk(self.config.num_experts_per_tok, -1)
+        places = served(chosen, is_token, len(self.experts), self.config.expert_capacity)
         scale = (best * places).to(hidden_states.dtype)
         mixed = torch.zeros_like(hidden_states)
         for index, expert in enumerate(self.experts):

@@ -36,13 +36,13 @@ def by_hand(mixture, hidden, is_token):
     mixed = torch.zeros_like(hidden)
     for text in range(len(hidden)):
         served = [0] * len(mixture.experts)
-        for choice in range(mixture.choices):
+        for choice in range(mixture.config.num_experts_per_tok):
             for place in range(hidden.shape[1]):
                 if not is_token[text, place]:
                     continue
                 expert = int(probabilities[text, place].argsort(descending=True)[choice])
                 served[expert] += 1
-                if mixture.capacity is None or served[expert] <= mixture.capacity:
+                if mixture.config.expert_capacity is None or served[expert] <= mixture.config.expert_capacity:
                     own = mixture.experts[expert](hidden[text, place])
                     mixed[text, place] += probabilities[text, place, expert] * own
     return mixed
