@@ -17,7 +17,16 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = Path(__file__).with_name("reference.md")
 SECTIONS = {
-    "Model": ("configuration_securerouter", "modeling_securerouter", "router", "outputs", "texts", "errors"),
+    "Model": (
+        "configuration_securerouter",
+        "modeling_securerouter",
+        "configuration_moe",
+        "modeling_moe",
+        "router",
+        "outputs",
+        "texts",
+        "errors",
+    ),
     "Training and evaluation": ("trainer", "losses", "metrics", "routing", "reports", "model_card", "classification"),
     "Experts for encryption": ("mpc_friendly", "range_penalty", "fixed_point_layers", "number_format", "families"),
     "Conversion": ("mpc/convert", "mpc/secure_model", "mpc/profiler", "mpc/conversion/validation"),

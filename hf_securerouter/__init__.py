@@ -15,9 +15,11 @@ from . import registration
 if TYPE_CHECKING:
     from .async_client import AsyncSecureRouterClient
     from .client import SecureRouterClient
+    from .configuration_moe import SecureMoeConfig
     from .configuration_pooled import PooledEncoderConfig
     from .configuration_securerouter import SecureRouterConfig
     from .errors import SecureRouterError, SecureRouterValueError, SecureRouterWarning, UnknownArgumentError
+    from .modeling_moe import SecureMoeForSequenceClassification
     from .modeling_pooled import PooledEncoderForSequenceClassification
     from .modeling_securerouter import (
         SecureRouterForSequenceClassification,
@@ -34,6 +36,8 @@ __all__ = [
     "AsyncSecureRouterClient",
     "PooledEncoderConfig",
     "PooledEncoderForSequenceClassification",
+    "SecureMoeConfig",
+    "SecureMoeForSequenceClassification",
     "SecureRouterClient",
     "SecureRouterConfig",
     "SecureRouterError",
@@ -50,9 +54,11 @@ __all__ = [
 _HOMES = {
     "async_client": ("AsyncSecureRouterClient",),
     "client": ("SecureRouterClient",),
+    "configuration_moe": ("SecureMoeConfig",),
     "configuration_pooled": ("PooledEncoderConfig",),
     "configuration_securerouter": ("SecureRouterConfig",),
     "errors": ("SecureRouterError", "SecureRouterValueError", "SecureRouterWarning", "UnknownArgumentError"),
+    "modeling_moe": ("SecureMoeForSequenceClassification",),
     "modeling_pooled": ("PooledEncoderForSequenceClassification",),
     "modeling_securerouter": (
         "SecureRouterForSequenceClassification",

@@ -15,6 +15,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
+from .configuration_moe import SecureMoeConfig  # noqa: F401  (an expert may have it: it registers itself)
 from .configuration_pooled import PooledEncoderConfig
 from .errors import SecureRouterValueError
 from .families import encoder_config, usable_positions

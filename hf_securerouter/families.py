@@ -185,6 +185,7 @@ FAMILIES = {
     "nomic_bert": Family(
         layers=lambda base: base.layers, head=lambda model: HeadParts(model.nomic_bert.pooler.dense, model.classifier)
     ),
+    "secure_moe": Family(layers=_bert_layers, head=lambda model: HeadParts(model.bert.pooler.dense, model.classifier)),
     "modernbert": Family(layers=lambda base: base.layers, activation_field="hidden_activation"),
     "mpnet": Family(layers=_bert_layers, parts=_mpnet_parts, head=_classification_head),
     "roberta": Family(layers=_bert_layers, parts=_bert_parts, head=_classification_head, folds_into_layers=True),

@@ -37,6 +37,8 @@ class Bounds:
         residual (`int`): Centred inputs of LayerNorm.
         inner (`int`): Inputs of the feed-forward activation.
         gate (`int`): What multiplies the feed-forward activation in a gated layer.
+        routing (`int`): Scores of a sparse layer's router.
+        expert (`int`): Outputs of its experts, with their mean removed, before the router's probability.
         row_sum (`int`): Smallest row sum of unnormalised attention weights under 2Quad and 2ReLU.
         variance_low (`int`): Smallest variance in LayerNorm.
         variance_high (`int`): Largest variance in LayerNorm, up to 15/16 of the power.
@@ -57,6 +59,8 @@ class Bounds:
     residual: int = 9
     inner: int = 6
     gate: int = 6
+    routing: int = 6
+    expert: int = 9
     row_sum: int = -3
     variance_low: int = -14
     variance_high: int = 14

@@ -42,6 +42,7 @@ from .loading import (
     pool_dtype,
     refuse_not_taken,
 )
+from .modeling_moe import SecureMoeForSequenceClassification  # noqa: F401  (an expert: it registers itself)
 from .modeling_pooled import PooledEncoderForSequenceClassification
 from .sentence_transformer import is_sentence_classifier, read_sentence_classifier
 

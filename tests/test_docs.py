@@ -50,6 +50,7 @@ ANSWERS = {  # what blocks print, page by page
     "docs/encrypted-inference.md": r"^\['LABEL_\d', 'LABEL_\d'\] None \d+$",
     "docs/hub-and-pipelines.md": "",
     "docs/quickstart.md": r"^\['(complaint|other|praise)', '(complaint|other|praise)'\] \d+$",
+    "docs/moe.md": r"^\['LABEL_\d'\]$",
     "docs/training.md": r"^3 0 \[1\.0, ",
     "docs/training-in-python.md": r"^\{'eval_reviews_loss': .*'eval_news_routing_cost': ",
     "docs/cotraining.md": r"^\{'hidden_act': 'quadratic', 'softmax': '2quad', 'precision': 'full'\}$",

@@ -14,7 +14,12 @@ from transformers import (
     RobertaConfig,
 )
 
-from hf_securerouter import SecureRouterConfig, SecureRouterForSequenceClassification
+from hf_securerouter import (
+    SecureMoeConfig,
+    SecureMoeForSequenceClassification,
+    SecureRouterConfig,
+    SecureRouterForSequenceClassification,
+)
 
 
 WORDS = "the a film movie was is not very good bad great awful dull bright slow fast it and but with".split()
@@ -109,4 +114,26 @@ def pool_model(families=("bert", "bert", "bert"), **fields) -> SecureRouterForSe
         scores = model.router(input_ids=ids)
         model.router.out_proj.weight /= scores.std(dim=0)[:, None]
         model.router.out_proj.bias.copy_(-scores.mean(dim=0) / scores.std(dim=0))
+    return model
+
+
+def moe_classifier(layers: int = 2, width: int = 16, seed: int = 0, **fields) -> SecureMoeForSequenceClassification:
+    """A classifier with four experts in every second layer, whose tokens choose among them clearly."""
+    torch.manual_seed(seed)
+    config = SecureMoeConfig(
+        **{
+            **family_config("bert", layers=layers, width=width).to_diff_dict(),
+            "model_type": "secure_moe",
+            "num_experts": 4,
+            "num_labels": 3,
+            **fields,
+        }
+    )
+    model = SecureMoeForSequenceClassification(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+        for layer in model.bert.encoder.layer:
+            if hasattr(layer.intermediate, "router"):
+                layer.intermediate.router.weight.normal_(std=2 * width**-0.5)
     return model

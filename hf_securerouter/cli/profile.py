@@ -1,11 +1,12 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
 """`securerouter profile`: the cost of one encoder under encryption, measured on this machine."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from hf_securerouter.cli.output import JsonOption, log, only_results_on_stdout, print_cost, print_json, print_table
+from hf_securerouter.errors import SecureRouterValueError
 
 
 def profile(
@@ -27,6 +28,13 @@ def profile(
     hidden_act: Annotated[str, typer.Option(help='Activation: "exact", "quadratic" or "relu".')] = "exact",
     softmax: Annotated[str, typer.Option(help='Attention: "exact", "2quad" or "2relu".')] = "exact",
     precision: Annotated[str, typer.Option(help='Number format: "full" or "reduced".')] = "full",
+    moe_dispatch: Annotated[
+        str | None,
+        typer.Option(help='A mixture of experts: "exact" or "capacity"; without it the cheaper one by their plans.'),
+    ] = None,
+    plan_only: Annotated[
+        bool, typer.Option(help="Run nothing: print the bytes, rounds and memory of the plan, which no run changes.")
+    ] = False,
     json: JsonOption = False,
 ) -> None:
     """Measure one encoder, its pooler and head on shared embeddings: median of three runs after a warm-up.
@@ -34,8 +42,21 @@ def profile(
     A run of more than 30 seconds is not repeated. --delay-ms needs root on Linux, with TUN devices: each server gets a
     network namespace, and a relay between the two delays every packet.
     """
+    from hf_securerouter.mpc.profiler import planned
     from hf_securerouter.mpc.profiler import profile as measure
 
+    if plan_only:
+        for name, value, plain in (
+            ("protocol", protocol, "masked"),
+            ("provider", provider, None),
+            ("device", device, "cpu"),
+            ("delay_ms", delay_ms, None),
+        ):
+            if value != plain:
+                raise SecureRouterValueError(f"`{name}` {value!r} is of a run, and a plan has none: leave it out.")
+        functions = hidden_act, softmax, precision
+        _print_plan(planned(architecture, seq_length, batch_size, network, *functions, moe_dispatch), json)
+        return
     with only_results_on_stdout():
         report = measure(
             architecture,
@@ -50,6 +71,7 @@ def profile(
             softmax,
             precision,
             progress=log,
+            moe_dispatch=moe_dispatch,
         )
     if json:
         print_json(report)
@@ -76,3 +98,19 @@ def profile(
             for gate in sorted(report["by_gate"], key=lambda gate: -gate["online_bytes"])
         ],
     )
+
+
+def _print_plan(report: dict[str, Any], json: bool) -> None:
+    if json:
+        print_json(report)
+        return
+    choice = report["choices"].get("moe_dispatch")
+    title = f"planned for {report['parameters'] / 1e6:.0f} million parameters" + (f", {choice}" if choice else "")
+    memory = [report[role] / 1e9 for role in ("party0", "party1", "dealer")]
+    rows = [
+        ["between the servers", f"{report['online_bytes'] / 1e6:.2f} MB"],
+        ["rounds", str(report["rounds"])],
+        ["from the dealer", f"{report['dealer_bytes'] / 1e6:.1f} MB"],
+        ["memory of party 0, party 1 and dealer", " / ".join(f"{size:.1f}" for size in memory) + " GB"],
+    ]
+    print_table(title, ["", ""], rows)

@@ -21,7 +21,10 @@ from transformers import (
     XLMRobertaConfig,
 )
 
+from ..configuration_moe import SecureMoeConfig
 
+
+MOE_EXPERTS = (8, 16, 32, 64, 128)
 VOCABULARY = 1000
 _SPECIAL: dict[str, Any] = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
 _DEBERTA: dict[str, Any] = {
@@ -51,6 +54,11 @@ def _modern(layers: int, width: int, heads: int, inner: int, positions: int) -> 
     return _bert_like(partial(ModernBertConfig, **special), layers, width, heads, inner, positions)
 
 
+def _moe(layers: int, width: int, heads: int, inner: int, experts: int, positions: int) -> PreTrainedConfig:
+    return _bert_like(partial(SecureMoeConfig, num_experts=experts), layers, width, heads, inner, positions)
+
+
+# The shapes of T5-small and T5-base with experts in every second layer are SecMoE's and Switch's (2026, 2021).
 # Devlin et al. 2019; Turc et al. 2019; Warner et al. 2024; Weller et al. 2025 (Ettin); Boizard et al. 2025.
 ARCHITECTURES: dict[str, Callable[[int], PreTrainedConfig]] = {
     "bert-tiny": partial(_bert_like, BertConfig, 2, 128, 2, 512),
@@ -66,6 +74,8 @@ ARCHITECTURES: dict[str, Callable[[int], PreTrainedConfig]] = {
         _bert_like, partial(EuroBertConfig, **_SPECIAL, classifier_pooling="mean"), 12, 768, 12, 3072
     ),
     "nomic-bert": partial(_bert_like, partial(NomicBertConfig, **_SPECIAL), 12, 768, 12, 3072),
+    **{f"moe-small-{experts}": partial(_moe, 6, 512, 8, 2048, experts) for experts in MOE_EXPERTS},
+    **{f"switch-base-{experts}": partial(_moe, 12, 768, 12, 3072, experts) for experts in (8, 16)},
 }
 
 

@@ -7,6 +7,7 @@ import math
 import statistics
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,19 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
 from ..checkpoint_files import read_config, reading_weights
+from ..configuration_moe import SecureMoeConfig
 from ..errors import SecureRouterValueError, SecureRouterWarning
 from ..known_arguments import refuses_unknown
 from ..mpc_friendly import use_functions
+from .conversion.description import Options, describe, make_manifest
 from .convert import to_mpc
 from .gates.maximum import groups_of
+from .models.manifest import Manifest
 from .net.cost import Cost
 from .net.network_model import NETWORKS, NetworkModel
 from .profiled_models import ARCHITECTURES, config_of
+from .protocols.masked.dispatch import DISPATCHES, cheaper_dispatch, dispatch_costs, switch_capacity
+from .protocols.masked.memory import batch_cost
 from .secure_model import SecureModel
 
 
@@ -69,6 +75,7 @@ def profile(
     softmax: str = "exact",
     precision: str = "full",
     progress: Callable[[str], None] | None = None,
+    moe_dispatch: str | None = None,
 ) -> dict[str, Any]:
     """Run one encoder, its pooler and its head on shared embeddings, without a router.
 
@@ -83,6 +90,8 @@ def profile(
         delay_ms (`float`, *optional*): One-way delay between the parties, in milliseconds, for a second measurement.
         hidden_act (`str`), softmax (`str`), precision (`str`): Functions and precision, as in `expert_mpc`.
         progress (callable, *optional*): Called with a line before each step.
+        moe_dispatch (`str`, *optional*): How a mixture's tokens reach their experts: `"exact"`, or `"capacity"`, with
+            as many places of all experts together as tokens. By default the cheaper one by the plans of both.
 
     Returns:
         `dict`: The arguments; the fields of `Cost` (times are the median of three runs after a warm-up, or of one run
@@ -99,6 +108,7 @@ def profile(
     log(f"Building {architecture} ...")
     torch.manual_seed(0)  # for the random weights and tokens; shares never use this generator
     model = build(architecture, seq_length)
+    choices = _choose_dispatch(model, protocol, seq_length, batch_size, network, moe_dispatch)
     use_functions(model, hidden_act, softmax, precision)
     if provider is None:
         provider = "tfp" if protocol == "crypten" else "ttp"
@@ -134,7 +144,8 @@ def profile(
         "softmax": softmax,
         "precision": precision,
         "delay_ms": delay_ms,
-        "choices": _choices(protocol, seq_length, batch_size * secure.manifest.experts[0].num_heads, network),
+        "choices": choices
+        | _choices(protocol, seq_length, batch_size * secure.manifest.experts[0].num_heads, network),
         "runs": runs,
         **cost.to_dict(by_gate=True),
         "compute_seconds": compute,
@@ -143,6 +154,77 @@ def profile(
             for name, link in networks.items()
         },
         "max_abs_logit_error": error,
+    }
+
+
+def planned(
+    architecture: str,
+    seq_length: int = 128,
+    batch_size: int = 1,
+    network: str = "lan",
+    hidden_act: str = "exact",
+    softmax: str = "exact",
+    precision: str = "full",
+    moe_dispatch: str | None = None,
+) -> dict[str, Any]:
+    """What `profile` would count, and take of memory, under `"masked"`, from plans alone: nothing is run, and a model
+    of a known name is not even built.
+
+    Args:
+        architecture (`str`), seq_length (`int`), batch_size (`int`), network (`str`), hidden_act (`str`),
+        softmax (`str`), precision (`str`), moe_dispatch (`str`, *optional*): As for `profile`.
+
+    Returns:
+        `dict`: The arguments, the fields of `BatchCost`, the number of parameters, and the planner's `choices`.
+    """
+    with torch.device("meta") if architecture in ARCHITECTURES else nullcontext():
+        model = build(architecture, seq_length)
+    use_functions(model, hidden_act, softmax, precision)
+    choices = _choose_dispatch(model, "masked", seq_length, batch_size, network, moe_dispatch)
+    manifest = _manifest(model, seq_length, network)
+    return {
+        "architecture": architecture,
+        "seq_length": seq_length,
+        "batch_size": batch_size,
+        "network": network,
+        "choices": choices | _choices("masked", seq_length, batch_size * manifest.experts[0].num_heads, network),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        **batch_cost(manifest, batch_size).to_dict(),
+    }
+
+
+def _manifest(model: Any, seq_length: int, network: str) -> Manifest:
+    return make_manifest(model, None, describe(model), Options(max_length=seq_length, network=network))
+
+
+def _choose_dispatch(
+    model: Any, protocol: str, seq_length: int, batch_size: int, network: str, wanted: str | None
+) -> dict[str, Any]:
+    """Set the way of a model's mixtures, and say which it is and what each of the two costs; nothing without mixtures.
+
+    Raises:
+        `SecureRouterValueError`: A way is wanted that is not there, or of a model without mixtures.
+    """
+    if wanted not in (None, *DISPATCHES):
+        raise SecureRouterValueError(f"`moe_dispatch` should be one of {', '.join(DISPATCHES)}, got {wanted!r}.")
+    config = model.config
+    if not isinstance(config, SecureMoeConfig):
+        if wanted is not None:
+            raise SecureRouterValueError(
+                f"`moe_dispatch` {wanted!r} is of a mixture of experts, and a {type(config).__name__} has none: leave "
+                "it out."
+            )
+        return {}
+    if protocol != "masked":
+        return {}
+    costs = dispatch_costs(_manifest(model, seq_length, network), batch_size)
+    chosen = wanted or cheaper_dispatch(costs, network)
+    places = switch_capacity(seq_length, config.num_experts, config.num_experts_per_tok)
+    config.expert_capacity = None if chosen == "exact" else places
+    return {
+        "moe_dispatch": chosen,
+        "expert_capacity": config.expert_capacity,
+        "planned": {name: cost.to_dict() for name, cost in costs.items()},
     }
 
 

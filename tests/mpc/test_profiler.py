@@ -14,8 +14,8 @@ from hf_securerouter.mpc.conversion.validation import validate
 from hf_securerouter.mpc.convert import to_mpc
 from hf_securerouter.mpc.gates.maximum import groups_of
 from hf_securerouter.mpc.net.network_model import NETWORKS
-from hf_securerouter.mpc.profiler import build
-from tests.tiny import family_config, pool_model
+from hf_securerouter.mpc.profiler import build, planned
+from tests.tiny import family_config, moe_classifier, pool_model
 
 
 COUNTS = ["online_bytes", "rounds", "dealer_bytes", "client_bytes"]
@@ -87,3 +87,47 @@ def test_networks_are_named_and_calibration_is_public(tokenizer):
     assert secure.manifest.bounds["experts.0"].keys() == {"head", "logits"}
     kinds = {"scores", "value", "residual", "inner", "variance_low", "variance_high", "variance"}
     assert secure.manifest.bounds["router.layers.0"].keys() == kinds
+
+
+def test_a_plan_says_what_a_mixture_costs_and_which_way_is_cheaper():
+    arguments = ["profile", "--architecture", "moe-small-8", "--seq-length", "8", "--plan-only", "--json"]
+    done = CliRunner().invoke(cli.app, arguments)
+    assert done.exit_code == 0, done.stderr
+    report = json.loads(done.stdout)
+    choices = report["choices"]
+    assert choices["moe_dispatch"] == "exact" and choices["expert_capacity"] is None
+    assert choices["planned"]["exact"]["online_bytes"] == report["online_bytes"] == 4688816
+    assert choices["planned"]["capacity"]["online_bytes"] == 3569858
+    assert report["rounds"] == 169
+    other = planned("moe-small-8", 8, moe_dispatch="capacity")
+    assert other["online_bytes"] == 3569858 and other["choices"]["expert_capacity"] == 1
+
+
+def test_what_a_mixture_does_not_have_is_refused():
+    with pytest.raises(SecureRouterValueError, match="a BertConfig has none"):
+        planned("bert-tiny", 8, moe_dispatch="exact")
+    with pytest.raises(SecureRouterValueError, match="`moe_dispatch` should be one of exact, capacity"):
+        planned("moe-small-8", 8, moe_dispatch="shuffle")
+    arguments = ["profile", "--architecture", "moe-small-8", "--plan-only", "--protocol", "crypten"]
+    done = CliRunner().invoke(cli.app, arguments)
+    assert done.exit_code == 2 and "a plan has none" in done.stderr
+
+
+def test_a_mixture_is_measured(tmp_path):
+    moe_classifier(max_position_embeddings=8).save_pretrained(tmp_path)
+    arguments = [
+        "profile",
+        "--architecture",
+        str(tmp_path),
+        "--seq-length",
+        "8",
+        "--moe-dispatch",
+        "capacity",
+        "--json",
+    ]
+    done = CliRunner().invoke(cli.app, arguments)
+    assert done.exit_code == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["choices"]["expert_capacity"] == 2 and report["max_abs_logit_error"] < 0.02
+    payload = report["choices"]["planned"]["capacity"]["online_bytes"]
+    assert payload < report["online_bytes"] < payload + 100 * report["rounds"]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ...expert_places import served
 from ...mpc_friendly import UNNORMALIZED, Quadratic, attention_weights
 from ..models import EncoderSpec
 from ..models.log_buckets import entries_of_pairs
@@ -50,6 +51,7 @@ class ClearEncoder:
         self.dtype = dtype
         self._weights = {name: values.to(dtype) for name, values in weights.items()}
         self._position: int | None = None
+        self._is_token: Tensor
         self.seen: Seen = {}
 
     def __call__(self, x: Tensor, is_token: Tensor) -> Tensor:
@@ -69,6 +71,7 @@ class ClearEncoder:
         step = self._norm_first_layer if self.spec.norm_first else self._layer
         for position, layer in enumerate(self.spec.layer_map):
             self._position = position
+            self._is_token = is_token
             x = step(x, self._met(is_token), f"layers.{layer}")
         if self.spec.norm_first:
             x = self._norm(x, "final_norm")
@@ -125,7 +128,8 @@ class ClearEncoder:
 
     def _layer(self, x: Tensor, met: Tensor, name: str) -> Tensor:
         x = self._norm(x + self._attention(x, met, name), f"{name}.attention_norm", attended=True)
-        return self._norm(x + self._feed_forward(x, name), f"{name}.output_norm")
+        step = self._mixture if self._position in self.spec.sparse_layers else self._feed_forward
+        return self._norm(x + step(x, name), f"{name}.output_norm")
 
     def _norm_first_layer(self, x: Tensor, met: Tensor, name: str) -> Tensor:
         bare = self.spec.bare_first and not self._position
@@ -137,6 +141,28 @@ class ClearEncoder:
         if self.spec.gated:
             inner = inner * self._note("gate", self._linear(x, f"{name}.gate"))
         return self._linear(inner, f"{name}.output")
+
+    def _mixture(self, x: Tensor, name: str) -> Tensor:
+        """The mixture of a sparse layer. On shares padding takes no expert's place, and is served if there are no
+        places."""
+        spec = self.spec
+        scores = self._note("routing", x @ self._weights[f"{name}.router.weight"].T)
+        best, chosen = scores.softmax(-1).topk(spec.experts_per_token, -1)
+        live = self._is_token.bool() if spec.expert_capacity is not None else torch.ones(x.shape[:2], dtype=torch.bool)
+        scale = best * served(chosen, live, spec.num_experts, spec.expert_capacity)
+        parts = "intermediate.weight", "intermediate.bias", "output.weight", "output.bias"
+        mixed = torch.zeros_like(x)
+        for expert in range(spec.num_experts):
+            own = (scale * (chosen == expert)).sum(-1)
+            rows = own.nonzero(as_tuple=True)
+            if not len(rows[0]):
+                continue
+            matrix, bias, last, last_bias = (self._weights[f"{name}.experts.{part}"][expert] for part in parts)
+            inner = self._note("inner", functional.linear(x[rows], matrix, bias))
+            outputs = functional.linear(_ACTIVATIONS[spec.hidden_act](inner), last, last_bias)
+            self._note("expert", outputs - outputs.mean(-1, keepdim=True))
+            mixed[rows] += outputs * own[rows][:, None]
+        return mixed
 
     def _attention(self, x: Tensor, met: Tensor, name: str) -> Tensor:
         batch, length, width = x.shape

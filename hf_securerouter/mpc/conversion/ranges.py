@@ -94,7 +94,7 @@ def bounds_for(found: Mapping[str, float], biased: bool, guarded: bool = False) 
     A row sum has none: where it is below 1/8, the model divides by 1/8, and shares do not.
     """
     bounds = {}
-    for kind in ("value", "residual", "inner", "gate", "context", *ENCODER_WIDE):
+    for kind in ("value", "residual", "inner", "gate", "routing", "expert", "context", *ENCODER_WIDE):
         if kind in found:
             bounds[kind] = math.ceil(math.log2(max(found[kind] * MARGIN, 2.0 if kind != "context" else 2.0**-20)))
     if "scores" in found:

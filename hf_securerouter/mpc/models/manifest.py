@@ -76,12 +76,12 @@ class Manifest:
 
     @property
     def selects(self) -> bool:
-        """Whether secret bits select the weights of one expert: under `oblivious`, if all experts have one shape and
-        no tables of positions, which no gate selects."""
+        """Whether secret bits select the weights of one expert: under `oblivious`, if all experts have one shape,
+        and neither tables of positions nor sparse layers, which no gate selects."""
         names = [f"experts.{index}" for index in range(len(self.experts))]
         shapes = [(self.members[name], self.bounds_of(name), self.length_of(name)) for name in names]
         same = all(shape == shapes[0] for shape in shapes)
-        same = same and not any(spec.position_terms for spec in self.experts)
+        same = same and not any(spec.position_terms or spec.sparse_layers for spec in self.experts)
         return self.routes and self.routing_privacy == "oblivious" and same
 
     def bounds_of(self, member: str) -> dict[str, Mapping[str, int]]:

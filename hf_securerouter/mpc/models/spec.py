@@ -15,6 +15,7 @@ from ...number_format import current_precision
 _LATER = frozenset(
     {"relative_buckets", "pooling", "norm_first", "bare_first", "norm", "gated", "rotary", "windows"}
     | {"normalize", "centred", "position_terms", "position_span", "position_limit"}
+    | {"sparse_layers", "num_experts", "experts_per_token", "expert_capacity"}
 )
 
 
@@ -77,6 +78,10 @@ class EncoderSpec:
         position_span (`int`): Entries of these tables in each direction; 0 without them.
         position_limit (`int`, *optional*): The number of distances that these entries divide into buckets; None where
             each distance has an entry of its own.
+        sparse_layers (`tuple[int, ...]`): The layers whose feed-forward layer is a mixture of experts.
+        num_experts (`int`): Experts of a mixture; 0 without one.
+        experts_per_token (`int`): How many experts serve a token, each with its router's probability.
+        expert_capacity (`int`, *optional*): How many tokens of an input an expert serves at most; None for all.
     """
 
     num_layers: int
@@ -101,11 +106,17 @@ class EncoderSpec:
     position_terms: tuple[str, ...] = ()
     position_span: int = 0
     position_limit: int | None = None
+    sparse_layers: tuple[int, ...] = ()
+    num_experts: int = 0
+    experts_per_token: int = 1
+    expert_capacity: int | None = None
 
     @property
     def padding_differs(self) -> bool:
-        """Whether padding that is a copy of a token has scores of its own, since scores depend on the place."""
-        return self.relative_buckets is not None or bool(self.rotary) or bool(self.position_terms)
+        """Whether padding that is a copy of a token has scores of its own: scores depend on the place, or experts with
+        a capacity serve the token and not its copy."""
+        places = self.relative_buckets is not None or bool(self.rotary) or bool(self.position_terms)
+        return places or self.expert_capacity is not None
 
     @property
     def head_size(self) -> int:

@@ -65,6 +65,14 @@ def problems(members: Mapping[str, EncoderSpec], device: str, provider: str) -> 
                         f"Leave it out of `config.expert_mpc` (known here: {', '.join(known)})",
                     )
                 )
+        if spec.sparse_layers:
+            found.append(
+                Problem(
+                    f"{name}.config.num_experts",
+                    "protocol 'crypten' has no mixture of experts",
+                    "Pass `protocol='masked'`",
+                )
+            )
         if spec.head.activation not in ("gelu", "relu", "tanh", "identity"):
             found.append(
                 Problem(

@@ -35,6 +35,7 @@ from ...gates.widen import Widen
 from ...models import EncoderSpec
 from .attention import Positions, SecureAttention
 from .folding import layer_names
+from .mixture import SecureMixture
 from .pooling import MeanPooling
 from .ring_widths import RingWidths
 
@@ -43,7 +44,7 @@ NORMAL_BOUND = 5  # log2 bound of normalised values
 
 
 @dataclass(frozen=True)
-class MaskedEncoder(SecureAttention):
+class MaskedEncoder(SecureAttention, SecureMixture):
     """One encoder with its head, for batches of one shape.
 
     Args:
@@ -158,7 +159,10 @@ class MaskedEncoder(SecureAttention):
 
     def _is_last(self, position: int) -> bool:
         """Whether only the first token's row is needed behind a layer."""
-        return position == self.spec.num_layers - 1 and self.mean is None
+        spec = self.spec
+        # With a capacity, whether the first token's second choice has a place depends on all tokens.
+        alone = position not in spec.sparse_layers or spec.expert_capacity is None or spec.experts_per_token == 1
+        return position == spec.num_layers - 1 and self.mean is None and alone
 
     def _norm_first_layers(self, party: Party, x: Secret, positions: list[Positions]) -> SecretProtocol[Secret]:
         """Layers whose norms stand before each step; what they return has passed the last norm. `positions` has one
@@ -293,7 +297,10 @@ class MaskedEncoder(SecureAttention):
         )
         z = attended + residual.truncate(attended.scale)
         x = yield from self._norm(party, z, rings.feed_forward_width, attended=True)
-        outer, residual = yield from self._feed_forward(party, name, x, f"{name}.middle")
+        if self.layer in self.spec.sparse_layers:
+            outer, residual = yield from self._mixture(party, name, x, positions[0].is_token)
+        else:
+            outer, residual = yield from self._feed_forward(party, name, x, f"{name}.middle")
         return (yield from self._norm(party, outer + residual.truncate(outer.scale), output_width))
 
     def _feed_forward(

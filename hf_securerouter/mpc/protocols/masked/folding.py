@@ -24,6 +24,7 @@ from torch import Tensor
 from ....number_format import deviation_bits, deviation_ratio
 from ...models import EncoderSpec
 from ...ring.fixed_point import to_fixed_point
+from .mixture_folding import fold_mixture, mixture_shapes
 from .norm_first_folding import fold_norm_first, norm_first_names, norm_first_shapes
 from .ring_widths import RingWidths
 
@@ -112,10 +113,14 @@ def fold_weights(spec: EncoderSpec, weights: Mapping[str, Tensor], rings: RingWi
         attended = linear(f"{own}.attention_output", centre=True)
         put(f"{name}.attention_output", *attended, bits.attention_output_weights, bits.mixed)
         gamma, beta = norm(f"{own}.attention_norm")
+        residual(f"{name}.middle", gamma, beta)
+        if position in spec.sparse_layers:
+            mixture = fold_mixture(weights, own, gamma, beta, bits)
+            encoded |= {f"{name}.{part}": words for part, words in mixture.items()}
+            continue
         put(f"{name}.intermediate", *linear(f"{own}.intermediate", gamma, beta), bits.intermediate_weights)
         if spec.gated:
             put(f"{name}.gate", *linear(f"{own}.gate", gamma, beta), bits.intermediate_weights)
-        residual(f"{name}.middle", gamma, beta)
         put(f"{name}.output", *linear(f"{own}.output", centre=True), bits.output_weights, bits.active)
     if spec.relative_buckets is not None:
         # At the scale of the scores, to which each party adds entries of its share.
@@ -141,22 +146,29 @@ def weight_shapes(spec: EncoderSpec) -> dict[str, tuple[int, ...]]:
         return norm_first_shapes(spec)
     features, inner = spec.hidden_size, spec.intermediate_size
     shapes: dict[str, tuple[int, ...]] = {}
+    sparse: dict[str, tuple[int, ...]] = {}
     for position, name in enumerate(layer_names(spec)):
         width = features if position else spec.input_size
         residual: dict[str, tuple[int, ...]] = {"input.gamma": (width,), "input.mean": (width, 1)}
         if not position and spec.embedding_size is not None:
             residual = {"input": (width, features)}
+        feed_forward = {
+            "intermediate": (features, inner),
+            **({"gate": (features, inner)} if spec.gated else {}),
+            "output": (inner, features),
+        }
+        if position in spec.sparse_layers:
+            feed_forward = {}
+            sparse |= {f"{name}.{part}": shape for part, shape in mixture_shapes(spec).items()}
         for part, shape in {
             "query": (width, features),
             "key": (width, features),
             "value": (width, features),
             **residual,
             "attention_output": (features, features),
-            "intermediate": (features, inner),
-            **({"gate": (features, inner)} if spec.gated else {}),
             "middle.gamma": (features,),
             "middle.mean": (features, 1),
-            "output": (inner, features),
+            **feed_forward,
         }.items():
             shapes[f"{name}.{part}"] = shape
     head = features if spec.head.dense is None else spec.head.inner_size or features
@@ -164,6 +176,7 @@ def weight_shapes(spec: EncoderSpec) -> dict[str, tuple[int, ...]]:
         shapes["head.dense"] = (features, head)
     shapes["head.classifier"] = (head, spec.head.num_outputs)
     shapes |= {f"{name}.bias": shape[-1:] for name, shape in shapes.items()}
+    shapes |= sparse
     if spec.relative_buckets is not None:
         shapes["relative_attention_bias"] = (spec.num_heads, spec.relative_buckets)
     for name in dict.fromkeys(layer_names(spec)):

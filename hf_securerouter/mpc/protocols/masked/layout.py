@@ -78,6 +78,7 @@ def _ring_widths(manifest: Manifest, member: str, layer: int | None = None) -> R
         rotary=bool(spec.rotary),
         shifts_padding=spec.padding_differs,
         pools=spec.pooling == "mean",
+        experts=spec.num_experts if layer in spec.sparse_layers else 0,
         stream=_stream_bound(manifest, manifest.encoder_of(member), layer),
     )
 

@@ -107,6 +107,10 @@ def rough_bytes(manifest: Manifest, batch: int) -> int:
         total += batch * tokens * tokens * spec.num_heads * _ROUGH_SCORE
         total += batch * tokens * (spec.intermediate_size + spec.hidden_size) * _ROUGH_WORD
         total += batch * tokens * (spec.num_heads + 1) * _ROUGH_ROW
+        if spec.sparse_layers:
+            # Experts have places, or a token's experts are chosen among all.
+            rows = tokens * spec.experts_per_token if spec.expert_capacity is None else spec.expert_capacity
+            total += batch * rows * spec.num_experts * (2 * spec.hidden_size + spec.intermediate_size) * _ROUGH_WORD
     copies = batch if manifest.selects else 1  # a selected expert's weights are chosen anew for every text
     words = sum(math.prod(shape) for shape in all_weight_shapes(manifest).values())
     return total + copies * words * _ROUGH_WEIGHT

@@ -37,6 +37,7 @@ class RingWidths:
         norm_first (`bool`), gated (`bool`), rotary (`bool`): As in `EncoderSpec`.
         shifts_padding (`bool`): Whether scores of padding are moved below those of tokens.
         pools (`bool`): Whether heads read the mean of all rows, which is made in a ring of few bits.
+        experts (`int`): Experts of a sparse layer; 0 for a dense one.
         stream (`int`): Without a norm behind each step, the log2 bound of the sum of all steps up to the last layer.
     """
 
@@ -52,6 +53,7 @@ class RingWidths:
     shifts_padding: bool = False
     pools: bool = False
     stream: int = 0
+    experts: int = 0
 
     logits = 12  # fraction bits, the same whichever expert made them
 
@@ -148,6 +150,17 @@ class RingWidths:
         return self.outer + self.sum_bound + 2
 
     @property
+    def active_width(self) -> int:
+        """Ring width of the opening before the second feed-forward matrix, or before the experts' second matrices,
+        whose products are bounded by themselves."""
+        return self.outer + self.bounds.expert + 2 if self.experts else self.outer_width
+
+    @property
+    def selected_width(self) -> int:
+        """Ring width of the opening of experts' outputs, among which each token's are chosen."""
+        return self.active_width - self.bits.output_weights
+
+    @property
     def sum_bound(self) -> int:
         """log2 bound of what a LayerNorm reads: a layer's residual, or the sum of all steps up to the last layer."""
         return max(self.bounds.residual, self.stream)
@@ -199,10 +212,12 @@ class RingWidths:
         if self.gated:
             inner = self.activation_width + product - bits.gated
         elif self.hidden_act in ("gelu", "silu"):
-            inner = self.outer_width + product - bits.active
+            inner = self.active_width + product - bits.active
         else:
             inner = self.bounds.inner + product + 2
         gate = self.bounds.gate + product + 2 if self.gated else 0
+        if self.experts:
+            gate = max(gate, self.bounds.routing + product + 4)  # the second choice takes two bits more
         return max(inner, gate, 0 if self.norm_first else self._residual_width(self.outer_width, self.outer))
 
     @property
@@ -286,7 +301,7 @@ class RingWidths:
             "context": self.exponential_width if self.softmax == "exact" else self.mix_width,
             "division by the row sum": self.attended_width + self.unnormalized + self.row_inverse - self.bits.mixed,
             "feed-forward input": self.feed_forward_width,
-            "feed-forward activation": self.outer_width + max(self.bits.inner, self.bits.active) - self.bits.active,
+            "feed-forward activation": self.active_width + max(self.bits.inner, self.bits.active) - self.bits.active,
         }
         if self.gated:
             widths["gated feed-forward layer"] = self.gated_width

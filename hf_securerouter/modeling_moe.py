@@ -1,0 +1,329 @@
+# Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
+"""A BERT classifier whose feed-forward layers are mixtures of experts, from scratch or out of a dense checkpoint.
+
+Everything but the feed-forward layers is transformers' BERT: embeddings, attention, pooler and head.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import nn
+from transformers import AutoModel, AutoModelForSequenceClassification, BertForSequenceClassification, BertModel
+from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions, SequenceClassifierOutput
+from transformers.models.bert.modeling_bert import (
+    BertEmbeddings,
+    BertEncoder,
+    BertIntermediate,
+    BertLayer,
+    BertPooler,
+    BertPreTrainedModel,
+)
+from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
+from transformers.models.switch_transformers.modeling_switch_transformers import router_z_loss_func
+from transformers.utils.generic import can_return_tuple
+from transformers.utils.output_capturing import OutputRecorder
+
+from .configuration_moe import SecureMoeConfig
+from .errors import SecureRouterValueError
+from .expert_places import served
+
+
+@dataclass
+class SecureMoeOutput(SequenceClassifierOutput):
+    r"""
+    Output of [`SecureMoeForSequenceClassification`].
+
+    Args:
+        loss (`torch.Tensor`, *optional*): The classifier's loss and both weighted losses of the routers; with labels.
+        logits (`torch.Tensor`): (B, C).
+        router_logits (`tuple` of `torch.Tensor`): (B, T, N) of each sparse layer.
+        aux_loss (`torch.Tensor`, *optional*): The load-balance loss, before its weight; with labels.
+        z_loss (`torch.Tensor`, *optional*): The z-loss, before its weight; with labels.
+    """
+
+    router_logits: tuple[torch.Tensor, ...] | None = None
+    aux_loss: torch.Tensor | None = None
+    z_loss: torch.Tensor | None = None
+
+
+class SecureMoeExpert(nn.Module):
+    """One expert: BERT's feed-forward layer, without the residual and the norm, which all experts share."""
+
+    def __init__(self, config: SecureMoeConfig):
+        super().__init__()
+        self.intermediate = BertIntermediate(config)
+        self.dense = nn.Linear(config.intermediate_size, config.hidden_size)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.dense(self.intermediate(hidden_states))
+
+
+class SecureMoeMixture(nn.Module):
+    """The mixture of a sparse layer: each token's experts, each times the router's probability.
+
+    With `expert_capacity` C an expert serves the first C tokens of a text that choose it, all first choices before any
+    second one. Padding chooses no expert.
+    """
+
+    def __init__(self, config: SecureMoeConfig):
+        super().__init__()
+        self.config = config
+        self.router = nn.Linear(config.hidden_size, config.num_experts, bias=False)
+        self.experts = nn.ModuleList([SecureMoeExpert(config) for _ in range(config.num_experts)])
+
+    def forward(self, hidden_states: torch.Tensor, is_token: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        r"""
+        Args:
+            hidden_states (`torch.Tensor`): (B, T, H).
+            is_token (`torch.Tensor`): 1 for tokens and 0 for padding, bool (B, T).
+
+        Returns:
+            `tuple[torch.Tensor, torch.Tensor]`: The mixture, (B, T, H), 0 for tokens that no expert serves; and the
+            router's logits, (B, T, N).
+        """
+        router_logits = self.router(hidden_states)
+        best, chosen = router_logits.softmax(-1, torch.float32).topk(self.config.num_experts_per_tok, -1)
+        places = served(chosen, is_token, len(self.experts), self.config.expert_capacity)
+        scale = (best * places).to(hidden_states.dtype)
+        mixed = torch.zeros_like(hidden_states)
+        for index, expert in enumerate(self.experts):
+            own = (scale * (chosen == index)).sum(-1)
+            rows = own.nonzero(as_tuple=True)
+            mixed[rows] += (expert(hidden_states[rows]) * own[rows][:, None]).to(mixed.dtype)
+        return mixed, router_logits
+
+
+class SecureMoeLayer(BertLayer):
+    """A BERT layer whose feed-forward layer is a mixture."""
+
+    def __init__(self, config: SecureMoeConfig, layer_idx: int | None = None):
+        super().__init__(config, layer_idx=layer_idx)
+        self.intermediate: Any = SecureMoeMixture(config)
+        output: Any = self.output
+        output.dense = nn.Identity()  # each expert has its own; dropout, residual and norm stay
+
+    def forward(
+        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None, is_token: torch.Tensor, **kwargs: Any
+    ) -> torch.Tensor:
+        attended, _ = self.attention(hidden_states, attention_mask, **kwargs)
+        mixed, _ = self.intermediate(attended, is_token)
+        output: torch.Tensor = self.output(mixed, attended)
+        return output
+
+
+class SecureMoeEncoder(BertEncoder):
+    """BERT's encoder with sparse layers, which are told which places are tokens."""
+
+    def __init__(self, config: SecureMoeConfig):
+        nn.Module.__init__(self)
+        self.config = config
+        self.layer = nn.ModuleList(
+            (SecureMoeLayer if config.is_sparse(index) else BertLayer)(config, layer_idx=index)
+            for index in range(config.num_hidden_layers)
+        )
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        is_token: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPastAndCrossAttentions:
+        if is_token is None:
+            is_token = torch.ones(hidden_states.shape[:2], dtype=torch.bool, device=hidden_states.device)
+        for layer in self.layer:
+            tokens = {"is_token": is_token} if isinstance(layer, SecureMoeLayer) else {}
+            hidden_states = layer(hidden_states, attention_mask, **tokens, **kwargs)
+        return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=hidden_states)
+
+
+class SecureMoePreTrainedModel(BertPreTrainedModel):
+    """Base class: BERT's, whose sparse layers record their routers' logits."""
+
+    config: SecureMoeConfig
+    config_class = SecureMoeConfig
+    _can_record_outputs = BertPreTrainedModel._can_record_outputs | {
+        "router_logits": OutputRecorder(SecureMoeMixture, index=1)
+    }
+
+
+class SecureMoeModel(SecureMoePreTrainedModel, BertModel):
+    """BERT with sparse layers, without a head; arguments and outputs are those of `BertModel`, and `router_logits` if
+    `output_router_logits=True`."""
+
+    _no_split_modules = ["BertEmbeddings", "BertLayer", "SecureMoeLayer"]
+
+    def __init__(self, config: SecureMoeConfig, add_pooling_layer: bool = True):
+        SecureMoePreTrainedModel.__init__(self, config)
+        self.gradient_checkpointing = False
+        self.embeddings = BertEmbeddings(config)
+        self.encoder = SecureMoeEncoder(config)
+        self.pooler = BertPooler(config) if add_pooling_layer else None
+        self.post_init()
+
+    def forward(
+        self, input_ids: torch.Tensor | None = None, attention_mask: torch.Tensor | None = None, **kwargs: Any
+    ) -> Any:
+        if attention_mask is not None:
+            kwargs["is_token"] = attention_mask.bool()
+        return super().forward(input_ids, attention_mask=attention_mask, **kwargs)
+
+
+class SecureMoeForSequenceClassification(SecureMoePreTrainedModel):
+    r"""A BERT classifier with sparse layers, each a mixture of experts of which every token uses one or two.
+
+    It is trained, saved, loaded, routed and encrypted as any other classifier. Make one from a config, or with
+    [`~SecureMoeForSequenceClassification.from_dense`] out of a BERT classifier.
+
+    Args:
+        config (`SecureMoeConfig`): The config.
+    """
+
+    accepts_loss_kwargs = False  # the loss is a mean over the batch
+
+    def __init__(self, config: SecureMoeConfig):
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.bert = SecureMoeModel(config)
+        dropout = config.hidden_dropout_prob if config.classifier_dropout is None else config.classifier_dropout
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels or 0)
+        self.post_init()
+
+    @classmethod
+    def from_dense(
+        cls, dense: str | os.PathLike | BertForSequenceClassification, **fields: Any
+    ) -> SecureMoeForSequenceClassification:
+        r"""Makes a classifier with sparse layers out of a dense one ("upcycling").
+
+        Every expert starts as the dense feed-forward layer, with its second matrix times `num_experts` /
+        `num_experts_per_tok`: a new router gives all experts about the same probability, so that the mixture starts as
+        what the dense layer computes.
+
+        Args:
+            dense (`str`, `os.PathLike` or `BertForSequenceClassification`): A BERT classifier, or its id or folder.
+            fields: Fields of [`SecureMoeConfig`], such as `num_experts=4`; all others are those of the dense model.
+
+        Returns:
+            [`SecureMoeForSequenceClassification`] in evaluation mode.
+
+        Raises:
+            `SecureRouterValueError`: The checkpoint is no BERT classifier, or a field is wrong.
+
+        Example:
+            ```python
+            model = SecureMoeForSequenceClassification.from_dense("my-bert", num_experts=4)
+            ```
+
+        Reference:
+            Komatsuzaki et al., Sparse Upcycling, arXiv 2212.05055; He et al., Upcycling Large Language Models into
+            Mixture of Experts, arXiv 2410.07524 (the factor of the weights).
+        """
+        if isinstance(dense, (str, os.PathLike)):
+            dense = AutoModelForSequenceClassification.from_pretrained(dense)
+        if type(dense) is not BertForSequenceClassification:
+            raise SecureRouterValueError(
+                f"`dense` should be a `BertForSequenceClassification`, got a {type(dense).__name__}: fine-tune a BERT "
+                "as a classifier first."
+            )
+        own = {name: value for name, value in dense.config.to_dict().items() if name not in _NOT_COPIED}
+        model: Any = cls(SecureMoeConfig(**own | fields))
+        model.to(dense.dtype)
+        config = model.config
+        found = model.load_state_dict(dense.state_dict(), strict=False)
+        sparse = [place for place in range(config.num_hidden_layers) if config.is_sparse(place)]
+        moved = tuple(f"bert.encoder.layer.{place}." for place in sparse)
+        if other := [name for name in found.unexpected_keys if not name.startswith(moved)]:
+            raise SecureRouterValueError(
+                f"`dense` has weights that a mixture has no place for, {other[0]!r}: pass a plain BERT classifier."
+            )
+        with torch.no_grad():
+            for place in sparse:
+                source: Any = dense.bert.encoder.layer[place]
+                mixture = model.bert.encoder.layer[place].intermediate
+                for expert in mixture.experts:
+                    expert.intermediate.load_state_dict(source.intermediate.state_dict())
+                    expert.dense.load_state_dict(source.output.dense.state_dict())
+                    for parameter in expert.dense.parameters():
+                        parameter.mul_(config.num_experts / config.num_experts_per_tok)
+        return cast(SecureMoeForSequenceClassification, model.eval())
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        output_router_logits: bool | None = None,
+        **kwargs: Any,
+    ) -> SecureMoeOutput:
+        r"""Classifies a batch.
+
+        Args:
+            input_ids (`torch.LongTensor` of shape (B, T), *optional*): Token ids.
+            attention_mask (`torch.Tensor` of shape (B, T), *optional*): 1 for tokens, 0 for padding.
+            token_type_ids (`torch.LongTensor` of shape (B, T), *optional*): 0 for the first text, 1 for its pair.
+            position_ids (`torch.LongTensor` of shape (B, T), *optional*): Places.
+            inputs_embeds (`torch.Tensor` of shape (B, T, H), *optional*): Embeddings, instead of token ids.
+            labels (`torch.Tensor`, *optional*): Classes, shape (B,), for the loss.
+            output_router_logits (`bool`, *optional*): Whether to return the routers' logits; with labels always.
+
+        Returns:
+            [`SecureMoeOutput`]
+        """
+        outputs = self.bert(
+            input_ids,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            output_router_logits=bool(output_router_logits) or labels is not None,
+            return_dict=True,
+            **kwargs,
+        )
+        logits = self.classifier(self.dropout(outputs.pooler_output))
+        routed = outputs.get("router_logits")
+        loss = aux_loss = z_loss = None
+        if labels is not None:
+            loss = self.loss_function(labels=labels, pooled_logits=logits, config=self.config)
+            aux_loss, z_loss = self._router_losses(routed, attention_mask)
+            loss = loss + self.config.router_aux_loss_coef * aux_loss + self.config.router_z_loss_coef * z_loss
+        return SecureMoeOutput(
+            loss=loss,
+            logits=logits,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            router_logits=routed,
+            aux_loss=aux_loss,
+            z_loss=z_loss,
+        )
+
+    def _router_losses(
+        self, routed: tuple[torch.Tensor, ...], attention_mask: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The load-balance loss and the z-loss over the tokens of all sparse layers, without padding."""
+        rows = [logits.flatten(0, 1).float() for logits in routed]
+        if attention_mask is not None:
+            rows = [own[attention_mask.bool().flatten()] for own in rows]
+        experts, choices = self.config.num_experts, self.config.num_experts_per_tok
+        balance: Any = load_balancing_loss_func(tuple(rows), experts, choices)  # type: ignore[arg-type]
+        z_loss: Any = router_z_loss_func(torch.stack(rows))
+        return balance, z_loss
+
+
+# What a dense config says of itself, and not of the mixture.
+_NOT_COPIED = ("model_type", "architectures", "transformers_version", "_name_or_path")
+
+# Here and not in `registration`: a pool's checkpoint on the Hub brings this file, and perhaps not the package.
+AutoModel.register(SecureMoeConfig, SecureMoeModel, exist_ok=True)
+AutoModelForSequenceClassification.register(SecureMoeConfig, SecureMoeForSequenceClassification, exist_ok=True)
+
+
+__all__ = ["SecureMoeForSequenceClassification", "SecureMoeModel", "SecureMoeOutput"]

@@ -1,0 +1,124 @@
+# Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
+"""BERT classifiers with sparse layers, in clear text."""
+
+import pytest
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    BertForSequenceClassification,
+    Trainer,
+    TrainingArguments,
+    pipeline,
+)
+
+from hf_securerouter import SecureMoeConfig, SecureMoeForSequenceClassification, SecureRouterValueError
+from hf_securerouter.modeling_moe import SecureMoeMixture, SecureMoeModel
+from tests.tiny import VOCABULARY, family_config, moe_classifier
+
+
+IDS = torch.randint(5, len(VOCABULARY), (2, 9), generator=torch.Generator().manual_seed(3))
+MASK = (torch.arange(9) < torch.tensor([[9], [4]])).long()
+
+
+@pytest.mark.parametrize("fields", [{}, {"num_experts_per_tok": 2}, {"expert_capacity": 2, "num_experts_per_tok": 2}])
+def test_padding_changes_no_answer(fields):
+    model = moe_classifier(**fields)
+    with torch.no_grad():
+        together = model(IDS, attention_mask=MASK).logits
+        alone = model(IDS[1:, :4]).logits
+    assert (together[1] - alone).abs().max() < 1e-5
+
+
+def by_hand(mixture, hidden, is_token):
+    """The mixture, token by token, with a count of each expert's tokens."""
+    probabilities = mixture.router(hidden).softmax(-1)
+    mixed = torch.zeros_like(hidden)
+    for text in range(len(hidden)):
+        served = [0] * len(mixture.experts)
+        for choice in range(mixture.config.num_experts_per_tok):
+            for place in range(hidden.shape[1]):
+                if not is_token[text, place]:
+                    continue
+                expert = int(probabilities[text, place].argsort(descending=True)[choice])
+                served[expert] += 1
+                if mixture.config.expert_capacity is None or served[expert] <= mixture.config.expert_capacity:
+                    own = mixture.experts[expert](hidden[text, place])
+                    mixed[text, place] += probabilities[text, place, expert] * own
+    return mixed
+
+
+@pytest.mark.parametrize("capacity", [None, 1, 3])
+@pytest.mark.parametrize("choices", [1, 2])
+def test_experts_serve_tokens_in_order_up_to_their_capacity(capacity, choices):
+    torch.manual_seed(0)
+    mixture = SecureMoeMixture(moe_classifier(expert_capacity=capacity, num_experts_per_tok=choices).config)
+    hidden = torch.randn(2, 9, 16)
+    torch.nn.init.normal_(mixture.router.weight)
+    with torch.no_grad():
+        mixed, logits = mixture(hidden, MASK.bool())
+        assert torch.allclose(mixed, by_hand(mixture, hidden, MASK), atol=1e-6)
+    assert logits.shape == (2, 9, 4) and not mixed[1, 4:].any()
+
+
+def test_losses_are_of_tokens_alone_and_reach_every_weight():
+    model = moe_classifier()
+    labels = torch.tensor([0, 2])
+    one = model(IDS, attention_mask=MASK, labels=labels)
+    config = model.config
+    task = torch.nn.functional.cross_entropy(one.logits, labels)
+    expected = task + config.router_aux_loss_coef * one.aux_loss + config.router_z_loss_coef * one.z_loss
+    assert torch.allclose(one.loss, expected)
+    logits = torch.cat([own[MASK.bool()] for own in one.router_logits])
+    share = torch.nn.functional.one_hot(logits.argmax(-1), 4).float().mean(0)
+    assert torch.allclose(one.aux_loss, 4 * (share * logits.softmax(-1).mean(0)).sum())
+    assert torch.allclose(one.z_loss, logits.logsumexp(-1).square().mean())
+    one.loss.backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    assert model(IDS).router_logits is None
+
+
+def test_a_mixture_out_of_a_dense_layer_starts_as_that_layer(tmp_path):
+    torch.manual_seed(0)
+    dense = BertForSequenceClassification(family_config("bert", layers=4, num_labels=3)).eval()
+    dense.save_pretrained(tmp_path)
+    for source, choices in ((dense, 1), (tmp_path, 2)):
+        model = SecureMoeForSequenceClassification.from_dense(source, num_experts=4, num_experts_per_tok=choices)
+        with torch.no_grad():
+            assert (model(IDS).logits - dense(IDS).logits).abs().max() < 1e-3
+        assert model.config.num_labels == 3 and model.config.num_experts == 4
+    with pytest.raises(SecureRouterValueError, match="got a SecureMoeForSequenceClassification"):
+        SecureMoeForSequenceClassification.from_dense(model)
+
+
+def test_it_is_saved_loaded_trained_and_used_in_a_pipeline(tmp_path, tokenizer):
+    model = moe_classifier()
+    arguments = TrainingArguments(str(tmp_path), max_steps=2, report_to=[], save_strategy="no", use_cpu=True)
+    rows = [{"input_ids": ids, "attention_mask": mask, "labels": 1} for ids, mask in zip(IDS, MASK, strict=True)]
+    trainer = Trainer(model, arguments, train_dataset=rows, eval_dataset=rows, processing_class=tokenizer)
+    trainer.train()
+    assert set(trainer.evaluate()) >= {"eval_loss"}
+    trainer.save_model()
+    again = AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    assert isinstance(again, SecureMoeForSequenceClassification)
+    with torch.no_grad():
+        assert torch.allclose(again(IDS).logits, model.eval()(IDS).logits, atol=1e-6)
+    assert isinstance(again.base_model, SecureMoeModel)
+    answers = pipeline("text-classification", model=again, tokenizer=tokenizer)(["a good film", "dull"])
+    assert {answer["label"] for answer in answers} <= {"LABEL_0", "LABEL_1", "LABEL_2"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"num_experts": 1}, "`num_experts` should be at least 2"),
+        ({"num_experts_per_tok": 3}, "`num_experts_per_tok` should be 1 or 2"),
+        ({"expert_capacity": 0}, "`expert_capacity` should be at least 1"),
+        ({"sparse_step": 13}, "or none is sparse"),
+        ({"is_decoder": True}, "`is_decoder`"),
+    ],
+)
+def test_what_no_mixture_can_be_is_refused(fields, message):
+    with pytest.raises(SecureRouterValueError, match=message):
+        SecureMoeConfig(**fields)
+    assert AutoConfig.for_model("secure_moe").num_experts == 8
