@@ -74,7 +74,7 @@ class TestClassify:
         texts = ["good", "a good film and a bad film", "bad"]
         answers = classify(model, tokenizer, texts, quotas)
         least = sorted(answer.score for answer in answers)[1]
-        for one, other in zip(answers, classify(model, tokenizer, texts, quotas, least), strict=True):
+        for one, other in zip(answers, classify(model, tokenizer, texts, quotas, abstain_below=least), strict=True):
             assert other.label == (one.label if one.score >= least else None)
             assert (one.score, one.logits, one.expert) == (other.score, other.logits, other.expert)
 
@@ -82,6 +82,7 @@ class TestClassify:
         for wrong in (-0.1, 1.5):
             with pytest.raises(SecureRouterValueError, match="`abstain_below` should be a probability"):
                 classify(model, tokenizer, ["good"], abstain_below=wrong)
-        model.config.problem_type = "regression"
-        with pytest.raises(SecureRouterValueError, match="predicts a number, which has none: leave it out"):
-            classify(model, tokenizer, ["good"], abstain_below=0.5)
+        for kind, why in (("regression", "predicts a number"), ("multi_label_classification", "decides on each label")):
+            model.config.problem_type = kind
+            with pytest.raises(SecureRouterValueError, match=f"{why}.*: leave it out"):
+                classify(model, tokenizer, ["good"], abstain_below=0.5)
