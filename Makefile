@@ -22,7 +22,7 @@ demo: .venv/base.stamp  ## install, then classify real sentences on secret share
 	.venv/bin/securerouter demo --protocol crypten
 
 test: .venv/test.stamp  ## install with the test extra, then run the test suite
-	.venv/bin/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadscope
+	.venv/bin/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadscope --no-loadscope-reorder
 
 peer-test: .venv/peer.stamp  ## run transformers' own model and config tests on tiny pools (ARGS='-k resize': a part)
 	.venv/bin/python -m tests.peer.run --numprocesses logical --maxprocesses 4 $(ARGS)

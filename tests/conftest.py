@@ -14,6 +14,18 @@ from hf_securerouter.mpc.sessions.fork_server import shared_fork_server
 from tests.tiny import MAX_POSITIONS, VOCABULARY, pool_model
 
 
+# Modules of few tests that take long: they train, or start processes.
+_LONG = (
+    *("tests/recipes/", "tests/mpc/sessions/", "tests/mpc/deployment/", "tests/mpc/models/", "tests/cli/"),
+    *("tests/test_distributed.py", "tests/test_trainer.py", "tests/mpc/protocols/masked/test_routing_privacy.py"),
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long modules come first, so that at the end no worker is left alone with one."""
+    items.sort(key=lambda item: not item.nodeid.startswith(_LONG))
+
+
 class _DeprecationIsAnError(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         if "deprecat" in record.getMessage().lower():

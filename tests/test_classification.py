@@ -82,7 +82,10 @@ class TestClassify:
         for wrong in (-0.1, 1.5):
             with pytest.raises(SecureRouterValueError, match="`abstain_below` should be a probability"):
                 classify(model, tokenizer, ["good"], abstain_below=wrong)
-        for kind, why in (("regression", "predicts a number"), ("multi_label_classification", "decides on each label")):
+        for kind, why in (
+            ("regression", "predicts a number"),
+            ("multi_label_classification", "decides on each label"),
+        ):
             model.config.problem_type = kind
             with pytest.raises(SecureRouterValueError, match=f"{why}.*: leave it out"):
                 classify(model, tokenizer, ["good"], abstain_below=0.5)
