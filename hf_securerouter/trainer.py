@@ -148,6 +148,10 @@ class SecureRouterTrainer(Trainer):
         this trainer was made: one seed gives one model, bit by bit on one machine, also after a resume.
         """
         (enable_full_determinism if self.args.full_determinism else set_seed)(self.args.seed)
+        for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
+            token = getattr(self.processing_class, name, None)
+            if token is not None:  # the Trainer sets it too, and warns that the pool's own config had none
+                setattr(self._router_model.config, name, token)
         return super().train(*args, **kwargs)
 
     def _load_optimizer_and_scheduler(self, checkpoint):
