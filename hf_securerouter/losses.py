@@ -293,8 +293,8 @@ def check_labels(labels: torch.Tensor, batch: int, num_labels: int, problem_type
         `torch.Tensor`: The labels; classes are int64.
 
     Raises:
-        `SecureRouterValueError`: The labels have a wrong shape, or a class outside 0 to C - 1 (checked on the CPU
-            only, and not in a compiled graph; the check would stall an accelerator).
+        `SecureRouterValueError`: The labels have a wrong shape, a class outside 0 to C - 1, or a value that is not
+            finite (values are looked at on the CPU only, and not in a compiled graph: it would stall an accelerator).
     """
     if problem_type == "single_label_classification":
         if labels.is_floating_point() or labels.numel() != batch:
@@ -317,5 +317,12 @@ def check_labels(labels: torch.Tensor, batch: int, num_labels: int, problem_type
         raise SecureRouterValueError(
             f"`labels` should hold {num_labels} values for each of the {batch} examples, got shape "
             f"{tuple(labels.shape)}: set `num_labels` to the number of values of one example.{of_classes}"
+        )
+    elif labels.device.type == "cpu" and not torch.compiler.is_compiling() and not bool(labels.isfinite().all()):
+        rows = labels.view(batch, -1)
+        row = int((~rows.isfinite()).any(dim=1).int().argmax())
+        raise SecureRouterValueError(
+            f"`labels` should be finite numbers, got {rows[row].tolist()} in row {row} of the batch: leave out rows "
+            "without a label."
         )
     return labels

@@ -2,6 +2,7 @@
 """`transformers.Trainer` for a router: anneals the temperature, logs the parts of the loss and the routing shares."""
 
 import math
+from collections.abc import Mapping, Sized
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -147,7 +148,30 @@ class SecureRouterTrainer(Trainer):
         this trainer was made: one seed gives one model, bit by bit on one machine, also after a resume.
         """
         (enable_full_determinism if self.args.full_determinism else set_seed)(self.args.seed)
+        for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
+            token = getattr(self.processing_class, name, None)
+            if token is not None:  # the Trainer sets it too, and warns that the pool's own config had none
+                setattr(self._router_model.config, name, token)
         return super().train(*args, **kwargs)
+
+    def _load_optimizer_and_scheduler(self, checkpoint):
+        try:
+            super()._load_optimizer_and_scheduler(checkpoint)
+        except ValueError as error:
+            raise SecureRouterValueError(
+                f"`resume_from_checkpoint` {str(checkpoint)!r} has an optimizer of other parameters ({error}): pass "
+                "the `router_learning_rate`, `freeze`, `weight_decay` and adapter that it was trained with."
+            ) from error
+
+    def get_train_dataloader(self):
+        _refuse_text_labels("train_dataset", self.train_dataset)
+        return super().get_train_dataloader()
+
+    def get_eval_dataloader(self, eval_dataset=None):
+        named = isinstance(eval_dataset, str)
+        chosen = self.eval_dataset[eval_dataset] if named else eval_dataset or self.eval_dataset  # type: ignore[index]
+        _refuse_text_labels("eval_dataset", chosen)
+        return super().get_eval_dataloader(eval_dataset)
 
     def call_model_init(self, trial=None):
         model = super().call_model_init(trial)
@@ -292,6 +316,18 @@ class SecureRouterTrainer(Trainer):
 
     def _shares(self, expert_indices: torch.Tensor) -> torch.Tensor:
         return torch.nn.functional.one_hot(expert_indices, self._router_model.config.num_experts).float()
+
+
+def _refuse_text_labels(name: str, rows: Any) -> None:
+    """Refuses labels that are texts, which a collator leaves out without a word; the first row is looked at."""
+    is_table = isinstance(rows, Sized) and hasattr(rows, "__getitem__") and not isinstance(rows, Mapping)
+    first = cast(Any, rows)[0] if is_table and len(rows) else None
+    for column in ("label", "labels", "label_ids"):
+        if isinstance(first, Mapping) and isinstance(first.get(column), str):
+            raise SecureRouterValueError(
+                f"`{name}` has texts in the column {column!r}, such as {first[column]!r}: map them to the numbers of "
+                "their classes first, `model.config.label2id[text]`."
+            )
 
 
 def _named_shares(shares: list[float]) -> dict[str, float]:

@@ -188,6 +188,8 @@ def test_weights_of_classes_count_each_example_by_its_class():
         (torch.tensor([0.0, 1.0]), "single_label_classification", "float32"),
         (torch.tensor([0.0, 1.0]), "multi_label_classification", "2 values for each.*pass them as integers"),
         (torch.tensor([0.5]), "regression", "2 values for each"),
+        (torch.tensor([[0.5, 1.0], [0.5, torch.nan]]), "regression", r"finite numbers, got \[0.5, nan\] in row 1"),
+        (torch.tensor([[torch.inf, 1.0], [0.5, 1.0]]), "multi_label_classification", "in row 0"),
     ],
 )
 def test_labels_that_do_not_fit_are_refused(labels, problem_type, message):

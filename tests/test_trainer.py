@@ -381,6 +381,24 @@ class TestSeeds:
 
 
 class TestRefusals:
+    def test_labels_that_are_texts_are_refused_before_training(self, make_trainer):
+        texts = [row | {"labels": "good"} for row in make_data(8)]
+        with pytest.raises(
+            SecureRouterValueError, match="`train_dataset` has texts in the column 'labels', such as 'go"
+        ):
+            make_trainer(data=texts).train()
+        for given in (texts, {"one": texts}):
+            with pytest.raises(SecureRouterValueError, match="`eval_dataset` has texts in the column 'labels'"):
+                make_trainer().evaluate(given)
+
+    def test_a_resume_with_other_parameters_says_what_has_to_be_the_same(self, make_trainer):
+        make_trainer(max_steps=1, save_strategy="steps", save_steps=1).train()
+        with pytest.raises(
+            SecureRouterValueError, match="has an optimizer of other parameters .*: pass the `router_l"
+        ):
+            trainer = make_trainer(router_learning_rate=0.1)
+            trainer.train(resume_from_checkpoint=f"{trainer.args.output_dir}/checkpoint-1")
+
     def test_a_model_that_is_no_pool_is_refused(self, make_trainer):
         with pytest.raises(
             SecureRouterValueError, match="`model` should be a `SecureRouterForSequenceClassification`"

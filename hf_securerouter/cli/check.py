@@ -113,10 +113,10 @@ def print_ranges(report: dict[str, Any]) -> None:
             [
                 one["member"],
                 "" if one["layer"] is None else str(one["layer"]),
-                one["kind"],
-                f"{one['reached']:.4g}",
-                f"{one['bound']:.4g}",
-                f"{one['default']:.4g}",
+                one["kind"].replace("_", " "),
+                f"{one['reached']:.3g}",
+                f"{one['bound']:.3g}",
+                f"{one['default']:.3g}",
                 "" if one["margin_bits"] is None else f"{one['margin_bits']:.1f}",
             ]
             for one in report["ranges"]

@@ -1,12 +1,14 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
 """`securerouter demo`: six real sentences through the embedded checkpoint, on secret shares."""
 
+import warnings
 from typing import Annotated, Any
 
 import typer
 
 from hf_securerouter.cli.labelling import quotas_of
 from hf_securerouter.cli.output import JsonOption, log, only_results_on_stdout, print_cost, print_json, print_table
+from hf_securerouter.errors import SecureRouterWarning
 
 
 SENTENCES = (
@@ -75,9 +77,10 @@ def run_demo(protocol: str = "masked", routing_privacy: str | None = None) -> di
     plain = classify(model, tokenizer, SENTENCES, quotas)
     answers, cost = plain, None
     if protocol != "clear":
-        secure = model.to_mpc(
-            tokenizer=tokenizer, protocol=protocol, routing_privacy=routing_privacy, max_length=MAX_LENGTH
-        )
+        with warnings.catch_warnings(action="ignore", category=SecureRouterWarning):  # of bounds, which are known here
+            secure = model.to_mpc(
+                tokenizer=tokenizer, protocol=protocol, routing_privacy=routing_privacy, max_length=MAX_LENGTH
+            )
         log("Starting two servers and a dealer, and sharing the weights ...")
         with secure.local_session() as session:
             log(f"Classifying {len(SENTENCES)} sentences on secret shares ...")

@@ -33,12 +33,13 @@ class Countdown:
     Args:
         total (`int`): Parts of the step.
         unit (`str`): What is counted, such as "rows".
+        already (`int`): Parts that were done before, by a run that was stopped.
     """
 
     EVERY = 30.0  # seconds
 
-    def __init__(self, total: int, unit: str) -> None:
-        self._total, self._unit = total, unit
+    def __init__(self, total: int, unit: str, already: int = 0) -> None:
+        self._total, self._unit, self._already = total, unit, already
         self._began = self._said = time.monotonic()
 
     def __call__(self, done: int) -> None:
@@ -47,9 +48,9 @@ class Countdown:
             done (`int`): Parts that are done by now.
         """
         now = time.monotonic()
-        if 0 < done < self._total and now - self._said >= self.EVERY:
+        if self._already < done < self._total and now - self._said >= self.EVERY:
             self._said = now
-            left = (now - self._began) / done * (self._total - done)
+            left = (now - self._began) / (done - self._already) * (self._total - done)
             announce(f"  {done:,} of {self._total:,} {self._unit}, about {duration(left)} more")
 
 

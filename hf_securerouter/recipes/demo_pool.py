@@ -175,12 +175,11 @@ class DemoRun:
         )
         self.task = self.data.task
 
-    @only_download_bars()
     def __call__(self) -> None:
         """Takes all steps."""
         torch.set_num_threads(1)
         set_seed(self.args.seed)
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as folder, only_download_bars():
             self._run(folder)
 
     def _run(self, folder: str) -> None:

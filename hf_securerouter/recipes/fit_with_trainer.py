@@ -8,13 +8,14 @@ from typing import Any, TypeVar
 
 import torch
 from torch import nn
-from transformers import Trainer, set_seed
+from transformers import PrinterCallback, Trainer, TrainerCallback, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
 from hf_securerouter.errors import SecureRouterValueError
 from hf_securerouter.known_arguments import refuses_unknown
 from hf_securerouter.modeling_securerouter import SecureRouterForSequenceClassification
 from hf_securerouter.recipes.arguments import RunArguments, make_parser
+from hf_securerouter.recipes.artifacts import Countdown, announce
 from hf_securerouter.recipes.distillation import expert_loss
 from hf_securerouter.recipes.fitting import Fit, Row, Workspace
 from hf_securerouter.recipes.half_precision import announce_bfloat16
@@ -42,6 +43,16 @@ class ExpertTrainer(Trainer):
     ) -> torch.Tensor | tuple[torch.Tensor, Any]:
         loss, outputs = expert_loss(model, inputs)
         return (loss, outputs) if return_outputs else loss
+
+
+class OneLine(TrainerCallback):
+    """In the place of a bar and of a line for each log: how far a long step is, and how long it still takes."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._countdown = Countdown(state.max_steps, "steps", state.global_step)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._countdown(state.global_step)
 
 
 @refuses_unknown
@@ -96,12 +107,15 @@ def trainer_fit(training_args: SecureRouterTrainingArguments) -> Fit:
         }
         own |= {"output_dir": str(folder), "num_train_epochs": epochs, "learning_rate": learning_rate}
         own |= {"router_learning_rate": None, "eval_strategy": "no", "load_best_model_at_end": False}
+        own |= {"disable_tqdm": True}
         own |= {
             "push_to_hub": False,
             "remove_unused_columns": False,
         }  # no model takes `teacher_logits`, which the loss needs
         kind: type[Trainer] = ExpertTrainer
-        if isinstance(model, SecureRouterForSequenceClassification):
+        if not isinstance(model, SecureRouterForSequenceClassification):
+            announce(f"Training {name.replace('-', ' ')} on {len(rows)} rows, {epochs:g} epochs ...")
+        else:
             kind = SecureRouterTrainer
             own |= {"bf16": False, "fp16": False}  # half precision rounds away the difference of two utilities
         trainer = kind(
@@ -110,7 +124,9 @@ def trainer_fit(training_args: SecureRouterTrainingArguments) -> Fit:
             train_dataset=rows,
             processing_class=run.tokenizer,
             data_collator=run.collate,
+            callbacks=[OneLine()],
         )
+        trainer.remove_callback(PrinterCallback)
         trainer.train(resume_from_checkpoint=get_last_checkpoint(folder) if folder.exists() else None)
 
     return fit

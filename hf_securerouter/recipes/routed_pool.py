@@ -116,9 +116,12 @@ class RoutedPoolRun:
                 f"and the training rows have {', '.join(labels) or 'numbers'}: restore them, or name another folder."
             )
 
-    @only_download_bars()
     def __call__(self) -> dict[str, Any]:
         """Takes all steps, and returns the report."""
+        with only_download_bars():
+            return self._take_steps()
+
+    def _take_steps(self) -> dict[str, Any]:
         raw = self.load_rows("train")
         folders, rows, parts = self.experts_and_answers(raw)
         costs = self.costs(folders)

@@ -9,6 +9,7 @@ import pytest
 import run_glue
 import run_glue_no_trainer
 
+from hf_securerouter.errors import SecureRouterValueError
 from hf_securerouter.recipes.arguments import RunArguments, command_line
 from hf_securerouter.recipes.cotrained_pool import CotrainArguments
 from hf_securerouter.recipes.experts import plan_pool
@@ -75,3 +76,11 @@ def test_every_script_has_help(script, capsys):
     assert stopped.value.code == 0 and "--" in text
     if script.startswith("run_glue"):
         assert "Draws for the 95 % intervals." in text and f"training/{script}.py --task_name mrpc" in text
+
+
+@pytest.mark.parametrize(
+    "option", [("--freeze", "experts.0"), ("--class_weights", "1", "2"), ("--eval_strategy", "epoch")]
+)
+def test_arguments_of_the_trainer_that_a_run_does_not_use_are_refused(option):
+    with pytest.raises(SecureRouterValueError, match=f"`{option[0]}` has no effect on a run"):
+        parse_args(["--output_dir", "out", *option], RunArguments, "")

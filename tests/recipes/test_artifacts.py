@@ -5,7 +5,8 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from hf_securerouter.recipes.artifacts import announce, once, once_tensors, save_once
+from hf_securerouter.recipes import artifacts
+from hf_securerouter.recipes.artifacts import Countdown, announce, duration, once, once_tensors, save_once
 
 
 class Stopped(Exception):
@@ -48,3 +49,15 @@ def test_a_model_is_trained_and_saved_once(tmp_path, two_experts, tokenizer):
 def test_progress_is_a_line(capsys):
     announce("Measuring expert 2 of 3 ...")
     assert capsys.readouterr().out == "Measuring expert 2 of 3 ...\n"
+
+
+def test_a_long_step_says_how_far_it_is_and_how_long_it_takes_at_most_twice_a_minute(capsys, monkeypatch):
+    clock = iter([0.0, 10.0, 29.0, 40.0, 60.0, 100.0, 400.0])
+    monkeypatch.setattr(artifacts.time, "monotonic", lambda: next(clock))
+    countdown = Countdown(2000, "rows")
+    for done in (0, 100, 500, 700, 1000, 2000):
+        countdown(done)
+    assert (
+        capsys.readouterr().out == "  500 of 2,000 rows, about 2 min more\n  1,000 of 2,000 rows, about 2 min more\n"
+    )
+    assert [duration(seconds) for seconds in (0.4, 89, 91, 5399, 5400)] == ["0 s", "89 s", "2 min", "90 min", "1.5 h"]

@@ -85,6 +85,18 @@ def test_scaled_queries_are_answered_rightly_or_refused(factor):
         assert error_of(secure, model) < 0.02
 
 
+def test_a_router_whose_inner_values_need_a_wider_ring_than_its_scores_answers():
+    model = pool_model(("bert", "bert"))
+    with torch.no_grad():
+        model.router.dense.weight.mul_(2**18)
+        model.router.out_proj.weight.zero_()
+        model.router.out_proj.bias.copy_(torch.tensor([0.0, 1.0]))
+    secure = quietly(model, routing_privacy="revealed")
+    done = Conversation(secure)(*batch().values())
+    assert secure.manifest.bounds["router"]["head"] > 18 and [int(one) for one in done.experts] == [1] * 4
+    torch.testing.assert_close(done.logits, model(**batch()).logits, atol=0.01, rtol=0)
+
+
 def test_what_no_ring_holds_is_refused_layer_by_layer():
     model = scaled("output", 1e6)
     with torch.no_grad():
