@@ -5,28 +5,28 @@ from functools import cache
 
 import pytest
 import torch
-from transformers import EuroBertConfig, ModernBertConfig
+from transformers import EuroBertConfig
 
 from hf_securerouter.mpc.conversion.description import Options
 from hf_securerouter.mpc.conversion.validation import validate
 from hf_securerouter.routing import assign_by_quota
 from tests.support.conversation import Conversation
-from tests.tiny import VOCABULARY, pool_model
+from tests.tiny import VOCABULARY, modern_config, pool_model
 
 
 LENGTH, QUOTAS = 6, [2, 2]
-SIZES = {
-    **{"vocab_size": len(VOCABULARY), "hidden_size": 8, "intermediate_size": 12, "num_attention_heads": 2},
-    **{"num_hidden_layers": 1, "max_position_embeddings": 24, "pad_token_id": 0, "bos_token_id": 1},
-    **{"eos_token_id": 2},
-}
+
+
+def euro_config(**fields):
+    sizes = {"hidden_size": 8, "intermediate_size": 12, "num_attention_heads": 2, "num_hidden_layers": 1}
+    special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    return EuroBertConfig(vocab_size=len(VOCABULARY), max_position_embeddings=24, **sizes, **special, **fields)
 
 
 @cache
-def pool(kind=ModernBertConfig, **fields):
+def pool(make=modern_config, **fields):
     """Two experts of one shape, and a router that shares the encoder of the first one."""
-    special = {"cls_token_id": 1, "sep_token_id": 2} if kind is ModernBertConfig else {}
-    configs = [kind(**SIZES, **special, **fields) for _ in range(2)]
+    configs = [make(**fields) for _ in range(2)]
     return pool_model(
         ("bert", "bert"),
         expert_configs=configs,
@@ -60,11 +60,12 @@ def test_each_head_computes_the_last_norm_itself(mode, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "kind, pooling", [(ModernBertConfig, "mean"), (EuroBertConfig, "mean"), (EuroBertConfig, "late")]
+    "make, pooling, same",
+    [(modern_config, "mean", "cls"), (euro_config, "mean", "bos"), (euro_config, "late", "bos")],
 )
-def test_a_router_that_reads_another_row_than_its_experts_head_is_refused(kind, pooling):
-    model = pool(kind, classifier_pooling=pooling)
+def test_a_router_that_reads_another_row_than_its_experts_head_is_refused(make, pooling, same):
+    model = pool(make, classifier_pooling=pooling)
     for protocol in ("masked", "crypten"):
         (problem,) = validate(model, None, Options(protocol=protocol, routing_privacy="revealed", max_length=LENGTH))
         assert problem.path == "config.router_shares_expert" and repr(pooling) in problem.reason
-    assert validate(pool(kind, classifier_pooling={"modernbert": "cls"}.get(kind.model_type, "bos")), None) == []
+    assert validate(pool(make, classifier_pooling=same)) == []
