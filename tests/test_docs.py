@@ -17,7 +17,7 @@ from pathlib import Path
 import datasets
 import pytest
 import torch
-from transformers import BertModel
+from transformers import BertModel, ModernBertModel
 from typer.testing import CliRunner
 
 from hf_securerouter import SecureRouterClient, SecureRouterForSequenceClassification, cli
@@ -33,13 +33,14 @@ from hf_securerouter.trainer import SecureRouterTrainingArguments
 from tests.support import ROOT
 from tests.support.clear_servers import Servers
 from tests.support.conversation import Conversation
-from tests.tiny import family_config, noisy_classifier, pool_model
+from tests.tiny import family_config, modern_config, noisy_classifier, pool_model
 
 
 README_BYTES, PROSE = 9216, 400
 PAGES = ["README.md", *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md"))]
 OTHERS = ["CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "model_cards/README.md", "model_cards/NOTES.md"]
 OWN = (RunArguments, CotrainArguments)
+ETTIN = {"jhu-clsp/ettin-encoder-17m": 1, "jhu-clsp/ettin-encoder-150m": 2}
 CHECKPOINTS = {"prajjwal1/bert-tiny": 1, "google-bert/bert-base-uncased": 2, "google-bert/bert-large-uncased": 3}
 CSV = 'text,label\n"a good film",praise\n"a bad film",complaint\n"the film is slow",other\n"a great film",praise\n'
 # What a page tells to make, and so is not there.
@@ -198,6 +199,9 @@ def stand_ins(tmp_path_factory, tokenizer):
     folder = tmp_path_factory.mktemp("stand-ins")
     for name, layers in CHECKPOINTS.items():
         BertModel(family_config("bert", layers=layers)).save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / name)
+    for name, layers in ETTIN.items():
+        ModernBertModel(modern_config(layers)).save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)
     pool_model(("bert", "bert")).save_pretrained(folder / "sst2-router")
     tokenizer.save_pretrained(folder / "sst2-router")

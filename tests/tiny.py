@@ -9,6 +9,7 @@ from transformers import (
     DebertaV2Config,
     DistilBertConfig,
     ElectraConfig,
+    ModernBertConfig,
     MPNetConfig,
     PreTrainedConfig,
     RobertaConfig,
@@ -73,6 +74,15 @@ def family_config(family: str, layers: int = 1, width: int = 16, **fields) -> Pr
         positions |= {"share_att_key": True, "norm_rel_ebd": "layer_norm", "position_biased_input": False}
         return DebertaV2Config(**bert_like | positions | fields)
     raise ValueError(family)
+
+
+def modern_config(layers: int = 1, **fields) -> ModernBertConfig:
+    """A tiny ModernBERT, as Ettin is one."""
+    sizes = {"hidden_size": 8, "intermediate_size": 12, "num_attention_heads": 2, "num_hidden_layers": layers}
+    special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1, "sep_token_id": 2}
+    return ModernBertConfig(
+        vocab_size=len(VOCABULARY), max_position_embeddings=MAX_POSITIONS, **sizes | special | fields
+    )
 
 
 def noisy_classifier(family: str, width: int, heads: int):

@@ -169,9 +169,7 @@ def _problems(converted: Converted) -> list[Problem]:
         if converted.manifest.encoder_of(member) == member:
             for position, (rings, width) in enumerate(zip(encoder.layer_rings, encoder.output_widths, strict=True)):
                 checks[layer_key(member, position)] = rings.bounds, partial(rings.check, width)
-        head = encoder.spec.head
-        features = head.inner_size or encoder.spec.hidden_size
-        checks[f"{member}.head"] = encoder.rings.bounds, partial(encoder.rings.check_head, head, features)
+        checks[f"{member}.head"] = encoder.rings.bounds, encoder.check_head
         if encoder.mean is not None:
             checks[f"{member}.pooling"] = encoder.rings.bounds, encoder.mean.check
         default = number_format(encoder.spec.precision, encoder.spec.softmax).bounds

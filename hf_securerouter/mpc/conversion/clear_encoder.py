@@ -76,7 +76,9 @@ class ClearEncoder:
         if self.spec.norm_first:
             x = self._norm(x, "final_norm")
         self._position = None
-        return self._head(self._pooled(x, is_token))
+        if self.spec.pooling == "late":
+            return self._classified(self._mean(self._active(x), is_token))
+        return self._head(x[:, 0] if self.spec.pooling == "first" else self._mean(x, is_token))
 
     def _met(self, is_token: Tensor) -> Tensor:
         """Whether a query meets a key in this layer, (B, 1, 1 or T, T) as numbers: in a window also its own, so that
@@ -89,24 +91,30 @@ class ClearEncoder:
         distance = (place[:, None] - place).abs()
         return torch.where(distance == 0, 1.0, met) * (distance <= reach).to(self.dtype)
 
-    def _pooled(self, x: Tensor, is_token: Tensor) -> Tensor:
-        """The row of each input that its head reads."""
-        if self.spec.pooling == "first":
-            return x[:, 0]
+    def _mean(self, x: Tensor, is_token: Tensor) -> Tensor:
+        """The mean of the tokens' rows of each input."""
         live = is_token[:, :, None].to(self.dtype)
         return (x * live).sum(1) / live.sum(1)
 
-    def _head(self, row: Tensor) -> Tensor:
+    def _active(self, rows: Tensor) -> Tensor:
+        """The head's first linear layer and its activation."""
         head = self.spec.head
-        if head.dense is not None:
-            inner = self._note("head", self._linear(row, head.dense))
-            row = _ACTIVATIONS[head.activation](inner)
+        if head.dense is None:
+            return rows
+        return _ACTIVATIONS[head.activation](self._product(rows, head.dense, "head", self._joint))
+
+    def _head(self, row: Tensor) -> Tensor:
+        return self._classified(self._active(row))
+
+    def _classified(self, row: Tensor) -> Tensor:
+        head = self.spec.head
         if head.normalize:
             row = row - row.mean(-1, keepdim=True) if head.centred else row
             square = self._note("norm", row.square().mean(-1, keepdim=True))
             eps = self.spec.layer_norm_eps if head.centred else 0.0
             row = row / ((square + eps) * row.shape[-1]).sqrt()
-        return self._note("logits", self._linear(row, head.classifier))
+        joint = head.centred or (head.dense is None and self._joint)
+        return self._product(row, head.classifier, "logits", joint)
 
     def _note(self, kind: str, values: Tensor) -> Tensor:
         low, high = self.seen.get((self._position, kind), (math.inf, -math.inf))
@@ -117,6 +125,18 @@ class ClearEncoder:
 
     def _linear(self, x: Tensor, name: str) -> Tensor:
         return functional.linear(x, self._weights[f"{name}.weight"], self._weights[f"{name}.bias"])
+
+    @property
+    def _joint(self) -> bool:
+        """Whether a head reads the first token's row of a norm whose division comes behind the head's first matrix."""
+        return self.spec.norm_first and self.spec.pooling == "first"
+
+    def _product(self, x: Tensor, name: str, kind: str, joint: bool) -> Tensor:
+        """A bounded product; also without its bias, if it is divided before its bias is added."""
+        product = self._linear(x, name)
+        if joint:
+            self._note(kind, product - self._weights[f"{name}.bias"])
+        return self._note(kind, product)
 
     def _norm(self, z: Tensor, name: str, attended: bool = False) -> Tensor:
         centred = self._note("residual", z - z.mean(-1, keepdim=True) if self.spec.norm == "layer" else z)

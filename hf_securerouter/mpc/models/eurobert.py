@@ -1,6 +1,8 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
 """EuroBERT on shares: RMSNorms before each step, rotary positions, and feed-forward layers gated by SiLU.
 
+Heads that share keys and values get copies of the weights: each head then has its own, of equal values.
+
 Reference: Boizard et al., EuroBERT: Scaling Multilingual Encoders for European Languages (2025).
 """
 
@@ -26,27 +28,21 @@ from .spec import EncoderSpec, HeadSpec, Problem
 
 @register
 class EuroBertArchitecture(Architecture):
-    """`EuroBertModel` and `EuroBertForSequenceClassification`: first token or mean, dense, GeLU, classifier."""
+    """`EuroBertModel` and `EuroBertForSequenceClassification`: first token or mean, dense, GeLU, classifier; or dense
+    and GeLU of every token, their mean, classifier."""
 
     model_type = "eurobert"
 
     def problems(self, config: Any, path: str) -> list[Problem]:
         found = activation_problems(config.hidden_act, f"{path}.config.hidden_act")
         found += rotary_problems(config.rope_parameters, f"{path}.config.rope_parameters")
-        if config.num_key_value_heads not in (None, config.num_attention_heads):
+        width = config.hidden_size // config.num_attention_heads
+        if config.head_dim not in (None, width):
             found.append(
                 Problem(
-                    f"{path}.config.num_key_value_heads",
-                    f"several of {config.num_attention_heads} heads share keys and values",
-                    "Use a model with as many key and value heads",
-                )
-            )
-        if config.classifier_pooling not in _POOLINGS:
-            found.append(
-                Problem(
-                    f"{path}.config.classifier_pooling",
-                    f"{config.classifier_pooling!r} classifies every token before it pools",
-                    "Fine-tune with `classifier_pooling='mean'` or 'bos'",
+                    f"{path}.config.head_dim",
+                    f"heads of {config.head_dim} numbers do not divide the width of {config.hidden_size}",
+                    f"Use a model with `head_dim={width}`",
                 )
             )
         return found
@@ -83,6 +79,12 @@ class EuroBertArchitecture(Architecture):
         weights: dict[str, Tensor] = {}
         copy_gated_layers(weights, encoder.layers, ("input_layernorm", "post_attention_layernorm"))
         copy_parts(weights, ["final_norm"], encoder.norm)
+        width = encoder.config.hidden_size // encoder.config.num_attention_heads
+        for name, values in weights.items():
+            if name.split(".")[-2] in ("key", "value"):
+                by_heads = values.unflatten(0, (-1, width))
+                copies = encoder.config.num_attention_heads // len(by_heads)
+                weights[name] = by_heads.repeat_interleave(copies, dim=0).flatten(0, 1).contiguous()
         return weights
 
     def head_weights(self, model: Any) -> dict[str, Tensor]:
@@ -92,4 +94,4 @@ class EuroBertArchitecture(Architecture):
         return weights
 
 
-_POOLINGS = {"bos": "first", "mean": "mean"}
+_POOLINGS = {"bos": "first", "mean": "mean", "late": "late"}

@@ -64,7 +64,8 @@ class EncoderSpec:
         relative_buckets (`int`, *optional*): Entries for each head of the relative attention bias that all layers add
             to their scores; None without one.
         pooling (`str`): Which row heads read of the last hidden states: `"first"`, the first token's, or `"mean"`, the
-            mean of all tokens' rows, without padding.
+            mean of all tokens' rows, without padding. With `"late"`, the first linear layer and the activation of the
+            head read every row, and its classifier the mean of what they give for the tokens.
         norm_first (`bool`): Whether a norm stands before attention and before the feed-forward layer, and a last one
             behind all layers; otherwise a norm stands behind each of them.
         bare_first (`bool`): Whether the first of these layers reads the embedding output without a norm.

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,6 +15,14 @@ from ...models.rotary import rotary_tables
 from ...net.ledger import Ledger
 from . import functions
 from .sharing import MASKED_SCORE
+
+
+_ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
+    "gelu": functions.gelu,
+    "relu": functions.relu,
+    "silu": functions.silu,
+    "tanh": functions.tanh,
+}
 
 
 class CryptenEncoder:
@@ -60,6 +69,8 @@ class CryptenEncoder:
             x = self._norm(x, "final_norm")
         if self.spec.pooling == "first":
             return x[:, 0]
+        if self.spec.pooling == "late":
+            x = self._active(x)
         with self._ledger.gate("pooling"):
             # The bias is 0 for tokens and `MASKED_SCORE` for padding.
             return functions.masked_mean(x, 1 - attention_bias.div(round(MASKED_SCORE)))
@@ -67,14 +78,19 @@ class CryptenEncoder:
     def head(self, hidden: Any) -> Any:
         """Logits, (B, C), from the hidden state of `run_encoder`, which several heads may read."""
         head = self.spec.head
-        if head.dense is not None:
-            hidden = self._linear(hidden, head.dense)
-        if head.activation != "identity":
-            hidden = self._activation(head.activation, hidden)
+        if self.spec.pooling != "late":
+            hidden = self._active(hidden)
         if head.centred:
             with self._ledger.gate("layernorm"):
                 hidden = functions.layer_norm(hidden, hidden.size(-1) ** -0.5, 0.0, self.spec.layer_norm_eps)
         return self._linear(hidden, head.classifier)
+
+    def _active(self, rows: Any) -> Any:
+        """The head's first linear layer and its activation."""
+        head = self.spec.head
+        if head.dense is not None:
+            rows = self._linear(rows, head.dense)
+        return rows if head.activation == "identity" else self._activation(head.activation, rows)
 
     def _layer(self, x: Any, bias: Any, name: str, position: int) -> Any:
         x = self._norm(x + self._attended(x, bias, name, position), f"{name}.attention_norm")
@@ -149,11 +165,11 @@ class CryptenEncoder:
     def _norm(self, x: Any, name: str) -> Any:
         weight, bias = self._weights[f"{name}.weight"], self._weights[f"{name}.bias"]
         with self._ledger.gate("layernorm"):
-            return functions.layer_norm(x, weight, bias, self.spec.layer_norm_eps)
+            return functions.layer_norm(x, weight, bias, self.spec.layer_norm_eps, self.spec.norm == "layer")
 
     def _activation(self, name: str, x: Any) -> Any:
         with self._ledger.gate(name):
-            return {"gelu": functions.gelu, "relu": functions.relu, "tanh": functions.tanh}[name](x)
+            return _ACTIVATIONS[name](x)
 
 
 def _turned_by_quarter(x: Any) -> Any:

@@ -55,7 +55,7 @@ def problems(members: Mapping[str, EncoderSpec], device: str, provider: str) -> 
         )
     for name, spec in members.items():
         # Experts of reduced precision are no problem: their rounded weights run with CrypTen's 16 fraction bits.
-        for field, known in (("hidden_act", ("gelu", "relu")), ("softmax", ("exact",))):
+        for field, known in (("hidden_act", ("gelu", "relu", "silu")), ("softmax", ("exact",))):
             value = getattr(spec, field)
             if value not in known:
                 found.append(
@@ -73,7 +73,7 @@ def problems(members: Mapping[str, EncoderSpec], device: str, provider: str) -> 
                     "Pass `protocol='masked'`",
                 )
             )
-        if spec.head.activation not in ("gelu", "relu", "tanh", "identity"):
+        if spec.head.activation not in ("gelu", "relu", "silu", "tanh", "identity"):
             found.append(
                 Problem(
                     f"{name}.head",

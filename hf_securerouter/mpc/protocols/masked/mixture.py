@@ -39,6 +39,7 @@ from ...gates.conjunction import And
 from ...gates.expert_linear import ExpertLinear
 from ...gates.exponential import EXP_SCALE, Exponential
 from ...gates.gate import SecretProtocol, together
+from ...gates.in_range import InRange
 from ...gates.largest import largest
 from ...gates.linear import Linear
 from ...gates.matmul import Matmul
@@ -94,6 +95,8 @@ class SecureMixture:
             f"{name}.middle",
         )
         scores = yield from party.checked(scores.truncate(bits.scores), f"{self.place} routing")
+        if party.guard is not None:
+            party.guard.later(InRange(scores.shape).run(party, scores))
         scores = scores.map(lambda words: words.reshape(-1, words.shape[-1]))
         chosen, best = yield from self._choices(party, scores)
         # A column of ones at the scale of x multiplies the biases, the last row of each first matrix.
@@ -169,7 +172,7 @@ class SecureMixture:
 
     # The experts.
 
-    def _active(self, party: Party, inner: Secret) -> SecretProtocol[Secret]:
+    def _expert_activation(self, party: Party, inner: Secret) -> SecretProtocol[Secret]:
         rings, bits = self.rings, self.rings.bits
         inner = inner.with_bound(rings.bounds.inner)
         return (
@@ -205,7 +208,7 @@ class SecureMixture:
         weight = f"{self.prefix}{name}.experts.intermediate"
         gate = Linear(rows * choices, experts * columns, width, ((weight, spec.intermediate_size),))
         (inner,) = yield from gate.run(party, spread, (bits.intermediate_weights,), rings.bounds.inner)
-        active = yield from self._active(party, inner.map(lambda words: words[None]))
+        active = yield from self._expert_activation(party, inner.map(lambda words: words[None]))
         outputs = yield from self._outputs(party, name, active, same=True)
         outputs = outputs.map(lambda words: words.transpose(0, 1).contiguous())
         left = one_hot.map(lambda words: words.view(rows * choices, 1, experts)).with_bound(outputs.bound)
@@ -237,7 +240,7 @@ class SecureMixture:
             f"{self.prefix}{name}.experts.intermediate",
         )
         inner = yield from gate.run(party, by_expert, bits.intermediate_weights, rings.bounds.inner)
-        active = yield from self._active(party, inner)
+        active = yield from self._expert_activation(party, inner)
         outputs = yield from self._outputs(party, name, active, same=False)
         outputs = outputs.map(
             lambda words: words.view(experts, batch, places, -1).transpose(0, 1).reshape(batch, slots, -1)

@@ -39,7 +39,6 @@ from ...gates.select import Select
 from ...gates.shuffle import Shuffle, Shuffled
 from ...gates.widen import Widen
 from ...models.manifest import Manifest
-from .encoder import NORMAL_BOUND
 from .evaluator import SecureProgram
 from .layout import ATTENTION_MASK, LOGITS, all_weight_shapes, encoders, input_width, logit_width
 from .program_name import Kind, ProgramName
@@ -309,7 +308,7 @@ def _rank_program(manifest: Manifest, name: str, count: int) -> SecureProgram:
     owner = manifest.encoder_of("router")
     encoder, width = encoders(manifest)[owner], manifest.members[owner].hidden_size
     inputs = {member: words for member, words in program.inputs.items() if member != owner}
-    inputs[HIDDEN] = _planned((count, width), encoder.hidden_width, encoder.rings.bits.hidden, NORMAL_BOUND)
+    inputs[HIDDEN] = _planned((count, width), encoder.hidden_width, encoder.rings.bits.hidden, encoder.hidden_bound)
     return replace(program, inputs=inputs)
 
 

@@ -21,6 +21,7 @@ from ...ring.words import MAX_BITS, checked_width
 WIDEST_SCORES = 9  # row maxima are searched with 8 bits, in units of at most 2
 WIDEST_CURVED = 10  # log2 of an input of GeLU or tanh: the dealer's look-ups double with every bit
 LEAST_NORMAL = 7  # fraction bits of a LayerNorm's input
+WIDEST_PRODUCT, WIDEST_INVERSE = 18, 25  # most fraction bits of a product and of the inverse that multiplies it
 
 
 @dataclass(frozen=True)
@@ -178,9 +179,18 @@ class RingWidths:
         return max(
             bits.hidden + bits.head_weights + Bounds.head + 2,
             self.score_width + bits.hidden + bits.query_weights + turned - bits.query,
+            self.key_width,
+            0 if self.norm_first else self._residual_width(self.attended_width, self.attended),
+        )
+
+    @property
+    def key_width(self) -> int:
+        """Ring width of the opening of a hidden state before K and V."""
+        bits = self.bits
+        turned = bits.rotary if self.rotary else 0
+        return max(
             self.score_width + bits.hidden + bits.key_weights + turned - bits.key,
             self.mix_width + bits.hidden + bits.value_weights - bits.value,
-            0 if self.norm_first else self._residual_width(self.attended_width, self.attended),
         )
 
     def head_width(self, head: HeadSpec) -> int:
@@ -278,6 +288,26 @@ class RingWidths:
         usual = self.bounds.variance if usual is None else usual
         normal = min(bits.normal, max(room - (room + usual) // 2, LEAST_NORMAL))
         return normal, room - normal
+
+    def product_scales(self, width: int, scale: int, usual: int) -> tuple[int, int]:
+        """Fraction bits of a product with a matrix and of the inverse deviation that multiplies it; as `norm_scales`.
+
+        Args:
+            width (`int`): Ring width of the result at `scale` fraction bits.
+            scale (`int`): Fraction bits of the result.
+            usual (`int`): log2 of a usual variance.
+
+        Raises:
+            `SecureRouterValueError`: Fewer than 24 bits are left for both.
+        """
+        room = MAX_BITS - width + scale
+        if room < 24:
+            raise SecureRouterValueError(
+                f"A norm in front of a matrix has {room} bits left for its factors and needs 24: the results have a "
+                f"ring of {width} bits, as wide as the bounds say."
+            )
+        product = min(WIDEST_PRODUCT, max(room // 2 - usual // 2, LEAST_NORMAL))
+        return product, min(room - product, WIDEST_INVERSE)
 
     def check(self, output_width: int) -> None:
         """Raise an error if a ring of a layer does not fit into 64 bits.

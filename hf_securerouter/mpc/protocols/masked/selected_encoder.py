@@ -11,7 +11,7 @@ Reference:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ from ...gates.select import Select
 from ...gates.selected_linear import SelectedLinear
 from ...ring.words import MAX_BITS
 from .encoder import MaskedEncoder
+from .steps import NONE
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,23 @@ class SelectedEncoder(MaskedEncoder):
             diagonals=tuple(diagonals),
         )
         return (yield from gate.run(party, rows, self.bits, (*matrices.values(), *diagonals.values()), bound))
+
+    def _without_biases(
+        self,
+        party: Party,
+        rows: Secret,
+        matrices: Mapping[str, int],
+        bound: int,
+        diagonals: Mapping[str, int] = NONE,
+    ) -> SecretProtocol[list[tuple[Secret, Secret]]]:
+        # The biases are selected too: the product of a row of zeros beside each row is the bias alone.
+        both = rows.map(lambda words: torch.stack([words, torch.zeros_like(words)], 1).flatten(0, 1))
+        results = yield from self._products(party, both, matrices, diagonals, bound)
+        found = []
+        for result in results:
+            product, bias = (result.map(lambda words, at=at: words[at::2]) for at in (0, 1))
+            found.append((replace(product, words=product.words - bias.words), bias))
+        return found
 
     def _relative_table(self, party: Party) -> SecretProtocol[Tensor]:
         shares = torch.stack([party.weights[f"{name}relative_attention_bias"].share for name in self.members])

@@ -37,6 +37,7 @@ def cases():
         "gelu": ("gelu", [wide], {}, gelu),
         "gelu_far": ("gelu", [torch.tensor([-20000.0, -1000.0, 1000.0, 20000.0])], {}, gelu),
         "tanh": ("tanh", [torch.cat([wide, torch.tensor([-20000.0, 20000.0])])], {}, torch.tanh),
+        "silu": ("silu", [torch.cat([wide, torch.tensor([-20000.0, 20000.0])])], {}, torch.nn.functional.silu),
         "relu": ("relu", [wide], {}, torch.relu),
         "exponential": ("exponential", [-torch.linspace(0, 450, 9001)], {}, torch.exp),
         "linear": (
@@ -86,6 +87,10 @@ def cases():
     def layer_norm(eps):
         return lambda x, w, b: torch.nn.functional.layer_norm(x, x.shape[-1:], w, b, eps)
 
+    def rms_norm(x, w, b):
+        return torch.nn.functional.rms_norm(x, x.shape[-1:], w, 1e-5) + b
+
+    found["rms_norm"] = ("layer_norm", [rows[:40] + 3, gamma, beta], {"eps": 1e-5, "centre": False}, rms_norm)
     for name, inputs, eps in (
         ("layer_norm_variances", rows + 3, 1e-12),
         ("layer_norm_outlier", outlier, 1e-12),

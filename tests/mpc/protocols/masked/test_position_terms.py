@@ -141,6 +141,18 @@ def test_models_of_every_option_answer_as_in_clear_in_rings_of_measured_bounds()
             assert (talk(ids, mask).logits - expected).abs().max() < 0.02, options
 
 
+def test_experts_of_one_shape_all_run_where_the_choice_is_hidden():
+    configs = [family_config("deberta-v2", num_labels=3) for _ in range(2)]
+    router = family_config("bert", width=8)
+    model = pool_model(("bert", "bert"), expert_configs=configs, router_config=router, num_labels=3)
+    secure = share(model, routing_privacy="oblivious")
+    ids, mask = texts()
+    with torch.no_grad():
+        expected = model(input_ids=ids, attention_mask=mask).logits
+    assert not secure.manifest.selects
+    assert (Conversation(secure)(ids, mask).logits - expected).abs().max() < 0.02
+
+
 def test_a_model_that_is_cut_keeps_its_positions():
     ids, mask = texts()
     whole = deberta(layers=3)

@@ -1,0 +1,264 @@
+# Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
+"""The steps that layers and heads are made of: products with weights, norms and activations.
+
+A norm in front of a matrix takes five rounds: its input, the variance (2), the inverse deviation, the normalised row.
+Of one row a text the product is taken before the division, of a copy of the row in a wider ring, so that the
+normalised row is never opened:
+
+    norm(z) W + b = (z W) / deviation(z) + b.
+
+That takes four rounds, and more bits; where all rows are read, it would open the products of all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import NamedTuple
+
+from ....number_format import deviation_bits
+from ...gates.activation import Activation
+from ...gates.gate import SecretProtocol, together
+from ...gates.in_range import between
+from ...gates.linear import Linear
+from ...gates.party import Party
+from ...gates.relu import ReLU
+from ...gates.row_function import RowFunction
+from ...gates.row_scale import RowScale
+from ...gates.secret import Secret
+from ...gates.square import Square
+from ...gates.widen import Widen
+from ...models import EncoderSpec
+from ...ring.words import MAX_BITS
+from .ring_widths import RingWidths
+
+
+NORMAL_BOUND = 5  # log2 bound of normalised values
+NONE: Mapping[str, int] = MappingProxyType({})
+
+
+class Squares(NamedTuple):
+    """log2 of the least, the largest and a usual mean square of a row that a norm divides."""
+
+    low: int
+    high: int
+    usual: int
+
+
+@dataclass(frozen=True)
+class SecureSteps:
+    """The steps of one encoder and its head; a base class of `MaskedEncoder`, which describes the fields."""
+
+    spec: EncoderSpec
+    rings: RingWidths
+    prefix: str = ""
+    layers: tuple[RingWidths, ...] = ()
+    head_width: int = 0
+    place: str = ""
+    layer: int = 0
+
+    def _linear(
+        self,
+        party: Party,
+        x: Secret,
+        width: int,
+        bound: int,
+        matrices: Mapping[str, int],
+        residual: str | None = None,
+    ) -> SecretProtocol[list[Secret]]:
+        """x W + b for each matrix (name to scale), and last, if named, the residual gamma x + beta, centred."""
+        if residual is not None and self._has(party, residual):
+            # With projected embeddings, the residual is one more matrix, with centred outputs.
+            matrices, residual = {**matrices, residual: self.rings.bits.gamma}, None
+        rows = x.map(lambda words: words.reshape(-1, words.shape[-1])).narrow(width)
+        diagonals: dict[str, int] = {}
+        if residual is not None:
+            matrices = {**matrices, f"{residual}.mean": self.rings.bits.mean_weights}
+            diagonals = {f"{residual}.gamma": self.rings.bits.gamma}
+        results = yield from self._products(party, rows, matrices, diagonals, bound)
+        if residual is not None:
+            scaled, mean = results.pop(), results.pop()
+            results.append((scaled - mean.truncate(scaled.scale)).with_bound(self.rings.bounds.residual))
+        shape = x.shape[:-1]
+        return [result.map(lambda words: words.view(*shape, words.shape[-1])) for result in results]
+
+    def _has(self, party: Party, name: str) -> bool:
+        """Whether the encoder has a weight of this name."""
+        return f"{self.prefix}{name}" in party.weights
+
+    def _products(
+        self,
+        party: Party,
+        rows: Secret,
+        matrices: Mapping[str, int],
+        diagonals: Mapping[str, int],
+        bound: int,
+    ) -> SecretProtocol[list[Secret]]:
+        """Rows times each weight, plus its bias; `matrices` and `diagonals` map names to scales."""
+        apart = yield from self._without_biases(party, rows, matrices, bound, diagonals)
+        return [product.map(lambda words, bias=bias: words + bias.words) for product, bias in apart]
+
+    def _without_biases(
+        self,
+        party: Party,
+        rows: Secret,
+        matrices: Mapping[str, int],
+        bound: int,
+        diagonals: Mapping[str, int] = NONE,
+    ) -> SecretProtocol[list[tuple[Secret, Secret]]]:
+        """Rows times each weight, and its bias, which broadcasts to the product."""
+        weights = {name: party.weights[f"{self.prefix}{name}"] for name in (*matrices, *diagonals)}
+        gate = Linear(
+            rows=rows.shape[0],
+            features=rows.shape[1],
+            width=rows.width,
+            matrices=tuple((f"{self.prefix}{name}", weights[name].masked.shape[1]) for name in matrices),
+            diagonals=tuple(f"{self.prefix}{name}" for name in diagonals),
+        )
+        results = yield from gate.run(party, rows, (*matrices.values(), *diagonals.values()), bound)
+        biases = [party.weights[f"{self.prefix}{name}.bias"].share for name in weights]
+        return [
+            (result, party.secret(bias, result.width, result.scale, bound))
+            for result, bias in zip(results, biases, strict=True)
+        ]
+
+    def _norm(self, party: Party, z: Secret, width: int, attended: bool = False) -> SecretProtocol[Secret]:
+        """z / sqrt(mean of z^2), in a ring of `width` bits; z is centred already."""
+        rings, bits, bounds = self.rings, self.rings.bits, self.rings.bounds
+        scale, inverse_scale = rings.norm_scales(width, attended)
+        z = yield from party.checked(z.truncate(scale).with_bound(bounds.residual), f"{self.place} residual")
+        row_bits = deviation_bits(z.shape[-1])
+        variance_scale = min(bits.variance, 2 * scale + row_bits)
+        gate = RowFunction(
+            "inverse_sqrt",
+            z.shape[:-1],
+            scale=variance_scale,
+            low=max(bounds.variance_low, 5 - variance_scale),
+            high=bounds.variance_high,
+            result_scale=inverse_scale,
+        )
+        rows = RowScale(
+            z.shape,
+            bits=z.value_bits,
+            scalar_bits=gate.width,
+            width=width + scale + inverse_scale - bits.hidden,
+            squares=True,
+        ).start(party)
+        yield from rows.open_rows(z)
+        squares = rows.sum_of_squares(bounds.variance_high + row_bits)
+        eps = round(self.spec.layer_norm_eps * z.shape[-1] * 4.0**scale)
+        # The variance is, up to a constant ratio, the sum of squares / 2^row_bits: the scale changes, the words stay.
+        variance = party.secret(
+            squares.add_public(eps).words, squares.width, squares.scale + row_bits, bounds.variance_high
+        ).truncate(variance_scale)
+        variance = yield from party.checked(variance, f"{self.place} variance", gate.low)
+        if party.guard is not None:
+            party.guard.later(between(party, variance, gate.low))
+        inverse = yield from gate.run(party, variance)
+        yield from rows.open_scalar(inverse.map(lambda words: words.unsqueeze(-1)))
+        return rows.product(NORMAL_BOUND).truncate(bits.hidden)
+
+    def _normed_width(self, squares: Squares, bound: int) -> int:
+        """Ring width in which `_normed_product` multiplies a row of a mean square up to 2^`squares.high` with a
+        matrix. Quotients are below 2^`bound`, with their biases and without."""
+        bits = self.rings.bits
+        return bits.hidden + bits.head_weights + bound + 1 + max(0, -(-squares.high // 2)) + 2
+
+    def _normed_product(
+        self, party: Party, z: Secret, squares: Squares, name: str, width: int, bound: int, centre: bool = False
+    ) -> SecretProtocol[Secret]:
+        """As `_linear` of `_norm`, for one row of each input: z W / sqrt(mean of z^2) + b, in four rounds.
+
+        To centre a row z of n numbers and their sum s, n z - s is used, exactly n times the centred row: a norm does
+        not depend on the factor. Its squares add up to n (n sum of z^2 - s^2).
+
+        Args:
+            party (`Party`): The party.
+            z (`Secret`): (B, H) at `bits.hidden`; to be centred, in a ring that holds the sum of a row.
+            squares (`Squares`): Bounds of the mean square of a row, once it is centred.
+            name (`str`): The weight, which has the scale of a head's.
+            width (`int`): Ring width of the result, which has the scale of `_linear`.
+            bound (`int`): log2 bound of the result.
+            centre (`bool`): Whether the mean of each row is removed first.
+        """
+        rings, features = self.rings, z.shape[-1]
+        row_bits, scale, weights = deviation_bits(features), rings.bits.hidden, rings.bits.head_weights
+        least, product_scale = self._normed_width(squares, bound), scale + weights
+        inner = max(least, width)  # the bias is added to the result
+        z = yield from party.checked(z, f"{self.place} residual")
+        before, after = rings.product_scales(width, product_scale, squares.usual)
+        spread = 3 * row_bits if centre else row_bits
+        square_scale = min(scale, (MAX_BITS - 2 - spread - squares.high) // 2)
+        variance_scale = min(rings.bits.variance, 2 * square_scale + spread)
+        inverse = RowFunction(
+            "inverse_sqrt",
+            z.shape[:-1],
+            scale=variance_scale,
+            low=max(squares.low, 5 - variance_scale),
+            high=squares.high,
+            result_scale=after,
+        )
+
+        def multiplied() -> SecretProtocol[list[tuple[Secret, Secret]]]:
+            row = yield from Widen(z.shape, z.value_bits, inner + row_bits if centre else inner).run(party, z)
+            if centre:
+                row = row.times_public(features) - row.map(lambda words: words.sum(-1, keepdim=True))
+                row = replace(row, scale=scale + row_bits).truncate(scale)
+            return (yield from self._without_biases(party, row, {name: weights}, bound))
+
+        def deviation() -> SecretProtocol[Secret]:
+            small = z.truncate(square_scale)
+            ring = 2 * square_scale + spread + squares.high + 2
+            parts = [small]
+            if centre:
+                sums = small.map(lambda words: words.sum(-1, keepdim=True))
+                parts.append(sums.with_bound(small.bound + row_bits))
+            found = yield from together(*(Square(one.shape, one.value_bits, ring).run(party, one) for one in parts))
+            total, *of_sum = (one.map(lambda words: words.sum(-1)) for one in found)
+            for square in of_sum:
+                total = (total.times_public(features) - square).times_public(features)
+            eps = round(self.spec.layer_norm_eps * features ** (3 if centre else 1) * 4.0**square_scale)
+            mean = replace(total.add_public(eps), scale=2 * square_scale + spread, bound=squares.high)
+            mean = mean.truncate(variance_scale)
+            mean = yield from party.checked(mean, f"{self.place} variance", inverse.low)
+            if party.guard is not None:
+                party.guard.later(between(party, mean, inverse.low))
+            return (yield from inverse.run(party, mean))
+
+        ((product, bias),), factor = yield from together(multiplied(), deviation())
+        product = product.with_bound(least - product_scale - 2).truncate(before)
+        divide = RowScale(
+            product.shape, product.value_bits, factor.value_bits, width + before + after - product_scale
+        ).start(party)
+        scalar = factor.map(lambda words: words.unsqueeze(-1))
+        yield from together(divide.open_rows(product), divide.open_scalar(scalar))
+        return (divide.product(bound).truncate(product_scale) + bias.narrow(width)).with_bound(bound)
+
+    def _activation(
+        self, party: Party, name: str, x: Secret, bound: int, opened: int, result: int, width: int
+    ) -> SecretProtocol[Secret]:
+        """An activation of x, opened at `opened` fraction bits; returns `result` fraction bits in `width` bits."""
+        if name == "identity":
+            return x.truncate(result).with_bound(bound).narrow(width)
+        if name == "quadratic":
+            # x^2 / 8 + x / 4 + 1 / 2 = (x + 1)^2 / 8 + 3 / 8
+            x = yield from party.checked(x.truncate(opened).with_bound(bound), f"{self.place} activation")
+            shifted = x.add_public(1 << opened)
+            grown = width + 2 * opened + 3 - result
+            square = yield from Square(shifted.shape, shifted.value_bits, grown).run(party, shifted)
+            square = party.secret(square.words, grown, square.scale + 3, 2 * bound - 3)
+            return square.add_public(3 << (square.scale - 3)).truncate(result)
+        if name == "relu":
+            x = yield from party.checked(x.truncate(result).with_bound(bound), f"{self.place} activation")
+            return (yield from ReLU(x.shape, x.value_bits, width).run(party, x))
+        scale = max(opened, result)
+        x = yield from party.checked(x.truncate(scale).with_bound(bound), f"{self.place} activation")
+        active = yield from Activation(name, x.shape, bound, opened, scale, width + scale - result).run(party, x)
+        return active.truncate(result)
+
+
+def centred(x: Secret, fraction: int) -> Secret:
+    """x without the mean of each row, taken with `fraction` bits; local, in a ring smaller by as many bits."""
+    mean = x.map(lambda words: words.sum(-1, keepdim=True)).times_public(round(2.0**fraction / x.shape[-1]))
+    return x - replace(mean, scale=x.scale + fraction).truncate(x.scale)
