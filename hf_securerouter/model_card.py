@@ -152,7 +152,7 @@ def generate_model_card(
         title=name,
         repo_id=repo_id or name,
         config=config,
-        labels=[config.id2label[index] for index in range(config.num_labels)],
+        labels=[_plain(config.id2label[index]) for index in range(config.num_labels)],
         max_length=config.max_length,
         adapter=_described_adapter(model, *adapter) if adapter else None,
         base=data.base_model or "folder-of-the-pool",
@@ -402,6 +402,11 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """A table in Markdown, or the empty string if there is no row."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines) if rows else ""
+
+
+def _plain(name: str) -> str:
+    """A name of a foreign checkpoint, in one line and without a meaning in Markdown."""
+    return re.sub(r"([\\`*\[\]<>|])", r"\\\1", " ".join(str(name).split()))
 
 
 def _count(module) -> str:

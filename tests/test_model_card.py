@@ -164,6 +164,12 @@ def test_labels_and_routing_are_those_of_the_config(model):
     assert "A cost-aware router over 2 experts:" in content
 
 
+def test_labels_of_a_foreign_checkpoint_are_text_and_no_markdown(model):
+    model.config.id2label = {0: "not_so *good*", 1: "<img src=x>\n# [a](b) | c"}
+    content = generate_model_card(model)
+    assert r"Labels: not_so \*good\*, \<img src=x\> # \[a\](b) \| c. Texts" in content
+
+
 def test_wrong_number_of_shares_is_refused(model, data):
     data.securerouter["routing_shares"] = [0.5, 0.25, 0.25]
     with pytest.raises(

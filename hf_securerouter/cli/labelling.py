@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import errno
 import fcntl
 import hashlib
 import itertools
@@ -328,8 +329,20 @@ def _partial_path(
 
 
 def _open_partial(path: Path) -> BinaryIO:
-    """Open the unfinished output for this process alone; texts are private, so only the owner may read it."""
-    file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+b")
+    """Open the unfinished output for this process alone; texts are private, so only the owner may read it.
+
+    Its name can be guessed: in a folder of several users another one may have put a link or a file in its place.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise SecureRouterValueError(f"`output`: {str(path)!r} is a link, which this run did not make.") from None
+    file = os.fdopen(descriptor, "r+b")
+    if os.fstat(descriptor).st_uid != os.geteuid():
+        file.close()
+        raise SecureRouterValueError(f"`output`: {str(path)!r} is of another user: remove it, or name another output.")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

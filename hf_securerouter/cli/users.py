@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from hf_securerouter.cli.output import JsonOption, only_results_on_stdout, print_json, print_table
+from hf_securerouter.cli.output import JsonOption, only_results_on_stdout, print_json
 from hf_securerouter.errors import SecureRouterValueError
 
 
@@ -30,8 +30,10 @@ def users(
     if json:
         print_json({"users": listed})
     else:
-        rows = [[one["name"], one["until"], one["fingerprint"]] for one in listed]
-        print_table("Clients that are let in", ["name", "until", "fingerprint"], rows)
+        for one in listed:  # in lines, as a table would break the fingerprints
+            typer.echo(f"{one['name']}, until {one['until']}, fingerprint {one['fingerprint']}")
+        if not listed:
+            typer.echo("No client is let in.")
 
 
 def change_users(folder: Path, add: list[Path], revoke: list[str]) -> list[dict[str, str]]:

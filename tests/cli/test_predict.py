@@ -2,6 +2,7 @@
 """`securerouter predict`: a file of texts in, the same file with labels out."""
 
 import json
+import os
 import signal
 import stat
 import subprocess
@@ -156,6 +157,21 @@ class TestPredict:
             with pytest.raises(SecureRouterValueError, match="another run is writing"):
                 predict_file(checkpoint, texts, output)
         assert predict_file(checkpoint, texts, output)["lines"] == 70
+
+    @pytest.mark.parametrize("kind", ["link", "of another user"])
+    def test_what_another_user_put_in_the_place_of_the_unfinished_output_is_not_written(
+        self, checkpoint, texts, tmp_path, monkeypatch, kind
+    ):
+        partial = labelling._partial_path(tmp_path / "out.jsonl", texts, checkpoint, False)
+        (tmp_path / "theirs").write_text("before")
+        if kind == "link":
+            partial.symlink_to(tmp_path / "theirs")
+        else:
+            partial.write_text("before")
+            monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+        done = run("predict", checkpoint, "--input", str(texts), "--output", str(tmp_path / "out.jsonl"))
+        assert done.exit_code == 2 and kind in done.stderr
+        assert (tmp_path / "theirs").read_text() == "before" and not (tmp_path / "out.jsonl").exists()
 
     def test_existing_output_stays_until_the_new_one_is_complete(self, checkpoint, texts, tmp_path, monkeypatch):
         output = tmp_path / "out.jsonl"

@@ -7,6 +7,7 @@ import select
 import socket
 import struct
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 from safetensors.torch import save
 
@@ -16,6 +17,7 @@ from hf_securerouter.mpc.net.tls import connect
 
 
 PATIENCE = 0.2  # seconds for an answer, after which a new connection is made
+WORKERS = 8  # connections at once
 
 
 def values(draw):
@@ -61,38 +63,54 @@ def payload(draw, shares):
 
 
 def send_to_party(address, role, identity, shares, count, seed):
-    """Send `count` messages to a party as a client. Every message gets an error, or the connection ends."""
-    draw, channel = random.Random(seed), None
-    for _ in range(count):
-        head, body = header(draw), payload(draw, shares)
-        try:
-            if channel is None:
-                channel = Channel(connect(address, role, identity, time.monotonic() + 60), role)
-            length = draw.choice([len(head)] * 20 + [1 << 20, 0])
-            channel.send_bytes(struct.pack("<4sIQ", b"SRF1", length, len(body)) + head + body, timeout=10)
-            answer, _ = channel.receive(PATIENCE, 10.0)
-            assert answer["kind"] == "error", answer
-        except MeetingError:
-            raise
-        except ChannelError:
-            if channel is not None:
-                channel.close()
-                channel = None
-    if channel is not None:
-        channel.close()
+    """Send `count` messages to a party as a client, over several connections. Every message gets an error, or the
+    connection ends."""
+
+    def send(number, count):
+        draw, channel = random.Random(f"{seed} {number}"), None
+        for _ in range(count):
+            head, body = header(draw), payload(draw, shares)
+            try:
+                if channel is None:
+                    channel = Channel(connect(address, role, identity, time.monotonic() + 60), role)
+                length = draw.choice([len(head)] * 20 + [1 << 20, 0])
+                channel.send_bytes(struct.pack("<4sIQ", b"SRF1", length, len(body)) + head + body, timeout=10)
+                answer, _ = channel.receive(PATIENCE, 10.0)
+                assert answer["kind"] == "error", answer
+            except MeetingError:
+                raise
+            except ChannelError:
+                if channel is not None:
+                    channel.close()
+                    channel = None
+        if channel is not None:
+            channel.close()
+
+    _side_by_side(send, count)
 
 
 def send_bytes(address, count, seed):
     """Make `count` connections that are no TLS, or break off, and wait for the end of some of them."""
-    draw = random.Random(seed)
-    for _ in range(count):
-        with socket.create_connection(address, timeout=60) as sock:
-            data = draw.choice([b"\x16\x03\x01", b"GET / HTTP/1.1\r\n", b"SRF1", b""]) + draw.randbytes(
-                draw.randrange(64)
-            )
-            try:
-                sock.sendall(data)
-                if draw.random() < 0.5:
-                    select.select([sock], [], [], 0.02)
-            except OSError:
-                pass
+
+    def send(number, count):
+        draw = random.Random(f"{seed} {number}")
+        for _ in range(count):
+            with socket.create_connection(address, timeout=60) as sock:
+                data = draw.choice([b"\x16\x03\x01", b"GET / HTTP/1.1\r\n", b"SRF1", b""]) + draw.randbytes(
+                    draw.randrange(64)
+                )
+                try:
+                    sock.sendall(data)
+                    if draw.random() < 0.5:
+                        select.select([sock], [], [], 0.02)
+                except OSError:
+                    pass
+
+    _side_by_side(send, count)
+
+
+def _side_by_side(send, count):
+    """Send `count` messages in `WORKERS` threads, and raise what one of them raises."""
+    counts = [len(range(number, count, WORKERS)) for number in range(WORKERS)]
+    with ThreadPoolExecutor(WORKERS) as pool:
+        list(pool.map(send, range(WORKERS), counts))

@@ -12,6 +12,8 @@ import sys
 import time
 from multiprocessing import forkserver
 
+import torch
+
 from hf_securerouter import cli
 
 
@@ -24,6 +26,7 @@ CONTEXT.set_forkserver_preload(["hf_securerouter.cli", "hf_securerouter.mpc.depl
 
 
 def _command(arguments, log, before):
+    torch.set_num_threads(1)  # three roles, and other tests, share the cores
     if before is not None:
         before()
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)

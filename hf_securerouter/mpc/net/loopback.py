@@ -18,7 +18,8 @@ from ...errors import SecureRouterError
 from ...files import write_atomically
 from .channel import Channel
 from .ledger import Ledger
-from .link import Link
+from .link import Link, LinkError, Listener
+from .sockets import HANDSHAKE
 
 
 _ADDRESS, _SOCKET = "parties.json", "dealer"
@@ -42,14 +43,13 @@ def connect_parties(folder: Path, rank: int, ledger: Ledger, timeout: float) -> 
         `RendezvousError`: Party 0 did not write its address in time (at party 1).
         `LinkError`: The other party did not connect in time, or the handshake failed.
     """
-    path = folder / _ADDRESS
+    path, deadline = folder / _ADDRESS, time.monotonic() + timeout
     if rank == 0:
         token = secrets.token_bytes(32)
         with Link.listen() as listener:
             with write_atomically(path, private=True) as temporary:
                 temporary.write_text(json.dumps({"address": listener.address, "token": token.hex()}))
-            return listener.accept(0, ledger=ledger, timeout=timeout, token=token)
-    deadline = time.monotonic() + timeout
+            return _accept(listener, ledger, timeout, deadline, token)
     while not path.exists():
         if time.monotonic() > deadline:
             raise RendezvousError(f"party0 did not listen within {timeout:g} seconds.")
@@ -58,6 +58,20 @@ def connect_parties(folder: Path, rank: int, ledger: Ledger, timeout: float) -> 
     path.unlink()
     host, port = found["address"]
     return Link.connect((host, port), 1, ledger=ledger, timeout=timeout, token=bytes.fromhex(found["token"]))
+
+
+def _accept(listener: Listener, ledger: Ledger, timeout: float, deadline: float, token: bytes) -> Link:
+    """Party 0's end of the link. Other users of this machine can connect, and cannot prove to hold the token."""
+    while True:
+        left = deadline - time.monotonic()
+        try:
+            link = listener.accept(0, ledger=ledger, timeout=max(min(left, HANDSHAKE), 1e-3), token=token)
+        except LinkError:
+            if left < HANDSHAKE:
+                raise
+        else:
+            link.timeout = timeout
+            return link
 
 
 def connect_dealer(folder: Path, rank: int, timeout: float) -> Channel:

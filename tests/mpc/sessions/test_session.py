@@ -1,0 +1,57 @@
+# Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
+"""What servers answer is checked before it is used."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from hf_securerouter.mpc.models.manifest import Manifest
+from hf_securerouter.mpc.net.ledger import Ledger
+from hf_securerouter.mpc.sessions.session import Session, SessionError
+
+
+class Answered(Session):
+    """A session whose servers answer at once, with logits of so many rows and these experts."""
+
+    def __init__(self, rows, experts):
+        manifest = Manifest("masked", "ttp", "revealed", "cpu", 4, None, ())
+        client = SimpleNamespace(
+            tokenize=lambda inputs: inputs, embed=lambda batch: {}, labels=lambda logits: [""] * len(logits)
+        )
+        sharing = SimpleNamespace(inputs=lambda *_: {}, logits=lambda answers: torch.zeros(rows, 2))
+        super().__init__(manifest, client, sharing, 5.0, 8)
+        self.experts = experts
+
+    def _open(self):
+        for role in ("party0", "party1"):
+            self._channels[role] = SimpleNamespace(
+                send=lambda *_, role=role, **__: self._events.put((role, (self._answer(), {}))),
+                bytes_sent=0,
+                bytes_received=0,
+            )
+
+    def _answer(self):
+        return {"kind": "result", "ledger": Ledger().to_dict(), "experts": self.experts}
+
+    def close(self):
+        self._channels = {}
+
+    def _failure(self, role, event):
+        return SessionError(f"{role}: {event}")
+
+    def _compare(self, batch, logits, experts):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("rows", "experts"), [(1, None), (3, None), (0, None), (2, [0]), (2, [0, 1, 1]), (2, {"0": 1, "1": 0}), (2, "01")]
+)
+def test_an_answer_has_a_row_for_each_input(rows, experts):
+    inputs = {"input_ids": torch.ones(2, 4, dtype=torch.long), "attention_mask": torch.ones(2, 4)}
+    with Answered(2, [0, 1]) as session:
+        assert len(session(inputs).labels) == 2
+    with Answered(rows, experts) as session:
+        with pytest.raises(SessionError, match=f"The servers answered {rows} inputs where 2 were asked"):
+            session(inputs)
+        assert not session.is_open
