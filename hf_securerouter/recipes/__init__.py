@@ -23,7 +23,7 @@
 | `head_pruning` | `measure_importance`, `prune` |
 | `score_scaling` | `measure_scores`, `scale_down_queries` |
 | `fit_with_trainer` | `trainer_fit`, `parse_args`: one loop; another is `training/run_glue_no_trainer.py` |
-| `encrypted_check` | `encrypted_logits`, `compare_with_clear` |
+| `encrypted_check` | `encrypted_logits`, `compare_with_clear`, `check_pool` |
 | `cascade` | `cascade_scores`: the baseline of routers |
 | `card` | `card_data`, `task_card` |
 | `results` | `publish`: the table of tasks |

@@ -4,22 +4,34 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 import torch
 
-from hf_securerouter.known_arguments import refuses_unknown
+from hf_securerouter.errors import SecureRouterValueError
+from hf_securerouter.known_arguments import refuses_unknown, refuses_unknown_init
 from hf_securerouter.modeling_securerouter import SecureRouterForSequenceClassification
+from hf_securerouter.recipes.arguments import DataArguments, option
 from hf_securerouter.recipes.artifacts import Countdown
+from hf_securerouter.recipes.data import shortened
 from hf_securerouter.recipes.fitting import Collate, Row
-from hf_securerouter.recipes.prediction import decide
+from hf_securerouter.recipes.prediction import decide, labels_of, predict
 from hf_securerouter.recipes.tasks import Task
 from hf_securerouter.routing import serve_by_quota
 
 
 MARGIN = 0.05  # between the two largest logits, from which on rounding should not change a label
 NOISE, REDUCED_NOISE = 0.02, 0.5  # how far encrypted logits may be from clear ones, in full and in reduced precision
+
+
+@refuses_unknown_init
+@dataclass
+class EncryptedArguments(DataArguments):
+    """The pool, beside the rows."""
+
+    router: str = option("", "Folder or name of a pool with quotas.")
 
 
 @refuses_unknown
@@ -107,3 +119,38 @@ def compare_with_clear(
         "metrics": metric(answers, labels.numpy()),
         "clear_metrics": metric(clear, labels.numpy()),
     }
+
+
+@refuses_unknown
+def check_pool(
+    task: Task, pool: SecureRouterForSequenceClassification, rows: Sequence[Row], collate: Collate
+) -> dict[str, Any]:
+    """
+    Classifies rows on secret shares and in clear text, by a pool that was saved with its quotas.
+
+    Args:
+        task ([`Task`]): The task.
+        pool (`SecureRouterForSequenceClassification`): The pool, on the CPU, in evaluation mode.
+        rows (sequence of `dict`): Tokenized rows with `labels`.
+        collate (callable): Rows as one padded batch.
+
+    Returns:
+        `dict`: As [`compare_with_clear`], and what a query took, as [`encrypted_logits`].
+
+    Raises:
+        `SecureRouterValueError`: The pool has no quotas.
+    """
+    config, experts = pool.config, cast(Any, pool.experts)
+    quotas = config.quotas
+    if quotas is None:
+        raise SecureRouterValueError(
+            "`quotas` should be set in the config of the pool, got None: tune it for a budget."
+        )
+    scores = predict(pool, rows, collate, ("router_logits",))[0]
+    answers = [
+        predict(expert, shortened(rows, config.length_of(index)), collate)[0] for index, expert in enumerate(experts)
+    ]
+    found, query = encrypted_logits(pool, quotas, rows, collate, cast(int, config.max_length))
+    reduced = any(own["precision"] != "full" for own in config.expert_mpc or ())
+    policy = scores, torch.stack(answers, dim=1), quotas, cast(list[float], config.expert_costs)
+    return compare_with_clear(task, found, *policy, labels_of(rows), reduced) | query

@@ -1,8 +1,15 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
 """Encrypted answers beside those of the clear model."""
 
+import json
+
+import encrypted_rows
+import pytest
 import torch
 
+from hf_securerouter import SecureRouterValueError
+from hf_securerouter.classification import classify
+from hf_securerouter.recipes import encrypted_check
 from hf_securerouter.recipes.encrypted_check import compare_with_clear
 from hf_securerouter.recipes.tasks import TASKS
 
@@ -32,8 +39,32 @@ def test_encrypted_answers_are_compared_with_the_clear_policy():
     assert (found["labels_equal"], found["sure"], found["sure_labels_equal"]) == (2, 1, 1)
     other = clear.flip(1)
     found = compare_with_clear(task, other, scores, logits, [1, 1], [1.0, 2.0], labels)
-    assert (
-        found["labels_equal"] == found["sure_labels_equal"] == 0
-        and found["sure"] == 3
-        and found["metrics"] != found["clear_metrics"]
-    )
+    assert found["labels_equal"] == found["sure_labels_equal"] == 0 and found["sure"] == 3
+    assert found["metrics"] != found["clear_metrics"]
+
+
+def test_rows_are_asked_of_a_saved_pool(model, tokenizer, tmp_path, monkeypatch, capsys):
+    model.eval()
+    texts = ["good film", "bad film", "a good and bad film"]
+    answers = classify(model, tokenizer, texts, [1, 1, 1])
+    asked = []
+
+    def encrypted(pool, quotas, rows, collate, max_length):
+        asked.append((quotas, len(rows), max_length))
+        return torch.tensor([one.logits for one in answers]) + 0.01, {"seconds": 1.0}
+
+    monkeypatch.setattr(encrypted_check, "encrypted_logits", encrypted)
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"sentence": text, "label": 1}) + "\n" for text in texts))
+    more = ["--task_name", "sst2", "--validation_file", str(tmp_path / "rows.jsonl"), "--router", str(tmp_path)]
+    for quotas in (None, [1, 1, 1]):
+        model.config.quotas = quotas
+        model.save_pretrained(tmp_path)
+        tokenizer.save_pretrained(tmp_path)
+        if quotas is None:
+            with pytest.raises(SecureRouterValueError, match="`quotas` should be set in the config of the pool"):
+                encrypted_rows.main(more)
+    encrypted_rows.main(more)
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert asked == [([1, 1, 1], 3, model.config.max_length)]
+    assert (found["inputs"], found["labels_equal"], found["served_elsewhere"], found["seconds"]) == (3, 3, 0, 1.0)
+    assert found["largest_error"] == pytest.approx(0.01, abs=1e-4)

@@ -36,7 +36,14 @@ def test_seeds_of_a_task_become_one_row(tmp_path):
     assert "| 1.00 | 50.00 | -49.00 | 1.000 |" in page
     assert "| [rte](rte/README.md) | f1 | bert 3x16 | 25% / 0% | 1.00 ± 0.00 | 61.00 ± 1.41 | -60.00 ± 1.41 |" in page
     assert "| never | 1, 2 |" in page
+    assert "| rte | 75.45 | 75.09 | 0.36 | 1.49 | 1.00 | 61.00 | -60.00 | 1.00 |" in page
     assert page.index("[cola]") < page.index("[rte]") < page.index("```bash")
+
+
+def test_runs_without_measured_costs_do_not_stand_beside_the_paper():
+    row = dict.fromkeys(results.FIELDS, 1.0)
+    for other in ({"task": "rte", "relative_cost": None}, {"task": "reviews", "relative_cost": 0.5}):
+        assert results.paper_lines([row | other]) == []
 
 
 def test_variants_stand_beside_their_exact_experts():

@@ -1,0 +1,36 @@
+# Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
+"""Validation rows on secret shares beside clear text, by a pool that is trained already: labels, errors and costs.
+
+    python training/encrypted_rows.py --router mrpc-router --task_name mrpc --data_dir data --max_eval_samples 200
+
+Another file of rows, such as adversarial ones, is named by `--validation_file`. One line of JSON: how many labels are
+those of the clear model, of all rows and of those whose clear logits differ by more than 0.05; the largest error of a
+logit; the metrics of both; and the seconds and bytes of a query.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+
+from transformers import DataCollatorWithPadding
+
+from hf_securerouter.classification import load_checkpoint
+from hf_securerouter.recipes.arguments import make_parser
+from hf_securerouter.recipes.data import open_data, tokenize
+from hf_securerouter.recipes.encrypted_check import EncryptedArguments, check_pool
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    argv = sys.argv[1:] if argv is None else list(argv)
+    (args,) = make_parser(__doc__, EncryptedArguments).parse_args_into_dataclasses(argv)
+    model, tokenizer = load_checkpoint(args.router)
+    labels = [] if model.config.problem_type == "regression" else list(model.config.id2label.values())
+    data = open_data(args, labels)
+    rows = tokenize(data.task, data.rows("validation"), tokenizer, model.config.max_length)
+    print(json.dumps(check_pool(data.task, model, rows, DataCollatorWithPadding(tokenizer))), flush=True)
+
+
+if __name__ == "__main__":
+    main()
