@@ -9,6 +9,9 @@ import pytest
 import torch
 
 from hf_securerouter import SecureMoeForSequenceClassification, SecureRouterValueError
+from hf_securerouter.expert_places import served
+from hf_securerouter.lengths import copy_into_padding
+from hf_securerouter.mpc.conversion import clear_encoder
 from hf_securerouter.mpc.conversion.clear_encoder import ClearEncoder
 from hf_securerouter.mpc.conversion.description import Options
 from hf_securerouter.mpc.conversion.validation import validate
@@ -86,6 +89,26 @@ def test_narrow_bounds_hold_for_mixtures():
     assert {"routing", "expert"} <= set(bounds) and bounds["expert"] < Bounds.expert
     with torch.no_grad():
         assert (Conversation(secure)(ids, mask).logits - model(**batch).logits).abs().max() < 0.02
+
+
+def test_padding_takes_no_place_and_the_first_token_may_find_none(monkeypatch):
+    """Texts whose answers would be others if copies in the padding took places, or the last layer saw one token."""
+    model = moe_classifier(sparse_step=1, expert_capacity=2, num_experts_per_tok=2)
+    secure = converted(model, max_length=12)
+    weights = {name.removeprefix("experts.0."): values for name, values in secure.weights.items()}
+    ids, mask = clearly_routed(model, count=8)
+    with torch.no_grad():
+        output = model(ids, attention_mask=mask, output_router_logits=True)
+        chosen = output.router_logits[-1].topk(2).indices
+        alone = served(chosen, mask.bool(), 4, 2)[:, 0, 1]
+        embedded = secure.client.embed(secure.client.tokenize({"input_ids": ids, "attention_mask": mask}))["experts.0"]
+        padded = torch.nn.functional.pad(mask, (0, 3))
+        monkeypatch.setattr(clear_encoder, "served", lambda chosen, live, *rest: served(chosen, live | True, *rest))
+        other = ClearEncoder(secure.manifest.experts[0], weights)(copy_into_padding(embedded, padded), padded)
+    changed = (other - output.logits).abs().amax(1) > 0.05
+    rows = torch.stack([(~alone).nonzero()[0, 0], changed.nonzero()[0, 0]])
+    got = Conversation(secure)(ids[rows], mask[rows]).logits
+    assert (got - output.logits[rows]).abs().max() < 0.02
 
 
 def test_other_functions_of_a_mixture_are_converted():
@@ -215,6 +238,12 @@ def test_a_mixture_is_an_expert_of_a_pool(privacy, shared):
         assert sorted(nearest.argmin(1).tolist()) == [0, 1]
     else:
         assert (got - output.logits).abs().max() < 0.02
+
+
+def test_mixtures_of_one_shape_are_all_computed_and_not_selected():
+    configs = [moe_classifier(num_labels=2).config for _ in range(2)]
+    model = pool_model(("bert", "bert"), expert_configs=configs, max_length=6)
+    assert not converted(model, routing_privacy="oblivious").manifest.selects
 
 
 def test_what_cannot_run_is_said():
