@@ -50,7 +50,7 @@ def draw(reports, path):
     from matplotlib import pyplot
 
     matplotlib.rcParams["svg.hashsalt"] = "moe"  # the same file from the same figures
-    figure, axes = pyplot.subplots(figsize=(6.4, 3.6), layout="constrained")
+    figure, axes = pyplot.subplots(figsize=(7.6, 3.6), layout="constrained")
     for length, models in reports.items():
         small = [report for name, report in models.items() if name.startswith("moe-small-")]
         sizes = [report["parameters"] / 1e6 for report in small]
@@ -58,7 +58,10 @@ def draw(reports, path):
             sent = [report["choices"]["planned"][way]["online_bytes"] / 1e6 for report in small]
             axes.plot(sizes, sent, line, marker="o", color=f"C{length // 128}", label=f"{way}, {length} tokens")
     axes.set(xscale="log", yscale="log", xlabel="million parameters", ylabel="MB between the servers")
-    axes.legend(frameon=False)
+    axes.minorticks_off()
+    axes.set_xticks(sizes, [f"{size:.0f}" for size in sizes])
+    axes.set_yticks([5, 10, 20, 50, 100, 200, 400], ["5", "10", "20", "50", "100", "200", "400"])
+    figure.legend(frameon=False, loc="outside right upper")
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, metadata={"Date": None})
 
