@@ -55,6 +55,8 @@ class SecureResult:
             `revealed`.
         cost (`Cost`): Bytes, rounds, seconds and memory of the call.
         verified (`list[bool | None]`): Whether each input was asked twice with the same answer; None: asked once.
+        choice (`str`): By what the experts were chosen: `"quotas 2/1"`, which each batch fills in the order of the
+            router's scores; `"scores"`, each input's best one; or `"one expert"`, of a classifier without a router.
     """
 
     logits: Tensor
@@ -62,6 +64,7 @@ class SecureResult:
     expert_indices: list[int] | None
     cost: Cost
     verified: list[bool | None]
+    choice: str = "scores"
 
 
 class Session(ABC):
@@ -81,6 +84,7 @@ class Session(ABC):
         self.timeout = timeout
         self.batch_size = manifest.batch or batch_size
         self.setup_seconds = 0.0
+        self._one_at_a_time = threading.RLock()  # calls of several threads wait for each other
         self._channels: dict[str, Channel] = {}
         self._events: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
 
@@ -132,6 +136,10 @@ class Session(ABC):
         """
         if not 0 <= verify <= 1:
             raise SecureRouterValueError(f"`verify` should be a share of the batches, from 0 to 1, got {verify!r}.")
+        with self._one_at_a_time:
+            return self._answer(inputs, progress, verify)
+
+    def _answer(self, inputs: Inputs, progress: Callable[[int, int], None] | None, verify: float) -> SecureResult:
         if not self._channels:
             raise SessionError("The session is not open: use it in a `with` block, or start a new one.")
         encoded = self.client.tokenize(inputs)
@@ -172,7 +180,14 @@ class Session(ABC):
             expert_indices=experts if revealed else None,
             cost=Cost.total(costs),
             verified=verified,
+            choice=self._choice(),
         )
+
+    def _choice(self) -> str:
+        if self.manifest.router is None:
+            return "one expert"
+        quotas = self.manifest.quotas
+        return f"quotas {'/'.join(map(str, quotas))}" if quotas else "scores"
 
     @abstractmethod
     def close(self) -> None:
