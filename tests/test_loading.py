@@ -158,3 +158,12 @@ def test_dtype_is_taken_under_both_names_and_checked(folders):
             build(folders[0], folders[1:2], **given)
     with pytest.raises(SecureRouterValueError, match="pass `dtype` only"):
         build(folders[0], folders[1:2], dtype="float32", torch_dtype="float16")
+
+
+def test_members_are_loaded_and_pools_saved_without_bars(folders, tmp_path, capfd):
+    loading = {"router_kwargs": None, "expert_kwargs": [None, {"subfolder": "inner"}]}
+    capfd.readouterr()
+    build(router=folders[0], experts=folders[1:], **COSTS, **loading).save_pretrained(tmp_path / "pool")
+    assert "it/s" not in capfd.readouterr().err
+    SecureRouterForSequenceClassification.from_pretrained(tmp_path / "pool")
+    assert "Loading weights" in capfd.readouterr().err  # one model, as with transformers

@@ -146,6 +146,9 @@ class TestAnnealing:
 
 
 class TestLogs:
+    def test_nothing_is_pinned_on_a_cpu_which_each_loader_would_warn_of(self, make_trainer):
+        assert not make_trainer().args.dataloader_pin_memory
+
     def test_losses_of_two_devices_are_averaged(self, make_trainer, monkeypatch):
         monkeypatch.setattr("torch.nn.functional.gumbel_softmax", lambda logits, tau: (logits / tau).softmax(dim=-1))
         trainer = make_trainer()

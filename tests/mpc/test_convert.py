@@ -107,6 +107,17 @@ def test_decoders_relative_positions_adapters_and_quantised_weights_are_refused(
     ]
 
 
+def test_a_model_without_values_or_with_quantised_layers_is_refused(model):
+    with torch.device("meta"):
+        empty = SecureRouterForSequenceClassification(model.config)
+    model.router.dense = torch.nn.Module()
+    model.router.dense.weight = lambda: torch.zeros(8, 8)  # a method, as in PyTorch's quantised layers
+    for wrong, reason in ((empty, "only shapes"), (model, "quantised")):
+        with pytest.raises(ConversionError, match=reason) as caught:
+            to_mpc(wrong, max_length=8)
+        assert [problem.path for problem in caught.value.problems] == ["model"]
+
+
 def test_the_reference_warns_once_at_construction(model, tokenizer):
     with pytest.warns(SecureRouterWarning, match="inherits CrypTen's random generator") as caught:
         to_mpc(model, tokenizer, protocol="crypten")

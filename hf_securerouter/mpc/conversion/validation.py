@@ -31,6 +31,7 @@ from .description import (
 
 
 MAX_BATCH = 256  # queries that are shuffled together; the dealer's permutation has a word for every pair of them
+_QUANTISED = "its weights are quantised", "Load the checkpoint in float32"
 _ADAPTER = "it carries a PEFT adapter", "Merge the adapter first, with `merge_and_unload()`"
 
 
@@ -69,6 +70,14 @@ def validate(model: Any, tokenizer: Any = None, options: Options | None = None) 
     found += _routing_problems(model, options) if is_pool(model) else _classifier_problems(model, options)
     if _has_adapter(model):
         found.append(Problem("model", *_ADAPTER))
+
+    if any(parameter.is_meta for parameter in model.parameters()):
+        return [
+            *found,
+            Problem("model", "it has no values, only shapes (device `meta`)", "Load it, `from_pretrained`"),
+        ]
+    if any(callable(getattr(part, "weight", None)) for part in model.modules()):  # PyTorch's own quantised layers
+        return [*found, Problem("model", *_QUANTISED)]
 
     members, specs = describe(model), {}
     for member in members:
@@ -173,7 +182,7 @@ def _module_problems(member: Member) -> list[Problem]:
     else:
         found += member.architecture.problems(config, path)
     if getattr(config, "quantization_config", None) is not None or getattr(module, "is_quantized", False):
-        found.append(Problem(path, "its weights are quantised", "Load the checkpoint in float32"))
+        found.append(Problem(path, *_QUANTISED))
     if _has_adapter(module):
         found.append(Problem(path, *_ADAPTER))
     for name, parameter in module.named_parameters():

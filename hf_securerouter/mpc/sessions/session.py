@@ -62,6 +62,8 @@ class SecureResult:
             model was converted without `guard`.
         probabilities (`torch.Tensor`, *optional*): The probability of each label, (B, C), a sigmoid for each if the
             model is multi-label; None for a regression.
+        choice (`str`): By what the experts were chosen: `"quotas 2/1"`, which each batch fills in the order of the
+            router's scores; `"scores"`, each input's best one; or `"one expert"`, of a classifier without a router.
     """
 
     logits: Tensor
@@ -71,6 +73,7 @@ class SecureResult:
     verified: list[bool | None]
     in_bounds: list[bool | None]
     probabilities: Tensor | None = None
+    choice: str = "scores"
 
 
 @dataclass
@@ -107,6 +110,7 @@ class Session(ABC):
         self.timeout = timeout
         self.batch_size = manifest.batch or batch_size
         self.setup_seconds = 0.0
+        self._one_at_a_time = threading.RLock()  # calls of several threads wait for each other
         self._channels: dict[str, Channel] = {}
         self._events: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
 
@@ -174,9 +178,20 @@ class Session(ABC):
         if not 0 <= verify <= 1:
             raise SecureRouterValueError(f"`verify` should be a share of the batches, from 0 to 1, got {verify!r}.")
         check_abstain_below(abstain_below, self.client.labels.problem_type)
+        windows = Windows(max_windows, stride)
+        with self._one_at_a_time:
+            return self._answer(inputs, progress, verify, windows, abstain_below)
+
+    def _answer(
+        self,
+        inputs: Inputs,
+        progress: Callable[[int, int], None] | None,
+        verify: float,
+        windows: Windows,
+        abstain_below: float | None,
+    ) -> SecureResult:
         if not self.is_open:
             raise SessionError("The session is not open: use it in a `with` block, or start a new one.")
-        windows = Windows(max_windows, stride)
         encoded, counts = self.client.cut(inputs, windows)
         count = len(encoded["input_ids"])
         logits: list[Tensor] = []
@@ -203,16 +218,16 @@ class Session(ABC):
                 else:
                     verified += [None] * size
                 if progress is not None:
-                    progress((start + size) // max_windows, len(counts))
+                    progress((start + size) // windows.most, len(counts))
         except BaseException:
             self.close()
             raise
         joined = windows.averaged(torch.cat(logits), counts)
         revealed = len(experts) == count
-        verified = [_all_of(verified[row : row + max_windows]) for row in range(0, count, max_windows)]
+        verified = [_all_of(verified[row : row + windows.most]) for row in range(0, count, windows.most)]
         if differing := [index for index, agreed in enumerate(verified) if agreed is False]:
             warn(differing_inputs(differing))
-        in_bounds = [_all_of(in_bounds[row : row + max_windows]) for row in range(0, count, max_windows)]
+        in_bounds = [_all_of(in_bounds[row : row + windows.most]) for row in range(0, count, windows.most)]
         if beyond := [index for index, inside in enumerate(in_bounds) if inside is False]:
             warn(inputs_beyond_bounds(beyond))
         return SecureResult(
@@ -223,7 +238,14 @@ class Session(ABC):
             verified=verified,
             in_bounds=in_bounds,
             probabilities=self.client.labels.probabilities(joined),
+            choice=self._choice(),
         )
+
+    def _choice(self) -> str:
+        if self.manifest.router is None:
+            return "one expert"
+        quotas = self.manifest.quotas
+        return f"quotas {'/'.join(map(str, quotas))}" if quotas else "scores"
 
     @abstractmethod
     def close(self) -> None:

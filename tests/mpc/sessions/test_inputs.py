@@ -1,6 +1,8 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
 """One session of real processes takes every container, refuses bad rows before anything is sent, and goes on."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,7 +13,7 @@ from hf_securerouter import SecureRouterValueError
 from hf_securerouter.errors import BadRowsError
 from hf_securerouter.mpc.convert import to_mpc
 from hf_securerouter.windows import Windows
-from tests.tiny import VOCABULARY, WORDS, noisy_classifier
+from tests.tiny import VOCABULARY, WORDS, noisy_classifier, pool_model
 
 
 TEXTS = ["the film was good", "bad", "a dull movie"]
@@ -83,6 +85,22 @@ def test_long_texts_cost_and_look_like_short_ones(opened, tokenizer, monkeypatch
         session(tokenizer(TEXTS), max_windows=2)
     with pytest.raises(BadRowsError, match=r"`inputs\[1\]` is empty"):
         session(["good", ""], max_windows=2)
+
+
+def test_threads_that_share_a_session_wait_for_each_other(opened):
+    session, clear = opened
+    with ThreadPoolExecutor(4) as threads:
+        results = list(threads.map(lambda _: session(TEXTS), range(4)))
+    for result in results:
+        torch.testing.assert_close(result.logits, clear, rtol=0, atol=TOLERANCE)
+        assert result.choice == "one expert"
+
+
+@pytest.mark.parametrize(("privacy", "choice"), [("quota", "quotas 2/1"), ("revealed", "scores")])
+def test_a_result_says_by_what_experts_were_chosen(privacy, choice):
+    quotas = [2, 1] if privacy == "quota" else None
+    secure = pool_model(("bert", "bert")).to_mpc(max_length=8, routing_privacy=privacy, quotas=quotas)
+    assert secure.local_session()._choice() == choice
 
 
 def test_a_tokenizer_of_another_model_is_noticed_by_the_row(opened, tokenizer, monkeypatch):
