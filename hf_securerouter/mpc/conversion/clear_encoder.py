@@ -157,9 +157,10 @@ class ClearEncoder:
         return x + self._feed_forward(self._norm(x, f"{name}.output_norm", attended=True), name)
 
     def _feed_forward(self, x: Tensor, name: str) -> Tensor:
-        inner = _ACTIVATIONS[self.spec.hidden_act](self._note("inner", self._linear(x, f"{name}.intermediate")))
+        joint = self._joint and self._position == self.spec.num_layers - 1
+        inner = _ACTIVATIONS[self.spec.hidden_act](self._product(x, f"{name}.intermediate", "inner", joint))
         if self.spec.gated:
-            inner = inner * self._note("gate", self._linear(x, f"{name}.gate"))
+            inner = inner * self._product(x, f"{name}.gate", "gate", joint)
         return self._linear(inner, f"{name}.output")
 
     def _mixture(self, x: Tensor, name: str) -> Tensor:

@@ -52,6 +52,11 @@ class Square(Gate):
         Returns:
             `Secret`: In Z_2^K at twice the scale of x; exact.
         """
+        square, _ = yield from self.both(party, x)
+        return square
+
+    def both(self, party: Party, x: Secret) -> SecretProtocol[tuple[Secret, Secret]]:
+        """As `run`, and x itself in Z_2^K, which the opening lifts."""
         randomness = party.take(self)
         lift = Lift(randomness, self.shape, self.bits, self.width)
         square = randomness.word(self.shape, self.width)
@@ -61,7 +66,8 @@ class Square(Gate):
         words = squared(lift, lift.mask, lift.top, top_mask).add_(square)
         if party.rank == 0:
             words.addcmul_(lift.centre, lift.centre)
-        return party.secret(words, self.width, 2 * x.scale, 2 * x.bound)
+        own = party.secret(lift.value(), self.width, x.scale, x.bound)
+        return party.secret(words, self.width, 2 * x.scale, 2 * x.bound), own
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ hidden state; GeLU (2); input of W_2; LayerNorm (4). Where scores depend on the 
 the first hidden state.
 
 With the norm first, hidden states are the sum of all steps, which no gate refreshes: it stays in one ring, wide enough
-for the largest sum, and each norm reads it. A gated feed-forward layer takes one round more.
+for the largest sum, and each norm reads it. A gated feed-forward layer takes one round more; the last one, if heads
+read the first token's row only, one round less.
 
 Weights are found under `prefix` and a position `before.at`, such as `experts.0.in.0.query`; see `folding.layer_names`.
 """
@@ -238,7 +239,20 @@ class MaskedEncoder(SecureHead, SecureAttention, SecureMixture):
         output = {f"{name}.attention_output": bits.attention_output_weights}
         (attended,) = yield from self._linear(party, context, rings.attended_width, bound, output)
         total = total + attended.truncate(total.scale)
-        x = yield from self._norm(party, total, rings.feed_forward_width, attended=True)
-        inner = yield from self._linear(party, x, rings.feed_forward_width, rings.bounds.inner, self._inner(name))
+        width, matrices = rings.feed_forward_width, self._inner(name)
+        if last:
+            inner = yield from self._normed_inner(party, total, width, list(matrices))
+        else:
+            x = yield from self._norm(party, total, width, attended=True)
+            inner = yield from self._linear(party, x, width, rings.bounds.inner, matrices)
         outer = yield from self._outer(party, name, *inner)
         return total + outer.truncate(total.scale)
+
+    def _normed_inner(self, party: Party, total: Secret, width: int, names: list[str]) -> SecretProtocol[list[Secret]]:
+        """The feed-forward layer's first products of the first token's row, (B, 1, n)."""
+        bounds = self.rings.bounds
+        row = total.map(lambda words: words[:, 0]).with_bound(bounds.residual)
+        products = yield from self._normed_products(
+            party, row, self._attended_squares, names, width, max(bounds.inner, bounds.gate), centre=False
+        )
+        return [product.map(lambda words: words[:, None]) for product in products]

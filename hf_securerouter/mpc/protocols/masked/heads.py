@@ -84,13 +84,17 @@ class SecureHead(SecureSteps):
         """
         rings, head, bounds = self.rings, self.spec.head, self.rings.bounds
         rings.check_head(head, head.inner_size or self.spec.hidden_size)
-        normed = []
+        normed, features = [], self.spec.hidden_size
         if self.reads_sum:
             bound = bounds.logits if head.dense is None else bounds.head
             normed.append((self._last_squares, self._dense_width, bound, 0))
+            last = self.layer_rings[-1]
+            normed.append(
+                (self._attended_squares, last.feed_forward_width, max(last.bounds.inner, last.bounds.gate), 0)
+            )
+            checked_width(self._squared_width(self._last_squares, features, rings.bits.hidden), "The last norm")
         if head.centred:
-            row_bits = deviation_bits(self.spec.hidden_size)
-            normed.append((self._head_squares, self._classifier_width, bounds.logits, row_bits))
+            normed.append((self._head_squares, self._classifier_width, bounds.logits, deviation_bits(features)))
         for squares, width, bound, more in normed:
             checked_width(max(self._normed_width(squares, bound), width) + more, "The head's norm")
             rings.product_scales(width, rings.bits.hidden + rings.bits.head_weights, squares.usual)
@@ -100,6 +104,13 @@ class SecureHead(SecureSteps):
         """Bounds of the last norm, of the first token's row."""
         own = self.layer_rings[-1].bounds
         return Squares(own.variance_low, own.variance_high, own.variance)
+
+    @property
+    def _attended_squares(self) -> Squares:
+        """Bounds of the norm behind the attention of the last layer."""
+        own = self.layer_rings[-1].bounds
+        usual = own.variance if own.attended_variance is None else own.attended_variance
+        return self._last_squares._replace(usual=usual)
 
     @property
     def _dense_width(self) -> int:
@@ -147,7 +158,10 @@ class SecureHead(SecureSteps):
     def _read(self, party: Party, hidden: Secret, name: str, bound: int) -> SecretProtocol[Secret]:
         """The product of what the head reads with its first matrix."""
         if self.reads_sum:
-            return (yield from self._normed_product(party, hidden, self._last_squares, name, self._dense_width, bound))
+            (product,) = yield from self._normed_products(
+                party, hidden, self._last_squares, [name], self._dense_width, bound, centre=False
+            )
+            return product
         matrices = {name: self.rings.bits.head_weights}
         (product,) = yield from self._linear(party, hidden, self.hidden_width, bound, matrices)
         return product
@@ -200,5 +214,13 @@ class SecureHead(SecureSteps):
         # A row of 2^`_short` times the values has the same norm, with as much more added to its variance.
         row = replace(row, scale=bits.hidden, bound=bounds.head + self._short)
         own = replace(self, spec=replace(self.spec, layer_norm_eps=self.spec.layer_norm_eps * 4.0**self._short))
-        squares, width = self._head_squares, self._classifier_width
-        return (yield from own._normed_product(party, row, squares, "head.classifier", width, bounds.logits, True))
+        (logits,) = yield from own._normed_products(
+            party,
+            row,
+            self._head_squares,
+            ["head.classifier"],
+            self._classifier_width,
+            bounds.logits,
+            centre=True,
+        )
+        return logits

@@ -21,7 +21,7 @@ from ...ring.words import MAX_BITS, checked_width
 WIDEST_SCORES = 9  # row maxima are searched with 8 bits, in units of at most 2
 WIDEST_CURVED = 10  # log2 of an input of GeLU or tanh: the dealer's look-ups double with every bit
 LEAST_NORMAL = 7  # fraction bits of a LayerNorm's input
-WIDEST_PRODUCT, WIDEST_INVERSE = 18, 25  # most fraction bits of a product and of the inverse that multiplies it
+USUAL_PRODUCT, WIDEST_INVERSE = 15, 25  # fraction bits of a product, and most of the inverse that multiplies it
 
 
 @dataclass(frozen=True)
@@ -306,7 +306,7 @@ class RingWidths:
                 f"A norm in front of a matrix has {room} bits left for its factors and needs 24: the results have a "
                 f"ring of {width} bits, as wide as the bounds say."
             )
-        product = min(WIDEST_PRODUCT, max(room // 2 - usual // 2, LEAST_NORMAL))
+        product = min(USUAL_PRODUCT + max(0, -usual) // 2, max(room // 2 - usual // 2, LEAST_NORMAL))
         return product, min(room - product, WIDEST_INVERSE)
 
     def check(self, output_width: int) -> None:

@@ -12,7 +12,7 @@ That takes four rounds, and more bits; where all rows are read, it would open th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import NamedTuple
@@ -160,14 +160,19 @@ class SecureSteps:
         return rows.product(NORMAL_BOUND).truncate(bits.hidden)
 
     def _normed_width(self, squares: Squares, bound: int) -> int:
-        """Ring width in which `_normed_product` multiplies a row of a mean square up to 2^`squares.high` with a
+        """Ring width in which `_normed_products` multiplies a row of a mean square up to 2^`squares.high` with a
         matrix. Quotients are below 2^`bound`, with their biases and without."""
         bits = self.rings.bits
-        return bits.hidden + bits.head_weights + bound + 1 + max(0, -(-squares.high // 2)) + 2
+        return bits.hidden + bits.head_weights + bound + max(0, -(-squares.high // 2)) + 2
 
-    def _normed_product(
-        self, party: Party, z: Secret, squares: Squares, name: str, width: int, bound: int, centre: bool = False
-    ) -> SecretProtocol[Secret]:
+    def _squared_width(self, squares: Squares, features: int, scale: int, centre: bool = False) -> int:
+        """Ring width of the sum of the squares of a row at `scale` fraction bits; of a row that is centred first,
+        times the square of its width."""
+        return 2 * scale + (3 if centre else 1) * deviation_bits(features) + squares.high + 2
+
+    def _normed_products(
+        self, party: Party, z: Secret, squares: Squares, names: Sequence[str], width: int, bound: int, centre: bool
+    ) -> SecretProtocol[list[Secret]]:
         """As `_linear` of `_norm`, for one row of each input: z W / sqrt(mean of z^2) + b, in four rounds.
 
         To centre a row z of n numbers and their sum s, n z - s is used, exactly n times the centred row: a norm does
@@ -177,63 +182,74 @@ class SecureSteps:
             party (`Party`): The party.
             z (`Secret`): (B, H) at `bits.hidden`; to be centred, in a ring that holds the sum of a row.
             squares (`Squares`): Bounds of the mean square of a row, once it is centred.
-            name (`str`): The weight, which has the scale of a head's.
-            width (`int`): Ring width of the result, which has the scale of `_linear`.
-            bound (`int`): log2 bound of the result.
+            names (`Sequence[str]`): The weights, which have the scale of a head's.
+            width (`int`): Ring width of the results, which have the scale of `_linear`.
+            bound (`int`): log2 bound of the results.
             centre (`bool`): Whether the mean of each row is removed first.
         """
-        rings, features = self.rings, z.shape[-1]
-        row_bits, scale, weights = deviation_bits(features), rings.bits.hidden, rings.bits.head_weights
+        rings, scale, weights = self.rings, self.rings.bits.hidden, self.rings.bits.head_weights
         least, product_scale = self._normed_width(squares, bound), scale + weights
-        inner = max(least, width)  # the bias is added to the result
+        inner = max(least, width)  # the biases are added to the results
         z = yield from party.checked(z, f"{self.place} residual")
         before, after = rings.product_scales(width, product_scale, squares.usual)
-        spread = 3 * row_bits if centre else row_bits
-        square_scale = min(scale, (MAX_BITS - 2 - spread - squares.high) // 2)
-        variance_scale = min(rings.bits.variance, 2 * square_scale + spread)
+        split = self._centred_squares if centre else self._squares
+        row, mean = yield from split(party, z, squares, inner)
+        mean = mean.truncate(min(rings.bits.variance, mean.scale))
+        low = max(squares.low, 5 - mean.scale)
+        mean = yield from party.checked(mean, f"{self.place} variance", low)
+        if party.guard is not None:
+            party.guard.later(between(party, mean, low))
         inverse = RowFunction(
-            "inverse_sqrt",
-            z.shape[:-1],
-            scale=variance_scale,
-            low=max(squares.low, 5 - variance_scale),
-            high=squares.high,
-            result_scale=after,
+            "inverse_sqrt", z.shape[:-1], scale=mean.scale, low=low, high=squares.high, result_scale=after
         )
+        products, factor = yield from together(
+            self._without_biases(party, row.narrow(inner), dict.fromkeys(names, weights), bound),
+            inverse.run(party, mean),
+        )
+        scalar, steps, divisions = factor.map(lambda words: words.unsqueeze(-1)), [], []
+        for product, _ in products:
+            own = product.with_bound(least - product_scale - 2).truncate(before)
+            divide = RowScale(
+                own.shape, own.value_bits, factor.value_bits, width + before + after - product_scale
+            ).start(party)
+            steps += [divide.open_rows(own), divide.open_scalar(scalar)]
+            divisions.append(divide)
+        yield from together(*steps)
+        return [
+            (divide.product(bound).truncate(product_scale) + bias.narrow(width)).with_bound(bound)
+            for divide, (_, bias) in zip(divisions, products, strict=True)
+        ]
 
-        def multiplied() -> SecretProtocol[list[tuple[Secret, Secret]]]:
-            row = yield from Widen(z.shape, z.value_bits, inner + row_bits if centre else inner).run(party, z)
-            if centre:
-                row = row.times_public(features) - row.map(lambda words: words.sum(-1, keepdim=True))
-                row = replace(row, scale=scale + row_bits).truncate(scale)
-            return (yield from self._without_biases(party, row, {name: weights}, bound))
+    def _squares(self, party: Party, z: Secret, squares: Squares, inner: int) -> SecretProtocol[tuple[Secret, Secret]]:
+        """A row in a ring of `inner` bits, and its mean square, up to a constant ratio; one round."""
+        features = z.shape[-1]
+        width = max(inner, self._squared_width(squares, features, z.scale))
+        found, row = yield from Square(z.shape, z.value_bits, width).both(party, z)
+        eps = round(self.spec.layer_norm_eps * features * 4.0**z.scale)
+        total = found.map(lambda words: words.sum(-1)).add_public(eps)
+        return row, replace(total, scale=total.scale + deviation_bits(features), bound=squares.high)
 
-        def deviation() -> SecretProtocol[Secret]:
-            small = z.truncate(square_scale)
-            ring = 2 * square_scale + spread + squares.high + 2
-            parts = [small]
-            if centre:
-                sums = small.map(lambda words: words.sum(-1, keepdim=True))
-                parts.append(sums.with_bound(small.bound + row_bits))
-            found = yield from together(*(Square(one.shape, one.value_bits, ring).run(party, one) for one in parts))
-            total, *of_sum = (one.map(lambda words: words.sum(-1)) for one in found)
-            for square in of_sum:
-                total = (total.times_public(features) - square).times_public(features)
-            eps = round(self.spec.layer_norm_eps * features ** (3 if centre else 1) * 4.0**square_scale)
-            mean = replace(total.add_public(eps), scale=2 * square_scale + spread, bound=squares.high)
-            mean = mean.truncate(variance_scale)
-            mean = yield from party.checked(mean, f"{self.place} variance", inverse.low)
-            if party.guard is not None:
-                party.guard.later(between(party, mean, inverse.low))
-            return (yield from inverse.run(party, mean))
-
-        ((product, bias),), factor = yield from together(multiplied(), deviation())
-        product = product.with_bound(least - product_scale - 2).truncate(before)
-        divide = RowScale(
-            product.shape, product.value_bits, factor.value_bits, width + before + after - product_scale
-        ).start(party)
-        scalar = factor.map(lambda words: words.unsqueeze(-1))
-        yield from together(divide.open_rows(product), divide.open_scalar(scalar))
-        return (divide.product(bound).truncate(product_scale) + bias.narrow(width)).with_bound(bound)
+    def _centred_squares(
+        self, party: Party, z: Secret, squares: Squares, inner: int
+    ) -> SecretProtocol[tuple[Secret, Secret]]:
+        """As `_squares`, of a row whose mean is removed; with fewer fraction bits of squares, where rows are wide."""
+        features = z.shape[-1]
+        row_bits = deviation_bits(features)
+        scale = min(z.scale, (MAX_BITS - self._squared_width(squares, features, 0, True)) // 2)
+        width = self._squared_width(squares, features, scale, True)
+        small = z.truncate(scale)
+        sums = small.map(lambda words: words.sum(-1, keepdim=True)).with_bound(small.bound + row_bits)
+        row, of_row, of_sum = yield from together(
+            Widen(z.shape, z.value_bits, inner + row_bits).run(party, z),
+            Square(small.shape, small.value_bits, width).run(party, small),
+            Square(sums.shape, sums.value_bits, width).run(party, sums),
+        )
+        row = row.times_public(features) - row.map(lambda words: words.sum(-1, keepdim=True))
+        row = replace(row, scale=z.scale + row_bits).truncate(z.scale)
+        eps = round(self.spec.layer_norm_eps * features**3 * 4.0**scale)
+        words = (of_row.words.sum(-1) * features - of_sum.words[..., 0]) * features
+        total = party.secret(words, width, 2 * scale + 3 * row_bits, squares.high)
+        return row, total.add_public(eps)
 
     def _activation(
         self, party: Party, name: str, x: Secret, bound: int, opened: int, result: int, width: int
