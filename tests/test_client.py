@@ -4,6 +4,7 @@
 import asyncio
 import inspect
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -147,11 +148,16 @@ def test_an_error_reaches_those_whose_it_is(servers):
 
 
 def test_a_question_that_was_given_up_delays_and_disturbs_nobody(servers):
+    model = servers.model
+    servers.model = lambda **inputs: (time.sleep(0.2), model(**inputs))[1]
+
     async def ask(client):
-        tasks = [asyncio.create_task(client("bad")) for _ in range(4)]
-        await asyncio.sleep(0)
-        tasks[1].cancel()
+        tasks = [asyncio.create_task(client("bad")) for _ in range(6)]
+        await asyncio.sleep(0.1)
+        for given_up in (1, 4):  # one that is being asked, and one that waits
+            tasks[given_up].cancel()
         return await asyncio.gather(*tasks, return_exceptions=True)
 
     found = asking(servers, ask)
-    assert isinstance(found[1], asyncio.CancelledError) and found[0] == found[2] == found[3]
+    assert [isinstance(one, asyncio.CancelledError) for one in found] == [False, True, False, False, True, False]
+    assert found[0] == found[2] == found[3] == found[5] and servers.sizes == [3, 2]
