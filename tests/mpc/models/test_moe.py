@@ -91,24 +91,37 @@ def test_narrow_bounds_hold_for_mixtures():
         assert (Conversation(secure)(ids, mask).logits - model(**batch).logits).abs().max() < 0.02
 
 
-def test_padding_takes_no_place_and_the_first_token_may_find_none(monkeypatch):
-    """Texts whose answers would be others if copies in the padding took places, or the last layer saw one token."""
-    model = moe_classifier(sparse_step=1, expert_capacity=2, num_experts_per_tok=2)
+def padding_takes_places(chosen, is_token, *rest):
+    return served(chosen, torch.ones_like(is_token), *rest)
+
+
+def first_token_is_served(chosen, is_token, *rest):
+    found = served(chosen, is_token, *rest).clone()
+    found[:, 0] = True
+    return found
+
+
+@pytest.mark.parametrize(
+    ("wrong", "capacity", "step"),
+    [(padding_takes_places, 2, 1), (first_token_is_served, 1, 2)],
+    ids=["padding", "first token"],
+)
+def test_padding_takes_no_place_and_the_first_token_may_find_none(wrong, capacity, step, monkeypatch):
+    """On texts whose answers would be others if copies in the padding took places, or if the last layer, which is the
+    sparse one of two, saw the first token only."""
+    model = moe_classifier(expert_capacity=capacity, num_experts_per_tok=2, sparse_step=step)
     secure = converted(model, max_length=12)
     weights = {name.removeprefix("experts.0."): values for name, values in secure.weights.items()}
     ids, mask = clearly_routed(model, count=8)
+    embedded = secure.client.embed(secure.client.tokenize({"input_ids": ids, "attention_mask": mask}))["experts.0"]
+    padded = torch.nn.functional.pad(mask, (0, 3))
     with torch.no_grad():
-        output = model(ids, attention_mask=mask, output_router_logits=True)
-        chosen = output.router_logits[-1].topk(2).indices
-        alone = served(chosen, mask.bool(), 4, 2)[:, 0, 1]
-        embedded = secure.client.embed(secure.client.tokenize({"input_ids": ids, "attention_mask": mask}))["experts.0"]
-        padded = torch.nn.functional.pad(mask, (0, 3))
-        monkeypatch.setattr(clear_encoder, "served", lambda chosen, live, *rest: served(chosen, live | True, *rest))
-        other = ClearEncoder(secure.manifest.experts[0], weights)(copy_into_padding(embedded, padded), padded)
-    changed = (other - output.logits).abs().amax(1) > 0.05
-    rows = torch.stack([(~alone).nonzero()[0, 0], changed.nonzero()[0, 0]])
-    got = Conversation(secure)(ids[rows], mask[rows]).logits
-    assert (got - output.logits[rows]).abs().max() < 0.02
+        expected = model(ids, attention_mask=mask).logits
+    monkeypatch.setattr(clear_encoder, "served", wrong)
+    other = ClearEncoder(secure.manifest.experts[0], weights)(copy_into_padding(embedded, padded), padded)
+    changed, rows = (other - expected).abs().amax(1).topk(2)
+    assert changed[0] > 0.05
+    assert (Conversation(secure)(ids[rows], mask[rows]).logits - expected[rows]).abs().max() < 0.02
 
 
 def test_other_functions_of_a_mixture_are_converted():

@@ -18,7 +18,8 @@ Both multiply what comes back by the router's probability of the expert, compute
 the sum of all exp. The last layer computes the first token only, whose first choice always finds a place.
 
 Who sees what: openings of gates only, each under a mask of its own; sizes depend on N, C and the padded length alone.
-Cost: beside the experts 15 to 25 rounds; a row's scores are N words of about 20 bits, opened some 10 times.
+Cost: 11 rounds more than a dense layer for 8 experts, 18 for 128; with a capacity 6 more. Elements opened: about 2 N H
++ F for a token and a choice, or with a capacity N C (2 H + F) for a text and 2 N C for a token.
 Error: a token whose two best experts differ by less than the rounding of scores (2^-11) may use the other one.
 
 Reference:
@@ -160,12 +161,10 @@ class SecureMixture:
         if len(best) == 1:
             return inverse.map(lambda words: words[:, None, None])
         other = powers.map(lambda words: words[:, experts]).truncate(bits.output_weights).with_bound(1)
-        gate_of_second = Product(
+        multiply = Product(
             other.shape + (1,), other.value_bits, inverse.value_bits, 2 * bits.output_weights + inverse.bound + 2
         )
-        second = yield from gate_of_second.run(
-            party, *(part.map(lambda words: words[:, None]) for part in (other, inverse))
-        )
+        second = yield from multiply.run(party, *(part.map(lambda words: words[:, None]) for part in (other, inverse)))
         second = second.truncate(bits.output_weights)
         words = torch.stack([inverse.words[:, None], second.words], 1)
         return party.secret(words, min(inverse.width, second.width), inverse.scale, inverse.bound)
