@@ -13,8 +13,6 @@ from hf_securerouter.errors import SecureRouterValueError
 from hf_securerouter.metrics import compute_metrics_for
 from hf_securerouter.model_card import SecureRouterModelCardData
 from hf_securerouter.trainer import _LOSSES, SecureRouterTrainer, SecureRouterTrainingArguments
-from tests.support import ROOT
-from tests.test_distributed import launch
 
 
 def make_model(**config_fields) -> SecureRouterForSequenceClassification:
@@ -460,43 +458,3 @@ class TestFiles:
         assert saved["temperature"] == 2.0
         again = SecureRouterForSequenceClassification.from_pretrained(trainer.args.output_dir)
         assert again.annealed_temperature is None
-
-
-TWO_PROCESSES = """
-import json, sys
-sys.path.insert(0, sys.argv[2])
-import torch
-torch.set_num_threads(1)
-from tests.test_trainer import make_data, make_model
-from hf_securerouter.trainer import _LOSSES, SecureRouterTrainer, SecureRouterTrainingArguments
-
-args = SecureRouterTrainingArguments(
-    sys.argv[1], max_steps=2, logging_steps=1, per_device_train_batch_size=4, per_device_eval_batch_size=3,
-    router_learning_rate=0.0, learning_rate=0.0, report_to="none", use_cpu=True, disable_tqdm=True, save_strategy="no",
-)
-trainer = SecureRouterTrainer(
-    model=make_model(alpha=0.5, beta=0.25), args=args, train_dataset=make_data(32), eval_dataset=make_data(11)
-)
-trainer.train()
-metrics = trainer.evaluate()
-trainer.save_model()
-if trainer.is_world_process_zero():
-    logs = [entry for entry in trainer.state.log_history if "loss" in entry]
-    print(json.dumps({"processes": args.world_size, "metrics": metrics, "logs": logs}))
-"""
-
-
-def test_two_processes_report_what_one_does(tmp_path, make_trainer):
-    script = tmp_path / "train.py"
-    output = launch(script, TWO_PROCESSES, str(tmp_path / "pair"), str(ROOT))
-    report = json.loads(output.strip().splitlines()[-1])
-    assert report["processes"] == 2
-    for entry in report["logs"]:
-        total = entry["task_loss"] + 0.5 * entry["balance_loss"] + 0.25 * entry["cost_loss"]
-        assert entry["loss"] == pytest.approx(total, abs=1e-5)
-
-    alone = make_trainer().evaluate(make_data(11))  # eleven rows: the last batch of two processes is padded
-    for name in ("eval_routing_share_0", "eval_routing_share_1", "eval_routing_share_2", "eval_routing_cost"):
-        assert report["metrics"][name] == pytest.approx(alone[name]), name
-    card = (tmp_path / "pair" / "README.md").read_text()
-    assert f"cost {alone['eval_routing_cost']:.4g} each on average" in card
