@@ -27,7 +27,7 @@ from ...gates.secret import Secret
 from ...ring.words import checked_width
 
 
-_COUNT_SCALE = 5  # the least scale at which `RowFunction` reads a number of at least 1
+_COUNT_SCALE = 6  # the least scale at which `RowFunction` reads a number of half a token
 _INVERSE_BITS = 14  # at least so many significant bits of a reciprocal
 
 
@@ -98,7 +98,7 @@ class MeanPooling:
             "reciprocal",
             number.shape,
             scale=_COUNT_SCALE,
-            low=0,
+            low=-1,  # the reciprocal of one token is 1, and has to stay below the bound
             high=max(2, (length * 10 // 9).bit_length()),  # the gate reads numbers up to 0.93 of 2^high, from 2 on
             result_scale=self.inverse_scale,
         )
