@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import queue
 import secrets
 import threading
@@ -10,7 +11,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Concatenate, ParamSpec, Self
 
 import torch
 from torch import Tensor
@@ -26,6 +27,7 @@ from ..protocols.base import Sharing
 from .verification import agree, differing_inputs, tolerance
 
 
+P = ParamSpec("P")
 _DRAW = secrets.SystemRandom()
 
 
@@ -67,6 +69,17 @@ class SecureResult:
     choice: str = "scores"
 
 
+def _one_at_a_time(call: Callable[Concatenate[Any, P], SecureResult]) -> Callable[Concatenate[Any, P], SecureResult]:
+    """A session's method whose calls from several threads wait for each other."""
+
+    @functools.wraps(call)
+    def waiting(self: Any, *args: P.args, **kwargs: P.kwargs) -> SecureResult:
+        with self._lock:
+            return call(self, *args, **kwargs)
+
+    return waiting
+
+
 class Session(ABC):
     """Answers queries through channels to roles.
 
@@ -84,7 +97,7 @@ class Session(ABC):
         self.timeout = timeout
         self.batch_size = manifest.batch or batch_size
         self.setup_seconds = 0.0
-        self._one_at_a_time = threading.RLock()  # calls of several threads wait for each other
+        self._lock = threading.RLock()
         self._channels: dict[str, Channel] = {}
         self._events: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
 
@@ -106,6 +119,7 @@ class Session(ABC):
         """Connect to every role, so that queries can follow."""
 
     @refuses_unknown
+    @_one_at_a_time
     def __call__(
         self,
         inputs: Inputs,
@@ -136,10 +150,6 @@ class Session(ABC):
         """
         if not 0 <= verify <= 1:
             raise SecureRouterValueError(f"`verify` should be a share of the batches, from 0 to 1, got {verify!r}.")
-        with self._one_at_a_time:
-            return self._answer(inputs, progress, verify)
-
-    def _answer(self, inputs: Inputs, progress: Callable[[int, int], None] | None, verify: float) -> SecureResult:
         if not self._channels:
             raise SessionError("The session is not open: use it in a `with` block, or start a new one.")
         encoded = self.client.tokenize(inputs)
