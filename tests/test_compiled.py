@@ -29,26 +29,18 @@ def compiled():
     torch._dynamo.reset()
 
 
-@pytest.mark.parametrize(
-    "fields", [{}, {"router_config": None, "router_shares_expert": 0, "expert_max_lengths": [8, 12]}]
-)
-def test_a_pool_is_one_graph_in_evaluation_and_in_training(compiled, batch, labels, fields):
-    model = pool_model(("bert", "distilbert"), **fields)
+def test_a_pool_is_one_graph_in_evaluation_and_in_training(compiled, batch, labels):
+    lengths = {"router_config": None, "router_shares_expert": 0, "expert_max_lengths": [8, 12]}
+    model = pool_model(("bert", "distilbert"), **lengths)
     alone = model(**batch, labels=labels)
     together = compiled(model, **batch, labels=labels)
     torch.testing.assert_close(together.logits, alone.logits)
     torch.testing.assert_close(together.loss, alone.loss)
-    assert (
-        together.expert_indices.tolist() == alone.expert_indices.tolist()
-        and len(set(alone.expert_indices.tolist())) == 2
-    )
+    assert together.expert_indices.tolist() == alone.expert_indices.tolist()
+    assert set(alone.expert_indices.tolist()) == {0, 1}
 
-    model.train()
-    for objective in ("gumbel", "utility"):
-        model.config.router_objective = objective
-        torch.manual_seed(3)
-        compiled(model, **batch, labels=labels).loss.backward()
-        assert all(parameter.grad is not None for parameter in model.router.dense.parameters())
+    compiled(model.train(), **batch, labels=labels).loss.backward()
+    assert all(parameter.grad is not None for parameter in model.router.dense.parameters())
 
 
 def test_an_expert_is_one_graph(compiled, batch, labels):

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import queue
 import secrets
 import threading
@@ -10,7 +11,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Concatenate, ParamSpec, Self
 
 import torch
 from torch import Tensor
@@ -28,6 +29,7 @@ from ..protocols.base import Sharing
 from .verification import agree, differing_inputs, inputs_beyond_bounds, tolerance
 
 
+P = ParamSpec("P")
 _DRAW = secrets.SystemRandom()
 
 
@@ -93,6 +95,17 @@ class Answer:
     cost: Cost
 
 
+def _one_at_a_time(call: Callable[Concatenate[Any, P], SecureResult]) -> Callable[Concatenate[Any, P], SecureResult]:
+    """A session's method whose calls from several threads wait for each other."""
+
+    @functools.wraps(call)
+    def waiting(self: Any, *args: P.args, **kwargs: P.kwargs) -> SecureResult:
+        with self._lock:
+            return call(self, *args, **kwargs)
+
+    return waiting
+
+
 class Session(ABC):
     """Answers queries through channels to roles.
 
@@ -110,7 +123,7 @@ class Session(ABC):
         self.timeout = timeout
         self.batch_size = manifest.batch or batch_size
         self.setup_seconds = 0.0
-        self._one_at_a_time = threading.RLock()  # calls of several threads wait for each other
+        self._lock = threading.RLock()
         self._channels: dict[str, Channel] = {}
         self._events: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
 
@@ -137,6 +150,7 @@ class Session(ABC):
         """Connect to every role, so that queries can follow."""
 
     @refuses_unknown
+    @_one_at_a_time
     def __call__(
         self,
         inputs: Inputs,
@@ -179,17 +193,6 @@ class Session(ABC):
             raise SecureRouterValueError(f"`verify` should be a share of the batches, from 0 to 1, got {verify!r}.")
         check_abstain_below(abstain_below, self.client.labels.problem_type)
         windows = Windows(max_windows, stride)
-        with self._one_at_a_time:
-            return self._answer(inputs, progress, verify, windows, abstain_below)
-
-    def _answer(
-        self,
-        inputs: Inputs,
-        progress: Callable[[int, int], None] | None,
-        verify: float,
-        windows: Windows,
-        abstain_below: float | None,
-    ) -> SecureResult:
         if not self.is_open:
             raise SessionError("The session is not open: use it in a `with` block, or start a new one.")
         encoded, counts = self.client.cut(inputs, windows)
@@ -218,16 +221,16 @@ class Session(ABC):
                 else:
                     verified += [None] * size
                 if progress is not None:
-                    progress((start + size) // windows.most, len(counts))
+                    progress((start + size) // max_windows, len(counts))
         except BaseException:
             self.close()
             raise
         joined = windows.averaged(torch.cat(logits), counts)
         revealed = len(experts) == count
-        verified = [_all_of(verified[row : row + windows.most]) for row in range(0, count, windows.most)]
+        verified = [_all_of(verified[row : row + max_windows]) for row in range(0, count, max_windows)]
         if differing := [index for index, agreed in enumerate(verified) if agreed is False]:
             warn(differing_inputs(differing))
-        in_bounds = [_all_of(in_bounds[row : row + windows.most]) for row in range(0, count, windows.most)]
+        in_bounds = [_all_of(in_bounds[row : row + max_windows]) for row in range(0, count, max_windows)]
         if beyond := [index for index, inside in enumerate(in_bounds) if inside is False]:
             warn(inputs_beyond_bounds(beyond))
         return SecureResult(
