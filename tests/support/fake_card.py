@@ -43,6 +43,17 @@ class CardTensor(torch.Tensor):
     def device(self):
         return torch.device("cuda")
 
+    @property
+    def is_cuda(self):
+        return True
+
+    @property
+    def data(self):
+        return self
+
+    def cpu(self):
+        return self.host.clone()
+
     def data_ptr(self):
         return self.host.data_ptr()
 
@@ -113,14 +124,36 @@ _to = torch.Tensor.to
 
 def _to_card(tensor, *args, **options):
     """`Tensor.to`, which would look for a driver before the mode below is called."""
-    if args and str(args[0]) == "cuda":
+    if str(options.get("device", args[0] if args else None)) == "cuda":
         return tensor if isinstance(tensor, CardTensor) else CardTensor(tensor.clone())
     return _to(tensor, *args, **options)
+
+
+_tensor = torch.tensor
+
+
+def _made(values, *args, device=None, **options):
+    """`torch.tensor`, which makes its result on a device without the mode below."""
+    made = _tensor(values, *args, **options)
+    return made if device is None else made.to(torch.device(device).type)
 
 
 def _one_hot(tensor, classes):
     """`one_hot`, in which torch would treat a card's tensor as one without data."""
     return (tensor.unsqueeze(-1) == torch.arange(classes, device=tensor.device)).to(torch.int64)
+
+
+class _Generator(torch.Generator):
+    """A generator whose draws are on the card."""
+
+    def __new__(cls, device="cpu"):
+        made = super().__new__(cls)
+        made.place = torch.device(device)
+        return made
+
+    @property
+    def device(self):
+        return self.place
 
 
 @contextmanager
@@ -129,6 +162,10 @@ def faked_cuda():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.cuda, "_lazy_init", lambda: None)
         patch.setattr(torch.cuda, "is_available", lambda: True)
+        patch.setattr(torch.cuda, "device_count", lambda: 1)
+        patch.setattr(torch.cuda, "set_device", lambda device: None)
+        patch.setattr(torch, "Generator", _Generator)
+        patch.setattr(torch, "tensor", _made)
         patch.setattr(torch.cuda, "synchronize", lambda device=None: None)
         patch.setattr(torch.cuda, "mem_get_info", lambda device=None: (1 << 40, 1 << 40))
         patch.setattr(device, "find_spec", lambda name: name)

@@ -27,6 +27,7 @@ crypten = import_crypten()
 
 from crypten.communicator import DistributedCommunicator  # noqa: E402
 from crypten.config import cfg  # noqa: E402
+from crypten.cuda import CUDALongTensor  # noqa: E402
 from crypten.mpc.provider import TTPServer  # noqa: E402
 from crypten.mpc.provider.ttp_provider import TTPClient  # noqa: E402
 
@@ -73,8 +74,11 @@ class LedgerCommunicator(DistributedCommunicator):
         self._ledger.round()
 
     def all_reduce(self, input: Any, op: Any = dist.ReduceOp.SUM, batched: bool = False) -> Any:
-        self._exchanged(WORD * sum(tensor.nelement() for tensor in (input if batched else [input])))
-        return super().all_reduce(input, op=op, batched=batched)
+        given = input if batched else [input]
+        self._exchanged(WORD * sum(tensor.nelement() for tensor in given))
+        reduced = super().all_reduce([on_host(tensor) for tensor in given], op=op, batched=True)
+        results = [beside(words, tensor) for words, tensor in zip(reduced, given, strict=True)]
+        return results if batched else results[0]
 
     def isend(self, tensor: Tensor, dst: int) -> Any:
         self._ledger.sent(WORD * tensor.nelement())
@@ -92,7 +96,13 @@ class LedgerCommunicator(DistributedCommunicator):
         else:
             (self._ledger.sent if src == self.rank else self._ledger.received)(nbytes)
             self._ledger.round()
-        return super().broadcast(input, src, group=group, batched=batched)
+        given = input if batched else [input]
+        words = [on_host(tensor) for tensor in given]
+        super().broadcast(words, src, group=group, batched=True)
+        for tensor, received in zip(given, words, strict=True):
+            if tensor.is_cuda:
+                tensor.data.copy_(received)
+        return input
 
     def send_obj(self, obj: Any, dst: int, group: Any = None) -> None:
         if self.rank == self.get_ttp_rank():
@@ -106,6 +116,16 @@ class LedgerCommunicator(DistributedCommunicator):
         if src == self.get_ttp_rank():
             self._ledger.dealer(_pickled(self.last_object))
         return self.last_object
+
+
+def on_host(tensor: Any) -> Tensor:
+    """The words of a tensor, or of one of CrypTen's CUDA tensors, in host memory; gloo reads no other."""
+    return tensor.data.cpu() if tensor.is_cuda else tensor
+
+
+def beside(words: Tensor, tensor: Any) -> Any:
+    """Words of host memory on the device of a tensor, as one of CrypTen's CUDA tensors if that is a GPU."""
+    return CUDALongTensor(words.to(tensor.device)) if tensor.is_cuda else words
 
 
 def _pickled(obj: Any) -> int:

@@ -59,7 +59,8 @@ class CryptenEncoder:
         """
         bias = attention_bias.unsqueeze(1).unsqueeze(1)
         if self.spec.relative_buckets is not None:
-            bias = bias + self._weights["relative_attention_bias.weight"][:, relative_buckets(x.size(1))]
+            places = relative_buckets(x.size(1)).to(x.device)
+            bias = bias + self._weights["relative_attention_bias.weight"][:, places]
         if self.spec.embedding_size is not None:
             x = self._linear(x, "embedding_projection")
         for position, index in enumerate(self.spec.layer_map):
@@ -117,11 +118,12 @@ class CryptenEncoder:
         query, key, value = (self._heads(self._linear(x, f"{name}.{part}")) for part in ("query", "key", "value"))
         spec, length = self.spec, x.size(1)
         if spec.rotary:
-            cos, sin = (table.float() for table in rotary_tables(length, spec.head_size, spec.rotary[position]))
+            tables = rotary_tables(length, spec.head_size, spec.rotary[position])
+            cos, sin = (table.float().to(x.device) for table in tables)
             query, key = (one * cos + _turned_by_quarter(one) * sin for one in (query, key))
         reach = spec.windows[position] if spec.windows else None
         if reach is not None and reach < length - 1:
-            place = torch.arange(length)
+            place = torch.arange(length, device=x.device)
             bias = bias + ((place[:, None] - place).abs() > reach).float()[None, None] * MASKED_SCORE
         with self._ledger.gate("attention"):
             scores = (query * spec.score_scale).matmul(key.transpose(2, 3)) + bias
@@ -137,8 +139,8 @@ class CryptenEncoder:
         """The terms of the scores between contents and positions, from queries and keys (B, heads, T, d)."""
         spec, length, terms = self.spec, query.size(2), []
         pairs = entries_of_pairs(length, spec.position_span, spec.position_limit)
-        used, column = pairs.unique(return_inverse=True)
-        place = torch.arange(length)
+        used, column = (words.to(query.device) for words in pairs.unique(return_inverse=True))
+        place = torch.arange(length, device=query.device)
 
         def products(content: Any, part: str) -> Any:
             table = self._weights[f"{name}.{part}.weight"]

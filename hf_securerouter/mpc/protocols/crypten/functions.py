@@ -253,5 +253,5 @@ def _sum_of_squares(x: Any) -> Any:
 
 def _weighted(bits: Any, weights: Sequence[int]) -> Any:
     """The sum over the first dimension of integer multiples of bits."""
-    factors = torch.tensor(weights, dtype=torch.int64).reshape(-1, *[1] * (bits.dim() - 1))
+    factors = torch.tensor(weights, dtype=torch.int64, device=bits.device).reshape(-1, *[1] * (bits.dim() - 1))
     return MPCTensor.from_shares((bits.share * factors).sum(0), precision=0)

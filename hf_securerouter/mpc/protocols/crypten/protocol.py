@@ -4,6 +4,9 @@
 It inherits CrypTen's random generator (torch's, which is not cryptographic), its truncation (which fails with
 probability |v| 2**-32 for a product v) and its pickled dealer messages: a baseline to compare with, not to deploy.
 Shares of weights and inputs come from this package's cryptographic generator.
+
+With `device="cuda"` parties and dealer compute with CrypTen's own CUDA tensors, which multiply words in blocks of
+float64. Messages go through host memory.
 """
 
 from __future__ import annotations
@@ -11,11 +14,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+
 from ....errors import warn
 from ...models import EncoderSpec
 from ...models.manifest import Manifest
 from ...models.spec import Problem
 from ...net.ledger import Ledger
+from ...ring.device import DEVICES
 from ..base import Program, Sharing
 from .compat import import_crypten
 from .sharing import CryptenSharing
@@ -37,14 +43,10 @@ TFP_WARNING = (
 def problems(members: Mapping[str, EncoderSpec], device: str, provider: str) -> list[Problem]:
     """Reasons why this protocol cannot run a model; `members` holds encoder specs by module path."""
     found = []
-    if device != "cpu":
-        found.append(
-            Problem(
-                "device",
-                f"protocol 'crypten' computes on the CPU, got {device!r}",
-                "Pass `device='cpu'`",
-            )
-        )
+    if device not in DEVICES:
+        found.append(Problem("device", f"it should be one of {', '.join(DEVICES)}, got {device!r}", "Pass 'cpu'"))
+    elif device != "cpu" and not torch.cuda.is_available():
+        found.append(Problem("device", "torch finds no CUDA device here", "Pass `device='cpu'`"))
     if provider not in ("ttp", "tfp"):
         found.append(
             Problem(

@@ -14,7 +14,7 @@ from torch import Tensor
 from ...models.manifest import Manifest
 from ...net.ledger import Ledger
 from ..base import Program
-from .communicator import connect, crypten, deal, start_dealing, stop_dealing
+from .communicator import connect, crypten, deal, on_host, start_dealing, stop_dealing
 from .encoder import CryptenEncoder
 from .functions import argmax_one_hot
 
@@ -26,6 +26,8 @@ class _CryptenRole(Program):
     def __init__(self, role: str, manifest: Manifest, setup: dict[str, Any], ledger: Ledger) -> None:
         self.manifest = manifest
         self.ledger = ledger
+        if manifest.device != "cpu":  # one card for all, or one each
+            torch.cuda.set_device(RANKS[role] % torch.cuda.device_count())
         # All roles of a local session are on this machine, so gloo listens on loopback only.
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
         self.communicator = connect(
@@ -64,11 +66,11 @@ class CryptenParty(_CryptenRole):
     def receive_weights(self, tensors: dict[str, Tensor]) -> None:
         for name, share in tensors.items():
             member = next(member for member in self._weights if name.startswith(f"{member}."))
-            self._weights[member][name.removeprefix(f"{member}.")] = _secret(share)
+            self._weights[member][name.removeprefix(f"{member}.")] = _secret(share, self.manifest.device)
 
     def query(self, header: dict[str, Any], tensors: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
         with self.ledger.phase("online"), crypten.no_grad(), self._dealing():
-            inputs = {name: _secret(share) for name, share in tensors.items()}
+            inputs = {name: _secret(share, self.manifest.device) for name, share in tensors.items()}
             bias = inputs.pop("attention_bias")
             chosen, summary = self._choose(inputs, bias, header["batch"])
             # Each expert runs once, on its rows; an expert that shares its encoder with the router runs only its head.
@@ -77,12 +79,13 @@ class CryptenParty(_CryptenRole):
                 members = [hidden for hidden, expert in enumerate(chosen) if expert == index]
                 name = f"experts.{index}"
                 encoder = self._encoders[name]
+                own = torch.tensor(members, device=self.manifest.device)
                 if summary is not None and name == self.manifest.encoder_of("router"):
-                    logits = encoder.head(summary[members])
+                    logits = encoder.head(summary[own])
                 else:
-                    logits = encoder(inputs[name][members], bias[members][:, : self.manifest.length_of(name)])
+                    logits = encoder(inputs[name][own], bias[own][:, : self.manifest.length_of(name)])
                 for position, hidden in enumerate(members):
-                    rows[hidden] = logits.share[position]
+                    rows[hidden] = on_host(logits.share[position])
         return {"experts": chosen}, {"logits": torch.stack(rows).contiguous()}
 
     def _choose(self, inputs: dict[str, Any], bias: Any, batch: int) -> tuple[list[int], Any]:
@@ -97,7 +100,7 @@ class CryptenParty(_CryptenRole):
         summary = router.run_encoder(inputs[self.manifest.encoder_of("router")], bias[:, :length])
         scores = router.head(summary)
         with self.ledger.gate("argmax"):
-            return argmax_one_hot(scores).reveal().argmax(-1).tolist(), summary
+            return on_host(argmax_one_hot(scores).reveal()).argmax(-1).tolist(), summary
 
     @contextmanager
     def _dealing(self) -> Iterator[None]:
@@ -106,5 +109,5 @@ class CryptenParty(_CryptenRole):
         stop_dealing(self.communicator)
 
 
-def _secret(share: Tensor) -> Any:
-    return crypten.mpc.MPCTensor.from_shares(share)
+def _secret(share: Tensor, device: str) -> Any:
+    return crypten.mpc.MPCTensor.from_shares(share.to(device))
