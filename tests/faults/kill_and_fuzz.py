@@ -31,7 +31,8 @@ from tests.tiny import MAX_POSITIONS, VOCABULARY, pool_model
 TEXTS = ["the film was very good", "a dull movie .", "bad", "the bright and fast film was great"]
 QUOTAS = [3, 1]
 ATOL = 0.05
-LIMIT = 120.0  # seconds after which a question without an answer hangs
+TIMEOUT = 60.0  # seconds that a session waits for the answer to each text
+LIMIT = 2 * TIMEOUT * len(TEXTS)  # seconds after which a question hangs: a session has given up long before
 
 
 def main():
@@ -65,7 +66,7 @@ def run(folder, options):
         def session():
             own = RoleFolder.load(folder / "shares" / "client", "client")
             return RemoteSession(
-                own, deployment.address("party0"), deployment.address("party1"), 60, 5, log=lambda line: None
+                own, deployment.address("party0"), deployment.address("party1"), TIMEOUT, 5, log=lambda line: None
             )
 
         def is_right(result):
@@ -112,7 +113,7 @@ def kill(deployment, askers, options):
         deployment.start(role)
         hung += not wait_for_one(draw.choice(askers))
         hung += sum(asker.hangs(LIMIT) for asker in askers)
-        print(f"{number + 1} of {options.kills} kills ({role})", file=sys.stderr)
+        print(f"{number + 1} of {options.kills} kills ({role}), {hung} hung", file=sys.stderr)
     return hung
 
 
