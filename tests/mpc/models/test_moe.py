@@ -220,7 +220,7 @@ ALIKE, MIXED = [0] * 6, [0, 1, 2, 3, 1, 1]
 @pytest.mark.parametrize("capacity", [None, 2])
 def test_nothing_tells_which_experts_tokens_use(capacity):
     with audited() as audit:
-        gates = gates_that_look_alike(partial(run_mixture, capacity), ([ALIKE], [MIXED]), runs=5)
+        gates = gates_that_look_alike(partial(run_mixture, capacity), ([ALIKE], [MIXED]), runs=8)
     assert {"Argmax", "ExpertLinear", "Matmul", "RowScale"} <= gates
     assert audit.pads > 500 and audit.repeated == 0
 
@@ -229,7 +229,7 @@ def test_nothing_tells_which_experts_tokens_use(capacity):
 def test_a_leaky_mixture_is_noticed(capacity, monkeypatch):
     monkeypatch.setattr(SecureMixture, "_choices", revealing(SecureMixture._choices))
     with pytest.raises(AssertionError):
-        gates_that_look_alike(partial(run_mixture, capacity), ([ALIKE], [MIXED]), runs=5)
+        gates_that_look_alike(partial(run_mixture, capacity), ([ALIKE], [MIXED]), runs=8)
 
 
 @pytest.mark.parametrize(
