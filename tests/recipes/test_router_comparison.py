@@ -15,6 +15,22 @@ from tests.recipes.made_up import TRAINER, arguments
 COSTS = {"seconds": [1.0, 4.0], "routed_seconds": [1.1, 5.1], "largest_seconds": 4.0}
 
 
+def test_the_margin_itself_shows_what_a_linear_reading_misses():
+    """The small expert is the surer the further it is from the origin, which is no line."""
+    generator = torch.Generator().manual_seed(0)
+    summaries = torch.randn(600, 1, 4, generator=generator)
+    distance = summaries[:, 0, :2].square().sum(dim=1) - 1
+    labels = torch.randint(2, (600,), generator=generator)
+    wrong = torch.rand(600, generator=generator) < (-2 * distance).sigmoid()
+    signs = (2 * labels - 1) * torch.where(wrong, -1, 1)
+    own = torch.stack([torch.zeros(600), signs * (distance + 1.5)], dim=1)
+    logits = torch.stack([own, torch.nn.functional.one_hot(labels, 2) * 4.0], dim=1)
+    run = SimpleNamespace(task=TASKS["sst2"], args=SimpleNamespace(seed=0))
+    pool = SimpleNamespace(config=SimpleNamespace(router_shares_expert=0))
+    found = comparison(run, pool, COSTS, summaries, logits, labels, 4)["routers"]
+    assert found["margin itself"]["audc"] > found["margin"]["audc"] + 0.02
+
+
 @pytest.mark.parametrize("layer", [0, 1])
 def test_what_a_router_knows_in_addition_shows(layer):
     """The small expert is always sure; a layer holds where it is wrong, and the large one is right."""
@@ -29,7 +45,7 @@ def test_what_a_router_knows_in_addition_shows(layer):
     found = comparison(run, pool, COSTS, summaries, logits, labels, 4)
     area = {name: own["audc"] for name, own in found["routers"].items()}
     best = "margin and disagreement" if layer == 1 else "margin and disagreement, every layer"
-    worse = {"margin", "cascade", "zero", "margin and disagreement"} - {best}
+    worse = {"margin", "margin itself", "cascade", "zero", "margin and disagreement"} - {best}
     assert found["rows"] == 600 and found["alone"][1] == 1.0
     assert area["oracle"] > area[best] > max(area[name] for name in worse) + 0.02
     assert found["routers"][best]["against_first"][0] > 0.02
