@@ -32,7 +32,7 @@
 | `cotrained_pool` | `CotrainedRun`: experts of reduced precision, with fewer heads or cheaper functions |
 | `demo_pool` | `DemoRun`: the embedded checkpoint |
 | `sweep` | `sweep`: other pools and other costs |
-| `router_comparison` | `compare_routers`: of the margin, of disagreement, of every layer, and a cascade |
+| `router_comparison` | `compare_routers`: by what they read; and a cascade |
 | `quota_accuracy` | `quota_accuracies`: what quotas cost in accuracy |
 | `rounding` | `errors_by_place`: what truncation changes in logits |
 

@@ -31,11 +31,12 @@ from hf_securerouter.routing import by_cost
 
 FOLDS = 5
 LOST = (0.0, 0.005, 0.015)  # of the largest expert's score: the costs at which less is lost are compared
-# The readings of each router, and whether it reads every layer of the encoder or the last one alone.
+# What each router should find, and in what: the summary of the last layer, those of all, or the margin itself.
 ROUTERS = {
-    "margin": (("margin",), False),
-    "margin and disagreement": (("margin", "disagreement"), False),
-    "margin and disagreement, every layer": (("margin", "disagreement"), True),
+    "margin": (("margin",), "last"),
+    "margin itself": (("margin",), "margin"),
+    "margin and disagreement": (("margin", "disagreement"), "last"),
+    "margin and disagreement, every layer": (("margin", "disagreement"), "every"),
 }
 
 
@@ -111,13 +112,14 @@ def comparison(
         "margin": margins(logits[:, shared]),
         "disagreement": disagreement(logits[:, shared], logits[:, largest], problem_type),
     }
+    given = {"last": summaries[:, -1], "every": summaries.flatten(1), "margin": known["margin"]}
     folds = np.random.default_rng(run.args.seed).permutation(len(labels)) % FOLDS
     scores = {"cascade": cascade_scores(task, logits, seconds)}
     for fold in range(FOLDS):
         own, unseen = (torch.from_numpy(np.flatnonzero(where)) for where in (folds != fold, folds == fold))
         utilities = score_utilities(logits[own], labels[own], problem_type, task.score())
-        for name, (readings, every_layer) in ROUTERS.items():
-            read = summaries.flatten(1) if every_layer else summaries[:, -1]
+        for name, (readings, source) in ROUTERS.items():
+            read = given[source]
             wanted = torch.cat([known[reading] for reading in readings], dim=1)
             fitted = fit_perceptron(read[own], wanted[own], utilities)
             scores.setdefault(name, torch.zeros(logits.shape[:2], dtype=torch.float64))[unseen] = fitted.scores(
@@ -182,8 +184,9 @@ _INTRODUCTION = """\
 
 Each router is fitted on four fifths of the training rows that no expert has seen, and asked for the last fifth, \
 five times; the validation split is not read. `margin` reads of the smallest expert's last layer how sure that expert \
-is; `disagreement`, in addition, how unlikely the largest expert holds the smallest one's answer to be. The cascade \
-trains nothing: the smallest expert answers, and where it is not sure the largest. AUDC is the area under score over \
-relative cost, the router's included; intervals are 95 % bootstrap intervals of the difference. Costs are relative to \
-the largest expert's, and points lost are against its score.
+is, and `margin itself` is told so by that expert's head, which no router on shares reads; `disagreement`, in \
+addition, how unlikely the largest expert holds the smallest one's answer to be. The cascade trains nothing: the \
+smallest expert answers, and where it is not sure the largest. AUDC is the area under score over relative cost, the \
+router's included; intervals are 95 % bootstrap intervals of the difference. Costs are relative to the largest \
+expert's, and points lost are against its score.
 """

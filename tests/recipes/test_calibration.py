@@ -6,11 +6,8 @@ import json
 import pytest
 import torch
 
-from hf_securerouter import SecureRouterForSequenceClassification
 from hf_securerouter.recipes.calibration import calibration_report, fit_temperatures, fold_temperature
-from hf_securerouter.recipes.experts import load_expert
 from hf_securerouter.recipes.tasks import TASKS
-from tests.recipes.made_up import arguments, loop_run
 from tests.tiny import noisy_classifier
 
 
@@ -39,15 +36,3 @@ def test_overconfident_experts_are_told_apart_from_calibrated_ones(tmp_path):
     assert report["before"]["experts"][1] > 0.1 and max(report["after"]["experts"]) < 0.03
     assert report["before"]["policies"]["mixed"] > 0.04 > report["after"]["policies"]["mixed"]
     assert calibration_report(TASKS["stsb"], logits, found, labels, served) is None
-
-
-def test_a_run_saves_calibrated_experts(made, tmp_path):
-    report = loop_run(arguments(made, tmp_path / "out"))()
-    model = SecureRouterForSequenceClassification.from_pretrained(tmp_path / "out")
-    ids = torch.tensor([[2, 7, 9, 3]])
-    assert set(report["calibration"]["temperatures"]) != {1.0}
-    for index, temperature in enumerate(report["calibration"]["temperatures"]):
-        alone = load_expert(tmp_path / "out" / "experts" / "final" / str(index))
-        with torch.no_grad():
-            torch.testing.assert_close(model.experts[index](ids).logits, alone(ids).logits / temperature)
-    assert "Probabilities are calibrated" in (tmp_path / "out" / "README.md").read_text()

@@ -47,6 +47,15 @@ def test_a_run_leaves_a_checkpoint_a_report_and_a_row(made, tmp_path, script, ta
     assert model.config.routing_lambda == report["tuning"]["utility"]["routing_lambda"]
     assert AutoTokenizer.from_pretrained(out).model_max_length == 24
 
+    # The saved experts are those of the run, but for the temperatures of their heads.
+    ids = torch.tensor([[2, 7, 9, 3]])
+    temperatures = [1.0, 1.0] if task == "stsb" else report["calibration"]["temperatures"]
+    assert (report["calibration"] is None) == (task == "stsb")
+    for expert, folder, temperature in zip(model.experts, ("0", "1"), temperatures, strict=True):
+        alone = AutoModelForSequenceClassification.from_pretrained(out / "experts" / "final" / folder)
+        torch.testing.assert_close(expert(ids).logits, alone(ids).logits / temperature)
+    assert len({1.0, *temperatures}) > 1 or task == "stsb"
+
     (row,) = json.loads(table.read_text())["tasks"]
     assert tuple(row) == FIELDS and row["task"] == task
     assert row["metric"] == {"mrpc": "f1", "stsb": "pearson+spearmanr"}[task]
@@ -60,6 +69,7 @@ def test_a_run_leaves_a_checkpoint_a_report_and_a_row(made, tmp_path, script, ta
     assert any(line.startswith(f"{out}: {row['metric']} {row['routed_score'] / 100:.4f} at 0.") for line in lines)
     assert "Expert 2 of 2 answers 36 rows ..." in lines and "Fitting the gumbel router on 24 rows ..." in lines
     card = (out / "README.md").read_text()
+    assert ("Probabilities are calibrated" in card) == (task != "stsb")
     assert "Quality over cost" in card and "curve.png" in card and "utility, quotas" in card
     assert str(tmp_path) not in card and str(made) not in card
     for upload in uploads:
