@@ -6,6 +6,7 @@ import logging
 
 import pytest
 import torch
+from hypothesis import settings
 from transformers import BertTokenizer
 
 from hf_securerouter import SecureRouterForSequenceClassification
@@ -13,6 +14,9 @@ from hf_securerouter.mpc.sessions import core_dumps
 from hf_securerouter.mpc.sessions.fork_server import shared_fork_server
 from tests.tiny import MAX_POSITIONS, VOCABULARY, pool_model
 
+
+settings.register_profile("patient", deadline=None)  # a busy machine is no fault
+settings.load_profile("patient")
 
 # Modules of few tests that take long: they train, or start processes.
 _LONG = (

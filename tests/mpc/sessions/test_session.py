@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from hf_securerouter.mpc.conversion.client import Labels
 from hf_securerouter.mpc.models.manifest import Manifest
 from hf_securerouter.mpc.net.ledger import Ledger
 from hf_securerouter.mpc.sessions.session import Session, SessionError
@@ -17,9 +18,13 @@ class Answered(Session):
     def __init__(self, rows, experts):
         manifest = Manifest("masked", "ttp", "revealed", "cpu", 4, None, ())
         client = SimpleNamespace(
-            tokenize=lambda inputs: inputs, embed=lambda batch: {}, labels=lambda logits: [""] * len(logits)
+            cut=lambda inputs, windows: (inputs, [1] * len(inputs["input_ids"])),
+            embed=lambda batch: {},
+            labels=Labels({0: "no", 1: "yes"}, regression=False),
         )
-        sharing = SimpleNamespace(inputs=lambda *_: {}, logits=lambda answers: torch.zeros(rows, 2))
+        sharing = SimpleNamespace(
+            inputs=lambda *_: {}, logits=lambda answers: torch.zeros(rows, 2), in_bounds=lambda answers: None
+        )
         super().__init__(manifest, client, sharing, 5.0, 8)
         self.experts = experts
 

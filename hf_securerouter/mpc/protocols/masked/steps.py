@@ -267,7 +267,8 @@ class SecureSteps:
             return square.add_public(3 << (square.scale - 3)).truncate(result)
         if name == "relu":
             x = yield from party.checked(x.truncate(result).with_bound(bound), f"{self.place} activation")
-            return (yield from ReLU(x.shape, x.value_bits, width).run(party, x))
+            lifted = max(width, x.value_bits + 1)  # a product may need a narrower ring than what it multiplies
+            return (yield from ReLU(x.shape, x.value_bits, lifted).run(party, x)).narrow(width)
         scale = max(opened, result)
         x = yield from party.checked(x.truncate(scale).with_bound(bound), f"{self.place} activation")
         active = yield from Activation(name, x.shape, bound, opened, scale, width + scale - result).run(party, x)
