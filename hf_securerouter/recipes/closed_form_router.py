@@ -211,7 +211,9 @@ def fit_perceptron(summaries: torch.Tensor, readings: torch.Tensor, utilities: t
     Returns:
         [`Perceptron`], with a ramp in each direction at each of the `KNOTS` of each reading.
     """
-    scale, part = summaries.std(correction=0), torch.arange(len(summaries)) % FOLDS
+    # A drawn part of the rows: every fourth row may have something in common.
+    part = torch.randperm(len(summaries), generator=torch.Generator().manual_seed(0)) % FOLDS
+    scale = summaries.std(correction=0)
     scaled = summaries.double() / scale
     probe, offset = ridge(scaled, readings, PROBE_PENALTY)
     unit = (scaled @ probe).std(dim=0, correction=0).clamp(min=1e-6)  # a reading may be constant
