@@ -32,7 +32,6 @@ from hf_securerouter.reports import Score
 
 KNOTS = (-1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5)  # where ramps begin, in standard deviations of a margin
 PROBE_PENALTY, RAMP_PENALTY = 0.1, 0.01  # a probe has hundreds of inputs; ramps are few
-FOLDS = 4  # parts of the rows, of which a probe for one is fitted on the others
 
 
 def ridge(inputs: torch.Tensor, targets: torch.Tensor, penalty: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -200,9 +199,6 @@ def fit_perceptron(summaries: torch.Tensor, readings: torch.Tensor, utilities: t
     """
     Ramps over linear readings of a summary, and ridge regression of the utilities on them.
 
-    The regression sees readings by probes that were fitted without the row. What a probe of hundreds of inputs says of
-    its own rows is too good, and the regression would trust it too much.
-
     Args:
         summaries (`torch.Tensor` of shape (N, F)): What the router reads.
         readings (`torch.Tensor` of shape (N, M)): What it should find in that.
@@ -211,23 +207,15 @@ def fit_perceptron(summaries: torch.Tensor, readings: torch.Tensor, utilities: t
     Returns:
         [`Perceptron`], with a ramp in each direction at each of the `KNOTS` of each reading.
     """
-    # A drawn part of the rows: every fourth row may have something in common.
-    part = torch.randperm(len(summaries), generator=torch.Generator().manual_seed(0)) % FOLDS
     scale = summaries.std(correction=0)
-    scaled = summaries.double() / scale
-    probe, offset = ridge(scaled, readings, PROBE_PENALTY)
-    unit = (scaled @ probe).std(dim=0, correction=0).clamp(min=1e-6)  # a reading may be constant
-    unseen = torch.empty(readings.shape, dtype=torch.float64)
-    for fold in range(FOLDS):
-        others = part != fold if len(part) > FOLDS else part >= 0  # a handful of rows is not worth dividing
-        weights, bias = ridge(scaled[others], readings[others], PROBE_PENALTY)
-        unseen[part == fold] = scaled[part == fold] @ weights + bias
+    probe, offset = ridge(summaries / scale, readings, PROBE_PENALTY)
+    probe = probe / scale
+    unit = (summaries.double() @ probe).std(dim=0, correction=0).clamp(min=1e-6)  # a reading may be constant
     ramps = [(sign, knot) for knot in KNOTS for sign in (1.0, -1.0)]
-    hidden = torch.cat([torch.relu(sign * (unseen / unit - knot)) for sign, knot in ramps], dim=1)
-    out, out_bias = ridge(hidden, utilities, RAMP_PENALTY)
-    dense = torch.cat([sign * (probe / scale / unit).T for sign, _ in ramps])
+    dense = torch.cat([sign * (probe / unit).T for sign, _ in ramps])
     dense_bias = torch.cat([sign * (offset / unit - knot) for sign, knot in ramps])
-    return Perceptron(dense, dense_bias, out.T, out_bias)
+    weights, bias = ridge(torch.relu(summaries.double() @ dense.T + dense_bias), utilities, RAMP_PENALTY)
+    return Perceptron(dense, dense_bias, weights.T, bias)
 
 
 @refuses_unknown
