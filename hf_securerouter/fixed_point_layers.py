@@ -24,7 +24,7 @@ from transformers import PreTrainedModel
 
 from .errors import SecureRouterValueError
 from .families import FOLDED_FAMILIES, head_of, layers_of
-from .number_format import NumberFormat, deviation_ratio, number_format
+from .number_format import HIGHEST, NumberFormat, deviation_ratio, number_format
 from .range_penalty import watch
 
 
@@ -149,7 +149,7 @@ class FixedPointLayerNorm(nn.LayerNorm):
         watch(x, 2.0**bounds.residual)
         x = truncated(x, bits.normal, self.training)
         variance = x.square().mean(-1, keepdim=True) + self.eps
-        watch(variance, 15 / 16 * 2.0**bounds.variance_high)
+        watch(variance, HIGHEST * 2.0**bounds.variance_high)
         watch(1 / variance, 2.0**-bounds.variance_low)
         x = x * torch.rsqrt(variance)
         ratio = self._ratio

@@ -19,7 +19,8 @@ from .errors import SecureRouterValueError
 MARGIN = 1.5  # a bound is at least this many times the largest value of calibration, or the limit in training
 
 # Least bounds: the windows of GeLU, tanh and the exponential have to fit into the range.
-_FLOORS = {"inner": 3, "head": 3, "scores": 4}
+_FLOORS = {"inner": 3, "head": 3, "scores": 4, "routing": 2}
+HIGHEST = 119 / 128  # of the power of two that bounds a mean square from above: what its gate reads
 LOWEST = ("row_sum", "variance_low", "norm_low")  # bounds from below
 USUAL = ("variance", "attended_variance", "norm")  # no bounds
 
@@ -41,14 +42,14 @@ class Bounds:
         expert (`int`): Outputs of its experts, with their mean removed, before the router's probability.
         row_sum (`int`): Smallest row sum of unnormalised attention weights under 2Quad and 2ReLU.
         variance_low (`int`): Smallest variance in LayerNorm.
-        variance_high (`int`): Largest variance in LayerNorm, up to 15/16 of the power.
+        variance_high (`int`): Largest variance in LayerNorm, up to `HIGHEST` of the power.
         variance (`int`): A usual variance in LayerNorm. Not a bound: it divides fraction bits between the factors.
         attended_variance (`int`, *optional*): The same for a layer's first LayerNorm, behind attention; None for that
             of both.
         embedding (`int`): Embedding outputs that are shuffled or selected; checked by the client.
         head (`int`): Inputs of the head's activation.
         norm_low (`int`): Smallest mean square of a row that the head divides by its length.
-        norm_high (`int`): Largest such mean square, up to 15/16 of the power.
+        norm_high (`int`): Largest such mean square, up to `HIGHEST` of the power.
         norm (`int`): A usual one. Not a bound, as `variance`.
         logits (`int`): Logits, and a router's scores.
     """
@@ -171,7 +172,8 @@ class NumberFormat:
 
     def unnormalized(self, softmax: str, length: int) -> int:
         """Fraction bits of unnormalised attention weights and of the context; few enough for LayerNorm in 64 bits."""
-        return min(self.bits.unnormalized, self.bits.context - self.context_bound(softmax, length))
+        found = min(self.bits.unnormalized, self.bits.context - self.context_bound(softmax, length))
+        return min(found, self.bits.scores) if softmax == "2relu" else found  # of a ReLU's result bits are cut only
 
 
 _FULL = NumberFormat(FractionBits(), Bounds())

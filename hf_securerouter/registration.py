@@ -3,7 +3,7 @@
 
 `import hf_securerouter` and `import transformers` may come in either order, and neither imports the other. A finder in
 front of `sys.meta_path` lets the other finders do their work, and registers when the outermost of these imports ends:
-in the middle of one, modules of this package are not whole yet.
+in the middle of one, modules of transformers or of this package are not whole yet.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def when_transformers_is_imported() -> None:
 
 
 class _ImportWatch(MetaPathFinder):
-    """Watches imports of this package and of transformers' auto classes, and registers between them."""
+    """Watches imports of modules of this package and of transformers, and registers between them."""
 
     def __init__(self) -> None:
         self._pending = {CONFIG_MODULE: register_config, MODEL_MODULE: register_model}
@@ -63,7 +63,7 @@ class _ImportWatch(MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if not self._pending or not (fullname in self._pending or fullname.startswith(f"{__package__}.")):
+        if not self._pending or not fullname.startswith((f"{__package__}.", "transformers.")):
             return None
         finders = (finder for finder in sys.meta_path if finder is not self)
         spec = next(filter(None, (finder.find_spec(fullname, path, target) for finder in finders)), None)

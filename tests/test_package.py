@@ -72,6 +72,8 @@ KNOWN = "hf_securerouter.SecureRouterConfig in AutoModelForSequenceClassificatio
     [
         "import hf_securerouter; from transformers import AutoModelForSequenceClassification",
         "from transformers import AutoModelForSequenceClassification; import hf_securerouter",
+        "import hf_securerouter; from transformers import AutoTokenizer, BertForSequenceClassification, Trainer, pipeline; "
+        "from transformers import AutoModelForSequenceClassification",
         "import hf_securerouter.pool, hf_securerouter.trainer; "
         "from transformers import AutoModelForSequenceClassification",
     ],

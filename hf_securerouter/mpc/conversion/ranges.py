@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ...number_format import LOWEST, MARGIN, USUAL, Bounds
+from ...number_format import HIGHEST, LOWEST, MARGIN, USUAL, Bounds
 from .clear_encoder import Seen
 
 
@@ -68,7 +68,7 @@ def limit(bounds: Bounds, kind: str, biased: bool) -> float:
         return (2.0 ** (bounds.scores - 1) - 4) / (2 if biased else 1)
     if kind == "scores":
         return 2.0 ** (bounds.scores - 1)
-    return 2.0 ** getattr(bounds, kind) * (15 / 16 if kind.endswith("_high") else 1)
+    return 2.0 ** getattr(bounds, kind) * (HIGHEST if kind.endswith("_high") else 1)
 
 
 def reached(seen: Seen, position: int | None) -> dict[str, float]:
@@ -107,7 +107,7 @@ def bounds_for(found: Mapping[str, float], biased: bool, guarded: bool = False) 
         if f"{kind}_low" in found:
             low, high = max(found[f"{kind}_low"] / MARGIN**2, 1e-9), found[f"{kind}_high"] * MARGIN**2
             bounds[f"{kind}_low"] = math.floor(math.log2(low))
-            bounds[f"{kind}_high"] = math.ceil(math.log2(max(high, 2 * low) * 16 / 15))
+            bounds[f"{kind}_high"] = math.ceil(math.log2(max(high, 2 * low) / HIGHEST))
             bounds[kind] = round(math.log2(max(math.sqrt(low * high), 1e-9)))
     if "attended_variance" in found:
         bounds["attended_variance"] = round(math.log2(max(found["attended_variance"], 1e-9)))

@@ -212,14 +212,17 @@ class Session(ABC):
                 self._compare(filled, answer.logits, answer.experts)
                 logits.append(answer.logits[:size])
                 experts += answer.experts or []
-                in_bounds += answer.in_bounds[:size]
                 costs.append(answer.cost)
                 if _DRAW.random() < verify:
                     again = self._query(filled)
                     costs.append(again.cost)
                     verified += agree(answer.logits, again.logits, rows, tolerance(self.manifest))
+                    in_bounds += [_all_of([*both]) for both in zip(answer.in_bounds, again.in_bounds, strict=True)][
+                        :size
+                    ]
                 else:
                     verified += [None] * size
+                    in_bounds += answer.in_bounds[:size]
                 if progress is not None:
                     progress((start + size) // max_windows, len(counts))
         except BaseException:

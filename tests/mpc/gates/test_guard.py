@@ -49,9 +49,9 @@ def test_rows_are_bounded_on_both_sides_exactly():
         x = Input(torch.tensor(values), 30, scale=6, bound=4)
         return lambda party: between(party, x(party), low=-2)
 
-    low, high = 1 << 4, 15 << 6
+    low, high = 1 << 4, 119 << 3
     assert noticed(rows([low, low + 1, 100, high - 1])) == 0
-    for value in (low - 1, 0, high, high + 1, 2 << 10):
+    for value in (low - 1, 0, high, high + 1, 2 << 10, 5 << 9, 11 << 8):
         assert noticed(rows([100, value]), runs=3) == 3, value
 
 

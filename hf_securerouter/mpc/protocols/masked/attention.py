@@ -132,7 +132,7 @@ class SecureAttention:
         if positions.bias is not None:
             bias = positions.bias[..., : scores.shape[-2], :]
             scores = scores.map(lambda words: words + bias)
-        unshifted = scores.with_bound(rings.guarded_scores)
+        unshifted = places.within(party, scores.with_bound(rings.guarded_scores))
         if positions.padding is not None:
             shift = places.of_padding(party, positions.padding) << (rings.score_width - 2)
             scores = scores.map(lambda words: words + shift)
@@ -140,7 +140,8 @@ class SecureAttention:
         scores = yield from party.checked(scores.with_bound(rings.bounds.scores - 1), f"{self.place} scores")
         unnormalized, *_ = yield from together(
             self._unnormalized(party, scores, positions.is_token, places),
-            *(noted(party, unshifted) if rings.softmax == "exact" else []),  # else a gate lifts them
+            # 2Quad lifts its scores. Shifted ones have a ring of eight times the guard's bound, others of four times.
+            *(noted(party, unshifted, 7 if rings.shifts_padding else 6) if rings.softmax != "2quad" else []),
         )
 
         # Row sums are taken before truncation: truncated weights need not add up to them.

@@ -66,6 +66,7 @@ class MaskedEncoder(SecureHead, SecureAttention, SecureMixture):
         if self.spec.norm_first:
             last = self.layer_rings[-1]
             squares = last.bits.hidden + last.bounds.variance_high + deviation_bits(self.spec.hidden_size)
+            squares += 2 if last.guarded else 0
             return (*[rings.attention_width for rings in self.layer_rings[1:]], max(pooled, squares))
         own = [rings.attention_width for rings in self.layer_rings]
         return (*own[1:], max(own[-1], pooled))

@@ -77,6 +77,7 @@ def _ring_widths(manifest: Manifest, member: str, layer: int | None = None) -> R
         gated=spec.gated,
         rotary=bool(spec.rotary),
         shifts_padding=spec.padding_differs,
+        guarded=manifest.guard,
         pools=spec.pooling == "mean",
         experts=spec.num_experts if layer in spec.sparse_layers else 0,
         stream=_stream_bound(manifest, manifest.encoder_of(member), layer),

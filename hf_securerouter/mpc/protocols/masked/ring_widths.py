@@ -37,6 +37,7 @@ class RingWidths:
         bits (`FractionBits`): Fraction bits.
         norm_first (`bool`), gated (`bool`), rotary (`bool`): As in `EncoderSpec`.
         shifts_padding (`bool`): Whether scores of padding are moved below those of tokens.
+        guarded (`bool`): Whether mean squares need room above their bounds, where a guard notices them.
         pools (`bool`): Whether heads read the mean of all rows, which is made in a ring of few bits.
         experts (`int`): Experts of a sparse layer; 0 for a dense one.
         stream (`int`): Without a norm behind each step, the log2 bound of the sum of all steps up to the last layer.
@@ -52,6 +53,7 @@ class RingWidths:
     gated: bool = False
     rotary: bool = False
     shifts_padding: bool = False
+    guarded: bool = False
     pools: bool = False
     stream: int = 0
     experts: int = 0
@@ -253,7 +255,8 @@ class RingWidths:
         """Ring width of the opening of a row of length 1 before the classifier; wide enough for its squares."""
         product = self.bits.hidden + self.bits.head_weights + self.bounds.logits + 2
         spread = self.bounds.norm_high - min(self.bounds.norm, 0)
-        return max(product, self.bits.hidden + spread + deviation_bits(features))
+        room = 2 if self.guarded else 0
+        return max(product, self.bits.hidden + spread + deviation_bits(features) + room)
 
     @property
     def of_head_norm(self) -> RingWidths:

@@ -16,7 +16,7 @@ from hf_securerouter.mpc.convert import to_mpc
 from hf_securerouter.mpc.models.manifest import Manifest
 from hf_securerouter.mpc.protocols.masked.layout import GUARD
 from hf_securerouter.mpc.protocols.masked.programs import secure_program
-from hf_securerouter.mpc.protocols.masked.ring_widths import Bounds
+from hf_securerouter.mpc.protocols.masked.ring_widths import Bounds, RingWidths
 from hf_securerouter.mpc.protocols.masked.roles import refreshed_flag
 from hf_securerouter.mpc.protocols.masked.schedule import programs
 from hf_securerouter.mpc.ring.randomness import new_seed
@@ -58,6 +58,27 @@ def test_each_value_beyond_its_bound_is_noticed():
         done = encrypted(SMALL, X, LIVE, Bounds().replaced(**{kind: bound}), weights, guarded=True)
         assert done.guard_word != 0, kind
     assert encrypted(SMALL, X, LIVE, weights=weights, guarded=True).guard_word == 0
+
+
+def test_scores_of_2relu_beyond_their_bound_are_noticed():
+    spec, weights = replace(SMALL, softmax="2relu"), weights_of(SMALL)
+    weights["layers.0.query.weight"] *= 12
+    clear = ClearEncoder(spec, weights)
+    clear(X, LIVE)
+    largest = max(reached(clear.seen, layer)["scores"] for layer in (0, 1))
+    bound = math.floor(math.log2(largest / 1.1)) + 1
+    assert bound >= 4
+    assert encrypted(spec, X, LIVE, Bounds().replaced(scores=bound), weights, guarded=True).guard_word != 0
+
+
+def test_weights_of_2relu_have_no_more_bits_than_scores():
+    for context in (-2, 1, 4):
+        rings = RingWidths(Bounds().replaced(context=context), 12, "2relu")
+        assert rings.unnormalized <= rings.bits.scores
+
+
+def test_a_quiet_router_of_a_mixture_keeps_the_least_bound_that_its_gates_read():
+    assert Bounds().replaced(routing=0).routing == 2
 
 
 def test_what_is_too_small_is_noticed():
