@@ -30,6 +30,7 @@ from transformers.utils.output_capturing import OutputRecorder
 from .configuration_moe import SecureMoeConfig
 from .errors import SecureRouterValueError
 from .expert_places import served
+from .known_arguments import refuse_unknown
 
 
 @dataclass
@@ -212,7 +213,7 @@ class SecureMoeForSequenceClassification(SecureMoePreTrainedModel):
             [`SecureMoeForSequenceClassification`] in evaluation mode.
 
         Raises:
-            `SecureRouterValueError`: The checkpoint is no BERT classifier, or a field is wrong.
+            `SecureRouterValueError`: The checkpoint is no BERT classifier, or a field is wrong or unknown.
 
         Example:
             ```python
@@ -223,6 +224,7 @@ class SecureMoeForSequenceClassification(SecureMoePreTrainedModel):
             Komatsuzaki et al., Sparse Upcycling, arXiv 2212.05055; He et al., Upcycling Large Language Models into
             Mixture of Experts, arXiv 2410.07524 (the factor of the weights).
         """
+        refuse_unknown("`from_dense`", fields, {*SecureMoeConfig().to_dict(), "num_labels"})
         if isinstance(dense, (str, os.PathLike)):
             dense = AutoModelForSequenceClassification.from_pretrained(dense)
         if type(dense) is not BertForSequenceClassification:

@@ -89,6 +89,8 @@ def test_a_mixture_out_of_a_dense_layer_starts_as_that_layer(tmp_path):
         assert model.config.num_labels == 2 and model.config.num_experts == 4
     with pytest.raises(SecureRouterValueError, match="got a SecureMoeForSequenceClassification"):
         SecureMoeForSequenceClassification.from_dense(model)
+    with pytest.raises(SecureRouterValueError, match="`num_expert` \\(did you mean `num_experts`"):
+        SecureMoeForSequenceClassification.from_dense(model, num_expert=4)
 
 
 def test_it_is_saved_loaded_trained_and_used_in_a_pipeline(tmp_path, tokenizer):

@@ -72,7 +72,7 @@ KNOWN = "hf_securerouter.SecureRouterConfig in AutoModelForSequenceClassificatio
     [
         "import hf_securerouter; from transformers import AutoModelForSequenceClassification",
         "from transformers import AutoModelForSequenceClassification; import hf_securerouter",
-        "import hf_securerouter; from transformers import AutoTokenizer, BertForSequenceClassification, Trainer, pipeline; "
+        "import hf_securerouter; from transformers import BertForSequenceClassification, pipeline; "
         "from transformers import AutoModelForSequenceClassification",
         "import hf_securerouter.pool, hf_securerouter.trainer; "
         "from transformers import AutoModelForSequenceClassification",
