@@ -182,7 +182,7 @@ def views(talk, batch, runs):
     return shapes, openings
 
 
-def looks_alike(talk, batches, runs=8):
+def looks_alike(talk, batches, runs=6):
     """Whether two batches look the same to every role: shapes equal, all words uniform, and so all differences of two
     tensors of one shuffle, row by row: they would show two tensors under one mask.
 

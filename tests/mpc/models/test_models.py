@@ -322,6 +322,8 @@ def test_variants_of_an_activation_are_within_the_stated_bound(name):
 def test_a_session_serves_every_architecture(protocol, tolerance, shared):
     """Each architecture serves an input; an encoder with a projection, an expert's or the router's, routes them."""
     families = ("distilbert", "roberta", "electra", "albert", "mpnet", "deberta-v2")
+    if protocol == "crypten":  # of which `protocols/crypten/test_cuda.py` runs the other two
+        families = families[:4]
     router = family_config("albert", layers=2, width=16, num_hidden_groups=2) if shared is None else None
     pool = pool_model(families, router_config=router, router_shares_expert=shared)
     generator = torch.Generator().manual_seed(3)

@@ -26,10 +26,7 @@ MAX_LENGTH = 16
 TEXTS = [
     "the film was very good",
     ("a dull movie .", "it was slow and awful"),
-    "bad",
     "the bright and fast film was great but not good .",
-    ("great", "the film was not bad"),
-    "a good movie",
 ]
 
 
@@ -104,7 +101,7 @@ def recorded(tmp_path_factory, tokenizer):
                 session(["good", 3])
             found.progress = []
             session.batch_size = 2
-            found.many = session(TEXTS[:3], progress=lambda done, total: found.progress.append((done, total)))
+            found.many = session(TEXTS, progress=lambda done, total: found.progress.append((done, total)))
     return found
 
 
@@ -122,8 +119,8 @@ def test_labels_and_experts_equal_clear_text_over_several_masks(recorded):
 
 def test_many_inputs_run_in_batches(recorded):
     assert recorded.progress == [(2, 3), (3, 3)]
-    assert recorded.many.expert_indices == recorded.results[0].expert_indices[:3]
-    assert (recorded.many.logits - recorded.results[0].logits[:3]).abs().max() < 0.04
+    assert recorded.many.expert_indices == recorded.results[0].expert_indices
+    assert (recorded.many.logits - recorded.results[0].logits).abs().max() < 0.04
 
 
 def test_short_texts_cost_as_much_as_long_ones(recorded):
