@@ -50,11 +50,15 @@ def agree(first: Tensor, second: Tensor, rows: Sequence[int], limit: float) -> l
     return [bool(same[number == index][:, number == index].any()) for index in range(max(rows) + 1)]
 
 
+def _named(rows: Sequence[int]) -> str:
+    """The first of some positions."""
+    return ", ".join(map(str, rows[:10])) + (", ..." if len(rows) > 10 else "")
+
+
 def differing_inputs(rows: Sequence[int]) -> str:
     """The warning about inputs, by their positions in the call, that were answered differently under fresh masks."""
-    named = ", ".join(map(str, rows[:10])) + (", ..." if len(rows) > 10 else "")
     return (
-        f"{len(rows)} inputs were answered differently under fresh masks (positions {named}): do not use their "
+        f"{len(rows)} inputs were answered differently under fresh masks (positions {_named(rows)}): do not use their "
         "answers. Their values may exceed the bounds of the shares: have the model converted again with such texts as "
         "`calibration=`, and look at `securerouter check`."
     )
@@ -62,10 +66,9 @@ def differing_inputs(rows: Sequence[int]) -> str:
 
 def inputs_beyond_bounds(rows: Sequence[int]) -> str:
     """The warning about inputs, by their positions in the call, of batches in which a value was beyond its bound."""
-    named = ", ".join(map(str, rows[:10])) + (", ..." if len(rows) > 10 else "")
     return (
-        f"{len(rows)} inputs were in batches with a value at or beyond its bound (positions {named}): their answers "
-        "may be wrong. Have the model converted again with such texts as `calibration=`, and look at `securerouter "
+        f"{len(rows)} inputs were in batches with a value at or beyond its bound (positions {_named(rows)}): their "
+        "answers may be wrong. Have the model converted again with such texts as `calibration=`, and look at `securerouter "
         "check`."
     )
 

@@ -29,8 +29,6 @@ Reference:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor
 
@@ -49,33 +47,11 @@ from ...gates.product import Product
 from ...gates.row_function import RowFunction
 from ...gates.row_scale import RowScale
 from ...gates.secret import Secret
-from ...models import EncoderSpec
-from .ring_widths import RingWidths
+from .steps import SecureSteps
 
 
-class SecureMixture:
-    """The mixture of one sparse layer; a base class of the encoder, whose fields and steps it reads."""
-
-    spec: EncoderSpec
-    rings: RingWidths
-    prefix: str
-    place: str
-
-    def _linear(
-        self,
-        party: Party,
-        x: Secret,
-        width: int,
-        bound: int,
-        matrices: Mapping[str, int],
-        residual: str | None = None,
-    ) -> SecretProtocol[list[Secret]]:
-        raise NotImplementedError
-
-    def _activation(
-        self, party: Party, name: str, x: Secret, bound: int, opened: int, result: int, width: int
-    ) -> SecretProtocol[Secret]:
-        raise NotImplementedError
+class SecureMixture(SecureSteps):
+    """The mixture of one sparse layer; a base class of `MaskedEncoder`, which describes the fields."""
 
     def _mixture(self, party: Party, name: str, x: Secret, is_token: Tensor) -> SecretProtocol[list[Secret]]:
         """The mixture of a layer, and the residual of its input.
