@@ -68,8 +68,8 @@ def inputs_beyond_bounds(rows: Sequence[int]) -> str:
     """The warning about inputs, by their positions in the call, of batches in which a value was beyond its bound."""
     return (
         f"{len(rows)} inputs were in batches with a value at or beyond its bound (positions {_named(rows)}): their "
-        "answers may be wrong. Have the model converted again with such texts as `calibration=`, and look at `securerouter "
-        "check`."
+        "answers may be wrong. Have the model converted again with such texts as `calibration=`, and look at "
+        "`securerouter check`."
     )
 
 
