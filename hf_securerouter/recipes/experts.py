@@ -10,10 +10,16 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import torch
-from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase, set_seed
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    set_seed,
+)
 
 from hf_securerouter.errors import SecureRouterValueError
-from hf_securerouter.families import resized
+from hf_securerouter.families import resized, usable_positions
 from hf_securerouter.known_arguments import refuses_unknown
 from hf_securerouter.mpc_friendly import use_functions
 from hf_securerouter.pool import cut_layers
@@ -133,6 +139,22 @@ def largest_name(args: RunArguments) -> str:
     if name is None:
         raise SecureRouterValueError("`model_name_or_path` should name the largest expert's checkpoint, got nothing.")
     return name
+
+
+@refuses_unknown
+def check_length(args: RunArguments) -> None:
+    """
+    Refuses inputs longer than the largest expert reads, before anything is trained.
+
+    Raises:
+        `SecureRouterValueError`: `max_seq_length` is more than its positions.
+    """
+    positions = usable_positions(AutoConfig.from_pretrained(largest_name(args), cache_dir=args.cache_dir))
+    if positions is not None and args.max_seq_length > positions:
+        raise SecureRouterValueError(
+            f"`max_seq_length` is {args.max_seq_length}, and {largest_name(args)!r} has {positions} positions: pass "
+            f"`--max_seq_length {positions}` or less."
+        )
 
 
 def narrow(model: PreTrainedModel) -> PreTrainedModel:

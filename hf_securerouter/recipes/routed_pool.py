@@ -44,7 +44,7 @@ from hf_securerouter.recipes.cascade import cascade_scores
 from hf_securerouter.recipes.costs import Costs, measure_costs, measure_routed, shares_encoder
 from hf_securerouter.recipes.data import open_data, shortened, split_rows, tokenize
 from hf_securerouter.recipes.encrypted_check import compare_with_clear, encrypted_logits
-from hf_securerouter.recipes.experts import EXACT, largest_name, load_expert, plan_pool, train_pool
+from hf_securerouter.recipes.experts import EXACT, check_length, largest_name, load_expert, plan_pool, train_pool
 from hf_securerouter.recipes.fitting import Fit, Row
 from hf_securerouter.recipes.prediction import decide, labels_of, predict, to_device
 from hf_securerouter.recipes.results import publish
@@ -85,6 +85,7 @@ class RoutedPoolRun:
         self.args, self.command, self.train_pool = args, command, train_pool
         self.train = partial(fit, self)
         self.members = plan_pool(args)
+        check_length(args)
         self.functions: dict[Path, dict[str, str]] = {}  # of the experts that are not exact, by their folders
         self.temperatures: dict[Path, float] = {}  # of the experts, once they have answered
         self.folder = Path(args.output_dir)

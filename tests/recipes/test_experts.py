@@ -8,8 +8,9 @@ from transformers import AutoModelForSequenceClassification, BertForSequenceClas
 from hf_securerouter import SecureRouterValueError
 from hf_securerouter.recipes import experts as recipe
 from hf_securerouter.recipes.arguments import RunArguments
-from hf_securerouter.recipes.experts import Member, narrow, plan_pool, train_pool
+from hf_securerouter.recipes.experts import Member, check_length, narrow, plan_pool, train_pool
 from hf_securerouter.recipes.fit_with_trainer import parse_args
+from hf_securerouter.recipes.routed_pool import RoutedPoolRun
 from hf_securerouter.recipes.tasks import TASKS
 from tests.recipes.made_up import TRAINER, arguments, loop_run
 from tests.tiny import family_config
@@ -27,6 +28,19 @@ def test_a_pool_of_one_is_refused():
     args = RunArguments(task_name="mrpc", model_name_or_path="x")
     with pytest.raises(SecureRouterValueError, match="two experts or more"):
         plan_pool(args)
+
+
+def test_inputs_longer_than_the_largest_expert_reads_are_refused_before_training(tmp_path):
+    family_config("bert", max_position_embeddings=64).save_pretrained(tmp_path)
+    args = RunArguments(task_name="mrpc", model_name_or_path=str(tmp_path), max_seq_length=65)
+    with pytest.raises(SecureRouterValueError, match="`max_seq_length` is 65, .* has 64 positions: pass"):
+        check_length(args)
+    args.max_seq_length = 64
+    check_length(args)
+    args.max_seq_length, args.expert_layers, args.output_dir = 65, [1, 2], str(tmp_path / "out")
+    with pytest.raises(SecureRouterValueError, match="`max_seq_length` is 65"):
+        RoutedPoolRun(args, lambda *_: None, "")
+    assert not (tmp_path / "out").exists()
 
 
 def test_two_tasks_of_one_seed_begin_with_different_heads(tokenizer, tmp_path, monkeypatch):

@@ -1,17 +1,19 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
 """Whether some value of a run left its bound: one bit, which only the client learns.
 
-A value with a bound is opened in a ring of at least four times its range. With a thermometer of the mask's high bits
-(`gates/bits.py`) each party reads off the opening its XOR share of [the value is beyond its bound]: it is certainly 0
-below 7/8 of the bound, certainly 1 from the bound to three times the bound, and anything between. Farther out the ring
-wraps, and about half of all values are noticed.
+A lifted value (`gates/lift.py`) is opened in a ring of four times its range. With a thermometer of the mask's high
+bits (`gates/bits.py`) each party reads off the opening its XOR share of [the value is beyond its bound]: it is
+certainly 0 below 7/8 of the bound, certainly 1 from the bound to three times the bound, and either between. Farther
+out the ring wraps, and about half of all values are noticed. What no gate lifts is opened coarsely
+(`gates/in_range.py`).
 
-The parties fold all these bits into one word: the XOR of words of 64 bits that both draw from a seed of their own, one
-for each bit that is set. Each holds an XOR share of it. The client, who gets both shares, reads 0 if no bit is set;
-otherwise the word is uniform, 0 with probability 2^-64, because the client does not know the words that are added.
+The parties fold all these bits into one word: the XOR of words of 64 bits, one for each bit that is set, which both
+draw from a seed that only they know. Each holds an XOR share of it. The client, who gets both shares, reads 0 if no
+bit is set; otherwise the word is uniform, 0 with probability 2^-64, because the client does not know the words.
 
 Who sees what: the parties see no new opening of a lifted value; the client sees whether any bit is set, and neither
-which nor how many. Cost: none online for a lifted value; dealer 4 B an element.
+which nor how many. A client together with a party, who knows the words, can find out which.
+Cost: none online for a lifted value; dealer 4 B an element.
 """
 
 from __future__ import annotations
@@ -36,6 +38,9 @@ class Guard:
     Args:
         rank (`int`): 0 or 1.
         words (`WordSource`): Draws the words that are folded, the same at both parties and unknown to all others.
+
+    Attributes:
+        share (`int`): The party's XOR share of the word, a signed integer of 64 bits.
     """
 
     def __init__(self, rank: int, words: WordSource) -> None:

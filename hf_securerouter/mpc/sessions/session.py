@@ -217,9 +217,8 @@ class Session(ABC):
                     again = self._query(filled)
                     costs.append(again.cost)
                     verified += agree(answer.logits, again.logits, rows, tolerance(self.manifest))
-                    in_bounds += [_all_of([*both]) for both in zip(answer.in_bounds, again.in_bounds, strict=True)][
-                        :size
-                    ]
+                    both = zip(answer.in_bounds, again.in_bounds, strict=True)
+                    in_bounds += [_all_of(list(pair)) for pair in both][:size]
                 else:
                     verified += [None] * size
                     in_bounds += answer.in_bounds[:size]

@@ -4,6 +4,7 @@
 import pytest
 import torch
 
+from hf_securerouter.errors import SecureRouterError
 from hf_securerouter.mpc.gates.guard import Guard, PlannedGuard
 from hf_securerouter.mpc.gates.in_range import InRange, between
 from hf_securerouter.mpc.gates.square import SelectedSquare, Square
@@ -42,6 +43,23 @@ def test_a_value_from_its_bound_to_three_times_it_is_always_noticed(program):
     for factor in (1, 1.1, 1.5, 2, 2.5, 2.99):
         for value in (round(factor * BOUND), -round(factor * BOUND)):
             assert noticed(program([*inside, value]), runs=3) == 3, value
+
+
+def test_a_wider_opening_notices_up_to_seven_times_the_bound():
+    def program(value):
+        x = Input(torch.tensor([3, value]), 30, scale=6, bound=4)
+        return lambda party: InRange((2,), bits=7).run(party, x(party))
+
+    assert noticed(program(BOUND * 7 // 8)) == 0
+    for factor in (1, 3, 3.5, 4, 5, 6.9):
+        for sign in (1, -1):
+            assert noticed(program(sign * round(factor * BOUND)), runs=3) == 3, factor
+
+
+def test_a_ring_without_room_for_what_is_beyond_is_refused():
+    x = Input(torch.tensor([100]), 11, scale=6, bound=4)
+    with pytest.raises(SecureRouterError, match="11 bits cannot be read in one of 12"):
+        run(lambda party: between(party, x(party), low=0), guarded=True)
 
 
 def test_rows_are_bounded_on_both_sides_exactly():

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from hf_securerouter.errors import SecureRouterWarning
 from hf_securerouter.mpc.conversion.client import Labels
 from hf_securerouter.mpc.models.manifest import Manifest
 from hf_securerouter.mpc.net.ledger import Ledger
@@ -47,6 +48,18 @@ class Answered(Session):
 
     def _compare(self, batch, logits, experts):
         pass
+
+
+def test_what_a_second_run_alone_notices_is_told():
+    inputs = {"input_ids": torch.ones(2, 4, dtype=torch.long), "attention_mask": torch.ones(2, 4)}
+    with Answered(2, [0, 1]) as session:
+        for flags in ([True, False], [False, True]):
+            answers = iter(flags)
+            session.sharing.in_bounds = lambda _, answers=answers: next(answers)
+            with pytest.warns(
+                SecureRouterWarning, match="2 inputs were in batches with a value at or beyond its bound"
+            ):
+                assert session(inputs, verify=1).in_bounds == [False, False]
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from hf_securerouter.mpc.conversion.clear_encoder import ClearEncoder
 from hf_securerouter.mpc.conversion.ranges import bounds_for, reached
 from hf_securerouter.mpc.conversion.validation import ConversionError
 from hf_securerouter.mpc.convert import to_mpc
+from hf_securerouter.mpc.gates.in_range import InRange
 from hf_securerouter.mpc.models.manifest import Manifest
 from hf_securerouter.mpc.protocols.masked.layout import GUARD
 from hf_securerouter.mpc.protocols.masked.programs import secure_program
@@ -60,15 +61,42 @@ def test_each_value_beyond_its_bound_is_noticed():
     assert encrypted(SMALL, X, LIVE, weights=weights, guarded=True).guard_word == 0
 
 
-def test_scores_of_2relu_beyond_their_bound_are_noticed():
-    spec, weights = replace(SMALL, softmax="2relu"), weights_of(SMALL)
-    weights["layers.0.query.weight"] *= 12
+def opened_for_the_guard(manifest):
+    """How many bits of which values are opened for the guard alone, by their number of dimensions."""
+    gates = secure_program(replace(manifest, guard=True), "experts.0/1").plan().gates
+    return [(len(gate.shape), gate.bits) for gate in gates if isinstance(gate, InRange)]
+
+
+def test_what_no_gate_lifts_is_opened_for_the_guard():
+    """Values and scores of both layers, and the logits; 2Quad lifts scores within their bound, 2ReLU beyond it."""
+    manifest = Manifest("masked", "ttp", "revealed", "cpu", 8, None, (SMALL,))
+    layer = [(4, 6), (4, 6)]
+    for softmax, found in (("exact", layer), ("2relu", layer), ("2quad", layer[:1])):
+        own = replace(manifest, experts=(replace(SMALL, softmax=softmax),))
+        assert opened_for_the_guard(own) == [*found, *found, (2, 6)]
+    shifted = to_mpc(noisy_classifier("mpnet", width=16, heads=2), max_length=10).manifest
+    assert opened_for_the_guard(shifted) == [(4, 6), (4, 7)] * 2 + [(2, 6)]  # a quarter of the bound, in a wider ring
+
+
+def test_scores_out_of_reach_of_a_window_are_not_flagged():
+    """Early queries meet late keys far beyond the bound of the scores that are used."""
+    spec, weights = replace(SMALL, num_layers=1, layer_map=(0,), windows=(2,)), weights_of(SMALL)
+    x = 0.3 * X[:1]
+    x[0, :4, 0] += 4
+    x[0, 8:, 1] += 4
+    for start in (0, 16):  # the first feature of both heads
+        for name, column in (("query", 0), ("key", 1)):
+            weights[f"layers.0.{name}.weight"][start] = 5.0 * torch.eye(32)[column]
     clear = ClearEncoder(spec, weights)
-    clear(X, LIVE)
-    largest = max(reached(clear.seen, layer)["scores"] for layer in (0, 1))
-    bound = math.floor(math.log2(largest / 1.1)) + 1
-    assert bound >= 4
-    assert encrypted(spec, X, LIVE, Bounds().replaced(scores=bound), weights, guarded=True).guard_word != 0
+    clear(x, LIVE[:1])
+    bounds = Bounds().replaced(scores=bounds_for(reached(clear.seen, 0), False, guarded=True)["scores"])
+    assert bounds.scores < Bounds().scores
+    assert encrypted(spec, x, LIVE[:1], bounds, weights, guarded=True).guard_word == 0
+
+
+def test_mean_squares_have_room_where_a_guard_reads_them():
+    rings = RingWidths(Bounds(), 12, pools=True)
+    assert replace(rings, guarded=True).unit_width(256) == rings.unit_width(256) + 2
 
 
 def test_weights_of_2relu_have_no_more_bits_than_scores():
