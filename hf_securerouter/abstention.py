@@ -3,33 +3,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from .errors import SecureRouterValueError
+from .known_arguments import nearest
 
 
-_WHY_NOT = {
-    "regression": "predicts a number",
-    "multi_label_classification": "decides on each label by itself",
-}
+AbstainBelow = float | Mapping[str, float]  # one threshold for every label, or thresholds by label
+
+LIKELY = 0.5  # a label of a multi-label model is given from this probability on
 
 
-def check_abstain_below(abstain_below: float | None, problem_type: str | None) -> None:
+def least_probabilities(
+    abstain_below: AbstainBelow | None, names: Mapping[int, str], problem_type: str | None
+) -> list[float]:
     """
-    Refuses a threshold that cannot be one.
+    The probability from which on each label is given.
 
     Args:
-        abstain_below (`float`, *optional*): The probability below which a label is withheld; None withholds none.
-        problem_type (`str`, *optional*): The model's, as in its config. A number has no probability, and the labels of
-            a multi-label model are decided one by one.
+        abstain_below (`float` or `Mapping[str, float]`, *optional*): The probability below which a label is withheld,
+            for all labels or by label. What is left out is 0, and 0.5 for a multi-label model, which decides on each
+            label by itself.
+        names (`Mapping[int, str]`): The model's `id2label`.
+        problem_type (`str`, *optional*): The model's, as in its config. A number has no probability.
 
     Raises:
-        `SecureRouterValueError`: It is not from 0 to 1, or the model has not one label for a text.
+        `SecureRouterValueError`: A threshold is not from 0 to 1 or is of a label that the model has not, or the model
+            predicts a number.
     """
+    several = problem_type == "multi_label_classification"
+    labels = [names[index] for index in sorted(names)]
     if abstain_below is None:
-        return
-    if not 0 <= abstain_below <= 1:
-        raise SecureRouterValueError(f"`abstain_below` should be a probability, from 0 to 1, got {abstain_below!r}.")
-    if problem_type in _WHY_NOT:
+        return [LIKELY if several else 0.0] * len(labels)
+    if problem_type == "regression":
         raise SecureRouterValueError(
-            f"`abstain_below` {abstain_below!r} is the least probability of one label, and the model "
-            f"{_WHY_NOT[problem_type]}: leave it out."
+            f"`abstain_below` {abstain_below!r} is the least probability of a label, and the model predicts a number: "
+            "leave it out."
         )
+    if not isinstance(abstain_below, Mapping):
+        abstain_below = dict.fromkeys(labels, abstain_below)
+    for name, least in abstain_below.items():
+        if name not in labels:
+            other = nearest(name, labels)
+            meant = f"did you mean {other!r}" if other else f"take some of {labels}"
+            raise SecureRouterValueError(f"`abstain_below` has the label {name!r}, and the model has not: {meant}?")
+        if not 0 <= least <= 1:
+            raise SecureRouterValueError(f"`abstain_below` should be a probability, from 0 to 1, got {least!r}.")
+    return [abstain_below.get(name, LIKELY if several else 0.0) for name in labels]

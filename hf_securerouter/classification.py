@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from transformers import AutoTokenizer, BatchEncoding, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from hf_securerouter.abstention import check_abstain_below
+from hf_securerouter.abstention import AbstainBelow, least_probabilities
 from hf_securerouter.errors import BadRowsError, SecureRouterValueError
 from hf_securerouter.families import usable_positions
 from hf_securerouter.known_arguments import refuses_unknown
@@ -95,7 +95,7 @@ def classify(
     quotas: Sequence[int] | None = None,
     max_windows: int = 1,
     stride: int = 0,
-    abstain_below: float | None = None,
+    abstain_below: AbstainBelow | None = None,
 ) -> list[Classified]:
     """Route and classify texts in clear text, on the device of the model.
 
@@ -108,10 +108,10 @@ def classify(
         max_windows: Windows into which long texts are cut, see [`~hf_securerouter.windows.Windows`]; the answer is the
             mean of their logits.
         stride: Tokens that neighbouring windows share.
-        abstain_below: The probability below which a label is withheld; None withholds none.
+        abstain_below: The probability below which a label is withheld, for all labels or by label; None withholds none.
 
     Raises:
-        `SecureRouterValueError`: `abstain_below` is no probability, or the model predicts a number.
+        `SecureRouterValueError`: `abstain_below` is no probability or of no label, or the model predicts a number.
         `BadRowsError`: A row is no text, is empty, has half of a surrogate pair, or a token id beyond the vocabulary.
     """
     windows = Windows(max_windows, stride)
@@ -198,7 +198,7 @@ def classify_encrypted(
     verify: float = 0.0,
     max_windows: int = 1,
     stride: int = 0,
-    abstain_below: float | None = None,
+    abstain_below: AbstainBelow | None = None,
 ) -> tuple[list[Classified], Cost]:
     """Route and classify texts on secret shares.
 
@@ -237,7 +237,7 @@ def from_logits(
     logits = logits.detach().float().cpu()
     experts: list[Any] = [None] * len(logits) if expert_indices is None else list(expert_indices)
     several = config.problem_type == "multi_label_classification"
-    if config.problem_type == "regression" or (config.num_labels == 1 and not several):
+    if _predicts_a_number(config):
         return [
             Classified(label=row[0].item(), score=None, logits=row.tolist(), expert=expert)
             for row, expert in zip(logits, experts, strict=True)
@@ -261,9 +261,27 @@ def from_logits(
     ]
 
 
-def _withhold(config: PreTrainedConfig, answers: list[Classified], abstain_below: float | None) -> list[Classified]:
+def _predicts_a_number(config: PreTrainedConfig) -> bool:
+    several = config.problem_type == "multi_label_classification"
+    return config.problem_type == "regression" or (config.num_labels == 1 and not several)
+
+
+def _withhold(
+    config: PreTrainedConfig, answers: list[Classified], abstain_below: AbstainBelow | None
+) -> list[Classified]:
     """The answers, without the labels whose probability is below `abstain_below`."""
     if abstain_below is None:
         return answers
-    check_abstain_below(abstain_below, "regression" if config.num_labels == 1 else config.problem_type)
-    return [replace(one, label=None) if cast(float, one.score) < abstain_below else one for one in answers]
+    names = cast(dict[int, str], config.id2label)
+    kind = "regression" if _predicts_a_number(config) else config.problem_type
+    least = {names[index]: one for index, one in enumerate(least_probabilities(abstain_below, names, kind))}
+    return [_sure(answer, least) for answer in answers]
+
+
+def _sure(answer: Classified, least: dict[str, float]) -> Classified:
+    """The answer, without labels that are less likely than their `least`."""
+    if cast(float, answer.score) < least[cast(str, answer.label)]:
+        answer = replace(answer, label=None)
+    if answer.scores is None:
+        return answer
+    return replace(answer, labels=[name for name, score in answer.scores.items() if score >= least[name]])

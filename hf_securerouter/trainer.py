@@ -10,6 +10,7 @@ from typing import Any, cast
 import torch
 from transformers import Trainer, TrainerCallback, TrainingArguments, enable_full_determinism, set_seed
 from transformers.trainer import TRAINING_ARGS_NAME
+from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import logging
 
@@ -90,6 +91,45 @@ class TemperatureAnnealingCallback(TrainerCallback):
         pool.annealed_temperature = pool.config.temperature_at(state.global_step, state.max_steps)
 
 
+class UpdateSizeCallback(TrainerCallback, ExportableState):
+    """Keeps in a checkpoint how many rows an update has, and refuses to resume it with another number.
+
+    A checkpoint counts updates. With more processes, and so more rows in an update, the same count stands for another
+    part of the data, and the rest of the run would train on more or less than was asked for.
+    """
+
+    def __init__(self) -> None:
+        self.rows = 0
+
+    def state(self) -> dict[str, Any]:
+        return {"args": {}, "attributes": {"rows": self.rows}}
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.rows = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+        saved = state.stateful_callbacks.setdefault(type(self).__name__, self.state())
+        if state.global_step:
+            refuse_other_update_size(saved["attributes"]["rows"], self.rows)
+
+
+def refuse_other_update_size(saved: int, now: int) -> None:
+    """
+    Refuses to resume a run whose updates had another number of rows.
+
+    Args:
+        saved (`int`): Rows of an update when the checkpoint was written, over all processes.
+        now (`int`): Rows of an update now.
+
+    Raises:
+        SecureRouterValueError: They differ.
+    """
+    if saved != now:
+        raise SecureRouterValueError(
+            f"The checkpoint counts updates of {saved} rows, and an update now has {now} (processes x rows of a batch "
+            "x `gradient_accumulation_steps`): choose the last two so that it has as many, or start anew in another "
+            "`output_dir`."
+        )
+
+
 class SecureRouterTrainer(Trainer):
     """[`~transformers.Trainer`] for [`SecureRouterForSequenceClassification`].
 
@@ -103,7 +143,8 @@ class SecureRouterTrainer(Trainer):
         kwargs: All other arguments of the Trainer.
 
     Raises:
-        SecureRouterValueError: `compute_loss_func` or label smoothing would replace the model's own loss.
+        SecureRouterValueError: `compute_loss_func` or label smoothing would replace the model's own loss; or, in `train`,
+            a checkpoint is resumed with another number of rows in an update.
 
     Example:
         ```python
@@ -139,6 +180,7 @@ class SecureRouterTrainer(Trainer):
         super().__init__(model=model, args=args, **kwargs)
         self.add_callback(TemperatureAnnealingCallback)
         self.add_callback(ModelCardCallback)
+        self.add_callback(UpdateSizeCallback)
         self._training_sum: torch.Tensor | None = None
         self._training_batches = 0
         self._evaluation_shares: list[torch.Tensor] = []

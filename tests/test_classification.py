@@ -4,8 +4,9 @@
 import pytest
 import torch
 
-from hf_securerouter import SecureRouterValueError
+from hf_securerouter import SecureRouterValueError, classification
 from hf_securerouter.classification import classify, from_logits
+from hf_securerouter.mpc.conversion.client import Labels
 
 
 class TestClassify:
@@ -82,10 +83,34 @@ class TestClassify:
         for wrong in (-0.1, 1.5):
             with pytest.raises(SecureRouterValueError, match="`abstain_below` should be a probability"):
                 classify(model, tokenizer, ["good"], abstain_below=wrong)
-        for kind, why in (
-            ("regression", "predicts a number"),
-            ("multi_label_classification", "decides on each label"),
-        ):
-            model.config.problem_type = kind
-            with pytest.raises(SecureRouterValueError, match=f"{why}.*: leave it out"):
-                classify(model, tokenizer, ["good"], abstain_below=0.5)
+        first = model.config.id2label[0]
+        for wrong in ({"nonsense": 0.5}, {first.lower() + "x": 0.5}):
+            with pytest.raises(SecureRouterValueError, match="`abstain_below` has the label .*, and the model has not"):
+                classify(model, tokenizer, ["good"], abstain_below=wrong)
+        model.config.problem_type = "regression"
+        with pytest.raises(SecureRouterValueError, match="predicts a number: leave it out"):
+            classify(model, tokenizer, ["good"], abstain_below=0.5)
+
+    @pytest.mark.parametrize("several", [False, True])
+    def test_each_label_has_its_threshold(self, model, several):
+        model.config.problem_type = "multi_label_classification" if several else "single_label_classification"
+        first, second = model.config.id2label.values()
+        logits = torch.tensor([[2.0, -3.0], [-3.0, 2.0], [0.4, -0.4]])
+
+        def given(abstain_below):
+            found = classification._withhold(model.config, from_logits(model.config, logits, None), abstain_below)
+            labels = Labels.of(model.config)(logits, abstain_below)
+            if several:
+                assert [one.labels for one in found] == labels
+            else:
+                assert [one.label for one in found] == labels
+            return labels
+
+        if several:
+            assert given(None) == given({}) == [[first], [second], [first]]
+            assert given({first: 0.7, second: 0.01}) == [[first, second], [second], [second]]
+            assert given(0.9) == [[], [], []]
+        else:
+            assert given(None) == given({}) == [first, second, first]
+            assert given({first: 0.7}) == [first, second, None]
+            assert given({second: 1.0}) == [first, None, first]

@@ -12,7 +12,12 @@ from hf_securerouter import SecureRouterConfig, SecureRouterForSequenceClassific
 from hf_securerouter.errors import SecureRouterValueError
 from hf_securerouter.metrics import compute_metrics_for
 from hf_securerouter.model_card import SecureRouterModelCardData
-from hf_securerouter.trainer import _LOSSES, SecureRouterTrainer, SecureRouterTrainingArguments
+from hf_securerouter.trainer import (
+    _LOSSES,
+    SecureRouterTrainer,
+    SecureRouterTrainingArguments,
+    UpdateSizeCallback,
+)
 
 
 def make_model(**config_fields) -> SecureRouterForSequenceClassification:
@@ -399,6 +404,28 @@ class TestRefusals:
         ):
             trainer = make_trainer(router_learning_rate=0.1)
             trainer.train(resume_from_checkpoint=f"{trainer.args.output_dir}/checkpoint-1")
+
+    def test_a_resume_with_another_number_of_rows_in_an_update_is_refused(self, make_trainer):
+        make_trainer(max_steps=1, save_strategy="steps", save_steps=1).train()
+
+        def resume(rows, accumulated):
+            trainer = make_trainer(
+                max_steps=2, per_device_train_batch_size=rows, gradient_accumulation_steps=accumulated
+            )
+            trainer.train(resume_from_checkpoint=f"{trainer.args.output_dir}/checkpoint-1")
+            return trainer.state.global_step
+
+        with pytest.raises(SecureRouterValueError, match="counts updates of 4 rows, and an update now has 8"):
+            resume(8, 1)
+        assert resume(2, 2) == 2
+
+    def test_a_checkpoint_of_another_trainer_is_resumed_and_saved_again(self, make_trainer):
+        trainer = make_trainer(max_steps=1, save_strategy="steps", save_steps=1)
+        trainer.remove_callback(UpdateSizeCallback)
+        trainer.train()
+        resumed = make_trainer(max_steps=2, save_strategy="steps", save_steps=1)
+        resumed.train(resume_from_checkpoint=f"{trainer.args.output_dir}/checkpoint-1")
+        assert resumed.state.stateful_callbacks["UpdateSizeCallback"]["attributes"] == {"rows": 4}
 
     def test_a_model_that_is_no_pool_is_refused(self, make_trainer):
         with pytest.raises(

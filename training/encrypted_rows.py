@@ -20,6 +20,7 @@ from hf_securerouter.classification import load_checkpoint
 from hf_securerouter.recipes.arguments import make_parser
 from hf_securerouter.recipes.data import open_data, tokenize
 from hf_securerouter.recipes.encrypted_check import EncryptedArguments, check_pool
+from hf_securerouter.recipes.script import run_script
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -33,4 +34,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

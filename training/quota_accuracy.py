@@ -21,6 +21,7 @@ from hf_securerouter.recipes.arguments import make_parser
 from hf_securerouter.recipes.data import open_data, tokenize
 from hf_securerouter.recipes.prediction import labels_of
 from hf_securerouter.recipes.quota_accuracy import QuotaArguments, answers, quota_accuracies, quota_shares
+from hf_securerouter.recipes.script import run_script
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -38,4 +39,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hf_securerouter.recipes.results import publish
+from hf_securerouter.recipes.script import run_script
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -26,4 +27,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -21,6 +21,7 @@ from hf_securerouter.classification import load_checkpoint
 from hf_securerouter.recipes.arguments import make_parser
 from hf_securerouter.recipes.data import open_data, tokenize
 from hf_securerouter.recipes.rounding import RoundingArguments, errors_by_place
+from hf_securerouter.recipes.script import run_script
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -36,4 +37,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

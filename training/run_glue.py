@@ -22,6 +22,7 @@ from typing import Any
 from hf_securerouter.recipes.arguments import RunArguments, command_line
 from hf_securerouter.recipes.fit_with_trainer import parse_args, trainer_fit
 from hf_securerouter.recipes.routed_pool import RoutedPoolRun
+from hf_securerouter.recipes.script import run_script
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
@@ -36,4 +37,4 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -32,6 +32,8 @@ from hf_securerouter.recipes.distillation import expert_loss
 from hf_securerouter.recipes.fitting import Row, Workspace
 from hf_securerouter.recipes.half_precision import announce_bfloat16
 from hf_securerouter.recipes.routed_pool import RoutedPoolRun
+from hf_securerouter.recipes.script import run_script
+from hf_securerouter.trainer import refuse_other_update_size
 
 
 @dataclass
@@ -43,9 +45,7 @@ class LoopArguments:
     per_device_train_batch_size: int = field(default=32, metadata={"help": "Rows of a batch on each device."})
     gradient_accumulation_steps: int = field(default=1, metadata={"help": "Batches of one update."})
     learning_rate: float = field(default=5e-5, metadata={"help": "Learning rate of the experts."})
-    router_learning_rate: float | None = field(
-        default=None, metadata={"help": "Learning rate of the router; default: 1e-3."}
-    )
+    router_learning_rate: float | None = field(default=None, metadata={"help": "The router's; default: 1e-3."})
     weight_decay: float = field(default=0.01, metadata={"help": "Weight decay of AdamW, for matrices."})
     max_grad_norm: float = field(default=1.0, metadata={"help": "Norm that gradients are clipped to."})
     num_train_epochs: float = field(default=3.0, metadata={"help": "Epochs of the largest expert."})
@@ -64,17 +64,15 @@ class Loop:
     """Trains one model after the other; a step that was stopped goes on from its last checkpoint."""
 
     def __init__(self, options: LoopArguments) -> None:
-        if options.per_device_train_batch_size < 1 or options.gradient_accumulation_steps < 1:
-            raise SecureRouterValueError(
-                "`per_device_train_batch_size` and `gradient_accumulation_steps` should be at least 1, got "
-                f"{options.per_device_train_batch_size} and {options.gradient_accumulation_steps}."
-            )
+        size, steps = options.per_device_train_batch_size, options.gradient_accumulation_steps
+        if size < 1 or steps < 1:
+            names = "`per_device_train_batch_size` and `gradient_accumulation_steps`"
+            raise SecureRouterValueError(f"{names} should be at least 1, got {size} and {steps}.")
         self.options = options
         self.accelerator = Accelerator(
-            cpu=options.use_cpu,
-            mixed_precision=options.mixed_precision,
-            gradient_accumulation_steps=options.gradient_accumulation_steps,
+            cpu=options.use_cpu, mixed_precision=options.mixed_precision, gradient_accumulation_steps=steps
         )
+        self.update_size = size * steps * self.accelerator.num_processes
         announce_bfloat16(options.bf16, self.accelerator.device)
 
     def __call__(
@@ -123,7 +121,7 @@ class Loop:
                         output = model(**batch)
                         loss = output.loss
                     else:
-                        loss, _ = expert_loss(model, batch)
+                        loss, output = expert_loss(model, batch)[0], {}
                     accelerator.backward(loss)
                     if accelerator.sync_gradients:
                         accelerator.clip_grad_norm_(model.parameters(), options.max_grad_norm)
@@ -135,9 +133,7 @@ class Loop:
                 done += 1
                 progress.update()
                 if done % options.logging_steps == 0 or done == updates:
-                    accelerator.print(
-                        f"{name}: update {done} of {updates}, {_losses(loss, output if is_pool else {})}"
-                    )
+                    accelerator.print(f"{name}: update {done} of {updates}, {_losses(loss, output)}")
                 if options.checkpointing_steps and done % options.checkpointing_steps == 0 and done < updates:
                     self.checkpoint(run.folder / "steps" / name, done)
                 if done >= updates:
@@ -152,6 +148,7 @@ class Loop:
         self.accelerator.save_state(str(staging), safe_serialization=True)
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
+            (staging / "update_size").write_text(str(self.update_size), encoding="utf-8")
             staging.rename(folder / str(done))
             for path in folder.iterdir():
                 if path.name != str(done):
@@ -162,7 +159,9 @@ class Loop:
         """Loads the last checkpoint of a step; returns the updates done."""
         found = [int(path.name) for path in folder.iterdir() if path.name.isdigit()] if folder.exists() else []
         if found:
-            self.accelerator.load_state(str(folder / str(max(found))))
+            saved = folder / str(max(found)) / "update_size"
+            refuse_other_update_size(int(saved.read_text(encoding="utf-8")), self.update_size)
+            self.accelerator.load_state(str(saved.parent))
         return max(found, default=0)
 
 
@@ -197,4 +196,4 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

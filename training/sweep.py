@@ -21,6 +21,7 @@ from hf_securerouter.files import write_text
 from hf_securerouter.recipes.arguments import RunArguments, command_line
 from hf_securerouter.recipes.fit_with_trainer import parse_args, trainer_fit
 from hf_securerouter.recipes.routed_pool import RoutedPoolRun
+from hf_securerouter.recipes.script import run_script
 from hf_securerouter.recipes.sweep import sweep, table
 
 
@@ -41,4 +42,4 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

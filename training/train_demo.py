@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 from hf_securerouter.recipes.arguments import command_line, make_parser
 from hf_securerouter.recipes.demo_pool import DemoArguments, DemoRun
+from hf_securerouter.recipes.script import run_script
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -23,4 +24,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

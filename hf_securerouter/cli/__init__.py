@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from hf_securerouter.cli import card, check, client, dealer, demo, env, keygen, party, predict, profile, share, users
-from hf_securerouter.cli.failures import DEBUG, Commands, debugging, printing_warnings
+from hf_securerouter.cli.failures import Commands, debugging
+from hf_securerouter.plain_messages import DEBUG, printing_warnings
 
 
 app = Commands(

@@ -19,7 +19,7 @@ from hf_securerouter.recipes.artifacts import Countdown, announce
 from hf_securerouter.recipes.distillation import expert_loss
 from hf_securerouter.recipes.fitting import Fit, Row, Workspace
 from hf_securerouter.recipes.half_precision import announce_bfloat16
-from hf_securerouter.trainer import SecureRouterTrainer, SecureRouterTrainingArguments
+from hf_securerouter.trainer import SecureRouterTrainer, SecureRouterTrainingArguments, UpdateSizeCallback
 
 
 A = TypeVar("A", bound=RunArguments)
@@ -37,6 +37,7 @@ class ExpertTrainer(Trainer):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.model_accepts_loss_kwargs = False  # the loss is a mean over the batch
+        self.add_callback(UpdateSizeCallback)
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None

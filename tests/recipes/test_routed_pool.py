@@ -156,6 +156,8 @@ def test_a_stopped_run_goes_on_where_it_was(made, tmp_path, script, monkeypatch)
     monkeypatch.setattr(where, "expert_loss", counted)
     with pytest.raises(Stopped):
         module.main(stopped)
+    with pytest.raises(SecureRouterValueError, match="counts updates of 8 rows, and an update now has 16"):
+        module.main([*stopped, "--per_device_train_batch_size", "16"])
     steps[0], limit = 0, 100
     module.main(stopped)
     # The checkpoint of a step that ended is written before the next one begins.

@@ -14,6 +14,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from ...abstention import AbstainBelow, least_probabilities
 from ...configuration_securerouter import ProblemType
 from ...errors import BadRowsError, SecureRouterValueError
 from ...lengths import padded_right, truncate
@@ -55,20 +56,23 @@ class Labels:
         return "multi_label_classification" if self.multi_label else "single_label_classification"
 
     def __call__(
-        self, logits: Tensor, abstain_below: float | None = None
+        self, logits: Tensor, abstain_below: AbstainBelow | None = None
     ) -> list[str | None] | list[float] | list[list[str]]:
         """One label or one number for each row of (B, C) logits; of a multi-label model, the list of all labels that
-        are more likely than not. None where the label's probability is below `abstain_below`."""
-        if self.regression:
+        are more likely than not. Labels whose probability is below `abstain_below` are withheld: None, or left out."""
+        least = self.least(abstain_below)
+        probabilities = self.probabilities(logits)
+        if probabilities is None:
             return logits[:, 0].tolist()
+        given = (probabilities.double() >= torch.tensor(least, dtype=torch.float64)).tolist()
         if self.multi_label:
-            return [[self.names[index] for index, likely in enumerate(row) if likely] for row in (logits > 0).tolist()]
-        least = 0.0 if abstain_below is None else abstain_below
-        scores, classes = logits.softmax(dim=-1).max(dim=-1)
-        return [
-            self.names[index] if score >= least else None
-            for index, score in zip(classes.tolist(), scores.tolist(), strict=True)
-        ]
+            return [[self.names[index] for index, likely in enumerate(row) if likely] for row in given]
+        best = logits.argmax(dim=-1).tolist()
+        return [self.names[index] if row[index] else None for index, row in zip(best, given, strict=True)]
+
+    def least(self, abstain_below: AbstainBelow | None) -> list[float]:
+        """The probability from which on each label is given, see `least_probabilities`."""
+        return least_probabilities(abstain_below, self.names, self.problem_type)
 
     def probabilities(self, logits: Tensor) -> Tensor | None:
         """The probability of each label, (B, C): a sigmoid for each label of a multi-label model, otherwise a softmax

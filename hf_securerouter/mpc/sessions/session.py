@@ -16,7 +16,7 @@ from typing import Any, Concatenate, ParamSpec, Self
 import torch
 from torch import Tensor
 
-from ...abstention import check_abstain_below
+from ...abstention import AbstainBelow
 from ...errors import SecureRouterError, SecureRouterValueError, warn
 from ...known_arguments import refuses_unknown
 from ...routing import fill_batch
@@ -158,7 +158,7 @@ class Session(ABC):
         verify: float = 0.0,
         max_windows: int = 1,
         stride: int = 0,
-        abstain_below: float | None = None,
+        abstain_below: AbstainBelow | None = None,
     ) -> SecureResult:
         """Classify texts.
 
@@ -174,8 +174,9 @@ class Session(ABC):
                 their logits. Every text costs as many queries, however long it is: windows that it does not need are
                 copies, which do not count. The servers see this number, and none of a text's own.
             stride (`int`): Tokens that neighbouring windows share.
-            abstain_below (`float`, *optional*): The probability below which a label is withheld. This is decided here,
-                from the reconstructed logits: no role learns of it.
+            abstain_below (`float` or `Mapping[str, float]`, *optional*): The probability below which a label is
+                withheld, for all labels or by label. This is decided here, from the reconstructed logits: no role
+                learns of it.
 
         Returns:
             `SecureResult`
@@ -191,7 +192,7 @@ class Session(ABC):
         """
         if not 0 <= verify <= 1:
             raise SecureRouterValueError(f"`verify` should be a share of the batches, from 0 to 1, got {verify!r}.")
-        check_abstain_below(abstain_below, self.client.labels.problem_type)
+        self.client.labels.least(abstain_below)
         windows = Windows(max_windows, stride)
         if not self.is_open:
             raise SessionError("The session is not open: use it in a `with` block, or start a new one.")
