@@ -3,6 +3,8 @@
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 CRYPTEN ?= crypten==0.4.1
+# Processes of the test suites: one more than cores, since tests wait for servers; four at most.
+WORKERS := $(shell cores=$$(nproc 2>/dev/null || echo 3); echo $$(( cores > 2 ? 4 : cores + 1 )))
 # Sizes of `make faults` and `make load`.
 KILLS ?= 50
 FUZZED ?= 100000
@@ -22,10 +24,10 @@ demo: .venv/base.stamp  ## install, then classify real sentences on secret share
 	.venv/bin/securerouter demo --protocol crypten
 
 test: .venv/test.stamp  ## install with the test extra, then run the test suite
-	.venv/bin/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadscope --no-loadscope-reorder
+	.venv/bin/python -m pytest --numprocesses $(WORKERS) --dist loadscope --no-loadscope-reorder
 
 peer-test: .venv/peer.stamp  ## run transformers' own model and config tests on tiny pools (ARGS='-k resize': a part)
-	.venv/bin/python -m tests.peer.run --numprocesses logical --maxprocesses 4 $(ARGS)
+	.venv/bin/python -m tests.peer.run --numprocesses $(WORKERS) $(ARGS)
 
 faults: .venv/test.stamp  ## kill and stop every role in turn, then KILLS of them under load, and send nonsense to each port
 	.venv/bin/python -m pytest -m fault

@@ -10,9 +10,11 @@ from collections.abc import Callable
 from typing import Any
 
 from hf_securerouter.errors import SecureRouterError
+from hf_securerouter.known_arguments import refuses_unknown
 from hf_securerouter.plain_messages import DEBUG, block, printing_warnings, status
 
 
+@refuses_unknown
 def run_script(main: Callable[[], Any]) -> None:
     """
     Run the `main` of a script, which may be a run of hours.
