@@ -108,7 +108,7 @@ def classify(
         max_windows: Windows into which long texts are cut, see [`~hf_securerouter.windows.Windows`]; the answer is the
             mean of their logits.
         stride: Tokens that neighbouring windows share.
-        abstain_below: The probability below which a label is withheld, for all labels or by label; None withholds none.
+        abstain_below: The probability below which a label is withheld, for all or by label; None withholds none.
 
     Raises:
         `SecureRouterValueError`: `abstain_below` is no probability or of no label, or the model predicts a number.

@@ -143,8 +143,8 @@ class SecureRouterTrainer(Trainer):
         kwargs: All other arguments of the Trainer.
 
     Raises:
-        SecureRouterValueError: `compute_loss_func` or label smoothing would replace the model's own loss; or, in `train`,
-            a checkpoint is resumed with another number of rows in an update.
+        SecureRouterValueError: `compute_loss_func` or label smoothing would replace the model's own loss; or a
+            checkpoint is resumed with another number of rows in an update.
 
     Example:
         ```python

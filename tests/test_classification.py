@@ -85,7 +85,9 @@ class TestClassify:
                 classify(model, tokenizer, ["good"], abstain_below=wrong)
         first = model.config.id2label[0]
         for wrong in ({"nonsense": 0.5}, {first.lower() + "x": 0.5}):
-            with pytest.raises(SecureRouterValueError, match="`abstain_below` has the label .*, and the model has not"):
+            with pytest.raises(
+                SecureRouterValueError, match="`abstain_below` has the label .*, and the model has not"
+            ):
                 classify(model, tokenizer, ["good"], abstain_below=wrong)
         model.config.problem_type = "regression"
         with pytest.raises(SecureRouterValueError, match="predicts a number: leave it out"):

@@ -1,22 +1,30 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""What mixtures of 8 to 128 experts cost by their plans: the tables and the figure of docs/moe.md.
+"""What mixtures of 8 to 128 experts cost: the tables and the figure of docs/moe.md.
 
-python tests/benchmarks/moe.py --figure docs/moe.svg    # prints the tables as Markdown; some minutes, runs nothing
+python tests/benchmarks/moe.py --seconds runs.json      # runs what fits into this machine's memory, 8 tokens each
+python tests/benchmarks/moe.py --figure docs/moe.svg --seconds runs.json    # and plans the rest; some minutes
+
+Runs that `runs.json` has already are not repeated, so that a stopped benchmark goes on.
 """
 
 import argparse
+import json
+import subprocess
 from pathlib import Path
 
+from hf_securerouter.files import write_text
 from hf_securerouter.mpc.profiled_models import ARCHITECTURES
 from hf_securerouter.mpc.profiler import planned
 
 
 NAMES = [name for name in ARCHITECTURES if name.startswith(("moe-small-", "switch-base-"))]
 WAYS = ("exact", "capacity")
+_KINDS = {"online": "with the query", "preprocess": "prepared by the servers", "dealer": "at the dealer"}
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(description="Planned cost of mixtures of experts.")
+    parser = argparse.ArgumentParser(description="Cost of mixtures of experts.")
+    parser.add_argument("--seconds", type=Path, help="JSON file of measured runs, which is made or completed")
     parser.add_argument("--figure", type=Path, help="file of the figure, such as docs/moe.svg")
     return parser.parse_args(argv)
 
@@ -42,15 +50,54 @@ def table(reports):
     return "\n".join(lines)
 
 
-def draw(reports, path):
-    """Parameters against megabytes between the servers, of `moe-small-8` to `-128`."""
+def measured(path):
+    """Seconds of each model that fits into memory, by name; those that do not are left out with a line."""
+    runs = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    for name in NAMES:
+        if name in runs:
+            continue
+        # In a process of its own, which leaves no memory behind.
+        command = ("securerouter", "profile", "--architecture", name, "--seq-length", "8", "--json")
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            print(f"{name} did not run: {done.stderr.splitlines()[-1]}")
+            continue
+        report = json.loads(done.stdout)
+        kept = ("online_seconds", "preprocess_seconds", "dealer_seconds", "peak_rss_bytes", "max_abs_logit_error")
+        runs[name] = {field: report[field] for field in kept} | {"way": report["choices"]["moe_dispatch"]}
+        print(json.dumps({name: runs[name]}), flush=True)
+        write_text(json.dumps(runs, indent=1), path)
+    return runs
+
+
+def seconds_table(reports, runs):
+    """One line a model that ran: its seconds, and how many times those of the smallest of its shape."""
+    lines = ["| | parameters | online | times 8 experts | prepared before | at the dealer | memory of a server |"]
+    lines.append("|---|---|---|---|---|---|---|")
+    for name, run in runs.items():
+        least = runs[name.rpartition("-")[0] + "-8"]["online_seconds"]
+        cells = [
+            f"`{name}`",
+            f"{reports[name]['parameters'] / 1e6:.0f} M",
+            f"{run['online_seconds']:.2f} s",
+            f"{run['online_seconds'] / least:.1f}",
+            f"{run['preprocess_seconds']:.2f} s",
+            f"{run['dealer_seconds']:.2f} s",
+            f"{run['peak_rss_bytes']['party0'] / 1e9:.1f} GB",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def draw(reports, runs, path):
+    """Parameters against megabytes between the servers, and against seconds, of `moe-small-8` to `-128`."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     matplotlib.rcParams["svg.hashsalt"] = "moe"  # the same file from the same figures
-    figure, axes = pyplot.subplots(figsize=(7.6, 3.6), layout="constrained")
+    figure, (axes, right) = pyplot.subplots(1, 2, figsize=(9.6, 3.6), layout="constrained")
     for length, models in reports.items():
         small = [report for name, report in models.items() if name.startswith("moe-small-")]
         sizes = [report["parameters"] / 1e6 for report in small]
@@ -61,18 +108,29 @@ def draw(reports, path):
     axes.minorticks_off()
     axes.set_xticks(sizes, [f"{size:.0f}" for size in sizes])
     axes.set_yticks([5, 10, 20, 50, 100, 200, 400], ["5", "10", "20", "50", "100", "200", "400"])
-    figure.legend(frameon=False, loc="outside right upper")
-    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(frameon=False, loc="outside upper center", ncols=4)
+    ran = [name for name in runs if name.startswith("moe-small-")]
+    places = [reports[8][name]["parameters"] / 1e6 for name in ran]
+    for kind, marker in (("online", "o"), ("preprocess", "s"), ("dealer", "^")):
+        taken = [runs[name][f"{kind}_seconds"] for name in ran]
+        right.plot(places, taken, marker=marker, color="0.3", label=_KINDS[kind])
+    right.set(xlabel="million parameters", ylabel="seconds, 8 tokens", ylim=(0, None), xlim=(0, None))
+    right.legend(frameon=False)
+    for one in (axes, right):
+        one.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, metadata={"Date": None})
 
 
 def main(argv=None):
     args = parse_args(argv)
+    runs = measured(args.seconds) if args.seconds else {}
     reports = {length: {name: planned(name, length) for name in NAMES} for length in (8, 128)}
     for length, models in reports.items():
         print(f"\nOne text of {length} tokens:\n\n{table(models)}")
+    if runs:
+        print(f"\nMeasured, one text of 8 tokens:\n\n{seconds_table(reports[8], runs)}")
     if args.figure:
-        draw(reports, args.figure)
+        draw(reports, runs, args.figure)
 
 
 if __name__ == "__main__":

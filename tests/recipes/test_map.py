@@ -42,4 +42,6 @@ def test_scripts_are_short_and_import_no_script():
         assert lines <= (200 if path.stem == "run_glue_no_trainer" else 60), path.name
         imported = [module for module in imports_of(path) if module in {script.stem for script in scripts}]
         assert not imported, path.name
-        assert path.read_text(encoding="utf-8").endswith('if __name__ == "__main__":\n    run_script(main)\n'), path.name
+        assert path.read_text(encoding="utf-8").endswith('if __name__ == "__main__":\n    run_script(main)\n'), (
+            path.name
+        )

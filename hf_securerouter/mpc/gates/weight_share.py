@@ -9,13 +9,17 @@ reveal the difference of the weights.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from ..ring.randomness import AES, Csprng, Pad, new_seed
 from ..ring.words import MAX_BITS, seal
+
+
+_PIECE = 1 << 17  # words that are masked at once: they stay in the CPU's cache
 
 
 @dataclass(frozen=True)
@@ -31,9 +35,25 @@ class WeightShare:
     share: Tensor
 
 
+def _source(seed: bytes, name: str, cipher: str, device: str) -> Csprng:
+    return Csprng(seed, b"weight/" + name.encode(), cipher, device)
+
+
 def weight_mask(seed: bytes, name: str, shape: tuple[int, ...], cipher: str = AES, device: str = "cpu") -> Tensor:
     """One half, B0 or B1, of the mask of the tensor `name`: int64, uniform mod 2^64, on `device`."""
-    return Csprng(seed, b"weight/" + name.encode(), cipher, device).ring(shape, MAX_BITS)
+    return _source(seed, name, cipher, device).ring(shape, MAX_BITS)
+
+
+def whole_mask(
+    seeds: Sequence[bytes], name: str, shape: tuple[int, ...], cipher: str = AES, device: str = "cpu"
+) -> Tensor:
+    """B, the sum of both halves, which are never both whole in memory."""
+    first, second = seeds
+    mask = weight_mask(first, name, shape, cipher, device)
+    other = _source(second, name, cipher, device)
+    for piece in mask.view(-1).split(_PIECE):
+        piece.add_(other.ring(piece.shape, MAX_BITS))
+    return mask
 
 
 def mask_weights(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tuple[bytes, bytes]]:
@@ -52,8 +72,12 @@ def mask_weights(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tupl
 
 def mask_weight(seeds: tuple[bytes, bytes], name: str, words: Tensor, cipher: str = AES) -> Tensor:
     """D = W - B of one tensor, int64; the seeds must be fresh for each sharing."""
-    first, second = (weight_mask(seed, name, tuple(words.shape), cipher) for seed in seeds)
-    return seal(words, Pad(-(first + second), MAX_BITS))[0].contiguous()
+    first, second = (_source(seed, name, cipher, "cpu") for seed in seeds)
+    masked = torch.empty(words.shape, dtype=torch.int64)
+    for piece, covered in zip(words.reshape(-1).split(_PIECE), masked.view(-1).split(_PIECE), strict=True):
+        pad = Pad(-(first.ring(piece.shape, MAX_BITS) + second.ring(piece.shape, MAX_BITS)), MAX_BITS)
+        covered.copy_(seal(piece, pad)[0])
+    return masked
 
 
 def weight_share(
@@ -62,4 +86,4 @@ def weight_share(
     """Party `rank`'s share of one tensor on `device`, from D and the party's seed."""
     masked = masked.to(device)
     mask = weight_mask(seed, name, tuple(masked.shape), cipher, device)
-    return WeightShare(masked, mask + masked if rank == 0 else mask)
+    return WeightShare(masked, mask.add_(masked) if rank == 0 else mask)

@@ -28,7 +28,7 @@ from ..conversion.converted import Converted
 from ..models.manifest import BATCH_SIZE
 from ..net.channel import Channel, ChannelError
 from ..net.delay import DelayedNetwork
-from ..protocols.masked.memory import fit_batch
+from ..protocols.masked.memory import fit_batch, sharing_bytes
 from ..tuples.dealer_client import SILENCE
 from .fork_server import ForkedProcess, ForkError, ForkServer, shared_fork_server
 from .session import SecureResult, Session, SessionError
@@ -102,7 +102,8 @@ class LocalSession(Session):
             )
         self._ahead: int | None = None
         if model.manifest.protocol == "masked":
-            fitting = fit_batch(model.manifest, batch_size, memory, model.manifest.roles)
+            own = sharing_bytes(model.manifest)
+            fitting = fit_batch(model.manifest, batch_size, memory, model.manifest.roles, own)
             batch_size, self._ahead = fitting.batch, fitting.ahead
         elif memory is not None:
             raise SecureRouterValueError(

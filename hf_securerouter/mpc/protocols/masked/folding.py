@@ -16,7 +16,7 @@ that a head divides by its length is divided as in LayerNorm; the ratio of both 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -43,19 +43,25 @@ def layer_names(spec: EncoderSpec) -> list[str]:
 
 
 def fold_weights(spec: EncoderSpec, weights: Mapping[str, Tensor], rings: RingWidths) -> dict[str, Tensor]:
-    """Fold the weights of an encoder and its head, and convert them to fixed point.
+    """What `folded_layers` yields, in one dict."""
+    return {name: words for layer in folded_layers(spec, weights, rings) for name, words in layer.items()}
+
+
+def folded_layers(spec: EncoderSpec, weights: Mapping[str, Tensor], rings: RingWidths) -> Iterator[dict[str, Tensor]]:
+    """Fold the weights of an encoder and its head, and convert them to fixed point, a layer at a time.
 
     Args:
         spec (`EncoderSpec`): The encoder.
         weights (`Mapping[str, torch.Tensor]`): Float weights under their canonical names, matrices as (out, in).
         rings (`RingWidths`): The fraction bits.
 
-    Returns:
+    Yields:
         `dict[str, torch.Tensor]`: int64 by name, see `layer_names`; matrices as (in, out), biases at the scale of the
         products to which they are added.
     """
     if spec.norm_first:
-        return fold_norm_first(spec, weights, rings)
+        yield from fold_norm_first(spec, weights, rings)
+        return
     features, bits = spec.hidden_size, rings.bits
     ratio = deviation_ratio(features)
     encoded: dict[str, Tensor] = {}
@@ -91,7 +97,9 @@ def fold_weights(spec: EncoderSpec, weights: Mapping[str, Tensor], rings: RingWi
         put(f"{name}.mean", gamma[:, None] / features, beta.mean()[None], bits.mean_weights)
 
     for position, (name, layer) in enumerate(zip(layer_names(spec), spec.layer_map, strict=True)):
-        if f"{name}.key" in encoded:
+        yield encoded
+        encoded = {}
+        if name in layer_names(spec)[:position]:
             continue
         gamma, beta = torch.ones(features).double(), torch.zeros(features).double()
         if position:
@@ -129,7 +137,8 @@ def fold_weights(spec: EncoderSpec, weights: Mapping[str, Tensor], rings: RingWi
     gamma, beta = norm(f"layers.{spec.layer_map[-1]}.output_norm")
     if spec.head.dense is None:
         put("head.classifier", *linear(spec.head.classifier, gamma, beta), bits.head_weights)
-        return encoded
+        yield encoded
+        return
     put("head.dense", *linear(spec.head.dense, gamma, beta), bits.head_weights)
     matrix, bias = linear(spec.head.classifier)
     if spec.head.normalize:
@@ -137,7 +146,7 @@ def fold_weights(spec: EncoderSpec, weights: Mapping[str, Tensor], rings: RingWi
         matrix = matrix * 2 ** (-deviation_bits(len(matrix)) / 2)
     input_scale = bits.hidden if spec.head.normalize else bits.head_active
     put("head.classifier", matrix, bias, bits.head_weights, input_scale)
-    return encoded
+    yield encoded
 
 
 def weight_shapes(spec: EncoderSpec) -> dict[str, tuple[int, ...]]:

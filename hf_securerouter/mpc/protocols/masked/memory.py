@@ -25,6 +25,7 @@ from .schedule import programs
 
 PROCESS_BYTES = 352 << 20  # of a role's process without a model, most of them shared with the other roles
 _WORD = 8  # bytes of a ring element in memory
+_SHARED_AT_ONCE = 4  # arrays of the size of the largest weight, where weights are shared
 # Bytes at all roles together for each attention score, word of a hidden state, row that is divided, and weight.
 _ROUGH_SCORE, _ROUGH_WORD, _ROUGH_ROW, _ROUGH_WEIGHT = 1280, 2 << 10, 96 << 10, 128
 
@@ -91,8 +92,8 @@ def _traced_cost(description: str, batch: int) -> BatchCost:
         batch=batch,
         party0=held + max(party_bytes(plan, 0) for plan in plans),
         party1=held + max(party_bytes(plan, 1) for plan in plans),
-        # Both halves of a weight's mask for each gate that is dealt.
-        dealer=PROCESS_BYTES + 2 * SIDE_BY_SIDE * max(sizes) + max(dealer_bytes(plan) for plan in plans),
+        # A weight's mask for each gate that is dealt.
+        dealer=PROCESS_BYTES + SIDE_BY_SIDE * max(sizes) + max(dealer_bytes(plan) for plan in plans),
         online_bytes=sum(max(2 * plan.payload_bytes for plan in step) for step in steps),
         rounds=sum(plan.rounds for plan in plans),
         dealer_bytes=sum(max(plan.dealer_bytes for plan in step) for step in steps),
@@ -130,7 +131,15 @@ class MemoryPlan:
     ahead: int | None
 
 
-def fit_batch(manifest: Manifest, most: int, memory: int | None, roles: Iterable[str]) -> MemoryPlan:
+def sharing_bytes(manifest: Manifest) -> int:
+    """Bytes that the owner's process takes while it shares the weights, beside the weights in float32.
+
+    They hold a layer in fixed point, what masks it, and what is on its way to the parties.
+    """
+    return _SHARED_AT_ONCE * max(math.prod(shape) for shape in all_weight_shapes(manifest).values()) * _WORD
+
+
+def fit_batch(manifest: Manifest, most: int, memory: int | None, roles: Iterable[str], beside: int = 0) -> MemoryPlan:
     """Plan the batches of roles that share some memory.
 
     Args:
@@ -140,6 +149,7 @@ def fit_batch(manifest: Manifest, most: int, memory: int | None, roles: Iterable
             batch of the smallest size may take all of it. By default there is no limit on a CUDA device, and none
             where the system does not say what is free.
         roles (`Iterable[str]`): The roles that share the memory.
+        beside (`int`): Bytes that the caller's own process will take of what is free.
 
     Raises:
         `SecureRouterValueError`: Not even the smallest batch fits.
@@ -148,6 +158,7 @@ def fit_batch(manifest: Manifest, most: int, memory: int | None, roles: Iterable
     free = memory
     if memory is None and manifest.device == "cpu":  # a CUDA device would have to be opened here to be asked
         free = free_memory("cpu")
+        free = None if free is None else max(free - beside, 0)
     size = manifest.batch or most
     if free is None:
         return MemoryPlan(size, None)
@@ -155,7 +166,8 @@ def fit_batch(manifest: Manifest, most: int, memory: int | None, roles: Iterable
     parties = sum(role != "dealer" for role in roles)
 
     def planned(batch: int, needed: int) -> MemoryPlan:
-        return MemoryPlan(batch, min(max(limit - needed, 0) // max(parties, 1), limit // 4))
+        room = limit if needed <= limit else free
+        return MemoryPlan(batch, min(max(room - needed, 0) // max(parties, 1), limit // 4))
 
     if (enough := rough_bytes(manifest, size)) <= limit:
         return planned(size, enough)

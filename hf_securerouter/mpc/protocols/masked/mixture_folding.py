@@ -38,18 +38,21 @@ def fold_mixture(
         "router": to_fixed_point(gamma[:, None] * router, bits.intermediate_weights).contiguous(),
         "router.bias": to_fixed_point(beta @ router, bits.hidden + bits.intermediate_weights),
     }
-    first, second = [], []
-    for matrix, bias in zip(*(weights[f"{own}.experts.intermediate.{part}"] for part in _PARTS), strict=True):
+    weight, biases = (weights[f"{own}.experts.intermediate.{part}"] for part in _PARTS)
+    experts, inner, features = weight.shape
+    first = torch.empty(experts, features + 1, inner, dtype=torch.int64)
+    for rows, matrix, bias in zip(first, weight, biases, strict=True):
         matrix = matrix.double().T
-        rows = torch.cat([gamma[:, None] * matrix, (bias + beta @ matrix)[None]])
-        first.append(to_fixed_point(rows, bits.intermediate_weights))
-    for matrix in weights[f"{own}.experts.output.weight"]:
+        rows[:-1] = to_fixed_point(gamma[:, None] * matrix, bits.intermediate_weights)
+        rows[-1] = to_fixed_point(bias + beta @ matrix, bits.intermediate_weights)
+    second = torch.empty(experts, inner, features, dtype=torch.int64)
+    for rows, matrix in zip(second, weights[f"{own}.experts.output.weight"], strict=True):
         matrix = matrix.double().T
-        second.append(to_fixed_point(matrix - matrix.mean(-1, keepdim=True), bits.output_weights))
+        rows.copy_(to_fixed_point(matrix - matrix.mean(-1, keepdim=True), bits.output_weights))
     bias = weights[f"{own}.experts.output.bias"].double()
     return encoded | {
-        "experts.intermediate": torch.cat(first),
-        "experts.output": torch.cat(second),
+        "experts.intermediate": first.flatten(0, 1),
+        "experts.output": second.flatten(0, 1),
         "experts.output.bias": to_fixed_point(bias - bias.mean(-1, keepdim=True), bits.active + bits.output_weights),
     }
 

@@ -9,7 +9,7 @@ shares a norm is z / sqrt(sum z^2 / 2^ceil(log2 d)); the ratio of d to that powe
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from torch import Tensor
 
@@ -24,8 +24,10 @@ def norm_first_names(spec: EncoderSpec) -> list[str]:
     return [f"first.{layer}" for layer in spec.layer_map]
 
 
-def fold_norm_first(spec: EncoderSpec, weights: Mapping[str, Tensor], rings: RingWidths) -> dict[str, Tensor]:
-    """As `folding.fold_weights`, for `spec.norm_first`."""
+def fold_norm_first(
+    spec: EncoderSpec, weights: Mapping[str, Tensor], rings: RingWidths
+) -> Iterator[dict[str, Tensor]]:
+    """As `folding.folded_layers`, for `spec.norm_first`."""
     features, bits = spec.hidden_size, rings.bits
     ratio = deviation_ratio(features)
     encoded: dict[str, Tensor] = {}
@@ -48,6 +50,8 @@ def fold_norm_first(spec: EncoderSpec, weights: Mapping[str, Tensor], rings: Rin
         encoded[f"{name}.bias"] = to_fixed_point(bias, input_scale + scale)
 
     for position, (name, layer) in enumerate(zip(norm_first_names(spec), spec.layer_map, strict=True)):
+        yield encoded
+        encoded = {}
         own = f"layers.{layer}"
         before = None if spec.bare_first and not position else norm(f"{own}.attention_norm")
         query, bias = linear(f"{own}.query", before)
@@ -65,13 +69,14 @@ def fold_norm_first(spec: EncoderSpec, weights: Mapping[str, Tensor], rings: Rin
     before = norm("final_norm")
     if spec.head.dense is None:
         put("head.classifier", linear(spec.head.classifier, before), bits.head_weights)
-        return encoded
+        yield encoded
+        return
     put("head.dense", linear(spec.head.dense, before), bits.head_weights)
     matrix, bias = linear(spec.head.classifier)
     if spec.head.normalize:
         matrix = matrix * 2 ** (-deviation_bits(len(matrix)) / 2)
     put("head.classifier", (matrix, bias), bits.head_weights, bits.hidden if spec.head.normalize else bits.head_active)
-    return encoded
+    yield encoded
 
 
 def norm_first_shapes(spec: EncoderSpec) -> dict[str, tuple[int, ...]]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from ....errors import SecureRouterError
 from ....routing import fill_batch
 from ...gates.guard import WORD_BITS
-from ...gates.weight_share import WeightShare, weight_mask, weight_share
+from ...gates.weight_share import WeightShare, weight_share, whole_mask
 from ...models.manifest import Manifest
 from ...net.channel import Channel
 from ...net.ledger import Ledger
@@ -94,8 +94,7 @@ class MaskedDealer(Program):
 
     def _weight_mask(self, name: str) -> Tensor:
         cipher, device = self.manifest.cipher, self.manifest.device
-        first, second = (weight_mask(seed, name, self._shapes[name], cipher, device) for seed in self._seeds)
-        return first.add_(second)
+        return whole_mask(self._seeds, name, self._shapes[name], cipher, device)
 
 
 @dataclass(frozen=True)

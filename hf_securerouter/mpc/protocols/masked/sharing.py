@@ -17,7 +17,7 @@ from ...ring.fixed_point import from_fixed_point, to_fixed_point
 from ...ring.randomness import SEED_BYTES, Csprng, new_seed
 from ...ring.words import packed_size, reduce, seal, unpack
 from ..base import Shares, Sharing
-from .folding import fold_weights
+from .folding import folded_layers
 from .layout import ATTENTION_MASK, GUARD, GUARD_BYTES, SEED, _own, encoders, input_width, logit_width, member_weights
 from .ring_widths import RingWidths
 
@@ -53,10 +53,11 @@ class MaskedSharing(Sharing):
             "dealer": {f"{SEED}{rank}": as_tensor(seed) for rank, seed in enumerate(seeds)},
         }
         for prefix, encoder in self.encoders.items():
-            used = fold_weights(encoder.spec, member_weights(self.manifest, prefix, weights), encoder.rings)
-            for name, words in _own(self.manifest, prefix, used).items():
-                masked = {f"{prefix}.{name}": mask_weight(seeds, f"{prefix}.{name}", words, self.manifest.cipher)}
-                yield {"party0": masked, "party1": masked}
+            used = member_weights(self.manifest, prefix, weights)
+            for layer in folded_layers(encoder.spec, used, encoder.rings):
+                for name, words in _own(self.manifest, prefix, layer).items():
+                    masked = {f"{prefix}.{name}": mask_weight(seeds, f"{prefix}.{name}", words, self.manifest.cipher)}
+                    yield {"party0": masked, "party1": masked}
 
     def inputs(self, embeddings: dict[str, Tensor], attention_mask: Tensor) -> Shares:
         hidden = int((attention_mask[:, 0] == 0).sum())

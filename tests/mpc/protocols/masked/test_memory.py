@@ -82,11 +82,12 @@ def test_what_does_not_fit_is_refused_before_a_role_starts(secure, monkeypatch):
     with pytest.raises(SecureRouterValueError, match=rf"1 texts of {LENGTH} tokens needs {least.memory} bytes"):
         secure.local_session(memory=least.memory - 1)
     assert secure.local_session(memory=least.memory).batch_size == 1
-    # By default half of what is free is filled, and all of it for the smallest batch.
+    # By default half of what is free is filled, and all of it for the smallest batch; the owner takes a part.
+    own = memory.sharing_bytes(secure.manifest)
     for free, found in ((2 * secure.plan(3).memory, 3), (least.memory, 1)):
-        monkeypatch.setattr(memory, "free_memory", lambda device, free=free: free)
+        monkeypatch.setattr(memory, "free_memory", lambda device, free=free: free + own)
         assert secure.local_session().batch_size == found
-    monkeypatch.setattr(memory, "free_memory", lambda device: least.memory - 1)
+    monkeypatch.setattr(memory, "free_memory", lambda device: least.memory - 1 + own)
     with pytest.raises(SecureRouterValueError, match=f"and {least.memory - 1} are free: convert with a smaller"):
         secure.local_session()
     quota = pool_model(("bert", "bert")).to_mpc(max_length=LENGTH, routing_privacy="quota", quotas=[2, 2])
