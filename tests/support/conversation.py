@@ -97,9 +97,10 @@ class Conversation:
         kind = name.partition("/")[0]
         return replace(program, run=self.replaced[kind]) if kind in self.replaced else program
 
-    def __call__(self, input_ids: Tensor, attention_mask: Tensor) -> Query:
+    def __call__(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Query:
         """Classify a batch."""
-        encoded = self.secure.client.tokenize({"input_ids": input_ids, "attention_mask": attention_mask})
+        given = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
+        encoded = self.secure.client.tokenize({name: value for name, value in given.items() if value is not None})
         shares = self.secure.sharing.inputs(self.secure.client.embed(encoded), encoded["attention_mask"])
         batch = len(input_ids)
         lock, sets, pair = threading.Lock(), {}, links()

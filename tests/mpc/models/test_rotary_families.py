@@ -95,6 +95,28 @@ def test_logits_are_those_of_the_model(name):
     assert EncoderSpec.from_dict(spec.to_dict()) == spec
 
 
+@pytest.mark.parametrize("name", ["modernbert", "modernbert, in blocks", "eurobert, late", "nomic-bert", "xlm-roberta"])
+def test_pairs_are_answered_in_rings_of_measured_bounds(name):
+    """A model with values beyond the default bounds, one text of which is a pair."""
+    config, length = CASES[name]
+    model, batch = made(config), inputs(length)
+    batch["input_ids"][0, length // 2] = batch["input_ids"][0, -1] = 2  # the separator
+    if name == "nomic-bert":
+        batch["token_type_ids"] = torch.zeros_like(batch["input_ids"])
+        batch["token_type_ids"][0, length // 2 + 1 :] = 1
+    matrices = [value for part, value in model.named_parameters() if value.shape == (16, 24)]
+    with torch.no_grad():
+        for matrix in matrices:  # what a feed-forward layer adds
+            matrix.mul_(400)
+        expected = model(**batch).logits
+    secure = to_mpc(model, max_length=length, calibration=batch)
+    assert matrices and all(one.margin >= 0 for one in secure.ranges)
+    assert any(one.exceeds_default for one in secure.ranges)
+    talk = Conversation(secure)
+    for _ in range(3):  # fresh masks
+        assert float((talk(*batch.values()).logits - expected).abs().max()) < 0.02
+
+
 @pytest.mark.parametrize("name", ["modernbert, out of reach", "nomic-bert", "eurobert, grouped"])
 def test_the_reference_runs_them_too(name):
     config, length = CASES[name]
