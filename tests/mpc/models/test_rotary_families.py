@@ -95,7 +95,9 @@ def test_logits_are_those_of_the_model(name):
     assert EncoderSpec.from_dict(spec.to_dict()) == spec
 
 
-@pytest.mark.parametrize("name", ["modernbert", "modernbert, in blocks", "eurobert, late", "nomic-bert", "xlm-roberta"])
+@pytest.mark.parametrize(
+    "name", ["modernbert", "modernbert, in blocks", "eurobert, late", "nomic-bert", "xlm-roberta"]
+)
 def test_pairs_are_answered_in_rings_of_measured_bounds(name):
     """A model with values beyond the default bounds, one text of which is a pair."""
     config, length = CASES[name]

@@ -52,6 +52,7 @@ from hf_securerouter.mpc.sessions import local as session_module
 from tests.mpc.protocols.masked.test_encoder import SMALL, batch_of, weights_of
 from tests.support import fake_card, script
 from tests.support.harness import Bits, Input, run
+from tests.support.kinds_of_layers import LENGTH, a_text_for_each_expert, configs, more_configs, pool
 from tests.tiny import family_config, pool_model
 
 
@@ -293,6 +294,17 @@ def test_a_pool_routes_as_in_clear(roles):
         expected = model(**inputs)
     assert result.expert_indices == expected.expert_indices.tolist()
     assert (result.logits - expected.logits).abs().max() < 0.01
+
+
+@in_processes
+def test_every_kind_of_layer_runs_on_a_card(roles):
+    model = pool([*configs(), *more_configs()])
+    ids, mask, expected = a_text_for_each_expert(model)
+    secure = model.to_mpc(device="cuda", routing_privacy="revealed", max_length=LENGTH)
+    with secure.local_session(timeout=120) as session:
+        result = session({"input_ids": ids, "attention_mask": mask})
+    assert result.expert_indices == list(range(model.config.num_experts))
+    assert (result.logits - expected.logits).abs().max() < 0.02
 
 
 def test_tuples_of_another_cipher_are_for_another_plan():
