@@ -19,7 +19,9 @@ from tests.support.kinds_of_layers import LENGTH, a_text_for_each_expert, config
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 
 
-@pytest.mark.parametrize("device", ["stand-in", pytest.param("gpu", marks=needs_gpu)])
+@pytest.mark.parametrize(
+    "device", [pytest.param("stand-in", marks=pytest.mark.slow), pytest.param("gpu", marks=needs_gpu)]
+)
 def test_every_kind_of_layer_runs_on_a_card(device, monkeypatch):
     if device == "stand-in":
         monkeypatch.setattr(session_module, "ROLE_PROGRAM", (script("fake_card_role"),))
