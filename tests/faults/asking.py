@@ -57,8 +57,12 @@ class Asker:
         """Whether its last question has had no answer and no error for `limit` seconds."""
         return self._thread.is_alive() and time.monotonic() - self._since > limit
 
+    def finish(self):
+        """Let it ask no further question."""
+        self._over.set()
+
     def stop(self, limit):
         """Let it finish its question; False if it does not within `limit` seconds."""
-        self._over.set()
+        self.finish()
         self._thread.join(limit)
         return not self._thread.is_alive()
