@@ -112,7 +112,7 @@ def run(folder, options):
 
         with RemoteSession(own, deployment.address("party0"), deployment.address("party1"), 600) as session:
             session(encoded)  # the first query traces the plans
-        # A few clients keep the servers busy where no batch is shared, and no longer queue has to be served in the end.
+        # A few clients keep the servers busy where no batch is shared, and leave no long queue in the end.
         _, _, alone, _ = ask_for(max(options.seconds / 10, MEASURED), min(options.clients, ALONE), False)
         counts, unfinished, throughput, growth = ask_for(options.seconds, options.clients, True)
     seconds = sorted(value for count in counts for value in count.seconds)
