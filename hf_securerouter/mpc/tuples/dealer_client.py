@@ -106,10 +106,13 @@ class DealerClient:
         """Check that the dealer is alive, while no set is awaited.
 
         Raises:
-            `SupplyError`: The dealer is gone, or was silent for `silence` seconds.
+            `SupplyError`: The dealer is gone, was silent for `silence` seconds, or has left because the other party is
+                gone.
         """
         with self._changed:
             failure, silent = self._failure, time.monotonic() - self._heard
+        if isinstance(failure, SupplyError):
+            raise SupplyError(f"{failure}", failure.gone) from failure
         if failure is not None:
             raise SupplyError(f"The dealer is gone: {failure}") from failure
         if silent >= self._silence:
