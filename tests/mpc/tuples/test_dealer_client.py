@@ -190,6 +190,7 @@ def test_a_party_that_goes_ends_the_other_one(live, rank):
     text = failure(lambda: live.ends[1 - rank].take(PROGRAM.name, PLAN))
     assert f"party{rank} closed the link" in text
     assert f"party{rank} closed the link" in failure(lambda: live.service.wait(1))
+    assert live.ends[1 - rank].lost(LIMIT) == f"party{rank}"
     idle = failure(live.ends[1 - rank].check)
     assert f"party{rank} is gone" in idle and "dealer is gone" not in idle
 
@@ -198,7 +199,7 @@ def test_a_dealer_that_goes_ends_both(live):
     live.service.close()
     for end in live.ends:
         assert "closed" in failure(lambda end=end: end.take(PROGRAM.name, PLAN))
-        assert "The dealer is gone" in failure(end.check)
+        assert end.lost(LIMIT) == "the dealer" and "The dealer is gone" in failure(end.check)
 
 
 def test_a_dealer_that_is_slow_but_lives_is_waited_for(live, monkeypatch):
