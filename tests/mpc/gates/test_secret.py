@@ -8,9 +8,16 @@ from hypothesis import strategies as st
 
 from hf_securerouter.errors import SecureRouterError, SecureRouterValueError
 from hf_securerouter.mpc.gates.secret import Secret
-from hf_securerouter.mpc.gates.weight_share import mask_weights, weight_mask, weight_share
+from hf_securerouter.mpc.gates.weight_share import (
+    _PIECE,
+    mask_weight,
+    mask_weights,
+    weight_mask,
+    weight_share,
+    whole_mask,
+)
 from hf_securerouter.mpc.ring.fixed_point import from_fixed_point, to_fixed_point
-from hf_securerouter.mpc.ring.randomness import Csprng, new_seed
+from hf_securerouter.mpc.ring.randomness import AES, CHACHA20, Csprng, new_seed
 from hf_securerouter.mpc.ring.words import RingWidthError, reduce, signed
 from tests.support.harness import Input, joined, real
 
@@ -180,3 +187,12 @@ def test_every_sharing_draws_fresh_masks():
     assert len({*seeds, *other_seeds}) == 4
     masks = [weight_mask(seed, name, (64,)) for seed in seeds for name in weights]
     assert len({word for mask in masks for word in mask.tolist()}) == 4 * 64
+
+
+@pytest.mark.parametrize("cipher", [AES, CHACHA20])
+def test_masks_of_weights_are_the_same_drawn_whole_or_in_pieces(cipher):
+    seeds, shape = (new_seed(), new_seed()), (3, _PIECE + 5)
+    both = sum(weight_mask(seed, "w", shape, cipher) for seed in seeds)
+    assert torch.equal(whole_mask(seeds, "w", shape, cipher), both)
+    words = torch.arange(both.numel()).view(shape)
+    assert torch.equal(mask_weight(seeds, "w", words, cipher), words - both)
