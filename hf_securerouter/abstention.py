@@ -45,8 +45,8 @@ def least_probabilities(
     for name, least in abstain_below.items():
         if name not in labels:
             other = nearest(name, labels)
-            meant = f"did you mean {other!r}" if other else f"take some of {labels}"
-            raise SecureRouterValueError(f"`abstain_below` has the label {name!r}, and the model has not: {meant}?")
+            meant = f"did you mean {other!r}?" if other else f"its labels are {labels}."
+            raise SecureRouterValueError(f"`abstain_below` has the label {name!r}, and the model has not: {meant}")
         if not 0 <= least <= 1:
             raise SecureRouterValueError(f"`abstain_below` should be a probability, from 0 to 1, got {least!r}.")
     return [abstain_below.get(name, LIKELY if several else 0.0) for name in labels]

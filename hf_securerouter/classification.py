@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from transformers import AutoTokenizer, BatchEncoding, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from hf_securerouter.abstention import AbstainBelow, least_probabilities
+from hf_securerouter.abstention import LIKELY, AbstainBelow
 from hf_securerouter.errors import BadRowsError, SecureRouterValueError
 from hf_securerouter.families import usable_positions
 from hf_securerouter.known_arguments import refuses_unknown
 from hf_securerouter.lengths import padded_right
 from hf_securerouter.loading import only_download_bars
 from hf_securerouter.modeling_securerouter import SecureRouterForSequenceClassification
+from hf_securerouter.mpc.conversion.client import Labels
 from hf_securerouter.pool import accepted_inputs
 from hf_securerouter.routing import assign_by_quota, fill_batch
 from hf_securerouter.texts import Text, as_texts
@@ -237,7 +238,7 @@ def from_logits(
     logits = logits.detach().float().cpu()
     experts: list[Any] = [None] * len(logits) if expert_indices is None else list(expert_indices)
     several = config.problem_type == "multi_label_classification"
-    if _predicts_a_number(config):
+    if Labels.of(config).regression:
         return [
             Classified(label=row[0].item(), score=None, logits=row.tolist(), expert=expert)
             for row, expert in zip(logits, experts, strict=True)
@@ -254,16 +255,11 @@ def from_logits(
     return [
         replace(
             answer,
-            labels=[names[index] for index, logit in enumerate(answer.logits) if logit > 0],
+            labels=[names[index] for index, score in enumerate(row) if score >= LIKELY],
             scores={names[index]: score for index, score in enumerate(row)},
         )
         for answer, row in zip(answers, found.tolist(), strict=True)
     ]
-
-
-def _predicts_a_number(config: PreTrainedConfig) -> bool:
-    several = config.problem_type == "multi_label_classification"
-    return config.problem_type == "regression" or (config.num_labels == 1 and not several)
 
 
 def _withhold(
@@ -272,9 +268,8 @@ def _withhold(
     """The answers, without the labels whose probability is below `abstain_below`."""
     if abstain_below is None:
         return answers
-    names = cast(dict[int, str], config.id2label)
-    kind = "regression" if _predicts_a_number(config) else config.problem_type
-    least = {names[index]: one for index, one in enumerate(least_probabilities(abstain_below, names, kind))}
+    labels = Labels.of(config)
+    least = {labels.names[index]: one for index, one in enumerate(labels.least(abstain_below))}
     return [_sure(answer, least) for answer in answers]
 
 
