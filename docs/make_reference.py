@@ -28,7 +28,14 @@ SECTIONS = {
         "errors",
     ),
     "Training and evaluation": ("trainer", "losses", "metrics", "routing", "reports", "model_card", "classification"),
-    "Experts for encryption": ("mpc_friendly", "range_penalty", "fixed_point_layers", "number_format", "families"),
+    "Experts for encryption": (
+        "mpc_friendly",
+        "mpnet_attention",
+        "range_penalty",
+        "fixed_point_layers",
+        "number_format",
+        "families",
+    ),
     "Conversion": ("mpc/convert", "mpc/secure_model", "mpc/profiler", "mpc/conversion/validation"),
     "Sessions and deployment": (
         "client",

@@ -187,7 +187,7 @@ FAMILIES = {
     ),
     "secure_moe": Family(layers=_bert_layers, head=lambda model: HeadParts(model.bert.pooler.dense, model.classifier)),
     "modernbert": Family(layers=lambda base: base.layers, activation_field="hidden_activation"),
-    "mpnet": Family(layers=_bert_layers, parts=_mpnet_parts, head=_classification_head),
+    "mpnet": Family(layers=_bert_layers, parts=_mpnet_parts, head=_classification_head, folds_into_layers=True),
     "roberta": Family(layers=_bert_layers, parts=_bert_parts, head=_classification_head, folds_into_layers=True),
     "xlm-roberta": Family(layers=_bert_layers, parts=_bert_parts, head=_classification_head, folds_into_layers=True),
 }

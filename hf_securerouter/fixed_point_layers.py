@@ -179,7 +179,7 @@ def use_fixed_point(expert: PreTrainedModel, precision: str, softmax: str, hidde
     """Change a classifier, in place, to compute with the shared weights, and in training to round as shares do.
 
     Args:
-        expert (`PreTrainedModel`): A classifier of BERT, DistilBERT or RoBERTa.
+        expert (`PreTrainedModel`): A classifier of one of `FOLDED_FAMILIES`.
         precision (`str`): Its precision, not `"full"`.
         softmax (`str`), hidden_act (`str`): As in `expert_mpc`.
 

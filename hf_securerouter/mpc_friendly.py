@@ -23,7 +23,8 @@ from .configuration_securerouter import EXPERT_MPC_CHOICES
 from .errors import SecureRouterValueError
 from .families import activation_slots
 from .fixed_point_layers import truncated, use_fixed_point
-from .number_format import Bounds, current_precision, number_format
+from .mpnet_attention import replace_attention
+from .number_format import Bounds, current_precision, number_format, widest_distance
 from .range_penalty import watch
 
 
@@ -66,8 +67,7 @@ def attention_weights(scores: torch.Tensor, is_token: torch.Tensor | None, softm
 
 def _fixed_point_attention(softmax: str, precision: str) -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
     """An attention function for transformers' interface that, in training, truncates as shares do."""
-    chosen = number_format(precision, softmax)
-    half, least = 2.0 ** (chosen.bounds.scores - 1), 2.0**chosen.bounds.row_sum
+    bits, least = number_format(precision, softmax).bits, 2.0 ** number_format(precision, softmax).bounds.row_sum
 
     def attend(
         module: nn.Module,
@@ -77,17 +77,19 @@ def _fixed_point_attention(softmax: str, precision: str) -> Callable[..., tuple[
         attention_mask: torch.Tensor | None,
         scaling: float | None = None,
         dropout: float = 0.0,
+        position_bias: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        length = key.shape[-2]
-        scores = query @ key.transpose(-1, -2) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+        length, chosen = key.shape[-2], number_format(precision, softmax, position_bias is not None)
+        scores = _scores(query, key, scaling, position_bias)
         scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+        half, apart = 2.0 ** (chosen.bounds.scores - 1), widest_distance(chosen.bounds, position_bias is not None)
         is_token = torch.ones_like(scores, dtype=torch.bool) if attention_mask is None else attention_mask
         watch(scores + 5 if softmax == "2quad" else scores, half, pairs=True)
-        scores = truncated(scores, chosen.bits.scores, module.training)
+        scores = truncated(scores, bits.scores, module.training)
         if softmax == "exact":
             below = scores.masked_fill(~is_token, -torch.inf).amax(-1, keepdim=True) - scores
-            watch(below, half - 4, pairs=True)
+            watch(below, apart, pairs=True)
             unnormalized = torch.exp(-below) * is_token
         else:
             unnormalized = UNNORMALIZED[softmax](scores) * is_token
@@ -95,14 +97,22 @@ def _fixed_point_attention(softmax: str, precision: str) -> Callable[..., tuple[
         if softmax != "exact":
             watch((1 / sums.clamp(min=least / 8)).transpose(1, 2), 1 / least)
         sums = sums.clamp(min=least)
-        bits = chosen.unnormalized(softmax, length)
-        kept = functional.dropout(truncated(unnormalized, bits, module.training), dropout, module.training)
+        kept_bits = chosen.unnormalized(softmax, length)
+        kept = functional.dropout(truncated(unnormalized, kept_bits, module.training), dropout, module.training)
         context = kept.to(value.dtype) @ value
         watch(context.transpose(1, 2), 2.0 ** chosen.context_bound(softmax, length))
-        context = (truncated(context, bits, module.training) / sums).to(value.dtype)
+        context = (truncated(context, kept_bits, module.training) / sums).to(value.dtype)
         return context.transpose(1, 2).contiguous(), (unnormalized / sums).to(value.dtype)
 
     return attend
+
+
+def _scores(
+    query: torch.Tensor, key: torch.Tensor, scaling: float | None, position_bias: torch.Tensor | None
+) -> torch.Tensor:
+    """Attention scores (B, heads, T, T), scaled, with the relative attention bias where there is one."""
+    scores = query @ key.transpose(-1, -2) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+    return scores if position_bias is None else scores + position_bias
 
 
 def _attention(softmax: str) -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
@@ -116,10 +126,10 @@ def _attention(softmax: str) -> Callable[..., tuple[torch.Tensor, torch.Tensor]]
         attention_mask: torch.Tensor | None,
         scaling: float | None = None,
         dropout: float = 0.0,
+        position_bias: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        scores = query @ key.transpose(-1, -2) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
-        weights = attention_weights(scores, attention_mask, softmax)
+        weights = attention_weights(_scores(query, key, scaling, position_bias), attention_mask, softmax)
         weights = functional.dropout(weights, p=dropout, training=module.training)
         return (weights @ value).transpose(1, 2).contiguous(), weights
 
@@ -148,7 +158,7 @@ def use_functions(
 
     Raises:
         `SecureRouterValueError`: A function or precision is unknown, the family has no reduced precision, or its
-            attention is written into its layers, as MPNet's and DeBERTa's are.
+            attention is written into its layers, as DeBERTa's is.
     """
     precision = current_precision(precision)
     chosen = {"hidden_act": hidden_act, "softmax": softmax, "precision": precision}
@@ -159,12 +169,15 @@ def use_functions(
     if precision != "full":
         use_fixed_point(expert, precision, softmax, hidden_act)
     if (softmax, precision) in _ATTENTIONS:
-        if not expert._supports_attention_backend:
+        if expert.config.model_type == "mpnet":
+            replace_attention(expert, _ATTENTIONS[softmax, precision])
+        elif not expert._supports_attention_backend:
             raise SecureRouterValueError(
                 f"`softmax` {softmax!r} is not there for experts of {expert.config.model_type!r}, whose attention "
                 "cannot be replaced: leave it at 'exact'."
             )
-        expert.set_attn_implementation(f"{_PREFIX}{softmax}_{precision}")
+        else:
+            expert.set_attn_implementation(f"{_PREFIX}{softmax}_{precision}")
     cast(Any, expert).expert_mpc = chosen  # for `to_mpc`
     if hidden_act == "exact":
         return

@@ -226,12 +226,30 @@ def current_precision(name: str) -> str:
     return "reduced" if name == "w8a8" else name
 
 
-def number_format(precision: str, softmax: str = "exact") -> NumberFormat:
-    """The numbers of a precision, in an expert with this softmax."""
+def widest_distance(bounds: Bounds, padding_differs: bool = False) -> float:
+    """How far two scores of one row may lie apart under exact softmax.
+
+    Args:
+        bounds ([`Bounds`]): Of the encoder.
+        padding_differs (`bool`): Whether padding has scores of its own, as with a relative attention bias; they are
+            moved below those of tokens, which takes half of the distance.
+    """
+    return (2.0 ** (bounds.scores - 1) - 4) / (2 if padding_differs else 1)
+
+
+def number_format(precision: str, softmax: str = "exact", padding_differs: bool = False) -> NumberFormat:
+    """The numbers of a precision.
+
+    Args:
+        precision (`str`): `"full"` or `"reduced"`.
+        softmax (`str`): The expert's softmax.
+        padding_differs (`bool`): As in [`widest_distance`], which a bit more of the scores makes up for.
+    """
     if precision == "full":
         return _FULL
     if softmax == "2quad":
         return _REDUCED
     # Unnormalised weights are small under "exact" and "2relu", so they and the scores need more bits.
     bits, one = replace(_REDUCED.bits, scores=7, context=14), {"exact": 1, "2relu": 2}[softmax]
-    return NumberFormat(bits, replace(_REDUCED.bounds, scores=6, context=one, row_sum=_FULL.bounds.row_sum))
+    scores = 7 if padding_differs and softmax == "exact" else 6
+    return NumberFormat(bits, replace(_REDUCED.bounds, scores=scores, context=one, row_sum=_FULL.bounds.row_sum))

@@ -14,7 +14,7 @@ from tests.tiny import FAMILIES, family_config, pool_model
 
 
 NARROW = {"hidden_act": "quadratic", "softmax": "2quad", "precision": "reduced"}
-SUPPORTED = ("bert", "distilbert", "roberta")
+SUPPORTED = ("bert", "distilbert", "roberta", "mpnet")
 
 
 def expert_of(family="bert", **fields):

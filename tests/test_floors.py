@@ -17,7 +17,7 @@ HOUSE = (
     "configuration_securerouter configuration_moe configuration_pooled linear_head routing metrics windows",
     "admission labels loading forward_arguments outputs",
     "losses adapters modeling_moe modeling_pooled sentence_transformer pool router model_card reports range_penalty "
-    "fixed_point_layers mpc_friendly members checkpoint checkpoint_files",
+    "fixed_point_layers mpnet_attention mpc_friendly members checkpoint checkpoint_files",
     "mpc",
     "modeling_securerouter",
     "trainer classification client",

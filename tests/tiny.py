@@ -29,7 +29,7 @@ VOCABULARY = {
 }
 MAX_POSITIONS = 24
 FAMILIES = ("bert", "distilbert", "roberta", "electra", "albert", "mpnet", "deberta-v2")
-FIXED_ATTENTION = ("mpnet", "deberta-v2")  # softmax is written into the layers, and cannot be replaced
+FIXED_ATTENTION = ("deberta-v2",)  # softmax is written into the layers, and cannot be replaced
 
 
 def family_config(family: str, layers: int = 1, width: int = 16, **fields) -> PreTrainedConfig:

@@ -5,7 +5,8 @@ A classifier with fewer attention heads and fewer feed-forward neurons, as the s
 On shares every score of every head is opened several times, so that heads cost more there than in clear text. Width
 and depth stay the same, so that layers can still be compared one by one. A head that is kept becomes wider: it keeps
 its own queries, keys and values, and takes over values of the removed heads whose attention is most like its own. The
-result is a plain model of its family, whose config states the number of heads and neurons.
+result is a plain model of its family, whose config states the number of heads and neurons. Where all layers share a
+relative attention bias, which has a column for each head, all of them keep the same heads.
 
 Reference:
     Michel, Levy, Neubig, Are Sixteen Heads Really Better than One?, NeurIPS 2019, equation 2 (importance by the
@@ -28,6 +29,7 @@ from hf_securerouter.known_arguments import refuses_unknown
 
 
 FRESH = 0.02  # standard deviation of new weights, as in BERT
+_BIAS = "mpnet.encoder.relative_attention_bias.weight"  # (buckets, heads)
 
 Importance = list[dict[str, torch.Tensor]]  # of each layer
 
@@ -51,7 +53,7 @@ def measure_importance(model: PreTrainedModel, batches: Iterable[Mapping[str, to
     How much the loss of a classifier depends on each head and each neuron, to first order, on labelled batches.
 
     Args:
-        model (`PreTrainedModel`): A classifier of BERT, DistilBERT or RoBERTa with exact functions, whose attention
+        model (`PreTrainedModel`): A classifier of one of `FOLDED_FAMILIES` with exact functions, whose attention
             implementation returns attention weights.
         batches (iterable of `Mapping`): Inputs of shape (B, T), with `attention_mask` and `labels`.
 
@@ -110,7 +112,7 @@ def prune(model: PreTrainedModel, heads: int, neurons: int, importance: Importan
     A copy of a classifier with fewer heads and neurons in each layer.
 
     Args:
-        model (`PreTrainedModel`): A classifier of BERT, DistilBERT or RoBERTa.
+        model (`PreTrainedModel`): A classifier of one of `FOLDED_FAMILIES`.
         heads (`int`): Heads of a layer that are kept; a divisor of the width.
         neurons (`int`): Feed-forward neurons of a layer that are kept.
         importance (`list`): Of [`measure_importance`]; the most important parts are kept.
@@ -128,12 +130,17 @@ def prune(model: PreTrainedModel, heads: int, neurons: int, importance: Importan
     layers, fresh = layers_of(model), layers_of(small)
     reshaped = {id(part) for layer in fresh for part in (*layer[:4], *layer[5:7])}
     weights = model.state_dict()
+    of_heads = [matters["heads"] for matters in importance]
+    if _BIAS in weights:
+        of_heads = [torch.stack([one / one.sum().clamp(min=1e-30) for one in of_heads]).sum(0)] * len(layers)
+    kept_heads = [one.topk(heads).indices.sort().values.tolist() for one in of_heads]
     for name, module in small.named_modules():
         if id(module) not in reshaped:
             for part, parameter in module.named_parameters(recurse=False):
-                parameter.copy_(weights[f"{name}.{part}"])
-    for old, new, matters in zip(layers, fresh, importance, strict=True):
-        _prune_attention(old, new, most, heads, matters)
+                whole = weights[f"{name}.{part}"]
+                parameter.copy_(whole[:, kept_heads[0]] if f"{name}.{part}" == _BIAS else whole)
+    for old, new, kept_here, matters in zip(layers, fresh, kept_heads, importance, strict=True):
+        _prune_attention(old, new, most, kept_here, matters["likeness"])
         kept = matters["neurons"].topk(neurons).indices.sort().values
         _copy_parts(old.intermediate, new.intermediate, rows=kept)
         _copy_parts(old.output, new.output, columns=kept)
@@ -148,12 +155,9 @@ def _copy_parts(old: nn.Linear, new: nn.Linear, rows: Indices = slice(None), col
     new.bias.copy_(old.bias[rows])
 
 
-def _prune_attention(
-    old: LayerParts, new: LayerParts, most: int, heads: int, importance: Mapping[str, torch.Tensor]
-) -> None:
+def _prune_attention(old: LayerParts, new: LayerParts, most: int, kept: Sequence[int], likeness: torch.Tensor) -> None:
     width = old.query.weight.shape[0]
-    size, wider = width // most, width // heads
-    kept = importance["heads"].topk(heads).indices.sort().values.tolist()
+    size, wider = width // most, width // len(kept)
     # Scores are divided by the root of a head's size, which grows.
     for own, grown, factor in ((old.query, new.query, math.sqrt(wider / size)), (old.key, new.key, 1.0)):
         grown.weight.normal_(std=FRESH)  # the rows by which a head becomes wider
@@ -162,7 +166,7 @@ def _prune_attention(
             here, there = slice(place * wider, place * wider + size), slice(head * size, (head + 1) * size)
             grown.weight[here] = factor * own.weight[there]
             grown.bias[here] = factor * own.bias[there]
-    columns = _values_of(kept, most, size, wider, importance["likeness"])
+    columns = _values_of(kept, most, size, wider, likeness)
     _copy_parts(old.value, new.value, rows=columns)
     _copy_parts(old.attention_output, new.attention_output, columns=columns)
 

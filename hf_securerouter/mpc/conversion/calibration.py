@@ -172,7 +172,7 @@ def _problems(converted: Converted) -> list[Problem]:
         checks[f"{member}.head"] = encoder.rings.bounds, encoder.check_head
         if encoder.mean is not None:
             checks[f"{member}.pooling"] = encoder.rings.bounds, encoder.mean.check
-        default = number_format(encoder.spec.precision, encoder.spec.softmax).bounds
+        default = number_format(encoder.spec.precision, encoder.spec.softmax, encoder.spec.padding_differs).bounds
         for path, (bounds, check) in checks.items():
             try:
                 check()

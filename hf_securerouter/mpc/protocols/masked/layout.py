@@ -105,7 +105,7 @@ def fraction_bits(spec: EncoderSpec, outliers: bool = False) -> FractionBits:
 def _has_outliers(manifest: Manifest, member: str) -> bool:
     """Whether the measured bounds of some layer allow larger inputs of a LayerNorm than the default ones."""
     spec = manifest.members[member]
-    default = number_format(spec.precision, spec.softmax).bounds.residual
+    default = number_format(spec.precision, spec.softmax, spec.padding_differs).bounds.residual
     return any(bounds.get("residual", default) > default for bounds in manifest.bounds_of(member).values())
 
 
@@ -129,7 +129,7 @@ def bounds_of(manifest: Manifest, member: str, layer: int | None = None) -> Boun
         measured = {**manifest.bounds.get(owner, {}), "head": Bounds.head, "logits": Bounds.logits, **measured}
     if layer is not None:
         measured |= manifest.bounds.get(layer_key(member, layer), {})
-    default = number_format(spec.precision, spec.softmax).bounds
+    default = number_format(spec.precision, spec.softmax, spec.padding_differs).bounds
     if member != "router":
         experts = [name for name in manifest.members if name != "router"]
         measured["logits"] = max(manifest.bounds.get(name, {}).get("logits", default.logits) for name in experts)

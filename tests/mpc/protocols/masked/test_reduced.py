@@ -19,6 +19,7 @@ from hf_securerouter.mpc.protocols.masked.ring_widths import RingWidths
 from hf_securerouter.mpc.ring.fixed_point import from_fixed_point
 from hf_securerouter.mpc_friendly import use_functions
 from hf_securerouter.number_format import number_format
+from hf_securerouter.range_penalty import range_penalty
 from tests.mpc.models.test_models import classifier, inputs, parts
 from tests.mpc.protocols.masked.test_encoder import bert, plan_of
 from tests.mpc.protocols.masked.test_shared_encoder import MODES, QUOTAS, clear, converted, mixed, pool
@@ -33,8 +34,9 @@ VARIANTS = [("quadratic", "2quad"), ("exact", "exact"), ("quadratic", "exact"), 
 
 
 def precision_of(spec, length):
-    chosen = number_format(spec.precision, spec.softmax)
-    return RingWidths(chosen.bounds, length, spec.softmax, hidden_act=spec.hidden_act, bits=chosen.bits)
+    chosen, differs = number_format(spec.precision, spec.softmax, spec.padding_differs), spec.padding_differs
+    own = {"hidden_act": spec.hidden_act, "bits": chosen.bits, "shifts_padding": differs}
+    return RingWidths(chosen.bounds, length, spec.softmax, **own)
 
 
 @cache
@@ -109,7 +111,7 @@ def encrypted(model, batch):
     return run(lambda party: encoder.run(party, x(party), mask(party)), words).values
 
 
-@pytest.mark.parametrize("family", ["bert", "distilbert", "roberta"])
+@pytest.mark.parametrize("family", ["bert", "distilbert", "roberta", "mpnet"])
 @pytest.mark.parametrize("variant", VARIANTS, ids="-".join)
 def test_the_clear_model_predicts_the_encrypted_logits(family, variant):
     model = narrow_classifier(family, *variant)
@@ -122,7 +124,7 @@ def test_the_clear_model_predicts_the_encrypted_logits(family, variant):
     assert not torch.equal(found[0], found[1])
 
 
-@pytest.mark.parametrize("family", ["bert", "distilbert", "roberta"])
+@pytest.mark.parametrize("family", ["bert", "distilbert", "roberta", "mpnet"])
 def test_layers_multiply_by_the_words_that_are_shared(family):
     model = narrow_classifier(family)
     spec, _, weights = parts(model, inputs(model), **model.expert_mpc)
@@ -143,6 +145,21 @@ def test_layers_multiply_by_the_words_that_are_shared(family):
         torch.testing.assert_close((matrix * module.format.scale).double(), shared, atol=1e-5, rtol=0)
         seen += 1
     assert seen == 14
+
+
+@pytest.mark.parametrize(("apart", "within"), [(27.0, True), (56.0, False)])
+def test_scores_with_a_bias_lie_as_far_apart_as_training_allows(apart, within):
+    """Padding is moved below all scores of tokens, which takes half of their range."""
+    model = narrow_classifier("mpnet", "exact", "exact")
+    table = model.mpnet.encoder.relative_attention_bias.weight
+    with torch.no_grad():
+        table[0] = apart  # of a token and itself; the others have about 0
+        batch = inputs(model)
+        with range_penalty(batch["attention_mask"]) as penalty:
+            expected = model(**batch).logits
+    assert (penalty.widest <= 1) == within
+    draws = torch.stack([encrypted(model, batch) for _ in range(4)])
+    assert ((draws - expected).abs().max() < 0.02) == within
 
 
 def test_a_later_input_out_of_bounds_is_garbage():
@@ -207,7 +224,7 @@ def test_calibration_narrows_the_narrow_bounds():
     assert narrow < wide
 
 
-@pytest.mark.parametrize("family", ["bert", "distilbert", "roberta"])
+@pytest.mark.parametrize("family", ["bert", "distilbert", "roberta", "mpnet"])
 def test_an_exact_expert_of_the_weights_that_are_shared_gives_its_logits(family):
     """The reference computes every expert with the same fraction bits."""
     model = narrow_classifier(family, "exact", "exact")
