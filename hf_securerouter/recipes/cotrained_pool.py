@@ -8,6 +8,9 @@ steps end with the first copy that loses more than `most_lost` points on rows th
 with the weights that are shared, rounds at random as truncation on shares does, and is penalised for values beyond
 their bounds; then heads whose scores come too close to their bounds are scaled down. A copy with values beyond their
 bounds is not taken, but the next step may start from it. The last copy that is good enough is taken.
+
+Where the other run was cross-fitted, its experts of each fold are copied too. Those of the first fold decide, on the
+rows that neither they nor their copies have seen, which steps the copies of all folds and the final ones take.
 """
 
 from __future__ import annotations
@@ -47,6 +50,9 @@ CHANGES = {
     "2quad": {"softmax": "2quad"},
     "2relu": {"softmax": "2relu"},
 }
+
+# What both runs must have in common, or experts would be asked for rows that they have seen.
+SAME_ROWS = ("task_name", "max_train_samples", "cross_fit_folds", "seed")
 
 # Shares that a slim expert keeps. In reduced precision, 12 heads and 32 tokens, it opens half of the bytes.
 HEADS, NEURONS = 2 / 3, 5 / 6
@@ -88,8 +94,8 @@ class CotrainedRun(RoutedPoolRun):
         fit (callable), command (`str`), train_pool (callable): As for [`RoutedPoolRun`].
 
     Raises:
-        `SecureRouterValueError`: `exact_dir` is missing, `cross_fit_folds` is set, or a variant has an unknown name;
-            and as for [`RoutedPoolRun`].
+        `SecureRouterValueError`: `exact_dir` is missing or divided its rows in another way, or a variant has an
+            unknown name; and as for [`RoutedPoolRun`].
     """
 
     args: CotrainArguments
@@ -102,11 +108,8 @@ class CotrainedRun(RoutedPoolRun):
         command: str,
         train_pool: Callable[..., list[Path]] = train_pool,
     ) -> None:
-        if args.exact_dir is None or args.cross_fit_folds:
-            raise SecureRouterValueError(
-                "`exact_dir` should name the output folder of a finished run that held rows out, and "
-                "`cross_fit_folds` be 0."
-            )
+        if args.exact_dir is None:
+            raise SecureRouterValueError("`exact_dir` should name the output folder of a finished run, got nothing.")
         unknown = sorted({change for name in args.variants for change in name.split("+")} - set(CHANGES))
         if unknown:
             raise SecureRouterValueError(
@@ -114,63 +117,114 @@ class CotrainedRun(RoutedPoolRun):
             )
         self.exact_dir = Path(args.exact_dir)
         super().__init__(args, fit, command, train_pool)
+        self._check_rows()
 
-    def final_experts(self, rows: Sequence[Row], own: Sequence[int], held_out: Sequence[int]) -> list[Path]:
+    def _check_rows(self) -> None:
+        """Refuses another run that divided its rows in another way."""
+        path = self.exact_dir / "arguments.json"
+        found = json.loads(path.read_text()) if path.exists() else {}
+        for name in SAME_ROWS:
+            own = getattr(self.args, name)
+            if name in found and found[name] != own:
+                raise SecureRouterValueError(
+                    f"`{name}` should be that of `exact_dir` {str(self.exact_dir)!r}, {found[name]!r}, so that both "
+                    f"hold the same rows out; got {own!r}."
+                )
+
+    def trained(self, name: str, rows: Sequence[Row], part: Sequence[int]) -> list[Path]:
         """
-        Folders of the experts that are taken; their functions go into `functions`.
+        Folders of the copies that are taken of the other run's experts of this name; their functions go into
+        `functions`.
 
         Raises:
             `SecureRouterValueError`: The other run has no such expert.
         """
-        folders, variants = [], []
+        decides = name == ("fold-0" if self.args.cross_fit_folds else "final")
+        others = sorted(set(range(len(rows))) - set(part))
+        folders: list[Path] = []
+        variants: list[dict[str, Any]] = []
+        steps: list[list[str]] = []
         for index, length in enumerate(self.lengths):
-            seen, unseen = (shortened([rows[row] for row in part], length) for part in (own, held_out))
-            exact = self.exact(index)
+            seen, unseen = (shortened([rows[row] for row in chosen], length) for chosen in (part, others))
+            exact = self.exact(index, name)
             if not exact.exists():
                 raise SecureRouterValueError(
-                    f"`exact_dir` {str(self.exact_dir)!r} holds no expert {index}: let its run end first."
+                    f"`exact_dir` {str(self.exact_dir)!r} holds no expert {index} ({name}): let its run end first."
                 )
-            taken, tried = self.search(index, exact, seen, unseen)
+            if decides:
+                taken, tried, own = self.search(name, index, exact, seen, unseen)
+                variants, steps = [*variants, *tried], [*steps, own]
+            else:
+                own = json.loads((self.folder / "steps_taken.json").read_text())[index]
+                taken = self.repeat(name, index, exact, own, seen, unseen or seen)
             folders.append(taken)
-            variants += tried
-        once(self.folder / "variants.json", lambda: variants)
+        if decides:
+            once(self.folder / "variants.json", lambda: variants)
+            once(self.folder / "steps_taken.json", lambda: steps)
         return folders
 
     def search(
-        self, index: int, exact: Path, seen: Sequence[Row], unseen: Sequence[Row]
-    ) -> tuple[Path, list[dict[str, Any]]]:
+        self, name: str, index: int, exact: Path, seen: Sequence[Row], unseen: Sequence[Row]
+    ) -> tuple[Path, list[dict[str, Any]], list[str]]:
         """
         Tries the variants of one expert.
 
         Args:
+            name (`str`): Of the set of experts.
             index (`int`): Of the expert.
             exact (`Path`): The folder of the exact expert.
             seen (sequence of `dict`): Rows that copies are trained on.
             unseen (sequence of `dict`): Rows that decide which copy is taken.
 
         Returns:
-            `tuple`: The folder of the copy that is taken, the exact one if none is good; and what was tried.
+            `tuple`: The folder of the copy that is taken, the exact one if none is good; what was tried; and the
+            steps that lead to that copy.
         """
-        taken = last = exact
+        taken, last, steps = exact, exact, list[str]()
         tried = [self.measured(index, exact, EXACT, unseen)]
         least = tried[0]["score"] - self.args.most_lost / 100
-        for name in self.args.variants:
-            changes = name.split("+")
-            functions = EXACT | {key: value for change in changes for key, value in CHANGES[change].items()}
-            candidate = self.copy_folder(index, name)
-            start = last if "slim" in changes else self.whole(last, exact)
-            self.follow(candidate, start, exact, functions, "slim" in changes, seen)
+        for count, variant in enumerate(self.args.variants, start=1):
+            candidate, functions = self.step(name, index, variant, last, exact, seen)
             tried.append(self.measured(index, candidate, functions, unseen))
             if tried[-1]["score"] < least:
                 break
             last = candidate
             if tried[-1].get("widest", 0) <= 1:
-                taken, self.functions[candidate] = candidate, functions
-        return taken, tried
+                taken, steps, self.functions[candidate] = candidate, self.args.variants[:count], functions
+        return taken, tried, steps
 
-    def copy_folder(self, index: int, name: str) -> Path:
-        """Where a copy is or will be, such as `experts/0-reduced+slim`; a run of before 0.1 goes on in its folders."""
-        folder = self.folder / "experts" / f"{index}-{name}"
+    def repeat(
+        self, name: str, index: int, exact: Path, steps: Sequence[str], seen: Sequence[Row], checked: Sequence[Row]
+    ) -> Path:
+        """The folder of a copy that takes the steps that were decided on, whatever it loses. It is the exact expert's
+        where there are no steps, or where values of the copy leave their bounds on the rows `checked`."""
+        last, functions = exact, EXACT
+        for variant in steps:
+            last, functions = self.step(name, index, variant, last, exact, seen)
+        if functions["precision"] != "full" and self.widest(to_device(load_expert(last, functions)), checked) > 1:
+            announce(f"Expert {index} ({name}) stays exact: values of its copy leave their bounds.")
+            return exact
+        if steps:
+            self.functions[last] = functions
+        return last
+
+    def step(
+        self, name: str, index: int, variant: str, last: Path, exact: Path, seen: Sequence[Row]
+    ) -> tuple[Path, dict[str, str]]:
+        """Makes one copy after the copy `last`; returns its folder and its functions."""
+        changes = variant.split("+")
+        functions = EXACT | {key: value for change in changes for key, value in CHANGES[change].items()}
+        candidate = self.copy_folder(index, variant, name)
+        start = last if "slim" in changes else self.whole(last, exact)
+        self.follow(candidate, start, exact, functions, "slim" in changes, seen)
+        return candidate, functions
+
+    def copy_folder(self, index: int, variant: str, name: str = "final") -> Path:
+        """Where a copy is or will be, such as `experts/0-reduced+slim`, or `experts/fold-0/0-reduced+slim` of a
+        cross-fitted run; a run of before 0.1 goes on in its folders."""
+        if self.args.cross_fit_folds:
+            return self.folder / "experts" / name / f"{index}-{variant}"
+        folder = self.folder / "experts" / f"{index}-{variant}"
         old = folder.with_name(folder.name.replace("reduced", "w8a8"))
         return old if old.exists() or (self.folder / "steps" / old.name).exists() else folder
 
@@ -203,9 +257,9 @@ class CotrainedRun(RoutedPoolRun):
         is_pruned = shape != _shape(load_expert(self.exact(index)))
         return super().describe(model, index) + (f", {heads} heads, {neurons} neurons" if is_pruned else "")
 
-    def exact(self, index: int) -> Path:
-        """The folder of an exact expert."""
-        return self.exact_dir / "experts" / "final" / str(index)
+    def exact(self, index: int, name: str = "final") -> Path:
+        """The folder of an exact expert, of those with this name."""
+        return self.exact_dir / "experts" / name / str(index)
 
     def follow(
         self,
@@ -234,11 +288,12 @@ class CotrainedRun(RoutedPoolRun):
         use_functions(expert, **functions)
 
         def train() -> None:
-            announce(f"Distilling {folder.name}, a copy of an expert, on {len(rows)} rows ...")
+            name = "-".join(folder.relative_to(self.folder / "experts").parts)
+            announce(f"Distilling {name}, a copy of an expert, on {len(rows)} rows ...")
             copies, special_ids = args.perturbed_copies, set(self.tokenizer.all_special_ids)
             data = distillation_rows(rows, teacher, self.collate, self.task, copies, special_ids, args.seed)
             epochs, rate = args.distillation_epochs, args.learning_rate
-            distil_layers(folder.name, expert, teacher.cpu(), data, self.train, epochs, rate)
+            distil_layers(name, expert, teacher.cpu(), data, self.train, epochs, rate)
             if functions["precision"] != "full" and functions["softmax"] == "exact":
                 self.scale_scores(expert, rows)
 

@@ -2,6 +2,7 @@
 """Co-training: which copies of an expert are taken, and that a copy follows the exact one."""
 
 import json
+import shutil
 
 import cotrain
 import pytest
@@ -207,3 +208,52 @@ def test_a_step_that_was_stopped_before_goes_on_in_its_own_folder(made, exact_di
     (run.folder / "steps" / "0-w8a8+slim").mkdir(parents=True)
     assert run.copy_folder(0, "reduced+slim").name == "0-w8a8+slim"
     assert run.copy_folder(0, "2quad").name == "0-2quad"
+
+
+@pytest.fixture
+def cross_fitted(exact_dir):
+    """What a run with two folds leaves of its experts."""
+    for name in ("fold-0", "fold-1"):
+        shutil.copytree(exact_dir / "experts" / "final", exact_dir / "experts" / name)
+    return exact_dir
+
+
+def test_the_first_fold_decides_which_steps_all_copies_take(made, cross_fitted, tmp_path):
+    out, scores = tmp_path / "out", {"0-reduced+slim": 0.7, "1-reduced": 0.7}
+    seen = []
+
+    class Noted(GradedRun):
+        def score(self, folder, functions, rows):
+            seen.append((folder.relative_to(tmp_path).parts[-2:], len(rows)))
+            return super().score(folder, functions, rows)
+
+    more = ("--cross_fit_folds", "2")
+    run_of(made, cross_fitted, out, *more, kind=Noted, scores=scores, largest_values=[0.9] * 9)()
+    copies = sorted(str(path.relative_to(out / "experts")) for path in (out / "experts").glob("*/*"))
+    assert copies == [
+        *("final/0-reduced", "fold-0/0-reduced", "fold-0/0-reduced+slim", "fold-0/1-reduced", "fold-1/0-reduced"),
+    ]
+    # Only the first fold is graded, on its own half of 120 rows.
+    assert {name for (name, _), _ in seen} == {"fold-0"} and {count for _, count in seen} == {60}
+    assert json.loads((out / "steps_taken.json").read_text()) == [["reduced"], []]
+    model = SecureRouterForSequenceClassification.from_pretrained(out)
+    assert model.config.expert_mpc == [REDUCED, EXACT]
+    again = run_of(made, cross_fitted, out, *more, scores=scores, largest_values=[0.9])
+    again.train = None  # nothing is trained again
+    again()
+
+
+def test_a_final_copy_beyond_its_bounds_is_not_taken(made, cross_fitted, tmp_path):
+    values = [0.9] * 4 + [0.9, 0.9] + [0.9, 1.1]  # two steps of both, the second fold's copies, the final ones
+    run_of(made, cross_fitted, tmp_path / "out", "--cross_fit_folds", "2", largest_values=values)()
+    model = SecureRouterForSequenceClassification.from_pretrained(tmp_path / "out")
+    assert model.config.expert_mpc == [REDUCED, EXACT]
+
+
+@pytest.mark.parametrize("name", ["cross_fit_folds", "seed", "max_train_samples"])
+def test_a_run_on_other_rows_is_refused(name, made, exact_dir, tmp_path):
+    (exact_dir / "arguments.json").write_text(json.dumps({"cross_fit_folds": 0, "seed": 42, name: 7}))
+    with pytest.raises(
+        SecureRouterValueError, match=f"`{name}` should be that of `exact_dir` .*, 7, so that both hold"
+    ):
+        run_of(made, exact_dir, tmp_path / "out")
