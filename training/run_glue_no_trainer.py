@@ -160,7 +160,8 @@ class Loop:
         found = [int(path.name) for path in folder.iterdir() if path.name.isdigit()] if folder.exists() else []
         if found:
             saved = folder / str(max(found)) / "update_size"
-            refuse_other_update_size(int(saved.read_text(encoding="utf-8")), self.update_size)
+            if saved.exists():  # as with a Trainer, checkpoints from before there was this file go on unchecked
+                refuse_other_update_size(int(saved.read_text(encoding="utf-8")), self.update_size)
             self.accelerator.load_state(str(saved.parent))
         return max(found, default=0)
 

@@ -71,6 +71,9 @@ class CotrainArguments(RunArguments):
     variants: list[str] = option(
         ["reduced", "reduced+slim"], f"What to try, in this order: any of {', '.join(CHANGES)}, joined by +."
     )
+    copied_experts: int | None = option(
+        None, "Copy so many experts, the cheapest ones; the others, which serve few inputs, stay exact. Default: all."
+    )
 
     def __post_init__(self) -> None:
         self.variants = current_variants(self.variants)
@@ -183,7 +186,8 @@ class CotrainedRun(RoutedPoolRun):
         taken, last, steps = exact, exact, list[str]()
         tried = [self.measured(index, exact, EXACT, unseen)]
         least = tried[0]["score"] - self.args.most_lost / 100
-        for count, variant in enumerate(self.args.variants, start=1):
+        copied = self.args.copied_experts is None or index < self.args.copied_experts
+        for count, variant in enumerate(self.args.variants if copied else (), start=1):
             candidate, functions = self.step(name, index, variant, last, exact, seen)
             tried.append(self.measured(index, candidate, functions, unseen))
             if tried[-1]["score"] < least:

@@ -257,3 +257,10 @@ def test_a_run_on_other_rows_is_refused(name, made, exact_dir, tmp_path):
         SecureRouterValueError, match=f"`{name}` should be that of `exact_dir` .*, 7, so that both hold"
     ):
         run_of(made, exact_dir, tmp_path / "out")
+
+
+def test_the_largest_may_stay_exact(made, exact_dir, tmp_path):
+    run = run_of(made, exact_dir, tmp_path / "out", "--copied_experts", "1", largest_values=[0.9, 0.9])
+    run()
+    model = SecureRouterForSequenceClassification.from_pretrained(tmp_path / "out")
+    assert model.config.expert_mpc == [REDUCED, EXACT] and set(run.starts) == {"0-reduced", "0-reduced+slim"}

@@ -188,15 +188,16 @@ def fit_batch(manifest: Manifest, most: int, memory: int | None, roles: Iterable
             fits, size = (middle, size) if needs(middle) <= limit else (fits, middle)
         size = max(fits, least)
     if needs(size) > max(limit, free):
-        raise SecureRouterValueError(_refusal(manifest, size, free, memory is None, roles))
+        have = f"`memory` is {free}" if memory is not None else f"{free} are free"
+        have += " beside what this process needs" if memory is None and beside else ""
+        raise SecureRouterValueError(_refusal(manifest, size, have, roles))
     return planned(size, needs(size))
 
 
-def _refusal(manifest: Manifest, batch: int, free: int, is_default: bool, roles: tuple[str, ...]) -> str:
+def _refusal(manifest: Manifest, batch: int, have: str, roles: tuple[str, ...]) -> str:
     cost = batch_cost(manifest, batch)
     needed = ", ".join(f"{getattr(cost, role)} at {role}" for role in roles)
     total = sum(getattr(cost, role) for role in roles)
-    have = f"{free} are free" if is_default else f"`memory` is {free}"
     smaller = "a smaller `max_length`" + ("" if manifest.batch is None else " or smaller `quotas`")
     return (
         f"A batch of {batch} texts of {manifest.max_length} tokens needs {total} bytes of memory ({needed}), and "
