@@ -20,7 +20,7 @@ the sum of all exp. The last layer computes the first token only, whose first ch
 Who sees what: openings of gates only, each under a mask of its own; sizes depend on N, C and the padded length alone.
 Cost: 11 rounds more than a dense layer for 8 experts, 18 for 128; with a capacity 6 more. Elements opened: about 2 N H
 + F for a token and a choice, or with a capacity N C (2 H + F) for a text and 2 N C for a token.
-Error: a token whose two best experts differ by less than the rounding of scores (2^-11) may use the other one.
+Error: a token whose two best experts differ by less than the error of scores (about 2^-10) may use the other one.
 
 Reference:
     Fedus, Zoph and Shazeer, Switch Transformers, 2021 (capacity, dropped tokens); Lepikhin et al., GShard, 2020 (the
