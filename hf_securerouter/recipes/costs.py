@@ -1,5 +1,6 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""What each expert and the router cost: measured under encryption, or as the user says."""
+"""What each expert and the router cost: seconds as measured under encryption and bytes as planned, or what the user
+says."""
 
 from __future__ import annotations
 
@@ -29,6 +30,7 @@ from hf_securerouter.recipes.artifacts import Countdown, announce
 
 UNITS = ("seconds", "bytes")
 RUNS = 3  # of which the median counts: they differ by a fifth and more
+ENOUGH = 60.0  # seconds of measured batches, after which no further one is run: long ones differ by less
 
 Costs = dict[str, Any]  # as `costs.json` holds them
 MakePool = Callable[[Costs], SecureRouterForSequenceClassification]
@@ -168,8 +170,8 @@ def _alone(
 
 
 def _measured(args: RunArguments, secure: SecureModel, batch: int, name: str, step: tuple[int, int]) -> dict[str, Any]:
-    """Online seconds, bytes and rounds of one batch, kept in a file because measuring takes minutes. The public
-    manifest and the size of the batch decide on them alone, so that runs of other tasks can use them too."""
+    """Online seconds, bytes and rounds of one batch. Seconds are kept in a file because measuring takes minutes. The
+    public shape and the size of the batch decide on them, so that runs of other tasks can use them too."""
     shape = _shape(secure.manifest) | {"batch": batch}
     digest = hashlib.sha256(json.dumps(shape, sort_keys=True).encode()).hexdigest()[:16]
     folder = Path(args.costs_dir or args.output_dir)
@@ -178,32 +180,37 @@ def _measured(args: RunArguments, secure: SecureModel, batch: int, name: str, st
     if not path.exists():
         place = f", {step[0]} of {step[1]}" if step[1] > 1 else ""
         announce(f"Measuring under encryption{place}: {name}, batch {batch} x {secure.manifest.max_length} ...")
-        write_json(_run(secure, batch) | {"shape": shape}, path)
-    return json.loads(path.read_text())
+        write_json({"seconds": _seconds(secure, batch), "shape": shape}, path)
+    return {"seconds": json.loads(path.read_text())["seconds"]} | _exact(secure, batch)
 
 
 def _shape(manifest: Manifest) -> dict[str, Any]:
-    """The manifest as a dict, without the number of labels: a column more or less of the very last matrix does not
-    show in the costs."""
+    """The manifest as a dict, without the number of labels and the measured bounds: a column more or less of the very
+    last matrix does not show in the seconds, nor does a bit more or less of an opening."""
     shape = manifest.to_dict()
+    shape.pop("bounds", None)
     for member in filter(None, [shape["router"], *shape["experts"]]):
         del member["head"]["num_outputs"]
     return shape
 
 
-def _run(secure: SecureModel, batch: int) -> dict[str, Any]:
-    inputs = {"input_ids": torch.full((batch, secure.manifest.max_length), 5)}
-    countdown, costs = Countdown(1 + RUNS, "batches"), []
+def _seconds(secure: SecureModel, batch: int) -> float:
+    """Online seconds of a batch, the median of a few."""
+    rows = torch.full((batch, secure.manifest.max_length), 5)
+    countdown, seconds = Countdown(1 + RUNS, "batches"), list[float]()
     with secure.local_session() as session:
-        session(inputs)  # warms up both parties and the dealer
-        for done in range(1, 1 + RUNS):
-            countdown(done)
-            costs.append(session(inputs).cost)
-    return {
-        "seconds": statistics.median(cost.online_seconds for cost in costs),
-        "bytes": costs[0].online_bytes,
-        "rounds": costs[0].rounds,
-    }
+        # Warms up both parties and the dealer; under `quota` there is one size of a batch only.
+        session({"input_ids": rows if secure.manifest.batch else rows[:1]})
+        while len(seconds) < RUNS and sum(seconds) < ENOUGH:
+            countdown(1 + len(seconds))
+            seconds.append(session({"input_ids": rows}).cost.online_seconds)
+    return statistics.median(seconds)
+
+
+def _exact(secure: SecureModel, batch: int) -> dict[str, int]:
+    """Bytes between the parties, and rounds, of a batch that is not divided."""
+    cost = secure.plan(batch)
+    return {"bytes": cost.online_bytes, "rounds": cost.rounds}
 
 
 def _length(args: RunArguments, experts: Sequence[Any]) -> int:

@@ -5,9 +5,11 @@ from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
+import torch
 from transformers import BertForSequenceClassification
 
 from hf_securerouter import SecureRouterConfig, SecureRouterForSequenceClassification
+from hf_securerouter.mpc.convert import to_mpc
 from hf_securerouter.recipes import costs as recipe
 from hf_securerouter.recipes.arguments import RunArguments
 from hf_securerouter.recipes.experts import load_expert
@@ -29,23 +31,42 @@ def measured(monkeypatch, *seconds):
     def run(secure, batch):
         manifest = secure.manifest
         asked.append((manifest.quotas or manifest.experts[0].num_layers, manifest.max_length, batch))
-        return {"seconds": next(seconds), "bytes": 800 * len(asked)}
+        return next(seconds)
 
-    monkeypatch.setattr(recipe, "_run", run)
+    monkeypatch.setattr(recipe, "_seconds", run)
     return asked
 
 
-def test_a_measurement_is_the_median_of_three_after_a_warm_up():
-    seconds = iter([50.0, 3.0, 9.0, 4.0])
+@pytest.mark.parametrize(
+    ("seconds", "expected"), [([50.0, 3.0, 9.0, 4.0], 4.0), ([9.0, 61.0], 61.0), ([9.0, 31.0, 30.0], 30.5)]
+)
+@pytest.mark.parametrize("quota", [None, 2])
+def test_a_measurement_is_the_median_of_three_or_of_a_minute_after_a_warm_up(seconds, expected, quota):
+    left, shapes = list(seconds), []
 
     class Session:
         def __call__(self, inputs):
-            assert inputs["input_ids"].shape == (2, 8)
-            cost = {"online_seconds": next(seconds), "online_bytes": 800, "rounds": 7}
-            return SimpleNamespace(cost=SimpleNamespace(**cost))
+            shapes.append(tuple(inputs["input_ids"].shape))
+            return SimpleNamespace(cost=SimpleNamespace(online_seconds=left.pop(0)))
 
-    secure = SimpleNamespace(manifest=SimpleNamespace(max_length=8), local_session=lambda: nullcontext(Session()))
-    assert recipe._run(secure, 2) == {"seconds": 4.0, "bytes": 800, "rounds": 7}
+    manifest = SimpleNamespace(max_length=8, batch=quota)
+    secure = SimpleNamespace(manifest=manifest, local_session=lambda: nullcontext(Session()))
+    assert recipe._seconds(secure, 2) == expected and not left
+    assert shapes == [(2 if quota else 1, 8)] + [(2, 8)] * (len(seconds) - 1)
+
+
+def test_bytes_are_those_of_the_plan_and_bounds_make_no_other_shape(made, tmp_path, monkeypatch):
+    args = measured_arguments(made, tmp_path)
+    asked = measured(monkeypatch, 8.0)
+    expert = load_expert(made / "checkpoint")
+    found = [recipe.measure_expert(args, expert, 12, "")]
+    with torch.no_grad():
+        expert.bert.encoder.layer[0].output.dense.bias[0] += 1000.0  # beyond the default bound
+    found.append(recipe.measure_expert(args, expert, 12, ""))
+    assert len(asked) == 1 and found[0]["seconds"] == found[1]["seconds"] == 1.0
+    for one, other in zip(found, (load_expert(made / "checkpoint"), expert), strict=True):
+        assert one["bytes"] * 8 == to_mpc(other, max_length=12).plan(8).online_bytes
+    assert found[1]["bytes"] > found[0]["bytes"]
 
 
 def pool_of(shares):
@@ -73,7 +94,7 @@ def test_the_router_costs_what_a_routed_batch_takes_beyond_its_experts(
     assert (
         costs["seconds"] == [1.0, 4.0]
         and costs["largest_seconds"] == 4.0
-        and costs["bytes"] == [100, 200]
+        and costs["bytes"][0] < costs["bytes"][1] == costs["largest_bytes"]
         and costs["source"] == "measured"
     )
     # 40 seconds for eight: the larger expert's four take 16; the smaller's take nothing more where it has run already.

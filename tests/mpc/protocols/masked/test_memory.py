@@ -88,7 +88,9 @@ def test_what_does_not_fit_is_refused_before_a_role_starts(secure, monkeypatch):
         monkeypatch.setattr(memory, "free_memory", lambda device, free=free: free + own)
         assert secure.local_session().batch_size == found
     monkeypatch.setattr(memory, "free_memory", lambda device: least.memory - 1 + own)
-    with pytest.raises(SecureRouterValueError, match=f"and {least.memory - 1} are free beside what this process needs: convert"):
+    with pytest.raises(
+        SecureRouterValueError, match=f"and {least.memory - 1} are free beside what this process needs: convert"
+    ):
         secure.local_session()
     quota = pool_model(("bert", "bert")).to_mpc(max_length=LENGTH, routing_privacy="quota", quotas=[2, 2])
     needed = quota.plan().memory
