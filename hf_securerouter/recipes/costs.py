@@ -81,8 +81,7 @@ def measure_costs(
         costs[unit] = costs[f"routed_{unit}"] = [cost[unit] / batch for cost in found]
         costs[f"largest_{unit}"] = alone[unit] / batch
     pool = make_pool(costs)
-    share, rest = divmod(batch, len(experts))
-    quotas = [share + (index < rest) for index in range(len(experts))]
+    quotas = _quotas_of_equal_time(costs["seconds"], batch)
     secure = pool.to_mpc(routing_privacy="quota", quotas=list(quotas), max_length=length)
     routed = _measured(args, secure, batch, f"the routed pool, quotas {'/'.join(map(str, quotas))}", (steps, steps))
     for unit in UNITS:
@@ -90,6 +89,14 @@ def measure_costs(
         router = routed[unit] / batch - float(np.dot(quotas, beyond)) / batch
         costs[f"routed_{unit}"] = [router + cost for cost in beyond]
     return costs
+
+
+def _quotas_of_equal_time(seconds: Sequence[float], batch: int) -> list[int]:
+    """Quotas with which all experts take about as long, one query each at least; the rest goes to the cheapest."""
+    rates, least = [1 / one for one in seconds], int(batch >= len(seconds))
+    quotas = [max(least, int(batch * rate / sum(rates))) for rate in rates]
+    quotas[int(np.argmin(seconds))] += batch - sum(quotas)
+    return quotas
 
 
 def _given_costs(args: RunArguments, experts: int) -> Costs:

@@ -126,7 +126,8 @@ def check_pool(
     task: Task, pool: SecureRouterForSequenceClassification, rows: Sequence[Row], collate: Collate
 ) -> dict[str, Any]:
     """
-    Classifies rows on secret shares and in clear text, by a pool that was saved with its quotas.
+    Classifies rows on secret shares and in clear text, by a pool that was saved with its quotas. Inputs are padded to
+    the longest row, which is public here; a deployment pads them to the pool's `max_length`.
 
     Args:
         task ([`Task`]): The task.
@@ -135,7 +136,8 @@ def check_pool(
         collate (callable): Rows as one padded batch.
 
     Returns:
-        `dict`: As [`compare_with_clear`], and what a query took, as [`encrypted_logits`].
+        `dict`: As [`compare_with_clear`], and what a query took, as [`encrypted_logits`]; `length`, the tokens of
+        its inputs.
 
     Raises:
         `SecureRouterValueError`: The pool has no quotas.
@@ -150,7 +152,8 @@ def check_pool(
     answers = [
         predict(expert, shortened(rows, config.length_of(index)), collate)[0] for index, expert in enumerate(experts)
     ]
-    found, query = encrypted_logits(pool, quotas, rows, collate, cast(int, config.max_length))
+    length = min(max(len(row["input_ids"]) for row in rows), cast(int, config.max_length))
+    found, query = encrypted_logits(pool, quotas, rows, collate, length)
     reduced = any(own["precision"] != "full" for own in config.expert_mpc or ())
     policy = scores, torch.stack(answers, dim=1), quotas, cast(list[float], config.expert_costs)
-    return compare_with_clear(task, found, *policy, labels_of(rows), reduced) | query
+    return compare_with_clear(task, found, *policy, labels_of(rows), reduced) | {"length": length} | query

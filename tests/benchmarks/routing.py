@@ -20,7 +20,7 @@ from transformers import BertConfig, BertForSequenceClassification
 from hf_securerouter import SecureRouterConfig, SecureRouterForSequenceClassification
 from hf_securerouter.mpc.convert import to_mpc
 from hf_securerouter.mpc.protocols.masked.programs import secure_program
-from hf_securerouter.mpc.protocols.masked.schedule import SERVED
+from hf_securerouter.mpc.protocols.masked.schedule import rows_at_a_time
 
 
 SHAPES = {"bert-tiny": (2, 128, 2, 512), "bert-base": (12, 768, 12, 3072)}
@@ -70,11 +70,11 @@ def planned(secure, names):
 
 def routing_overhead(secure, batch, quotas):
     """What `quota` adds to the summary encoder and the experts: head, shuffle, ranks, widening and the way back."""
-    manifest = secure.manifest
+    manifest, most = secure.manifest, rows_at_a_time(secure.manifest)
     route = secure_program(manifest, f"route/{batch}").plan()
-    serve = secure_program(manifest, "serve/" + ".".join(str(min(count, SERVED)) for count in quotas)).plan()
+    serve = secure_program(manifest, "serve/" + ".".join(str(min(count, most)) for count in quotas)).plan()
     restore = secure_program(manifest, f"restore/{batch}").plan()
-    turns = -(-max(quotas) // SERVED)
+    turns = -(-max(quotas) // most)
     own = ("Shuffle", "Order", "Reveal", "ReLU")  # the summary encoder has none of these
     spec = manifest.members["router"]
     # The head opens its row and what is behind its activation: at most 64 bits a value.
@@ -100,11 +100,12 @@ def compare_modes(args, put):
     options = {"max_length": args.seq_length}
     model = pool("bert-tiny", "bert-base")
     quota = model.to_mpc(routing_privacy="quota", quotas=[batch - half, half], **options)
-    turns = -(-half // SERVED)
-    serve = f"serve/{min(batch - half, SERVED)}.{min(half, SERVED)}"
+    most = rows_at_a_time(quota.manifest)
+    turns = -(-half // most)
+    serve = f"serve/{min(batch - half, most)}.{min(half, most)}"
     routed = {f"route/{batch}": 1}
-    if batch > SERVED:
-        routed = {f"read/{SERVED}": batch // SERVED, f"rank/{batch}": 1}
+    if batch > most:
+        routed = {f"read/{most}": batch // most, f"rank/{batch}": 1}
     put("quota, planned", planned(quota, {**routed, serve: turns, f"restore/{batch}": 1}))
     put("routing overhead of quota, planned", routing_overhead(quota, batch, [batch - half, half]))
     revealed = model.to_mpc(routing_privacy="revealed", **options)
@@ -115,17 +116,21 @@ def compare_modes(args, put):
     once = reading.to_mpc(routing_privacy="revealed", **options)
     put("easy query, encoder shared, planned", planned(once, {"router/1": 1}))
     once = reading.to_mpc(routing_privacy="quota", quotas=[batch - half, half], **options)
-    serve = f"serve/0.{min(half, SERVED)}"
+    most = rows_at_a_time(once.manifest)
+    routed, turns = {f"route/{batch}": 1}, -(-half // most)
+    if batch > most:
+        routed = {f"read/{most}": batch // most, f"rank/{batch}": 1}
+    serve = f"serve/0.{min(half, most)}"
     put("quota, encoder shared, planned", planned(once, {**routed, serve: turns, f"restore/{batch}": 1}))
     oblivious = model.to_mpc(routing_privacy="oblivious", **options)
-    put("oblivious, planned", planned(oblivious, {f"oblivious/{SERVED}": batch // SERVED}))
+    put("oblivious, planned", planned(oblivious, {f"oblivious/{most}": batch // most}))
     if args.plans:
         return
     config = bert("bert-base")
     everyone = to_mpc(BertForSequenceClassification(config).eval(), **options)
-    put("bert-base for all", measured(everyone, batch, args.seq_length, SERVED))
-    put("quota", measured(quota, batch, args.seq_length, SERVED))
-    put("oblivious", measured(oblivious, batch, args.seq_length, SERVED))
+    put("bert-base for all", measured(everyone, batch, args.seq_length, most))
+    put("quota", measured(quota, batch, args.seq_length, most))
+    put("oblivious", measured(oblivious, batch, args.seq_length, most))
 
 
 def compare_numbers(args, put):

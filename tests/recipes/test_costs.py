@@ -90,15 +90,15 @@ def test_the_router_costs_what_a_routed_batch_takes_beyond_its_experts(
 
     small, large = two_experts
     costs = recipe.measure_costs(args, [small, large], [12, 30], large, make_pool)
-    assert asked == [(1, 12, 8), (3, 24, 8), ((4, 4), 24, 8)] and pools == [[1.0, 4.0]]
+    assert asked == [(1, 12, 8), (3, 24, 8), ((7, 1), 24, 8)] and pools == [[1.0, 4.0]]
     assert (
         costs["seconds"] == [1.0, 4.0]
         and costs["largest_seconds"] == 4.0
         and costs["bytes"][0] < costs["bytes"][1] == costs["largest_bytes"]
         and costs["source"] == "measured"
     )
-    # 40 seconds for eight: the larger expert's four take 16; the smaller's take nothing more where it has run already.
-    router = (40 - 16) / 8 if shares else (40 - 16 - 4) / 8
+    # 40 seconds for eight: the larger expert's one takes 4; the smaller's take nothing more where it has run already.
+    router = (40 - 4) / 8 if shares else (40 - 4 - 7) / 8
     assert costs["routed_seconds"] == pytest.approx([router + (0 if shares else 1), router + 4])
 
 
@@ -120,7 +120,15 @@ def test_runs_of_equal_shapes_share_what_was_measured(made, tmp_path, monkeypatc
     assert recipe.measure_routed(second, three, pool, [6, 2]) == routed and len(asked) == 4
     second.profile_seq_length = 12
     recipe.measure_costs(second, experts, [None, None], experts[1], lambda costs: pool)
-    assert asked[4:] == [(1, 12, 8), (3, 12, 8), ((4, 4), 12, 8)]
+    assert asked[4:] == [(1, 12, 8), (3, 12, 8), ((7, 1), 12, 8)]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "quotas"),
+    [([1.0, 1.0], [4, 4]), ([1.0, 4.0], [7, 1]), ([0.01, 1.0, 9.0], [6, 1, 1]), ([1.0] * 9, [8] + [0] * 8)],
+)
+def test_the_router_is_measured_where_experts_take_equal_time(seconds, quotas):
+    assert recipe._quotas_of_equal_time(seconds, 8) == quotas
 
 
 def test_given_costs_count_a_shared_encoder_once(made, tmp_path):

@@ -65,6 +65,6 @@ def test_rows_are_asked_of_a_saved_pool(model, tokenizer, tmp_path, monkeypatch,
                 encrypted_rows.main(more)
     encrypted_rows.main(more)
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert asked == [([1, 1, 1], 3, model.config.max_length)]
+    assert asked == [([1, 1, 1], 3, 7)] and found["length"] == 7  # of five words, and two special tokens
     assert (found["inputs"], found["labels_equal"], found["served_elsewhere"], found["seconds"]) == (3, 3, 0, 1.0)
     assert found["largest_error"] == pytest.approx(0.01, abs=1e-4)

@@ -20,14 +20,14 @@ from ...tuples.deal import SIDE_BY_SIDE
 from ...tuples.memory import dealer_bytes, party_bytes
 from .layout import all_weight_shapes
 from .programs import secure_program
+from .row_bytes import row_bytes
 from .schedule import programs
 
 
 PROCESS_BYTES = 352 << 20  # of a role's process without a model, most of them shared with the other roles
 _WORD = 8  # bytes of a ring element in memory
 _SHARED_AT_ONCE = 4  # arrays of the size of the largest weight, where weights are shared
-# Bytes at all roles together for each attention score, word of a hidden state, row that is divided, and weight.
-_ROUGH_SCORE, _ROUGH_WORD, _ROUGH_ROW, _ROUGH_WEIGHT = 1280, 2 << 10, 96 << 10, 128
+_ROUGH_WEIGHT = 128  # bytes at all roles together for each weight
 
 
 @dataclass(frozen=True)
@@ -102,16 +102,7 @@ def _traced_cost(description: str, batch: int) -> BatchCost:
 
 def rough_bytes(manifest: Manifest, batch: int) -> int:
     """More than a batch takes at all roles together, from sizes alone: where that fits, no plan has to be traced."""
-    total = 3 * PROCESS_BYTES
-    for name, spec in manifest.members.items():
-        tokens = manifest.length_of(name)
-        total += batch * tokens * tokens * spec.num_heads * _ROUGH_SCORE
-        total += batch * tokens * (spec.intermediate_size + spec.hidden_size) * _ROUGH_WORD
-        total += batch * tokens * (spec.num_heads + 1) * _ROUGH_ROW
-        if spec.sparse_layers:
-            # Experts have places, or a token's experts are chosen among all.
-            rows = tokens * spec.experts_per_token if spec.expert_capacity is None else spec.expert_capacity
-            total += batch * rows * spec.num_experts * (2 * spec.hidden_size + spec.intermediate_size) * _ROUGH_WORD
+    total = 3 * PROCESS_BYTES + batch * sum(row_bytes(manifest, name) for name in manifest.members)
     copies = batch if manifest.selects else 1  # a selected expert's weights are chosen anew for every text
     words = sum(math.prod(shape) for shape in all_weight_shapes(manifest).values())
     return total + copies * words * _ROUGH_WEIGHT

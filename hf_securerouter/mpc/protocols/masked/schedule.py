@@ -20,11 +20,12 @@ from ...models.manifest import Manifest
 from .layout import ATTENTION_MASK, LOGITS, encoders, logit_width
 from .program_name import Kind, ProgramName
 from .programs import HIDDEN, ORDER, Inputs
+from .row_bytes import row_bytes
 
 
-# Most rows that an encoder computes in one program under `quota`. A larger set of tuples does not fit into memory and
-# would be dealt while the query waits: eight rows of 128 tokens of BERT-base need 16.9 GB of corrections.
-SERVED = 8
+# Most rows that an encoder computes in one program under `quota`, and what they may take at all roles, roughly.
+# A larger set of tuples does not fit into memory, and would be dealt while the query waits.
+SERVED, SERVED_BYTES = 8, 8 << 30
 
 Share = TypeVar("Share", Tensor, Secret, Tensor | Secret)
 
@@ -36,12 +37,26 @@ def _name(kind: Kind, *counts: int, expert: int | None = None) -> str:
     return str(ProgramName(kind, counts, expert))
 
 
+def rows_at_a_time(manifest: Manifest) -> int:
+    """Most rows that an encoder computes in one program under `quota`: `SERVED`, halved until they and the rows of the
+    experts beside them take no more than `SERVED_BYTES`. Public: all roles find the same."""
+    together = [name for name in manifest.members if name != "router"]
+    if manifest.router_shares_expert is not None:  # that expert is not run again
+        together.remove(f"experts.{manifest.router_shares_expert}")
+    one = max(row_bytes(manifest, "router"), sum(row_bytes(manifest, name) for name in together))
+    rows = SERVED
+    while rows > 1 and rows * one > SERVED_BYTES:
+        rows //= 2
+    return rows
+
+
 def first_program(manifest: Manifest, batch: int) -> str:
     """The name of a batch's first program."""
     if not manifest.routes:
         return _name(Kind.EXPERTS, batch, expert=0)
     if manifest.routing_privacy == "quota":
-        return _name(Kind.ROUTE, batch) if batch <= SERVED else _name(Kind.READ, SERVED)
+        most = rows_at_a_time(manifest)
+        return _name(Kind.ROUTE, batch) if batch <= most else _name(Kind.READ, most)
     return _name({"revealed": Kind.ROUTER, "oblivious": Kind.OBLIVIOUS}[manifest.routing_privacy], batch)
 
 
@@ -54,13 +69,13 @@ def programs(manifest: Manifest, batch: int) -> list[tuple[str, ...]]:
     if manifest.routing_privacy == "revealed":
         others = [index for index in experts if index != manifest.router_shares_expert]
         return [(first,), tuple(_name(Kind.EXPERTS, batch, expert=index) for index in others)]
-    names = [first]
-    if batch > SERVED:
-        names = [_name(Kind.READ, min(SERVED, batch - start)) for start in range(0, batch, SERVED)]
+    names, most = [first], rows_at_a_time(manifest)
+    if batch > most:
+        names = [_name(Kind.READ, min(most, batch - start)) for start in range(0, batch, most)]
         names.append(_name(Kind.RANK, batch))
     left = [0 if index == manifest.router_shares_expert else manifest.quotas[index] for index in experts]
-    for start in range(0, max(left), SERVED):
-        names.append(_name(Kind.SERVE, *(min(max(count - start, 0), SERVED) for count in left)))
+    for start in range(0, max(left), most):
+        names.append(_name(Kind.SERVE, *(min(max(count - start, 0), most) for count in left)))
     return [(name,) for name in (*names, _name(Kind.RESTORE, batch))]
 
 
@@ -84,7 +99,8 @@ def run_schedule(manifest: Manifest, run: Run, inputs: Mapping[str, Tensor]) -> 
     if manifest.routing_privacy == "revealed":
         return _by_expert(manifest, run, inputs, *run(first, inputs))
     if manifest.routing_privacy == "quota":
-        routed = run(first, inputs) if batch <= SERVED else _read_and_ranked(manifest, run, inputs)
+        whole = batch <= rows_at_a_time(manifest)
+        routed = run(first, inputs) if whole else _read_and_ranked(manifest, run, inputs)
         return None, _by_rank(manifest, run, *routed)
     return None, _words(manifest, run(first, inputs))
 
@@ -130,12 +146,12 @@ def _by_expert(
 
 
 def _read_and_ranked(manifest: Manifest, run: Run, inputs: Mapping[str, Tensor]) -> Any:
-    """The result of `route` for a large batch, of which the router's encoder reads `SERVED` rows at a time."""
+    """The result of `route` for a large batch, of which the router's encoder reads `rows_at_a_time`."""
     batch, owner = len(inputs[ATTENTION_MASK]), manifest.encoder_of("router")
-    width = encoders(manifest)[owner].hidden_width
+    width, most = encoders(manifest)[owner].hidden_width, rows_at_a_time(manifest)
     read = []
-    for start in range(0, batch, SERVED):
-        some = {name: inputs[name][start : start + SERVED] for name in (owner, ATTENTION_MASK)}
+    for start in range(0, batch, most):
+        some = {name: inputs[name][start : start + most] for name in (owner, ATTENTION_MASK)}
         read.append(run(_name(Kind.READ, len(some[ATTENTION_MASK])), some).narrow(width))
     hidden = replace(read[0], words=torch.cat([part.words for part in read]))
     others = {name: words for name, words in inputs.items() if name != owner}
@@ -154,8 +170,9 @@ def _by_rank(
     if done is not None:
         parts.append((rows[done], _rows(known[0], rows[done])))
         rows[done] = rows[done][:0]
-    for start in range(0, max(map(len, rows.values())), SERVED):
-        part = {index: rows[index][start : start + SERVED] for index in sorted(rows)}
+    most = rows_at_a_time(manifest)
+    for start in range(0, max(map(len, rows.values())), most):
+        part = {index: rows[index][start : start + most] for index in sorted(rows)}
         served = {f"experts.{index}": some for index, some in part.items() if len(some)}
         own = {name: _rows(shuffled[name], some) for name, some in served.items()}
         own[ATTENTION_MASK] = _rows(shuffled[ATTENTION_MASK], torch.cat(list(served.values())))

@@ -1,6 +1,8 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
 """Memory is planned: the estimate holds, batches are split to fit, and what cannot fit is refused at once."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification
@@ -9,6 +11,7 @@ from hf_securerouter import SecureRouterValueError, to_mpc
 from hf_securerouter.mpc.protocols.masked import memory, schedule
 from hf_securerouter.mpc.protocols.masked.memory import batch_cost, fit_batch, rough_bytes
 from hf_securerouter.mpc.protocols.masked.schedule import programs
+from tests.mpc.protocols.masked.test_encoder import BASE, TINY
 from tests.mpc.protocols.masked.test_routing_privacy import same_shape
 from tests.support.children import children
 from tests.support.conversation import Conversation
@@ -130,6 +133,18 @@ def test_the_plan_of_a_batch_is_what_the_batch_runs(monkeypatch):
     assert cost.rounds == sum(plan.rounds for plan in plans)
     assert cost.online_bytes == 2 * sum(plan.payload_bytes for plan in plans)
     assert cost.dealer_bytes == sum(plan.dealer_bytes for plan in plans)
+
+
+@pytest.mark.parametrize(("spec", "shared", "rows"), [(TINY, None, 8), (BASE, None, 2), (BASE, 0, 4)])
+def test_wide_encoders_take_fewer_rows_at_a_time(spec, shared, rows):
+    """Two experts of 128 tokens, of which one that shares its encoder with the router is not run again."""
+    made = pool_model(("bert", "bert")).to_mpc(max_length=6, routing_privacy="quota", quotas=[16, 16]).manifest
+    manifest = replace(made, experts=(spec, spec), router=spec, router_shares_expert=shared, max_length=128, bounds={})
+    assert schedule.rows_at_a_time(manifest) == rows
+    names = [name.split("/") for (name,) in programs(manifest, 32)]
+    assert {int(size) for kind, size in names if kind == "read"} == {rows}
+    served = [tuple(map(int, sizes.split("."))) for kind, sizes in names if kind == "serve"]
+    assert served == [(0 if shared == 0 else rows, rows)] * (16 // rows)
 
 
 def test_the_rough_bound_is_above_the_plan_and_only_saves_tracing(secure, monkeypatch):
