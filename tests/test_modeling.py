@@ -19,7 +19,7 @@ from hf_securerouter import (
 )
 from hf_securerouter.mpc.convert import to_mpc
 from hf_securerouter.pool import accepted_inputs
-from tests.tiny import FAMILIES, FIXED_ATTENTION, family_config, pool_config, pool_model
+from tests.tiny import EAGER_ONLY, FAMILIES, family_config, pool_config, pool_model
 
 
 FIELDS = "loss logits router_logits router_probs expert_indices expert_logits expected_cost".split()
@@ -309,7 +309,7 @@ def test_missing_costs_are_estimated_from_parameter_counts_with_one_warning():
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 def test_attention_implementation_reaches_every_member(attention):
-    config = pool_config([family for family in FAMILIES if attention == "eager" or family not in FIXED_ATTENTION])
+    config = pool_config([family for family in FAMILIES if attention == "eager" or family not in EAGER_ONLY])
     model = AutoModelForSequenceClassification.from_config(config, attn_implementation=attention)
     for member in (model.router.encoder, *model.experts):
         assert member.config._attn_implementation == attention

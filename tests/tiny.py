@@ -29,6 +29,7 @@ VOCABULARY = {
 }
 MAX_POSITIONS = 24
 FAMILIES = ("bert", "distilbert", "roberta", "electra", "albert", "mpnet", "deberta-v2")
+EAGER_ONLY = ("mpnet", "deberta-v2")  # transformers has no other implementation of their attention
 FIXED_ATTENTION = ("deberta-v2",)  # softmax is written into the layers, and cannot be replaced
 
 
