@@ -23,6 +23,7 @@ from hf_securerouter.modeling_securerouter import SecureRouterForSequenceClassif
 from hf_securerouter.mpc.conversion.ranges import summary
 from hf_securerouter.mpc.convert import to_mpc
 from hf_securerouter.mpc.models.manifest import Manifest
+from hf_securerouter.mpc.protocols.masked.schedule import rows_at_a_time
 from hf_securerouter.mpc.secure_model import SecureModel
 from hf_securerouter.recipes.arguments import RunArguments
 from hf_securerouter.recipes.artifacts import Countdown, announce
@@ -205,7 +206,8 @@ def _seconds(secure: SecureModel, batch: int) -> float:
     """Online seconds of a batch, the median of a few."""
     rows = torch.full((batch, secure.manifest.max_length), 5)
     countdown, seconds = Countdown(1 + RUNS, "batches"), list[float]()
-    with secure.local_session() as session:
+    # An encoder alone takes no more rows at a time than in a pool: many wide rows at once take longer each.
+    with secure.local_session(batch_size=rows_at_a_time(secure.manifest)) as session:
         # Warms up both parties and the dealer; under `quota` there is one size of a batch only.
         session({"input_ids": rows if secure.manifest.batch else rows[:1]})
         while len(seconds) < RUNS and sum(seconds) < ENOUGH:

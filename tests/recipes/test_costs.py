@@ -41,7 +41,7 @@ def measured(monkeypatch, *seconds):
     ("seconds", "expected"), [([50.0, 3.0, 9.0, 4.0], 4.0), ([9.0, 61.0], 61.0), ([9.0, 31.0, 30.0], 30.5)]
 )
 @pytest.mark.parametrize("quota", [None, 2])
-def test_a_measurement_is_the_median_of_three_or_of_a_minute_after_a_warm_up(seconds, expected, quota):
+def test_a_measurement_is_the_median_of_three_or_of_a_minute_after_a_warm_up(seconds, expected, quota, monkeypatch):
     left, shapes = list(seconds), []
 
     class Session:
@@ -49,9 +49,13 @@ def test_a_measurement_is_the_median_of_three_or_of_a_minute_after_a_warm_up(sec
             shapes.append(tuple(inputs["input_ids"].shape))
             return SimpleNamespace(cost=SimpleNamespace(online_seconds=left.pop(0)))
 
+    monkeypatch.setattr(recipe, "rows_at_a_time", lambda manifest: 5)
+    asked = []
     manifest = SimpleNamespace(max_length=8, batch=quota)
-    secure = SimpleNamespace(manifest=manifest, local_session=lambda: nullcontext(Session()))
-    assert recipe._seconds(secure, 2) == expected and not left
+    secure = SimpleNamespace(
+        manifest=manifest, local_session=lambda batch_size: asked.append(batch_size) or nullcontext(Session())
+    )
+    assert recipe._seconds(secure, 2) == expected and not left and asked == [5]
     assert shapes == [(2 if quota else 1, 8)] + [(2, 8)] * (len(seconds) - 1)
 
 

@@ -39,11 +39,14 @@ def _name(kind: Kind, *counts: int, expert: int | None = None) -> str:
 
 def rows_at_a_time(manifest: Manifest) -> int:
     """Most rows that an encoder computes in one program under `quota`: `SERVED`, halved until they and the rows of the
-    experts beside them take no more than `SERVED_BYTES`. Public: all roles find the same."""
+    experts beside them take no more than `SERVED_BYTES`. Public: all roles find the same. An encoder alone is compared
+    with a pool at as many rows as it would take beside no other."""
     together = [name for name in manifest.members if name != "router"]
     if manifest.router_shares_expert is not None:  # that expert is not run again
         together.remove(f"experts.{manifest.router_shares_expert}")
-    one = max(row_bytes(manifest, "router"), sum(row_bytes(manifest, name) for name in together))
+    one = sum(row_bytes(manifest, name) for name in together)
+    if manifest.routes:
+        one = max(one, row_bytes(manifest, "router"))
     rows = SERVED
     while rows > 1 and rows * one > SERVED_BYTES:
         rows //= 2

@@ -145,6 +145,8 @@ def test_wide_encoders_take_fewer_rows_at_a_time(spec, shared, rows):
     assert {int(size) for kind, size in names if kind == "read"} == {rows}
     served = [tuple(map(int, sizes.split("."))) for kind, sizes in names if kind == "serve"]
     assert served == [(0 if shared == 0 else rows, rows)] * (16 // rows)
+    alone = replace(manifest, router=None, experts=(spec,), quotas=(), hardest_first=(), router_shares_expert=None)
+    assert schedule.rows_at_a_time(alone) == (8 if spec is TINY else 4)
 
 
 def test_the_rough_bound_is_above_the_plan_and_only_saves_tracing(secure, monkeypatch):
