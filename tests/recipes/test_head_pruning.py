@@ -97,3 +97,17 @@ def test_other_families_are_refused(family, batch):
         match="`slim` is there for experts of bert, distilbert, mpnet, roberta, xlm-roberta, got",
     ):
         prune.measure_importance(model, [batch])
+
+
+def test_layers_that_share_a_bias_keep_the_same_heads():
+    model, likeness = noisy_classifier("mpnet", width=24, heads=6), torch.zeros(6, 6)
+    importance = [
+        {"heads": torch.tensor(heads), "neurons": torch.ones(48), "likeness": likeness}
+        for heads in ([6.0, 5, 4, 3, 0, 0], [0.0, 0, 0, 0, 1, 1])
+    ]
+    small = prune.prune(model, 4, 48, importance)
+    tables = [one.mpnet.encoder.relative_attention_bias.weight for one in (model, small)]
+    assert torch.equal(tables[1], tables[0][:, [0, 1, 4, 5]])
+    for whole, pruned in zip(layers_of(model), layers_of(small), strict=True):
+        for place, head in enumerate([0, 1, 4, 5]):  # heads become 6 wide instead of 4
+            assert torch.equal(pruned.key.weight[6 * place : 6 * place + 4], whole.key.weight[4 * head : 4 * head + 4])

@@ -7,6 +7,6 @@ a query, each by its `program_name`; `evaluator` runs one. `encoder` is made of 
 `ring_widths`; `attention` is the part of it that compares tokens, by `key_places`, `mixture` a feed-forward layer of
 many experts, `pooling` the mean of its tokens' rows, and `heads` what reads it. `norm_first_folding` folds the weights
 of encoders with the norm first, `mixture_folding` those of a mixture. `selected_encoder` has the weights of an expert
-that is selected under encryption. `memory` plans the largest batch, by the
-`row_bytes` of a text where these are enough, `dispatch` how a mixture is computed.
+that is selected under encryption. `memory` plans the largest batch, by the `row_bytes` of a text
+where these are enough, `dispatch` how a mixture is computed.
 """
