@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 import json
 import statistics
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,13 +26,16 @@ from hf_securerouter.mpc.convert import to_mpc
 from hf_securerouter.mpc.models.manifest import Manifest
 from hf_securerouter.mpc.protocols.masked.schedule import rows_at_a_time
 from hf_securerouter.mpc.secure_model import SecureModel
+from hf_securerouter.mpc.ring.device import free_memory
 from hf_securerouter.recipes.arguments import RunArguments
 from hf_securerouter.recipes.artifacts import Countdown, announce
 
 
 UNITS = ("seconds", "bytes")
 RUNS = 3  # of which the median counts: they differ by a fifth and more
-ENOUGH = 60.0  # seconds of measured batches, after which no further one is run: long ones differ by less
+ENOUGH = 240.0  # seconds after which no further batch is begun: long ones differ by less
+# Of the free memory for all roles. What cannot be prepared before an input arrives, for lack of it, is counted as online.
+SHARE = 0.9
 
 Costs = dict[str, Any]  # as `costs.json` holds them
 MakePool = Callable[[Costs], SecureRouterForSequenceClassification]
@@ -203,17 +207,23 @@ def _shape(manifest: Manifest) -> dict[str, Any]:
 
 
 def _seconds(secure: SecureModel, batch: int) -> float:
-    """Online seconds of a batch, the median of a few."""
-    rows = torch.full((batch, secure.manifest.max_length), 5)
+    """Online seconds of a batch, the median of a few.
+
+    A routed batch is measured whole. An encoder alone computes a batch in pieces, one after another, of as many rows
+    as in a pool (many wide rows at once take longer each): a piece is measured.
+    """
+    rows = secure.manifest.batch or min(batch, rows_at_a_time(secure.manifest))
+    inputs = torch.full((rows, secure.manifest.max_length), 5)
+    free = free_memory("cpu")
+    memory = None if free is None else int(free * SHARE)
     countdown, seconds = Countdown(1 + RUNS, "batches"), list[float]()
-    # An encoder alone takes no more rows at a time than in a pool: many wide rows at once take longer each.
-    with secure.local_session(batch_size=rows_at_a_time(secure.manifest)) as session:
-        # Warms up both parties and the dealer; under `quota` there is one size of a batch only.
-        session({"input_ids": rows if secure.manifest.batch else rows[:1]})
-        while len(seconds) < RUNS and sum(seconds) < ENOUGH:
-            countdown(1 + len(seconds))
-            seconds.append(session({"input_ids": rows}).cost.online_seconds)
-    return statistics.median(seconds)
+    with secure.local_session(batch_size=rows, memory=memory) as session:
+        started = time.monotonic()
+        while not seconds or (len(seconds) <= RUNS and time.monotonic() - started < ENOUGH):
+            countdown(len(seconds))
+            seconds.append(session({"input_ids": inputs}).cost.online_seconds)
+    # The first one warms up both parties and the dealer, which shows in a short one.
+    return batch / rows * statistics.median(seconds[1:] or seconds)
 
 
 def _exact(secure: SecureModel, batch: int) -> dict[str, int]:

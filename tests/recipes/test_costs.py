@@ -38,25 +38,30 @@ def measured(monkeypatch, *seconds):
 
 
 @pytest.mark.parametrize(
-    ("seconds", "expected"), [([50.0, 3.0, 9.0, 4.0], 4.0), ([9.0, 61.0], 61.0), ([9.0, 31.0, 30.0], 30.5)]
+    ("seconds", "waits", "expected"),
+    [([50.0, 3.0, 9.0, 4.0], 1, 4.0), ([9.0, 31.0, 30.0], 100, 30.5), ([90.0], 300, 90.0)],
 )
-@pytest.mark.parametrize("quota", [None, 2])
-def test_a_measurement_is_the_median_of_three_or_of_a_minute_after_a_warm_up(seconds, expected, quota, monkeypatch):
-    left, shapes = list(seconds), []
+@pytest.mark.parametrize("quota", [None, 6])
+def test_a_measurement_is_a_median_after_a_warm_up(seconds, waits, expected, quota, monkeypatch):
+    left, shapes, now, asked = list(seconds), [], [0.0], []
 
     class Session:
         def __call__(self, inputs):
+            now[0] += waits
             shapes.append(tuple(inputs["input_ids"].shape))
             return SimpleNamespace(cost=SimpleNamespace(online_seconds=left.pop(0)))
 
-    monkeypatch.setattr(recipe, "rows_at_a_time", lambda manifest: 5)
-    asked = []
-    manifest = SimpleNamespace(max_length=8, batch=quota)
+    monkeypatch.setattr(recipe, "rows_at_a_time", lambda manifest: 2)
+    monkeypatch.setattr(recipe, "free_memory", lambda device: 1000)
+    monkeypatch.setattr(recipe.time, "monotonic", lambda: now[0])
     secure = SimpleNamespace(
-        manifest=manifest, local_session=lambda batch_size: asked.append(batch_size) or nullcontext(Session())
+        manifest=SimpleNamespace(max_length=8, batch=quota),
+        local_session=lambda **how: asked.append(how) or nullcontext(Session()),
     )
-    assert recipe._seconds(secure, 2) == expected and not left and asked == [5]
-    assert shapes == [(2 if quota else 1, 8)] + [(2, 8)] * (len(seconds) - 1)
+    # A routed batch is measured whole, an encoder alone by a piece.
+    rows = quota or 2
+    assert recipe._seconds(secure, 6) == 6 / rows * expected and not left
+    assert asked == [{"batch_size": rows, "memory": 900}] and shapes == [(rows, 8)] * len(seconds)
 
 
 def test_bytes_are_those_of_the_plan_and_bounds_make_no_other_shape(made, tmp_path, monkeypatch):
