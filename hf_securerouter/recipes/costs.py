@@ -25,8 +25,8 @@ from hf_securerouter.mpc.conversion.ranges import summary
 from hf_securerouter.mpc.convert import to_mpc
 from hf_securerouter.mpc.models.manifest import Manifest
 from hf_securerouter.mpc.protocols.masked.schedule import rows_at_a_time
-from hf_securerouter.mpc.secure_model import SecureModel
 from hf_securerouter.mpc.ring.device import free_memory
+from hf_securerouter.mpc.secure_model import SecureModel
 from hf_securerouter.recipes.arguments import RunArguments
 from hf_securerouter.recipes.artifacts import Countdown, announce
 
@@ -34,7 +34,7 @@ from hf_securerouter.recipes.artifacts import Countdown, announce
 UNITS = ("seconds", "bytes")
 RUNS = 3  # of which the median counts: they differ by a fifth and more
 ENOUGH = 240.0  # seconds after which no further batch is begun: long ones differ by less
-# Of the free memory for all roles. What cannot be prepared before an input arrives, for lack of it, is counted as online.
+# Of the free memory for all roles. What cannot be prepared before the input for lack of it is counted as online.
 SHARE = 0.9
 
 Costs = dict[str, Any]  # as `costs.json` holds them
