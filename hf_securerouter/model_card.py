@@ -358,7 +358,7 @@ def _measured_table(report: dict[str, Any] | None) -> str:
             *(f"{scale * measured[name][side]:,.4g}" for side in ("routed", "largest")),
             f"{measured[name]['relative']:.3f}",
         ]
-        for unit, name, scale in (("online seconds", "seconds", 1), ("online MB", "bytes", 1e-6))
+        for unit, name, scale in (("seconds of the servers", "seconds", 1), ("MB between them", "bytes", 1e-6))
     ]
     return _table(["", "routed", "largest expert alone", "ratio"], rows)
 

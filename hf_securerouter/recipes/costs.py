@@ -25,7 +25,6 @@ from hf_securerouter.mpc.conversion.ranges import summary
 from hf_securerouter.mpc.convert import to_mpc
 from hf_securerouter.mpc.models.manifest import Manifest
 from hf_securerouter.mpc.protocols.masked.schedule import rows_at_a_time
-from hf_securerouter.mpc.ring.device import free_memory
 from hf_securerouter.mpc.secure_model import SecureModel
 from hf_securerouter.recipes.arguments import RunArguments
 from hf_securerouter.recipes.artifacts import Countdown, announce
@@ -34,8 +33,7 @@ from hf_securerouter.recipes.artifacts import Countdown, announce
 UNITS = ("seconds", "bytes")
 RUNS = 3  # of which the median counts: they differ by a fifth and more
 ENOUGH = 240.0  # seconds after which no further batch is begun: long ones differ by less
-# Of the free memory for all roles. What cannot be prepared before the input for lack of it is counted as online.
-SHARE = 0.9
+COUNTED = "online and prepared"  # how much a party prepares before the input depends on free memory, the sum does not
 
 Costs = dict[str, Any]  # as `costs.json` holds them
 MakePool = Callable[[Costs], SecureRouterForSequenceClassification]
@@ -182,9 +180,9 @@ def _alone(
 
 
 def _measured(args: RunArguments, secure: SecureModel, batch: int, name: str, step: tuple[int, int]) -> dict[str, Any]:
-    """Online seconds, bytes and rounds of one batch. Seconds are kept in a file because measuring takes minutes. The
+    """Seconds of the parties, bytes and rounds of one batch. Seconds are kept in a file: measuring takes minutes. The
     public shape and the size of the batch decide on them, so that runs of other tasks can use them too."""
-    shape = _shape(secure.manifest) | {"batch": batch}
+    shape = _shape(secure.manifest) | {"batch": batch, "seconds": COUNTED}
     digest = hashlib.sha256(json.dumps(shape, sort_keys=True).encode()).hexdigest()[:16]
     folder = Path(args.costs_dir or args.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
@@ -207,21 +205,20 @@ def _shape(manifest: Manifest) -> dict[str, Any]:
 
 
 def _seconds(secure: SecureModel, batch: int) -> float:
-    """Online seconds of a batch, the median of a few.
+    """What a batch takes the parties, with the input and before it: the median of a few.
 
     A routed batch is measured whole. An encoder alone computes a batch in pieces, one after another, of as many rows
     as in a pool (many wide rows at once take longer each): a piece is measured.
     """
     rows = secure.manifest.batch or min(batch, rows_at_a_time(secure.manifest))
     inputs = torch.full((rows, secure.manifest.max_length), 5)
-    free = free_memory("cpu")
-    memory = None if free is None else int(free * SHARE)
     countdown, seconds = Countdown(1 + RUNS, "batches"), list[float]()
-    with secure.local_session(batch_size=rows, memory=memory) as session:
+    with secure.local_session(batch_size=rows) as session:
         started = time.monotonic()
         while not seconds or (len(seconds) <= RUNS and time.monotonic() - started < ENOUGH):
             countdown(len(seconds))
-            seconds.append(session({"input_ids": inputs}).cost.online_seconds)
+            cost = session({"input_ids": inputs}).cost
+            seconds.append(cost.online_seconds + cost.preprocess_seconds)
     # The first one warms up both parties and the dealer, which shows in a short one.
     return batch / rows * statistics.median(seconds[1:] or seconds)
 

@@ -49,10 +49,9 @@ def test_a_measurement_is_a_median_after_a_warm_up(seconds, waits, expected, quo
         def __call__(self, inputs):
             now[0] += waits
             shapes.append(tuple(inputs["input_ids"].shape))
-            return SimpleNamespace(cost=SimpleNamespace(online_seconds=left.pop(0)))
+            return SimpleNamespace(cost=SimpleNamespace(online_seconds=left.pop(0) - 0.5, preprocess_seconds=0.5))
 
     monkeypatch.setattr(recipe, "rows_at_a_time", lambda manifest: 2)
-    monkeypatch.setattr(recipe, "free_memory", lambda device: 1000)
     monkeypatch.setattr(recipe.time, "monotonic", lambda: now[0])
     secure = SimpleNamespace(
         manifest=SimpleNamespace(max_length=8, batch=quota),
@@ -61,7 +60,7 @@ def test_a_measurement_is_a_median_after_a_warm_up(seconds, waits, expected, quo
     # A routed batch is measured whole, an encoder alone by a piece.
     rows = quota or 2
     assert recipe._seconds(secure, 6) == 6 / rows * expected and not left
-    assert asked == [{"batch_size": rows, "memory": 900}] and shapes == [(rows, 8)] * len(seconds)
+    assert asked == [{"batch_size": rows}] and shapes == [(rows, 8)] * len(seconds)
 
 
 def test_bytes_are_those_of_the_plan_and_bounds_make_no_other_shape(made, tmp_path, monkeypatch):
