@@ -151,7 +151,7 @@ def test_what_crypten_imports_is_declared():
 
 def test_what_the_package_imports_is_declared():
     imported = {name.split(".")[0] for module in MODULES for name in imported_names(ROOT / module)}
-    installed_by_hand, optional = {"crypten"}, {"datasets", "evaluate", "matplotlib", "peft", "triton"}
+    installed_by_hand, optional = {"crypten"}, {"datasets", "evaluate", "matplotlib", "numba", "peft", "triton"}
     assert distributions(imported - {"hf_securerouter"} - installed_by_hand - optional) <= DECLARED
 
 

@@ -9,7 +9,8 @@ stand side by side along the inner dimension, so one product sums all pairs of o
 
     [x_0 x_1 ... x_s] [y_s ... y_1 y_0]' = sum over i + j = s of x_i y_j.
 
-The faster product depends on the device and the shape: it is timed once per process and kind of shape.
+On a CPU few rows have one more product, if numba is installed; see `few_rows.py`. Which product is the fastest depends
+on the device and the shape: it is timed once per process and kind of shape.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from . import few_rows
 from .device import finish
 
 
@@ -56,9 +58,11 @@ def fastest(left: Tensor, right: Tensor, bits: int) -> Product:
     """The fastest product for operands of this kind on their device, timed at the first call of each kind."""
     products: tuple[Product, ...] = (float_matmul, int8_matmul)
     if left.device.type == "cpu":
-        products = (word_matmul, float_matmul)
+        few = few_rows.is_for(left, right)
+        products = (word_matmul, float_matmul, few_rows.few_rows_matmul)[: 2 + few]
         left, right = (part[(0,) * (part.dim() - 2)][:_TIMED_SIZE, :_TIMED_SIZE] for part in (left, right))
-    kind = _kind(left, right, bits)
+        right = right.contiguous() if few else right  # as the whole matrix is
+    kind = (len(products), *_kind(left, right, bits))
     if kind not in _chosen:
         _chosen[kind] = min(products, key=lambda product: _seconds(product, left, right, bits))
     return _chosen[kind]

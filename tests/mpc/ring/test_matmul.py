@@ -6,7 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hf_securerouter.mpc.ring import few_rows
 from hf_securerouter.mpc.ring import matmul as module
+from hf_securerouter.mpc.ring.few_rows import few_rows_matmul
 from hf_securerouter.mpc.ring.matmul import fastest, float_matmul, int8_matmul, ring_matmul, word_matmul
 from hf_securerouter.mpc.ring.randomness import Csprng
 from hf_securerouter.mpc.ring.words import reduce
@@ -28,7 +30,8 @@ def small_blocks(left, right, bits):
         return float_matmul(left, right, bits)
 
 
-BOTH = pytest.mark.parametrize("product", [float_matmul, device_digits, small_blocks, int8_matmul])
+DIGITS = pytest.mark.parametrize("product", [float_matmul, device_digits, small_blocks, int8_matmul])
+ALL = pytest.mark.parametrize("product", [float_matmul, device_digits, small_blocks, int8_matmul, few_rows_matmul])
 EDGES = [-(2**63), 2**63 - 1, -1, 0, 1, 2**31, -(2**31), 0x8080808080808080 - 2**64, 0x7F7F7F7F7F7F7F7F]
 
 
@@ -39,7 +42,7 @@ def words(shape, random):
     return torch.tensor(values, dtype=torch.int64).view(shape)
 
 
-@BOTH
+@ALL
 @given(
     st.integers(1, 64),
     st.lists(st.integers(1, 3), max_size=2),
@@ -48,7 +51,7 @@ def words(shape, random):
     st.randoms(use_true_random=False),
 )
 @settings(max_examples=120, deadline=None)
-def test_digits_make_the_product(product, bits, batch, sizes, batched, random):
+def test_it_is_the_product(product, bits, batch, sizes, batched, random):
     rows, inner, columns = sizes
     left = words((*(batch if batched != "right" else ()), rows, inner), random)
     right = words((*(batch if batched != "left" else ()), inner, columns), random)
@@ -57,14 +60,14 @@ def test_digits_make_the_product(product, bits, batch, sizes, batched, random):
     assert torch.equal(reduce(found, bits), reduce(left @ right, bits))
 
 
-@BOTH
+@ALL
 @each("bits", range(1, 65))
 def test_every_ring(product, bits):
     left, right = (Csprng(bytes(32), name).ring((6, 70), 64) for name in (b"left", b"right"))
     assert torch.equal(reduce(product(left, right.mT, bits), bits), reduce(left @ right.mT, bits))
 
 
-@BOTH
+@DIGITS
 @each("bits", [8, 22, 27, 46, 48, 54, 64])
 @each("near", [-1, 0])
 def test_the_largest_sums_are_exact(product, bits, near):
@@ -122,6 +125,30 @@ def test_a_cpu_takes_what_is_faster(monkeypatch, product, sizes):
     assert len(made) == 2 * (product is module.float_matmul)
     small = (sizes[0][-2], module._TIMED_SIZE), (module._TIMED_SIZE, sizes[1][-1])
     assert asked == [(module.word_matmul, *small, 53), (module.float_matmul, *small, 53)]
+
+
+@pytest.mark.parametrize("numba", [True, False])
+@pytest.mark.parametrize(
+    ("rows", "batch", "moved", "tried"),
+    [(8, (), False, True), (17, (), False, False), (8, (), True, False), (1, (8,), False, True)],
+)
+def test_few_rows_have_one_product_more(monkeypatch, numba, rows, batch, moved, tried):
+    asked = []
+
+    def seconds(product, left, right, bits):
+        asked.append((product, right.is_contiguous()))
+        return 0.0 if product is few_rows_matmul else 1.0
+
+    monkeypatch.setattr(module, "_seconds", seconds)
+    monkeypatch.setattr(module, "_chosen", {})
+    monkeypatch.setattr(few_rows, "_has_numba", lambda: numba)
+    left = Csprng(bytes(32), b"left").ring((*batch, rows, 300), 64)
+    right = Csprng(bytes(32), b"right").ring((*batch, 300, 512), 64)
+    right = right.mT.contiguous().mT if moved else right
+    assert torch.equal(ring_matmul(left, right, 64), left @ right)
+    tried = tried and numba
+    products = [word_matmul, float_matmul, few_rows_matmul][: 2 + tried]
+    assert [product for product, _ in asked] == products and (asked[0][1] or not tried)
 
 
 def test_the_choice_is_made_once_a_shape(monkeypatch):
