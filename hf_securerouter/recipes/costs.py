@@ -215,12 +215,11 @@ def _seconds(secure: SecureModel, batch: int) -> float:
     countdown, seconds = Countdown(1 + RUNS, "batches"), list[float]()
     with secure.local_session(batch_size=rows) as session:
         started = time.monotonic()
-        while not seconds or (len(seconds) <= RUNS and time.monotonic() - started < ENOUGH):
+        while len(seconds) < 2 or (len(seconds) <= RUNS and time.monotonic() - started < ENOUGH):
             countdown(len(seconds))
             cost = session({"input_ids": inputs}).cost
             seconds.append(cost.online_seconds + cost.preprocess_seconds)
-    # The first one warms up both parties and the dealer, which shows in a short one.
-    return batch / rows * statistics.median(seconds[1:] or seconds)
+    return batch / rows * statistics.median(seconds[1:])  # the first one warms up both parties and the dealer
 
 
 def _exact(secure: SecureModel, batch: int) -> dict[str, int]:
