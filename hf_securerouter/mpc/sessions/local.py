@@ -39,6 +39,7 @@ __all__ = ["LocalSession", "SecureResult", "SessionError"]
 
 ROLE_PROGRAM = ("-m", "hf_securerouter.mpc.sessions.role_process")
 
+_LOSSES = ("LinkError", "SupplyError", "ChannelError")  # what a role reports when it has lost another
 _RELAY = "relay"  # reports the end of the relay among the roles' events; no role has this name
 
 
@@ -208,13 +209,22 @@ class LocalSession(Session):
         except ForkError as error:
             return SessionError(f"{role} has ended, and so has the session: {error}")
 
+    def _reason(self, role: str, reported: str) -> tuple[str, str]:
+        """The first reported error that is not about the loss of another role, and who reported it."""
+        found = [(role, reported)]
+        while not self._events.empty():
+            other, event = self._events.get()
+            if not isinstance(event, ChannelError) and "error" in event[0]:
+                found.append((other, event[0]["error"]))
+        return next((one for one in found if not one[1].startswith(_LOSSES)), found[0])
+
     def _ending(self, role: str, event: Any) -> SessionError:
         if not isinstance(event, ChannelError):
             # When one role dies the others fail too, and their errors may arrive first.
             time.sleep(0.5)
             killed = [name for name, other in self._roles.items() if (other.process.poll() or 0) < 0]
             if not killed:
-                reported = event[0].get("error", "unexpected answer")
+                role, reported = self._reason(role, event[0].get("error", "unexpected answer"))
                 return SessionError(f"{role} failed and the session is over: {reported}")
             role = killed[0]
         try:

@@ -13,6 +13,7 @@ from hf_securerouter.errors import SecureRouterValueError, SecureRouterWarning
 from hf_securerouter.mpc import deployment
 from hf_securerouter.mpc.conversion.clear_model import ClearModel
 from hf_securerouter.mpc.convert import to_mpc
+from hf_securerouter.mpc.net.channel import ChannelError
 from hf_securerouter.mpc.secure_model import SecureModel
 from hf_securerouter.mpc.sessions.local import LocalSession, SessionError
 from hf_securerouter.mpc.sessions.verification import VerificationError, agree, refuse_other_answers, tolerance
@@ -134,6 +135,31 @@ def test_debugging_names_the_layer_and_the_value(secure, place, narrow, named):
     with SecureModel(replace(secure.converted, manifest=manifest)).local_session(timeout=60, debug=True) as session:
         with pytest.raises(SessionError, match=named):
             session(INPUTS)
+
+
+LOST = {"error": "SupplyError: party0 is gone."}
+BOUND = {"error": "BoundError: a value exceeds its bound."}
+
+
+@pytest.mark.parametrize(
+    ("events", "named"),
+    [
+        ([("dealer", LOST), ("party0", BOUND)], "party0 failed .* exceeds its bound"),
+        (
+            [("dealer", LOST), ("party0", None), ("party1", {"kind": "result"}), ("party1", BOUND)],
+            "party1 failed .* exceeds",
+        ),
+        ([("party0", BOUND), ("party1", {"error": "another"})], "party0 failed .* exceeds"),
+        ([("dealer", LOST), ("party1", LOST)], "dealer failed .* is gone"),
+    ],
+)
+def test_the_reason_of_a_failure_is_told_and_not_the_loss_of_a_role(secure, events, named):
+    session = secure.local_session()  # not started
+    first, *later = [(role, ChannelError("closed") if header is None else (header, {})) for role, header in events]
+    for event in later:
+        session._events.put(event)
+    with pytest.raises(SessionError, match=named):
+        raise session._failure(*first)
 
 
 def test_debugging_is_for_local_sessions_of_the_masked_protocol(secure):
