@@ -23,7 +23,11 @@ _REPORTED = (
     "omegaconf",
     "onnx",
 )
-_OPTIONAL = {"datasets": "train", "evaluate": "train"}
+_OPTIONAL = {  # the extra that has it, and what it is for
+    "datasets": ("train", "the training scripts"),
+    "evaluate": ("train", "the training scripts"),
+    "numba": ("fast", "faster products of a few rows"),
+}
 
 
 def env(json: JsonOption = False) -> None:
@@ -59,8 +63,8 @@ def environment() -> dict[str, Any]:
         if versions[name] is None
     ]
     missing += [
-        {"name": name, "needed_for": "the training scripts", "install": f"pip install 'hf_securerouter[{extra}]'"}
-        for name, extra in _OPTIONAL.items()
+        {"name": name, "needed_for": what, "install": f"pip install 'hf_securerouter[{extra}]'"}
+        for name, (extra, what) in _OPTIONAL.items()
         if versions[name] is None
     ]
     if crypten["state"] != "ready":

@@ -3,6 +3,7 @@
 
 import json
 
+import pytest
 import torch
 
 from tests.support.commands import run
@@ -45,13 +46,14 @@ class TestEnv:
         crypten = json.loads(run("env", "--json").stdout)["crypten"]
         assert crypten["state"] == "broken" and crypten["error"] == "`onnx` is missing"
 
-    def test_missing_training_extra_is_reported(self, monkeypatch):
+    @pytest.mark.parametrize(("name", "extra"), [("datasets", "train"), ("numba", "fast")])
+    def test_a_missing_extra_is_reported(self, monkeypatch, name, extra):
         from hf_securerouter.cli import env as env_module
 
         version = env_module._version
-        monkeypatch.setattr(env_module, "_version", lambda name: None if name == "datasets" else version(name))
+        monkeypatch.setattr(env_module, "_version", lambda one: None if one == name else version(one))
         (item,) = json.loads(run("env", "--json").stdout)["missing"]
-        assert item["name"] == "datasets" and "hf_securerouter[train]" in item["install"]
+        assert item["name"] == name and f"hf_securerouter[{extra}]" in item["install"]
 
     def test_table_for_people(self):
         done = run("env")
