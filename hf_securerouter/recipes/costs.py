@@ -50,7 +50,7 @@ def measure_costs(
     """
     Seconds and bytes of a query by each expert alone, and behind the router.
 
-    Everything is measured on batches of `quota_batch_size`, since a larger batch waits for the dealer more often. The
+    A routed batch has `quota_batch_size` queries. An expert alone has as many, in pieces: one is timed. The
     router's part is what is left of a routed batch when the experts' parts are subtracted: its encoder, unless it
     shares an expert's, its head, the shuffle, the ranking and the way back.
 

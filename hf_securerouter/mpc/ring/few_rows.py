@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from importlib.util import find_spec
 
 import numpy as np
 import torch
@@ -37,7 +36,11 @@ def few_rows_matmul(left: Tensor, right: Tensor, bits: int) -> Tensor:
 
 @cache
 def _has_numba() -> bool:
-    return find_spec("numba") is not None
+    try:
+        import numba  # noqa: F401
+    except ImportError:  # not there, or for another version of numpy
+        return False
+    return True
 
 
 @cache

@@ -1,6 +1,8 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
 """Products of ring words by digits against those of int64."""
 
+import sys
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -149,6 +151,11 @@ def test_few_rows_have_one_product_more(monkeypatch, numba, rows, batch, moved, 
     tried = tried and numba
     products = [word_matmul, float_matmul, few_rows_matmul][: 2 + tried]
     assert [product for product, _ in asked] == products and (asked[0][1] or not tried)
+
+
+def test_a_numba_that_cannot_be_imported_counts_as_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "numba", None)
+    assert not few_rows._has_numba.__wrapped__()
 
 
 def test_the_choice_is_made_once_a_shape(monkeypatch):
