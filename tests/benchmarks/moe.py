@@ -3,17 +3,22 @@
 
 python tests/benchmarks/moe.py --seconds runs.json      # runs what fits into this machine's memory, 8 tokens each
 python tests/benchmarks/moe.py --figure docs/moe.svg --seconds runs.json    # and plans the rest; some minutes
+python tests/benchmarks/moe.py --seconds pairs.json --layers 2 --rounds 5   # one sparse layer: 128 experts fit
 
 Runs that `runs.json` has already are not repeated, so that a stopped benchmark goes on.
 """
 
 import argparse
 import json
+import statistics
 import subprocess
+import tempfile
 from pathlib import Path
 
+from transformers import AutoModelForSequenceClassification
+
 from hf_securerouter.files import write_text
-from hf_securerouter.mpc.profiled_models import ARCHITECTURES
+from hf_securerouter.mpc.profiled_models import ARCHITECTURES, config_of
 from hf_securerouter.mpc.profiler import planned
 
 
@@ -25,6 +30,8 @@ _KINDS = {"online": "with the query", "preprocess": "prepared by the servers", "
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description="Cost of mixtures of experts.")
     parser.add_argument("--seconds", type=Path, help="JSON file of measured runs, which is made or completed")
+    parser.add_argument("--rounds", type=int, default=1, help="sessions of each model")
+    parser.add_argument("--layers", type=int, help="run models of so many layers, with sparse ones as often as before")
     parser.add_argument("--figure", type=Path, help="file of the figure, such as docs/moe.svg")
     return parser.parse_args(argv)
 
@@ -50,40 +57,66 @@ def table(reports):
     return "\n".join(lines)
 
 
-def measured(path):
-    """Seconds of each model that fits into memory, by name; those that do not are left out with a line."""
+def shortened(name, layers, folder):
+    """A model of a known name with fewer layers, in a folder."""
+    config = config_of(name, 8)
+    config.num_hidden_layers = layers
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
+    return str(folder)
+
+
+def measured(path, layers, rounds):
+    """The runs of each model that fits into memory, by name; those that do not are left out with a line.
+
+    Every round runs each model once, so that a machine that is slower for a while is so for all of them.
+    """
     runs = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    for name in NAMES:
-        if name in runs:
-            continue
-        # In a process of its own, which leaves no memory behind.
-        command = ("securerouter", "profile", "--architecture", name, "--seq-length", "8", "--json")
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            print(f"{name} did not run: {done.stderr.splitlines()[-1]}")
-            continue
-        report = json.loads(done.stdout)
-        kept = ("online_seconds", "preprocess_seconds", "dealer_seconds", "peak_rss_bytes", "max_abs_logit_error")
-        runs[name] = {field: report[field] for field in kept} | {"way": report["choices"]["moe_dispatch"]}
-        print(json.dumps({name: runs[name]}), flush=True)
-        write_text(json.dumps(runs, indent=1), path)
+    for done in range(rounds):
+        for name in NAMES:
+            if len(runs.get(name, [])) > done:
+                continue
+            run = measure(name, layers)
+            if run is not None:
+                runs.setdefault(name, []).append(run)
+                print(json.dumps({name: run}), flush=True)
+                write_text(json.dumps(runs, indent=1), path)
     return runs
 
 
-def seconds_table(reports, runs):
-    """One line a model that ran: its seconds, and how many times those of the smallest of its shape."""
-    lines = ["| | parameters | online | times 8 experts | prepared before | at the dealer | memory of a server |"]
+def measure(name, layers):
+    """One session's medians, in a process of its own, which leaves no memory behind; None without the memory."""
+    with tempfile.TemporaryDirectory() as folder:
+        model = shortened(name, layers, folder) if layers else name
+        command = ("securerouter", "profile", "--architecture", model, "--seq-length", "8", "--json")
+        done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        print(f"{name} did not run: {done.stderr.splitlines()[-1]}")
+        return None
+    report = json.loads(done.stdout)
+    kept = ("online_seconds", "preprocess_seconds", "dealer_seconds", "peak_rss_bytes", "max_abs_logit_error")
+    return {field: report[field] for field in kept} | {"way": report["choices"]["moe_dispatch"]}
+
+
+def median(runs, field):
+    """Of the sessions of one model."""
+    return statistics.median(run[field] for run in runs)
+
+
+def seconds_table(runs):
+    """One line a model that ran: the median of its sessions, and how many times that of the smallest of its shape."""
+    lines = ["| | online | least and most | times 8 experts | prepared before | at the dealer | memory of a server |"]
     lines.append("|---|---|---|---|---|---|---|")
-    for name, run in runs.items():
-        least = runs[name.rpartition("-")[0] + "-8"]["online_seconds"]
+    for name, own in runs.items():
+        smallest = median(runs[name.rpartition("-")[0] + "-8"], "online_seconds")
+        online = sorted(run["online_seconds"] for run in own)
         cells = [
             f"`{name}`",
-            f"{reports[name]['parameters'] / 1e6:.0f} M",
-            f"{run['online_seconds']:.2f} s",
-            f"{run['online_seconds'] / least:.1f}",
-            f"{run['preprocess_seconds']:.2f} s",
-            f"{run['dealer_seconds']:.2f} s",
-            f"{run['peak_rss_bytes']['party0'] / 1e9:.1f} GB",
+            f"{median(own, 'online_seconds'):.2f} s",
+            f"{online[0]:.2f} to {online[-1]:.2f} s",
+            f"{median(own, 'online_seconds') / smallest:.1f}",
+            f"{median(own, 'preprocess_seconds'):.2f} s",
+            f"{median(own, 'dealer_seconds'):.2f} s",
+            f"{own[0]['peak_rss_bytes']['party0'] / 1e9:.1f} GB",
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -112,7 +145,7 @@ def draw(reports, runs, path):
     ran = [name for name in runs if name.startswith("moe-small-")]
     places = [reports[8][name]["parameters"] / 1e6 for name in ran]
     for kind, marker in (("online", "o"), ("preprocess", "s"), ("dealer", "^")):
-        taken = [runs[name][f"{kind}_seconds"] for name in ran]
+        taken = [median(runs[name], f"{kind}_seconds") for name in ran]
         right.plot(places, taken, marker=marker, color="0.3", label=_KINDS[kind])
     right.set(xlabel="million parameters", ylabel="seconds, 8 tokens", ylim=(0, None), xlim=(0, None))
     right.legend(frameon=False)
@@ -123,12 +156,15 @@ def draw(reports, runs, path):
 
 def main(argv=None):
     args = parse_args(argv)
-    runs = measured(args.seconds) if args.seconds else {}
+    runs = measured(args.seconds, args.layers, args.rounds) if args.seconds else {}
+    if args.layers:
+        print(f"\nMeasured, {args.layers} layers, one text of 8 tokens:\n\n{seconds_table(runs)}")
+        return
     reports = {length: {name: planned(name, length) for name in NAMES} for length in (8, 128)}
     for length, models in reports.items():
         print(f"\nOne text of {length} tokens:\n\n{table(models)}")
     if runs:
-        print(f"\nMeasured, one text of 8 tokens:\n\n{seconds_table(reports[8], runs)}")
+        print(f"\nMeasured, one text of 8 tokens:\n\n{seconds_table(runs)}")
     if args.figure:
         draw(reports, runs, args.figure)
 

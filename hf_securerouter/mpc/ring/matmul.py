@@ -32,6 +32,7 @@ _TIMED_RUNS = 3
 # On a CPU: products of fewer pairs of words use int64 directly, timing uses matrices of at most this size, and digits
 # are made in blocks of so many bytes (but no fewer columns), which are multiplied while in the CPU's cache.
 _FEW_PAIRS, _TIMED_SIZE, _BLOCK_BYTES, _NARROWEST = 1 << 20, 256, 8 << 20, 128
+_TIMED_FOR_FEW = 512  # of few rows: smaller matrices stay in the cache, where the products are equally fast
 
 Product = Callable[[Tensor, Tensor, int], Tensor]
 _chosen: dict[tuple, Product] = {}
@@ -60,7 +61,8 @@ def fastest(left: Tensor, right: Tensor, bits: int) -> Product:
     if left.device.type == "cpu":
         few = few_rows.is_for(left, right)
         products = (word_matmul, float_matmul, few_rows.few_rows_matmul)[: 2 + few]
-        left, right = (part[(0,) * (part.dim() - 2)][:_TIMED_SIZE, :_TIMED_SIZE] for part in (left, right))
+        size = _TIMED_FOR_FEW if few else _TIMED_SIZE
+        left, right = (part[(0,) * (part.dim() - 2)][:size, :size] for part in (left, right))
         right = right.contiguous() if few else right  # as the whole matrix is
     kind = (len(products), *_kind(left, right, bits))
     if kind not in _chosen:
