@@ -340,27 +340,28 @@ def test_the_reference_is_current():
     assert module.PAGE.read_text(encoding="utf-8") == module.render(), "run `python docs/make_reference.py`"
 
 
-POOLS = {"exact": ".", "co-trained": "cotrained", "lower": "lower"}
+POOLS = {"half": "base", "quarter": "base/lower"}
+SMALL_POOLS = {"exact": ".", "co-trained": "cotrained", "lower": "lower"}
 
 
-def result_lines() -> list[str]:
-    """The table of model_cards/README.md, from the files of results."""
+def result_lines(pools: dict[str, str]) -> list[str]:
+    """A table of model_cards/README.md, from the files of results of these pools."""
     cards = ROOT / "model_cards"
-    found = {pool: json.loads((cards / folder / "results.json").read_text()) for pool, folder in POOLS.items()}
+    found = {pool: json.loads((cards / folder / "results.json").read_text()) for pool, folder in pools.items()}
     rows = {pool: {row["task"]: row for row in results["tasks"]} for pool, results in found.items()}
 
     def cell(task, show):
-        return " / ".join(show(rows[pool][task]) if task in rows[pool] else "–" for pool in POOLS)
+        return " / ".join(show(rows[pool][task]) if task in rows[pool] else "–" for pool in pools)
 
     def lost(row):
         spread = f" ± {row['spread']['lost']:.2f}" if "spread" in row else ""
         return f"{row['largest_score'] - row['routed_score']:.2f}{spread}"
 
     lines = []
-    for task in sorted(rows["exact"]):
+    for task in sorted({task for own in rows.values() for task in own}):
         links = [
             f"[{pool}]({(Path(folder) / task).as_posix()}/README.md)" if task in rows[pool] else "–"
-            for pool, folder in POOLS.items()
+            for pool, folder in pools.items()
         ]
         cells = [cell(task, lambda row: f"{row['largest_score']:.2f}"), cell(task, lost)]
         cells += [
@@ -370,6 +371,8 @@ def result_lines() -> list[str]:
     return lines
 
 
-def test_the_table_of_results_is_that_of_the_files():
-    table = [line for line in text_of("model_cards/README.md").splitlines() if line.startswith("| ")]
-    assert table[1:] == result_lines()
+def test_the_tables_of_results_are_those_of_the_files():
+    lines = [line for line in text_of("model_cards/README.md").splitlines() if line.startswith("| ")]
+    heads = [index for index, line in enumerate(lines) if line.startswith("| task ")]
+    tables = [lines[start + 1 : end] for start, end in zip(heads, [*heads[1:], None], strict=True)]
+    assert tables == [result_lines(POOLS), result_lines(SMALL_POOLS)]
