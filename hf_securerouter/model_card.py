@@ -352,13 +352,18 @@ def _measured_table(report: dict[str, Any] | None) -> str:
     measured = (report or {}).get("measured")
     if not measured:
         return ""
+    # Before seconds were counted so, they were those with the input alone.
+    counted = "with the input and before it" if measured.get("counted") else "with the input"
     rows = [
         [
             unit,
             *(f"{scale * measured[name][side]:,.4g}" for side in ("routed", "largest")),
             f"{measured[name]['relative']:.3f}",
         ]
-        for unit, name, scale in (("seconds of the servers", "seconds", 1), ("MB between them", "bytes", 1e-6))
+        for unit, name, scale in (
+            (f"seconds of the servers, {counted}", "seconds", 1),
+            ("MB between them", "bytes", 1e-6),
+        )
     ]
     return _table(["", "routed", "largest expert alone", "ratio"], rows)
 

@@ -375,13 +375,15 @@ def test_report_stands_in_the_card(model):
     card = generate_model_card(model, SecureRouterModelCardData(securerouter={"report": report}))
     assert "one batch of 32 inputs of 128 tokens" in card
     assert "experts.1 layer 0 inner comes nearest to its bound on shares, with 0.6 bits to spare" in card
-    assert "| seconds of the servers | 17 | 36 | 0.472 |" in card
+    assert "| seconds of the servers, with the input | 17 | 36 | 0.472 |" in card
     assert "| MB between them | 850 | 1,764 | 0.482 |" in card
     assert "The first 224 validation inputs" in card and "223 labels equal those of the clear model" in card
     assert "differ by at most 0.0041; accuracy 0.8400 (0.8356 in clear), f1 0.8512 (0.8500 in clear)." in card
+    report["measured"]["counted"] = "online and prepared"
     report["encrypted"] |= {"sure": 222, "sure_labels_equal": 222, "seconds": 1.25, "preprocess_seconds": 0.5}
     report["encrypted"] |= {"bytes": 12.5e6, "dealer_bytes": 250e6}
     card = generate_model_card(model, SecureRouterModelCardData(securerouter={"report": report}))
+    assert "| seconds of the servers, with the input and before it | 17 | 36 | 0.472 |" in card
     assert "of the clear model (222 of 222 whose clear logits differ by more than 0.05), logits" in card
     assert "in clear). A query took 1.25 seconds with its input and 0.5 before it, 12.5 MB between the servers" in card
     report["encrypted"] |= {"labels_equal": None, "served_elsewhere": 2}

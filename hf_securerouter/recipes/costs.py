@@ -141,14 +141,15 @@ def measure_routed(
         quotas (K integers): Queries of a batch that each expert serves.
 
     Returns:
-        `dict`: `batch`, `length` in tokens, `bounds`, the summary of what samples reach in every layer (see
-        `mpc.conversion.ranges.summary`), and for each unit `routed`, `largest` and their ratio `relative`.
+        `dict`: `batch`, `length` in tokens, `counted`, which seconds are (older files lack it: those with the input
+        alone), `bounds`, the summary of what samples reach in every layer (see `mpc.conversion.ranges.summary`), and
+        for each unit `routed`, `largest` and their ratio `relative`.
     """
     batch, length = sum(quotas), _length(args, [largest, *pool.experts])
     secure = pool.to_mpc(routing_privacy="quota", quotas=list(quotas), max_length=length)
     routed = _measured(args, secure, batch, f"the routed pool, quotas {'/'.join(map(str, quotas))}", (1, 2))
     alone = _alone(args, largest, length, batch, "the largest expert", (2, 2))
-    return {"batch": batch, "length": length, "bounds": summary(secure.ranges)} | {
+    return {"batch": batch, "length": length, "counted": COUNTED, "bounds": summary(secure.ranges)} | {
         unit: {"routed": routed[unit], "largest": alone[unit], "relative": routed[unit] / alone[unit]}
         for unit in UNITS
     }

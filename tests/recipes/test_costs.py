@@ -118,7 +118,8 @@ def test_runs_of_equal_shapes_share_what_was_measured(made, tmp_path, monkeypatc
     found = recipe.measure_costs(first, experts, [None, None], experts[1], lambda costs: pool)
     routed = recipe.measure_routed(first, experts[1], pool, [6, 2])
     # The larger expert has been measured alone already.
-    assert len(asked) == 4 and routed["seconds"] == {"routed": 10.0, "largest": 32.0, "relative": 10 / 32}
+    assert len(asked) == 4 and routed["counted"] == "online and prepared"
+    assert routed["seconds"] == {"routed": 10.0, "largest": 32.0, "relative": 10 / 32}
     assert recipe.measure_costs(second, experts, [None, None], experts[1], lambda costs: pool) == found
     assert recipe.measure_routed(second, experts[1], pool, [6, 2]) == routed and len(asked) == 4
     # Nor does the number of labels make another shape.
