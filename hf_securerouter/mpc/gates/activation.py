@@ -173,10 +173,13 @@ class Activation(Gate):
         deal_thermometer(dealing, lift.mask >> (self.scale - _STEP_BITS), self.positions)
         inside, right = (dealing.mask(self.shape, 1).to(torch.int64) for _ in range(2))
         width = self.width + self.drop
-        angle = lift.mask & ((1 << (self.scale + shape.period_bits)) - 1)
-        words = dealing.constant(_hidden_tables(self.function, self.scale))[:, angle]
-        dealing.give(words * (1 - inside), width)
-        dealing.give(words * inside, width)
+        angle = (lift.mask & ((1 << (self.scale + shape.period_bits)) - 1)).view(-1)
+        where = inside - 1, -inside  # all ones where the mask bit is 0, and where it is 1
+        for table in dealing.constant(_hidden_tables(self.function, self.scale)):
+            # One harmonic's words after another: all of them together would be gigabytes.
+            words = table.index_select(0, angle).view(self.shape)
+            for mask in where:
+                dealing.give(words & mask, width)
         dealing.give(inside, width)
         dealing.give(right, self.width)
         if shape.slope:
@@ -209,19 +212,16 @@ class Activation(Gate):
         inside_flip, right_flip = yield from open_bits(party, randomness, [inside, right])
 
         width = self.width + self.drop
-        words = (2 * shape.harmonics, *self.shape)
-        if_clear, if_set = randomness.word(words, width), randomness.word(words, width)
-        hidden = randomness.word(self.shape, width)
         flip = spread(inside_flip)
         # flip = inside xor mask bit, so inside = 1 - bit where the flip is 1 (first words), and bit where it is 0.
-        factors = party.constant(_public_tables(self.function, self.scale))
         angle = (opened - (1 << (self.bits - 2))) & ((1 << (self.scale + shape.period_bits)) - 1)
-        constant = round(shape.constant * 2.0 ** (_WORD_SCALE + _PUBLIC_SCALE))
+        total, angle = torch.zeros_like(angle), angle.view(-1)
+        for table in party.constant(_public_tables(self.function, self.scale)):
+            if_clear, if_set = randomness.word(self.shape, width), randomness.word(self.shape, width)
+            total.addcmul_(choose(flip, if_clear, if_set), table.index_select(0, angle).view(self.shape))
+        hidden = randomness.word(self.shape, width)
         is_inside = choose(flip, (1 if party.rank == 0 else 0) - hidden, hidden)
-        total, flat = is_inside * constant, angle.view(-1)
-        for row in range(words[0]):
-            factor = factors[row].index_select(0, flat).view(self.shape)
-            total.addcmul_(choose(flip, if_clear[row], if_set[row]), factor)
+        total.add_(is_inside, alpha=round(shape.constant * 2.0 ** (_WORD_SCALE + _PUBLIC_SCALE)))
         curved = party.secret(total, width, _WORD_SCALE + _PUBLIC_SCALE, x.bound).truncate(self.result_scale)
 
         # Straight parts: right * (slope * x + height) - left * height, left = 1 - inside - right.
