@@ -181,6 +181,15 @@ def test_values_on_both_sides_of_a_windows_end_are_read_from_a_table_that_holds_
     assert float(((found - 1 / x).abs() - 4 * 2.0**-16).max() * 16) < ERROR["reciprocal"]
 
 
+def test_a_reciprocal_keeps_its_error_under_every_mask():
+    """Above a window's end the lower table is read under few masks, and its lowest bins are the least exact."""
+    x = rounded(torch.tensor([8.45, 8.4938, 8.52], dtype=torch.float64), 14)[:, None].expand(3, 3000)
+    gate = RowFunction("reciprocal", (3, 3000), 14, -6, 10, 32)
+    share = Input.real(x, gate.bits, 14, 10)
+    found = run(lambda party: gate.run(party, share(party))).values
+    assert float(((found - 1 / x).abs() * x).max()) < ERROR["reciprocal"]
+
+
 def test_row_functions_over_leading_dimensions():
     x = row_inputs(14, -6, 9)[:60].view(3, 4, 5)
     gate = RowFunction("reciprocal", (3, 4, 5), 14, -6, 9, 16)
