@@ -56,8 +56,8 @@ def _coefficients(function: str, first: int, unit: float) -> Tensor:
     nodes = np.cos(np.pi * (np.arange(12) + 0.5) / 12)
     centres = np.maximum(np.arange(_BINS), first)
     values = _FUNCTIONS[function]((centres[:, None] + np.maximum(nodes, -0.5 * first)) * unit)
-    # The ratio of quadratic and function is fitted to 1: near 0 the function falls within a bin, and the relative error
-    # of the fit to the function itself is an eighth larger.
+    # The ratio of quadratic and function is fitted to 1: in the lowest bins the function falls within a bin, and the
+    # relative error of a fit to the function itself is 7 % larger.
     powers = np.polynomial.polynomial.polyvander(nodes, _DEGREE)
     rows = np.stack([np.linalg.lstsq(powers / row[:, None], np.ones(12), rcond=None)[0] for row in values], axis=1)
     shift = (np.arange(_BINS)[:, None] - np.arange(_BINS)[None, :]) % _BINS
