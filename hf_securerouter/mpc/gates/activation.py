@@ -176,7 +176,7 @@ class Activation(Gate):
         angle = (lift.mask & ((1 << (self.scale + shape.period_bits)) - 1)).view(-1)
         where = inside - 1, -inside  # all ones where the mask bit is 0, and where it is 1
         for table in dealing.constant(_hidden_tables(self.function, self.scale)):
-            # One harmonic's words after another: all of them together would be gigabytes.
+            # One harmonic's words after another: all of them together take a dozen times the memory.
             words = table.index_select(0, angle).view(self.shape)
             for mask in where:
                 dealing.give(words & mask, width)

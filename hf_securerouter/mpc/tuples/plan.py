@@ -27,7 +27,9 @@ from ..ring.words import checked_width, packed_size
 from .shapes import MetaShapes
 
 
-FORMAT = "1"  # version of plan, tuples and messages: parties and dealer must agree
+# Version of plan, tuples, messages and public tables: parties and dealer must agree. Raise it with the order of a
+# gate's words or with a table, which no field of a gate shows: roles of different versions then refuse each other.
+FORMAT = "2"
 
 
 @dataclass(frozen=True)

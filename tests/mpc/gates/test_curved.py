@@ -181,7 +181,7 @@ def test_values_on_both_sides_of_a_windows_end_are_read_from_a_table_that_holds_
     assert float(((found - 1 / x).abs() - 4 * 2.0**-16).max() * 16) < ERROR["reciprocal"]
 
 
-def test_a_reciprocal_keeps_its_error_under_every_mask():
+def test_a_reciprocal_keeps_its_error_under_rare_masks():
     """Above a window's end the lower table is read under few masks, and its lowest bins are the least exact."""
     x = rounded(torch.tensor([8.45, 8.4938, 8.52], dtype=torch.float64), 14)[:, None].expand(3, 3000)
     gate = RowFunction("reciprocal", (3, 3000), 14, -6, 10, 32)

@@ -13,6 +13,7 @@ from hf_securerouter.mpc.net.channel import Channel
 from hf_securerouter.mpc.net.link import LinkError
 from hf_securerouter.mpc.protocols.masked.evaluator import Evaluator
 from hf_securerouter.mpc.tuples import dealer_service as supply
+from hf_securerouter.mpc.tuples import plan as plan_module
 from hf_securerouter.mpc.tuples.deal import deal_set
 from hf_securerouter.mpc.tuples.dealer_client import DealerClient, SupplyError
 from hf_securerouter.mpc.tuples.dealer_service import DealerService
@@ -55,6 +56,12 @@ def live(monkeypatch):
     found = Live()
     yield found
     found.close()
+
+
+def test_roles_of_different_versions_have_different_plans(monkeypatch):
+    own = PLAN.digest
+    monkeypatch.setattr(plan_module, "FORMAT", "1")  # another order of a gate's words, or another public table
+    assert PLAN.digest != own
 
 
 def until(condition):
