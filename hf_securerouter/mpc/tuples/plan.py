@@ -27,8 +27,8 @@ from ..ring.words import checked_width, packed_size
 from .shapes import MetaShapes
 
 
-# Version of plan, tuples, messages and public tables: parties and dealer must agree. Raise it with the order of a
-# gate's words or with a table, which no field of a gate shows: roles of different versions then refuse each other.
+# Version of plan, messages and public tables: parties and dealer must agree. Raise it with anything that neither the
+# gates nor their draws show, such as a table: roles of different versions then refuse each other.
 FORMAT = "2"
 
 
@@ -62,7 +62,7 @@ class Plan:
     def digest(self) -> str:
         """Hex SHA-256 of everything that both parties and the dealer must agree on."""
         guard = ["guarded"] if self.guarded else []
-        text = "\n".join([FORMAT, self.cipher, *guard, *(repr(gate) for gate in self.gates)])
+        text = "\n".join([FORMAT, self.cipher, *guard, *map(repr, self.gates), *map(repr, self.draws)])
         return hashlib.sha256(text.encode()).hexdigest()
 
     def words(self, seed: bytes, index: int, device: str = "cpu") -> Csprng:
