@@ -138,13 +138,12 @@ def ask_servers(
         share_batches=share_batches,
         log=log,
     )
-    opened: list[Encrypted] = []
 
     @contextlib.contextmanager
     def answering() -> Iterator[Encrypted]:
         with loaded:
-            opened.append(Encrypted(loaded.config, loaded.session, verify, windows, abstain_below))
-            yield opened[0]
+            yield Encrypted(loaded.config, loaded.session, verify, windows, abstain_below)
 
-    report = label_file(str(loaded.folder), input_path, output_path, answering, True, on_error, windows, abstain_below)
-    return report | {"differing": opened[0].differing}
+    return label_file(
+        str(loaded.folder), input_path, output_path, answering, True, on_error, windows, abstain_below, verify
+    )

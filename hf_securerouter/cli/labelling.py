@@ -74,8 +74,10 @@ def label_file(
     on_error: OnError = OnError.STOP,
     windows: tuple[int, int] = (1, 0),
     abstain_below: float | None = None,
+    verify: float | None = None,
 ) -> dict[str, Any]:
-    """Label the lines of `input_path`, and return a report as JSON-able values.
+    """Label the lines of `input_path`, and return a report as JSON-able values. Its counts are those of the whole
+    output, with the lines that a stopped run had written.
 
     Args:
         made_with: The model's name or folder; a stopped run continues only with the same one.
@@ -86,6 +88,7 @@ def label_file(
         on_error: What to do about a line that cannot be answered.
         windows: Windows of a text, and the tokens that they share; a stopped run continues only with the same.
         abstain_below: The probability below which a label is withheld; the answers come with it.
+        verify: Share of the batches that are asked twice, and the answers tell: the report counts those that differ.
 
     Raises:
         SecureRouterValueError: A line is wrong (its number is named, its text is not repeated), or the output cannot
@@ -101,14 +104,15 @@ def label_file(
     if any("label" in (row.record or {}) for row in rows):
         log('The lines have a "label" already; the output holds the predicted one in its place.')
 
-    partial = _partial_path(output_path, input_path, made_with, encrypted, on_error, windows, abstain_below)
+    partial = _partial_path(output_path, input_path, made_with, encrypted, on_error, windows, abstain_below, verify)
     with (
         opened() as answering,
         _open_partial(partial) as file,
         tqdm(total=len(rows), unit="text") as bar,
     ):
         ends = _batch_ends(rows, answering.batch_size)
-        done, skipped, withheld = _drop_incomplete_batch(file, ends)
+        answered = _drop_incomplete_batch(file, ends)
+        done = len(answered)
         if done:
             log(f"Going on after {done} of {len(rows)} lines.")
             bar.update(done)
@@ -118,8 +122,7 @@ def label_file(
             answers = _answers(answering, batch, on_error)
             for row in batch:
                 file.write(as_line((row.record or {"line": row.number}) | answers[row.number]))
-            skipped += sum("error" in answer for answer in answers.values())
-            withheld += sum(_is_withheld(answer) for answer in answers.values())
+            answered += answers.values()
             file.flush()
             bar.update(len(batch))
         os.fsync(file.fileno())
@@ -128,13 +131,13 @@ def label_file(
         "input": str(input_path),
         "output": str(output_path),
         "lines": len(rows),
-        "skipped": skipped,
-        "abstained": withheld,
+        "skipped": sum(answer["logits"] is None for answer in answered),
+        "abstained": sum(answer["label"] is None and answer["logits"] is not None for answer in answered),
         "resumed_after": done,
         "protocol": answering.protocol,
         "routing_privacy": answering.routing_privacy,
         "cost": answering.cost,
-    }
+    } | ({} if verify is None else {"differing": sum(answer.get("verified") is False for answer in answered)})
 
 
 def say_what_was_written(report: dict[str, Any]) -> None:
@@ -183,11 +186,6 @@ def _answers(answering: Answering, batch: list[Row], on_error: OnError) -> dict[
 
 def _no_answer(problem: str) -> Record:
     return {"label": None, "score": None, "logits": None, "expert": None, "error": f"The line {problem}."}
-
-
-def _is_withheld(answer: Record) -> bool:
-    """Whether a line was answered, and its label withheld."""
-    return answer["label"] is None and answer["logits"] is not None
 
 
 def _batch_ends(rows: list[Row], size: int) -> list[int]:
@@ -268,9 +266,6 @@ class Encrypted:
         verify: Share of the batches that are asked twice under fresh masks.
         windows: Windows of a text, and the tokens that they share.
         abstain_below: The probability below which a label is withheld.
-
-    Attributes:
-        differing: How many answers were other ones when they were asked twice.
     """
 
     def __init__(
@@ -285,7 +280,6 @@ class Encrypted:
         self.windows, self.abstain_below = windows, abstain_below
         self.protocol, self.routing_privacy = session.manifest.protocol, session.manifest.routing_privacy
         self.batch_size = session.batch_size
-        self.differing = 0
         self._costs: list[Cost] = []
 
     @property
@@ -299,7 +293,6 @@ class Encrypted:
             self.config, self.session, texts, self.verify, *self.windows, self.abstain_below
         )
         self._costs.append(cost)
-        self.differing += sum(answer.verified is False for answer in answers)
         return answers
 
 
@@ -311,6 +304,7 @@ def _partial_path(
     on_error: OnError = OnError.STOP,
     windows: tuple[int, int] = (1, 0),
     abstain_below: float | None = None,
+    verify: float | None = None,
 ) -> Path:
     """Name the unfinished output after input, model and mode, so that only a run with the same ones continues it."""
     fingerprint = hashlib.sha256(input_path.read_bytes())
@@ -319,6 +313,8 @@ def _partial_path(
         fingerprint.update(f" {windows}".encode())
     if abstain_below is not None:
         fingerprint.update(f" {abstain_below}".encode())
+    if verify:
+        fingerprint.update(f" verify {verify}".encode())
     if Path(model_path).is_dir():
         for file in sorted(
             path for path in Path(model_path).iterdir() if path.suffix in {".json", ".safetensors", ".bin"}
@@ -353,9 +349,8 @@ def _open_partial(path: Path) -> BinaryIO:
     return file
 
 
-def _drop_incomplete_batch(file: BinaryIO, ends: list[int]) -> tuple[int, int, int]:
-    """Cut off the lines after the last complete batch of a stopped run; return how many lines stay, how many of them
-    were skipped, and of how many the label was withheld.
+def _drop_incomplete_batch(file: BinaryIO, ends: list[int]) -> list[Record]:
+    """Cut off the lines after the last complete batch of a stopped run; return the lines that stay.
 
     The answer to a text may depend on the other texts of its batch (quotas, rounding), so a continued run has to form
     the same batches as an uninterrupted run.
@@ -365,5 +360,4 @@ def _drop_incomplete_batch(file: BinaryIO, ends: list[int]) -> tuple[int, int, i
     done = max(end for end in (0, *ends) if end <= complete)
     file.truncate(sum(map(len, lines[:done])))
     file.seek(0, os.SEEK_END)
-    kept = [json.loads(line) for line in lines[:done]]
-    return done, sum(line["logits"] is None for line in kept), sum(map(_is_withheld, kept))
+    return [json.loads(line) for line in lines[:done]]

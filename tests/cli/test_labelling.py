@@ -1,0 +1,61 @@
+# Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
+"""What the report of a labelled file says of answers that were asked twice, also after a run was stopped."""
+
+import contextlib
+import json
+
+import pytest
+
+from hf_securerouter.classification import Classified
+from hf_securerouter.cli import labelling
+
+
+class Answers:
+    """Batches of two texts; the first batch differs when it is asked twice, and the run is stopped at batch `stop`."""
+
+    protocol, routing_privacy, batch_size, cost = "masked", "quota", 2, None
+
+    def __init__(self, verify, stop=None):
+        self.verify, self.stop = verify, stop
+
+    def __call__(self, texts):
+        if "film 0" in str(texts[0]):
+            verified = False
+        elif self.stop is not None:
+            raise KeyboardInterrupt
+        else:
+            verified = True
+        return [Classified("good", 0.9, [0.0, 1.0], 0, verified=verified if self.verify else None) for _ in texts]
+
+
+@pytest.fixture
+def texts(tmp_path):
+    path = tmp_path / "in.jsonl"
+    path.write_text("".join(json.dumps({"text": f"film {index}"}) + "\n" for index in range(6)))
+    return path
+
+
+def label(texts, verify=None, stop=None):
+    def opened():
+        return contextlib.nullcontext(Answers(verify, stop))
+
+    return labelling.label_file("model", texts, texts.with_name("out.jsonl"), opened, True, verify=verify)
+
+
+def test_answers_that_differed_are_counted_after_a_stop(texts):
+    assert label(texts, verify=1.0)["differing"] == 2
+    with pytest.raises(KeyboardInterrupt):
+        label(texts, verify=1.0, stop=1)
+    report = label(texts, verify=1.0)
+    assert (report["resumed_after"], report["differing"]) == (2, 2)
+
+
+def test_a_run_that_asks_twice_does_not_go_on_with_answers_that_were_asked_once(texts):
+    with pytest.raises(KeyboardInterrupt):
+        label(texts, stop=1)
+    assert label(texts, verify=1.0)["resumed_after"] == 0
+    assert all("verified" in line for line in texts.with_name("out.jsonl").read_text().splitlines())
+
+
+def test_a_report_counts_what_differs_where_answers_are_asked_twice_only(texts):
+    assert "differing" not in label(texts)
