@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, TrainerCallback
 from transformers.utils import logging
 
 from hf_securerouter.adapters import adapter_of, pool_inside
+from hf_securerouter.card_figures import weights_digest, without_figures
 from hf_securerouter.configuration_securerouter import EXPERT_MPC_CHOICES, is_hub_id
 from hf_securerouter.errors import SecureRouterValueError
 from hf_securerouter.families import encoder_config
@@ -73,8 +74,8 @@ class SecureRouterModelCardData(ModelCardData):
         securerouter: Metadata without a field on the Hub: `routing_shares` (K fractions of the evaluated texts),
             `routing_cost` (mean cost of a text, in the units of `expert_costs`), `metrics` (name to value, shown if no
             dataset is named), `evaluation_sets` (these three by the name of an evaluation set, if there are several),
-            `training` (name to value), `report` (of [`~hf_securerouter.reports.make_report`]) and
-            `figure` (file name of the report's figure, beside the card).
+            `training` (name to value), `weights` (digest of the weights that all this is of), `report` (of
+            [`~hf_securerouter.reports.make_report`]) and `figure` (file name of the report's figure, beside the card).
 
     Example:
         ```python
@@ -184,15 +185,16 @@ def write_model_card(
 ) -> bool:
     """Write the card to `folder`/README.md, without losing a person's text.
 
-    A generated card is written again; metadata that were added to it, its figures and the text below its last
-    generated line stay. A README.md that a person wrote, or edited above that line, is left as it is, with a warning.
+    A generated card is written again; metadata that were added to it and the text below its last generated line stay,
+    and its figures as long as the folder holds the weights that they were measured of. A README.md that a person
+    wrote, or edited above that line, is left as it is, with a warning.
 
     Returns:
         Whether the card was written.
     """
     path = Path(folder) / "README.md"
     data = card_data or getattr(pool_inside(model), "model_card_data", None) or SecureRouterModelCardData()
-    kept = ""
+    kept, weights = "", weights_digest(folder)
     if path.exists():
         existing = _load_card(path)
         end = None if existing is None else _END.search(existing.text)
@@ -204,23 +206,34 @@ def write_model_card(
             )
             return False
         kept = existing.text[end.end() :]
-        data = _merge(cast(SecureRouterModelCardData, existing.data), data)
+        before = cast(SecureRouterModelCardData, existing.data)
+        if before.securerouter.get("weights") != weights:
+            if before.eval_results or before.securerouter.keys() - {"weights"}:
+                logger.warning("The figures in %s are of other weights, and were left out of the card.", path)
+            before = without_figures(before)
+        data = _merge(before, data)
+    if weights is not None:
+        data = SecureRouterModelCardData(**data.to_dict())
+        data.securerouter["weights"] = weights
     write_text(generate_model_card(model, data, repo_id) + kept, path)
     return True
 
 
 class ModelCardCallback(TrainerCallback):
-    """Collects the arguments of training and the metrics of the last evaluation for the card.
+    """Collects the arguments of training and the metrics of the last evaluation for the card; where the best weights
+    are loaded at the end, those of the evaluation that chose them, as long as this process saw it.
 
     The metrics become `EvalResult`s if `model.model_card_data.datasets` names a dataset, else a table in the card.
     [`SecureRouterTrainer`] adds this callback by itself.
     """
 
+    def __init__(self) -> None:
+        self._found: dict[int, dict[str, dict[str, Any]]] = {}  # by step and by evaluation set, "" for the only one
+
     def on_train_begin(self, args, state, control, model=None, **kwargs):
         self._data(model).securerouter["training"] = {name: getattr(args, name) for name in _TRAINING_ARGUMENTS}
 
     def on_evaluate(self, args, state, control, metrics=None, model=None, **kwargs):
-        data = self._data(model)
         metrics = {name: value for name, value in (metrics or {}).items() if name != "epoch"}
         prefix = next((name.removesuffix("runtime") for name in metrics if name.endswith("_runtime")), "eval_")
         metrics = {name.removeprefix(prefix): value for name, value in metrics.items()}
@@ -231,11 +244,24 @@ class ModelCardCallback(TrainerCallback):
             found["routing_shares"] = [round(share, 4) for share in shares]
         if "routing_cost" in metrics:
             found["routing_cost"] = round(metrics.pop("routing_cost"), 4)
-        scores = {name: value for name, value in metrics.items() if name not in _NOT_METRICS}
-        found["metrics"] = scores
+        found["metrics"] = {name: value for name, value in metrics.items() if name not in _NOT_METRICS}
+        self._found.setdefault(state.global_step, {})[evaluated] = found
+        self._show(model, evaluated, found)
+
+    def on_train_end(self, args, state, control, model=None, **kwargs):
+        if args.load_best_model_at_end and state.best_global_step:
+            best = self._found.get(state.best_global_step, {})  # empty if a run before this one evaluated them
+            for evaluated in {name for step in self._found.values() for name in step}:
+                self._show(model, evaluated, best.get(evaluated, {"metrics": {}}))
+
+    def _show(self, model: Any, evaluated: str, found: Mapping[str, Any]) -> None:
+        """Puts what an evaluation found into the card, in the place of an earlier one of the same set."""
+        data = self._data(model)
         if evaluated:
             data.securerouter.setdefault("evaluation_sets", {})[evaluated] = found
         else:
+            for name in ("routing_shares", "routing_cost"):
+                data.securerouter.pop(name, None)
             data.securerouter |= found
         if data.datasets:
             datasets = [data.datasets] if isinstance(data.datasets, str) else data.datasets
@@ -249,7 +275,7 @@ class ModelCardCallback(TrainerCallback):
                     metric_type=name,
                     metric_value=value,
                 )
-                for name, value in scores.items()
+                for name, value in found["metrics"].items()
             ]
 
     @staticmethod

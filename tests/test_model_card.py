@@ -5,8 +5,10 @@ import os
 import re
 
 import pytest
+import torch
 from huggingface_hub import EvalResult, ModelCard
 from transformers import BertConfig, TrainerControl, TrainerState
+from transformers.utils import logging
 
 from hf_securerouter import SecureRouterConfig, SecureRouterForSequenceClassification
 from hf_securerouter.errors import SecureRouterValueError
@@ -256,8 +258,6 @@ def test_text_of_a_person_is_not_overwritten(model, tmp_path, caplog, change):
     path = tmp_path / "README.md"
     path.write_text(change(path.read_text()))
     before = path.read_bytes()
-    from transformers.utils import logging
-
     logging.enable_propagation()
     try:
         assert not write_model_card(model, tmp_path)
@@ -280,6 +280,34 @@ def test_failed_write_leaves_the_former_card_and_no_other_file(model, tmp_path, 
         write_model_card(model, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
     assert (tmp_path / "README.md").read_bytes() == before
+
+
+def test_figures_of_other_weights_are_left_out(model, data, tmp_path, caplog):
+    model.model_card_data = data
+    model.save_pretrained(tmp_path)
+    model.model_card_data = None
+    model.save_pretrained(tmp_path, max_shard_size="20KB")  # the same weights in several files
+    assert ModelCard.load(tmp_path / "README.md").data.eval_results[0].metric_value == 0.8125
+    with torch.no_grad():
+        model.experts[0].classifier.bias += 1
+    logging.enable_propagation()
+    try:
+        model.save_pretrained(tmp_path)
+    finally:
+        logging.disable_propagation()
+    card = ModelCard.load(tmp_path / "README.md")
+    assert card.data.eval_results is None and card.data.license == "apache-2.0"
+    assert "share of evaluated" not in card.text and "are of other weights" in caplog.text
+
+
+def test_a_pool_of_other_experts_is_saved_over_an_evaluated_one(model, data, tmp_path):
+    model.model_card_data = data
+    model.save_pretrained(tmp_path)
+    config = SecureRouterConfig(router_config=bert(8, 1), expert_configs=[bert(8, 1), bert(8, 1), bert(16, 2)])
+    larger = SecureRouterForSequenceClassification(config)
+    larger.save_pretrained(tmp_path)
+    assert SecureRouterForSequenceClassification.from_pretrained(tmp_path).config.num_experts == 3
+    assert "share of evaluated" not in (tmp_path / "README.md").read_text()
 
 
 class TestCallback:
@@ -323,6 +351,23 @@ class TestCallback:
     def test_last_evaluation_wins(self, model, arguments):
         self.evaluate(model, arguments, eval_accuracy=0.5)
         assert self.evaluate(model, arguments, eval_accuracy=0.75).securerouter["metrics"] == {"accuracy": 0.75}
+
+    def test_the_score_is_that_of_the_best_weights_where_they_are_loaded_at_the_end(self, model, arguments):
+        model.model_card_data = SecureRouterModelCardData(datasets=["nyu-mll/glue"])
+        arguments.load_best_model_at_end = True
+        callback, state = ModelCardCallback(), TrainerState()
+        for step, accuracy in ((4, 0.9), (8, 0.5)):
+            state.global_step = step
+            metrics = {"eval_accuracy": accuracy, "eval_routing_share_0": accuracy}
+            callback.on_evaluate(arguments, state, TrainerControl(), metrics=metrics, model=model)
+        state.best_global_step = 4
+        callback.on_train_end(arguments, state, TrainerControl(), model=model)
+        assert model.model_card_data.securerouter["metrics"] == {"accuracy": 0.9}
+        assert model.model_card_data.securerouter["routing_shares"] == [0.9]
+        assert [result.metric_value for result in model.model_card_data.eval_results] == [0.9]
+        state.best_global_step = 2  # evaluated before this process began
+        callback.on_train_end(arguments, state, TrainerControl(), model=model)
+        assert "accuracy" not in str(model.model_card_data.to_dict())
 
 
 def test_report_stands_in_the_card(model):
