@@ -4,13 +4,14 @@
 import inspect
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast
 
 from huggingface_hub import HfApi, ModelCard
-from huggingface_hub.errors import EntryNotFoundError
+from huggingface_hub.errors import EntryNotFoundError, RevisionNotFoundError
 from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
@@ -137,15 +138,21 @@ class SecureRouterPreTrainedModel(PoolOfMembers):
         tags: list[str] | None = None,
     ) -> Any:
         """Uploads config, safetensors and model card, as [`~PreTrainedModel.push_to_hub`] does, and no other file of a
-        training folder, such as the pickle `training_args.bin`. A README.md that a person wrote on the Hub stays.
+        training folder, such as the pickle `training_args.bin`. A README.md that a person wrote on that branch stays.
         """
         repo_id = HfApi().create_repo(repo_id, private=private, token=token, exist_ok=True).repo_id
         with tempfile.TemporaryDirectory() as folder:
             card_path = Path(folder) / "README.md"
-            try:
-                ModelCard.load(repo_id, token=cast(str, token)).save(card_path)
-            except EntryNotFoundError:
-                pass
+            for branch in dict.fromkeys((revision, None)):  # a new branch begins with the files of the main one
+                try:
+                    shutil.copyfile(
+                        HfApi().hf_hub_download(repo_id, "README.md", revision=branch, token=token), card_path
+                    )
+                except RevisionNotFoundError:
+                    continue
+                except EntryNotFoundError:
+                    pass
+                break
             self.save_pretrained(folder, max_shard_size=max_shard_size)
             if tags and card_path.exists():
                 card = ModelCard.load(card_path)

@@ -60,13 +60,14 @@ def lambda_for_budget(scores: torch.Tensor, costs: Sequence[float], budget: floa
     def mean_cost(routing_lambda: float) -> float:
         return costs_tensor[choose_expert(scores, costs_tensor, routing_lambda)].mean().item()
 
-    if mean_cost(0.0) <= budget:
+    most = budget * (1 + 1e-9)  # the mean of equal costs may differ from them in the last bit
+    if mean_cost(0.0) <= most:
         return 0.0
     candidates = _decisive_lambdas(scores, costs_tensor)
     low, high = 0, len(candidates) - 1
     while low < high:
         middle = (low + high) // 2
-        if mean_cost(candidates[middle].item()) <= budget:
+        if mean_cost(candidates[middle].item()) <= most:
             high = middle
         else:
             low = middle + 1
@@ -128,7 +129,7 @@ def quotas_for_budget(scores: torch.Tensor, costs: Sequence[float], budget: floa
     """
     _check_budget(costs, budget)
     queries, experts = scores.shape
-    order = sorted(range(experts), key=lambda k: -costs[k])  # the costliest serves the hardest queries
+    order = by_cost(costs)[::-1]  # the costliest serves the hardest queries
     scores = scores.detach().double().cpu()
     hardest_first = torch.argsort(scores[:, order[0]] - scores[:, order[-1]], descending=True, stable=True)
     served = scores[hardest_first][:, order].cumsum(dim=0)

@@ -235,7 +235,8 @@ class SecureRouterTrainer(Trainer):
                     f"`class_weights` should have one entry for each of the {pool.config.num_labels} labels, got "
                     f"{weights!r}."
                 )
-            pool.class_weights = [float(weight) for weight in weights]
+        if hasattr(args, "class_weights"):  # those of an earlier trainer of this model do not stay
+            pool.class_weights = None if weights is None else [float(weight) for weight in weights]
         added = train_router_beside_adapter(model, frozen)
         if added and given_optimizer:
             raise SecureRouterValueError(
@@ -378,7 +379,7 @@ def _named_shares(shares: list[float]) -> dict[str, float]:
 
 def _set_router_learning_rate(optimizer: torch.optim.Optimizer, model: torch.nn.Module, rate: float) -> None:
     """Move the router's parameters to groups of their own, with the weight decay of their old group."""
-    router = {id(parameter) for name, parameter in model.named_parameters() if ".router." in f".{name}"}
+    router = {id(parameter) for name, parameter in model.named_parameters() if name.startswith("router.")}
     for group in list(optimizer.param_groups):
         chosen = [parameter for parameter in group["params"] if id(parameter) in router]
         if chosen:

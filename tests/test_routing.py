@@ -161,3 +161,16 @@ def test_every_batch_is_served_by_its_quotas():
     for start in (0, 6):
         part = slice(start, start + 6)
         assert served[part].tolist() == assign_by_quota(scores[part], [3, 2, 1], COSTS).tolist()
+
+
+def test_quotas_of_equally_costly_experts_are_chosen_as_they_are_served():
+    scores = torch.full((800, 3), 0.5)
+    scores[:, 2] = (torch.arange(800) % 2).float()
+    costs = [1.0, 2.0, 2.0]
+    quotas = quotas_for_budget(scores, costs, 1.5, 8)
+    assert scores[torch.arange(800), serve_by_quota(scores, quotas, costs)].mean() == 0.75
+
+
+@pytest.mark.parametrize("cost, rows", [(0.1, 3), (0.7, 7), (2.3, 33)])
+def test_a_budget_of_equal_costs_is_kept(cost, rows):
+    assert lambda_for_budget(torch.rand(rows, 2), [cost, cost], cost) == 0.0

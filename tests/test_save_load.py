@@ -5,11 +5,12 @@ import json
 import subprocess
 import sys
 import textwrap
+from types import SimpleNamespace
 
 import pytest
 import torch
 from huggingface_hub import HfApi
-from huggingface_hub.errors import EntryNotFoundError
+from huggingface_hub.errors import EntryNotFoundError, RevisionNotFoundError
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForSequenceClassification, pipeline
 
@@ -240,7 +241,8 @@ class Hub:
     """Stands in for the Hub: records what would have been sent there."""
 
     def __init__(self, folder):
-        self.folder, self.readme, self.created, self.commits = folder, None, [], []
+        self.folder, self.created, self.commits = folder, [], []
+        self.readme = {None: None}  # by branch
 
     def create_repo(self, api, repo_id, **kwargs):
         self.created.append((repo_id, kwargs))
@@ -251,11 +253,13 @@ class Hub:
         self.commits.append((repo_id, files, kwargs))
         return "commit"
 
-    def download(self, repo_id, filename, **kwargs):
-        if self.readme is None:
+    def download(self, api, repo_id, filename, revision=None, **kwargs):
+        if revision not in self.readme:
+            raise RevisionNotFoundError("no such branch", response=SimpleNamespace(headers={}, request=None))
+        if self.readme[revision] is None:
             raise EntryNotFoundError("no README.md")
         path = self.folder / filename
-        path.write_text(self.readme)
+        path.write_text(self.readme[revision])
         return str(path)
 
 
@@ -264,9 +268,11 @@ def hub(monkeypatch, tmp_path_factory):
     hub = Hub(tmp_path_factory.mktemp("hub"))
     monkeypatch.setattr(HfApi, "create_repo", lambda api, *a, **k: hub.create_repo(api, *a, **k))
     monkeypatch.setattr(HfApi, "create_commit", lambda api, *a, **k: hub.create_commit(api, *a, **k))
-    monkeypatch.setattr("huggingface_hub.repocard.hf_hub_download", hub.download)
+    monkeypatch.setattr(HfApi, "hf_hub_download", lambda api, *a, **k: hub.download(api, *a, **k))
     # Some versions of transformers call the client through a function of their own module.
     monkeypatch.setattr("transformers.utils.hub.create_commit", HfApi().create_commit, raising=False)
+    monkeypatch.setattr("transformers.utils.hub.create_branch", lambda *a, **k: None, raising=False)
+    monkeypatch.setattr(HfApi, "create_branch", lambda *a, **k: None)
     return hub
 
 
@@ -290,10 +296,18 @@ def test_training_arguments_are_not_pushed(model, hub, tmp_path):
 
 
 def test_push_keeps_a_card_that_a_person_wrote(model, hub):
-    hub.readme = "---\nlicense: mit\n---\n# My own words\n"
+    hub.readme[None] = "---\nlicense: mit\n---\n# My own words\n"
     model.push_to_hub("org/router")
     ((_, files, _),) = hub.commits
     assert "# My own words" in files["README.md"].decode() and "license: mit" in files["README.md"].decode()
+
+
+@pytest.mark.parametrize("branch, words", [("v2", "# The words of v2"), ("new", "# The words of main")])
+def test_push_keeps_the_card_of_its_branch_or_of_the_one_that_a_new_branch_begins_with(model, hub, branch, words):
+    hub.readme |= {None: "# The words of main\n", "v2": "# The words of v2\n"}
+    model.push_to_hub("org/router", revision=branch)
+    ((_, files, commit),) = hub.commits
+    assert files["README.md"].decode() == f"{words}\n" and commit["revision"] == branch
 
 
 def test_shards_are_pushed(model, hub):

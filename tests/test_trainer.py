@@ -18,6 +18,7 @@ from hf_securerouter.trainer import (
     SecureRouterTrainingArguments,
     UpdateSizeCallback,
 )
+from tests.tiny import moe_classifier
 
 
 def make_model(**config_fields) -> SecureRouterForSequenceClassification:
@@ -272,6 +273,19 @@ class TestOptimizer:
         assert decays[id(trainer.model.router.dense.bias)] == 0.0
         assert len(rates) == sum(len(group["params"]) for group in optimizer.param_groups)
 
+    def test_the_gates_of_a_mixture_of_experts_learn_as_its_other_weights(self, tmp_path):
+        moe = moe_classifier().config
+        config = SecureRouterConfig(expert_configs=[moe, moe], expert_costs=[1.0, 2.0], router_shares_expert=0)
+        args = SecureRouterTrainingArguments(
+            str(tmp_path), router_learning_rate=0.5, learning_rate=0.125, report_to="none", use_cpu=True
+        )
+        trainer = SecureRouterTrainer(SecureRouterForSequenceClassification(config), args)
+        rates = {id(p): group["lr"] for group in trainer.create_optimizer().param_groups for p in group["params"]}
+        names = [name for name, _ in trainer.model.named_parameters()]
+        assert any(".router." in name for name in names)
+        for name, parameter in trainer.model.named_parameters():
+            assert rates[id(parameter)] == (0.5 if name.startswith("router.") else 0.125), name
+
     def test_without_it_the_optimizer_is_the_trainers(self, make_trainer, tmp_path):
         ours = make_trainer().create_optimizer()
         plain = Trainer(model=make_model(), args=TrainingArguments(str(tmp_path), use_cpu=True, report_to="none"))
@@ -300,8 +314,7 @@ class TestChoices:
             assert trainer.model.class_weights == [1.0, 4.0]
             trainer.train()
             loss = trainer.evaluate()["eval_loss"]
-            trainer.model.class_weights = None
-            assert trainer.evaluate()["eval_loss"] != loss
+            assert make_trainer(trainer.model).evaluate()["eval_loss"] != loss  # a trainer without weights of classes
 
     def test_weights_that_fit_no_class_are_refused(self, make_trainer):
         with pytest.raises(SecureRouterValueError, match="`class_weights` should have one entry for each of the 2"):
