@@ -8,6 +8,7 @@ import shlex
 from argparse import ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from enum import Enum
 from pathlib import Path
 from typing import Any, Self
 
@@ -27,6 +28,24 @@ _PLACES = (
     "dataset_dir",
     "train_file",
     "validation_file",
+)
+
+# Arguments of the Trainer that change the weights, so that a run may not go on with others. A checkpoint knows how
+# many rows an update has.
+_TRAINING = (
+    "max_steps",
+    "lr_scheduler_type",
+    "lr_scheduler_kwargs",
+    "warmup_steps",
+    "optim",
+    "optim_args",
+    "weight_decay",
+    "adam_beta1",
+    "adam_beta2",
+    "adam_epsilon",
+    "max_grad_norm",
+    "label_smoothing_factor",
+    "train_sampling_strategy",
 )
 
 
@@ -57,7 +76,9 @@ def make_parser(doc: str | None, *kinds: Any) -> HfArgumentParser:
         doc (`str`): The docstring.
         kinds (dataclasses): The groups of arguments.
     """
-    return HfArgumentParser(kinds, description=(doc or "").strip(), formatter_class=_HelpFormatter)
+    description = (doc or "").strip()
+    # Without abbreviations, so that a token can be told by the name of its option.
+    return HfArgumentParser(kinds, description=description, formatter_class=_HelpFormatter, allow_abbrev=False)
 
 
 @refuses_unknown_init
@@ -150,19 +171,22 @@ class RunArguments(DataArguments):
     learning_rate: float = field(init=False, default=5e-5)
     router_learning_rate: float = field(init=False, default=1e-3)
     bf16: bool | None = field(init=False, default=None)
+    training: dict[str, Any] = field(init=False, default_factory=dict)
 
     def adopt(self, training_args: Any) -> Self:
         """Take over the fields that the script's training arguments have as well.
 
         Args:
             training_args: With `output_dir`, `seed`, `num_train_epochs`, `learning_rate`, `bf16`, and
-                `router_learning_rate`, which may be None.
+                `router_learning_rate`, which may be None; others that change the weights are kept as `training`.
         """
         for name in ("output_dir", "seed", "num_train_epochs", "learning_rate"):
             setattr(self, name, getattr(training_args, name))
         if training_args.router_learning_rate is not None:
             self.router_learning_rate = training_args.router_learning_rate
         self.bf16 = training_args.bf16 or None  # None, as in a run that was started before there was this field
+        found = {name: getattr(training_args, name) for name in _TRAINING if hasattr(training_args, name)}
+        self.training = {name: value.value if isinstance(value, Enum) else value for name, value in found.items()}
         return self
 
     def fingerprint(self) -> dict[str, Any]:
@@ -177,19 +201,30 @@ class RunArguments(DataArguments):
 
         Args:
             found (`Mapping`): The fingerprint of that run. An argument that it lacks, because it was started before
-                there was that argument, counts as None.
+                there was that argument, counts as None; one of `training` that it lacks is not compared.
         """
-        return sorted(name for name, value in self.fingerprint().items() if found.get(name) != value)
+        own = self.fingerprint()
+        training, before = own.pop("training"), found.get("training", {})
+        names = [name for name, value in own.items() if found.get(name) != value]
+        return sorted(names + [name for name, value in training.items() if before.get(name, value) != value])
 
 
 @refuses_unknown
 def command_line(script: str, argv: Sequence[str]) -> str:
-    """The command for cards: files and folders outside of the working directory by their names only.
+    """The command for cards: files and folders outside of the working directory by their names only, and no token.
 
     Args:
         script (`str`): The script's path in the repository.
         argv (sequence of `str`): Its arguments.
     """
     processes = os.environ.get("LOCAL_WORLD_SIZE", "1")  # torchrun's, and Accelerate's
-    launcher = ["python"] if processes == "1" else ["torchrun", "--nproc_per_node", processes]
-    return shlex.join([*launcher, script, *(Path(part).name if Path(part).is_absolute() else part for part in argv)])
+    command = ["python"] if processes == "1" else ["torchrun", "--nproc_per_node", processes]
+    command.append(script)
+    is_token = False
+    for part in argv:
+        name, equals, value = part.partition("=") if part.startswith("-") else ("", "", part)
+        if name:
+            is_token = name.endswith("token")  # `--hub_token` and its spellings
+        if not is_token:
+            command.append(name + equals + (Path(value).name if Path(value).is_absolute() else value))
+    return shlex.join(command)

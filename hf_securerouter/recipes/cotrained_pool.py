@@ -32,7 +32,7 @@ from hf_securerouter.number_format import current_precision
 from hf_securerouter.recipes.arguments import RunArguments, option
 from hf_securerouter.recipes.artifacts import announce, once, save_once
 from hf_securerouter.recipes.costs import Costs, measure_expert
-from hf_securerouter.recipes.data import shortened
+from hf_securerouter.recipes.data import rows_digest, shortened
 from hf_securerouter.recipes.distillation import distil_layers, distillation_rows, widest_value
 from hf_securerouter.recipes.experts import EXACT, load_expert, train_pool
 from hf_securerouter.recipes.fitting import Fit, Row
@@ -133,6 +133,16 @@ class CotrainedRun(RoutedPoolRun):
                     f"`{name}` should be that of `exact_dir` {str(self.exact_dir)!r}, {found[name]!r}, so that both "
                     f"hold the same rows out; got {own!r}."
                 )
+
+    def load_rows(self, split: str) -> list[Row]:
+        """As for [`RoutedPoolRun`]; the training rows are those of the other run, too."""
+        rows, other = super().load_rows(split), self.exact_dir / f"rows-{split}.json"
+        if split == "train" and other.exists() and json.loads(other.read_text()) != rows_digest(self.task, rows):
+            raise SecureRouterValueError(
+                f"`exact_dir` {str(self.exact_dir)!r} holds a run with other training rows, whose experts may have "
+                "seen what is held out here: pass the rows of that run."
+            )
+        return rows
 
     def trained(self, name: str, rows: Sequence[Row], part: Sequence[int]) -> list[Path]:
         """

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -115,6 +117,21 @@ class GlueData:
                 f"{sorted(rows[0]) if rows else 'no row'}: rename the columns of the file."
             )
         return rows
+
+
+@refuses_unknown
+def rows_digest(task: Task, rows: Sequence[Row]) -> str:
+    """
+    Hex SHA-256 of the texts and labels of rows, by which a run that goes on knows its own rows.
+
+    Args:
+        task ([`Task`]): Their description.
+        rows (sequence of `dict`): With the task's text columns and `label`.
+    """
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(json.dumps([row[column] for column in (*task.columns, "label")]).encode())
+    return digest.hexdigest()
 
 
 @refuses_unknown

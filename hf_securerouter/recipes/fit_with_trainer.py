@@ -111,6 +111,7 @@ def trainer_fit(training_args: SecureRouterTrainingArguments) -> Fit:
         own |= {"disable_tqdm": True}
         own |= {
             "push_to_hub": False,
+            "hub_token": None,  # a checkpoint holds the arguments
             "remove_unused_columns": False,
         }  # no model takes `teacher_logits`, which the loss needs
         kind: type[Trainer] = ExpertTrainer

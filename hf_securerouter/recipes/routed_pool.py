@@ -42,7 +42,7 @@ from hf_securerouter.recipes.calibration import calibration_report, fit_temperat
 from hf_securerouter.recipes.card import card_data
 from hf_securerouter.recipes.cascade import cascade_scores
 from hf_securerouter.recipes.costs import Costs, measure_costs, measure_routed, shares_encoder
-from hf_securerouter.recipes.data import open_data, shortened, split_rows, tokenize
+from hf_securerouter.recipes.data import open_data, rows_digest, shortened, split_rows, tokenize
 from hf_securerouter.recipes.encrypted_check import compare_with_clear, encrypted_logits
 from hf_securerouter.recipes.experts import EXACT, check_length, largest_name, load_expert, plan_pool, train_pool
 from hf_securerouter.recipes.fitting import Fit, Row
@@ -139,8 +139,19 @@ class RoutedPoolRun:
         return report
 
     def load_rows(self, split: str) -> list[Row]:
-        """The rows of "train" or "validation", not tokenized."""
-        return self.data.rows(split)
+        """The rows of "train" or "validation", not tokenized.
+
+        Raises:
+            `SecureRouterValueError`: They are others than those that the run began with.
+        """
+        rows = self.data.rows(split)
+        own = rows_digest(self.task, rows)
+        if once(self.folder / f"rows-{split}.json", lambda: own) != own:
+            raise SecureRouterValueError(
+                f"`output_dir` {str(self.folder)!r} holds a run with other {split} rows, whose figures are not of "
+                "these: name another folder, or restore the rows."
+            )
+        return rows
 
     def costs(self, folders: Sequence[Path]) -> Costs:
         """The experts' costs, measured or given; see [`~hf_securerouter.recipes.costs.measure_costs`]."""

@@ -2,6 +2,7 @@
 """Arguments: the documented commands, what the card says, and what a resumed run has to have in common."""
 
 import importlib
+import json
 import re
 import shlex
 
@@ -22,6 +23,19 @@ def test_a_command_says_how_many_processes_ran_and_no_place(monkeypatch, process
     monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
     command = command_line("training/run_glue.py", ["--data_dir", "/somewhere/glue", "--task_name", "rte"])
     assert command == f"{launcher} training/run_glue.py --data_dir glue --task_name rte"
+
+
+@pytest.mark.parametrize(
+    "given", [["--hub_token", "hf_secret"], ["--hub-token=hf_secret"], ["--push_to_hub_token", "hf_secret"]]
+)
+def test_a_command_has_no_token_and_no_place_behind_an_equals_sign(given):
+    command = command_line("training/run_glue.py", [*given, "--output_dir=/home/me/out", "--seed", "-1"])
+    assert command == "python training/run_glue.py --output_dir=out --seed -1"
+
+
+def test_an_abbreviated_option_is_refused():
+    with pytest.raises(ValueError, match="not used"):
+        parse_args(["--output_dir", "x", "--use_cpu", "--hub_tok", "hf_secret"], RunArguments, "")
 
 
 def test_the_documented_commands_are_understood():
@@ -61,6 +75,15 @@ def test_arguments_of_before_are_the_same_run():
         RunArguments(task_name="mrpc", train_file="a.csv").differences(RunArguments(task_name="mrpc").fingerprint())
         == []
     )
+
+
+def test_a_run_does_not_go_on_with_another_optimizer():
+    args, _ = parse_args(["--output_dir", "x", "--use_cpu", "--weight_decay", "0.1"], RunArguments, "")
+    found = json.loads(json.dumps(args.fingerprint()))
+    other, _ = parse_args(["--output_dir", "x", "--use_cpu", "--optim", "sgd"], RunArguments, "")
+    assert args.differences(found) == [] and other.differences(found) == ["optim", "weight_decay"]
+    del found["training"]  # a run of before
+    assert other.differences(found) == []
 
 
 def test_variants_of_before_have_new_names():

@@ -259,6 +259,12 @@ def test_a_run_on_other_rows_is_refused(name, made, exact_dir, tmp_path):
         run_of(made, exact_dir, tmp_path / "out")
 
 
+def test_a_run_on_other_texts_is_refused(made, exact_dir, tmp_path):
+    (exact_dir / "rows-train.json").write_text('"the digest of other rows"')
+    with pytest.raises(SecureRouterValueError, match="other training rows, whose experts may have seen"):
+        run_of(made, exact_dir, tmp_path / "out").load_rows("train")
+
+
 def test_the_largest_may_stay_exact(made, exact_dir, tmp_path):
     run = run_of(made, exact_dir, tmp_path / "out", "--copied_experts", "1", largest_values=[0.9, 0.9])
     run()

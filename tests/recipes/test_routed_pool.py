@@ -199,6 +199,16 @@ def test_a_folder_of_another_run_is_refused(made, tmp_path):
         run_glue_no_trainer.main(arguments(made, tmp_path))
 
 
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_a_run_does_not_go_on_with_other_rows(made, tmp_path, split):
+    run = loop_run(arguments(made, tmp_path / "out"))
+    rows = run.load_rows(split)
+    assert loop_run(arguments(made, tmp_path / "out")).load_rows(split) == rows
+    run.data.rows = lambda split: [*rows[:-1], rows[-1] | {"label": 1 - rows[-1]["label"]}]
+    with pytest.raises(SecureRouterValueError, match=f"a run with other {split} rows.*name another folder"):
+        run.load_rows(split)
+
+
 def test_cross_fitted_answers_come_from_experts_that_have_not_seen_the_row(made, tmp_path):
     trained, answered = {}, {}
 
