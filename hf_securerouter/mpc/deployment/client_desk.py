@@ -22,10 +22,7 @@ from ..protocols.masked.layout import input_bytes
 from ..protocols.masked.roles import MaskedParty
 from .audit import Audit, Request
 from .limits import AGAIN, Accounts, Busy, Connection, Limits
-from .query_queue import Query, QueryQueue, failure
-
-
-FRAME = 60.0  # seconds from the first byte of a query to the last, and for a client to take an answer
+from .query_queue import FRAME, Query, QueryQueue, failure
 
 
 _BEAT = 1.0  # seconds between two looks at whether a waiting client is still there

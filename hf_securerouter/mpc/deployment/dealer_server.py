@@ -10,6 +10,7 @@ from typing import NoReturn
 from ...errors import SecureRouterError
 from ..models.manifest import PARTIES
 from ..net.channel import SMALL_HEADER, Channel
+from ..net.counted_log import never_failing
 from ..net.ledger import Ledger
 from ..net.socket_stream import TlsStream
 from ..net.sockets import HANDSHAKE, Address, format_address
@@ -46,7 +47,8 @@ class DealerServer:
     def __init__(
         self, folder: RoleFolder, listen: Address, timeout: float, log: Log, memory: int | None = None
     ) -> None:
-        self._folder, self._listen, self._timeout, self._log = folder, listen, timeout, log
+        self._folder, self._listen, self._timeout = folder, listen, timeout
+        self._log = never_failing(log)
         manifest = folder.manifest
         self._batch = fit_batch(manifest, manifest.largest_batch, memory, ["dealer"]).batch
         self._pending = PendingConnections()

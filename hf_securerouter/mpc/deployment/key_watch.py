@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
+from ..net.counted_log import CountedLog, never_failing
 from ..net.identity import Identity
 from ..net.socket_stream import TlsStream
 
@@ -26,7 +27,8 @@ class KeyWatch:
     """
 
     def __init__(self, identity: Identity, log: Callable[[str], None]) -> None:
-        self._identity, self._log = identity, log
+        self._identity, self._log = identity, never_failing(log)
+        self._incidents = CountedLog(self._log)
         self._lock = threading.Lock()
         self._open: set[TlsStream] = set()
         self._ended = threading.Event()
@@ -59,11 +61,14 @@ class KeyWatch:
     def _watch(self) -> None:
         known, due, said = self._identity.users, 0.0, None
         while True:
-            warning = self._identity.own.warning()
-            if warning and (warning != said or time.monotonic() >= due):
-                self._log(warning)
-                due, said = time.monotonic() + _DAY, warning
-            known = self._look(known)
+            try:
+                warning = self._identity.own.warning()
+                if warning and (warning != said or time.monotonic() >= due):
+                    self._log(warning)
+                    due, said = time.monotonic() + _DAY, warning
+                known = self._look(known)
+            except Exception as error:  # without this thread revoked clients would stay connected
+                self._incidents(f"The keys could not be watched ({type(error).__name__}); tried again.")
             if self._ended.wait(_BEAT):
                 return
 

@@ -21,8 +21,10 @@ import torch
 from ...errors import SecureRouterError
 from ..models.manifest import PARTIES
 from ..net.channel import SMALL_HEADER, Channel, ChannelError
+from ..net.counted_log import never_failing
 from ..net.ledger import Ledger
 from ..net.link import Link, LinkError
+from ..net.peer_watch import PeerWatch
 from ..net.signs_of_life import SignsOfLife
 from ..net.socket_stream import TlsStream
 from ..net.sockets import HANDSHAKE, Address, MeetingError, format_address
@@ -96,6 +98,7 @@ class PartyServer:
         if (self.rank == 1) != (peer is not None):
             raise MeetingError("Party 1 connects to party 0, and not the other way round: only party 1 takes `peer`.")
         self._listen, self._dealer, self._peer = listen, dealer, peer
+        log = never_failing(log)
         self._timeout, self._log, self._silence = timeout, log, silence
         self._watch = KeyWatch(self._identity, log)
         self._pending, self._queue, self._ledger = PendingConnections(), QueryQueue(), Ledger()
@@ -152,7 +155,7 @@ class PartyServer:
             try:
                 left = max(deadline - time.monotonic(), _PAUSE)
                 link = Link(stream, self.rank, ledger=self._ledger, timeout=left, hello=self._identity.facts)
-                self._meet_dealer(link, deadline)
+                self._meet_dealer(link, stream, deadline)
                 return link
             except BaseException as error:
                 stream.sock.close()
@@ -168,22 +171,30 @@ class PartyServer:
             return connect(self._peer, "party0", self._identity, deadline)
         return self._pending.take(("party1",), deadline)[0]
 
-    def _meet_dealer(self, link: Link, deadline: float) -> None:
+    def _meet_dealer(self, link: Link, stream: TlsStream, deadline: float) -> None:
         """Connect to the dealer with an id from both parties, so that it never joins parties that share no link."""
         own = secrets.token_bytes(16)
         theirs = bytes(link.exchange([own])[0])
-        stream = connect(self._dealer, "dealer", self._identity, deadline)
-        channel = Channel(stream, "the dealer", max_payload=SMALL_HEADER, max_header=SMALL_HEADER)
-        try:
-            channel.send({"kind": "hello", "meeting": (own if self.rank == 0 else theirs).hex()}, timeout=HANDSHAKE)
-            welcome, _ = channel.receive(timeout=max(deadline - time.monotonic(), _PAUSE))
-            self._agree_on_batch(link, welcome)
-            self._party.meet(
-                channel, link, self._timeout, self._silence
-            )  # returns when the other party has connected too
-        except BaseException:
-            channel.close()
-            raise
+        with PeerWatch(stream.sock) as other:  # while this party waits for the dealer, the other one may be restarted
+
+            def check() -> None:
+                if other.gone.is_set():
+                    raise LinkError("The other party left before the dealer was there.")
+
+            dealer = connect(self._dealer, "dealer", self._identity, deadline, check)
+            other.end_with_it(dealer.sock)
+            channel = Channel(dealer, "the dealer", max_payload=SMALL_HEADER, max_header=SMALL_HEADER)
+            try:
+                meeting = (own if self.rank == 0 else theirs).hex()
+                channel.send({"kind": "hello", "meeting": meeting}, timeout=HANDSHAKE)
+                welcome, _ = channel.receive(timeout=max(deadline - time.monotonic(), _PAUSE))
+                self._agree_on_batch(link, welcome)
+                # This returns when the other party has connected too.
+                self._party.meet(channel, link, self._timeout, self._silence)
+            except BaseException:
+                channel.close()
+                check()
+                raise
 
     def _agree_on_batch(self, link: Link, welcome: dict[str, Any]) -> None:
         """Take the smallest of the largest batches that the dealer and the two parties have memory for."""

@@ -21,7 +21,10 @@ from .limits import AGAIN, Busy
 MAX_WAITING = 512  # queries of all clients
 
 
-HALF = 5.0  # seconds for which a query waits that only one of the parties holds
+FRAME = 60.0  # seconds from the first byte of a query to the last, and for a client to take an answer
+
+
+HALF = FRAME + 10.0  # seconds for which a query waits that only one of the parties holds: the other half may be long
 
 
 _ENTRY = struct.Struct(">16sI")  # id, rows

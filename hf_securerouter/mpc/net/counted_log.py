@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
@@ -12,6 +13,20 @@ WINDOW = 60.0  # seconds in which a line is written once
 
 
 MOST = 20  # different lines of a window
+
+
+def never_failing(log: Callable[[str], None]) -> Callable[[str], None]:
+    """A log that drops a line which cannot be written: a full disk must not end the threads of a server.
+
+    Args:
+        log (callable): Takes a line.
+    """
+
+    def write(line: str) -> None:
+        with contextlib.suppress(OSError, ValueError):  # a closed file raises the second
+            log(line)
+
+    return write
 
 
 class CountedLog:

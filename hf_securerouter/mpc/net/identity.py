@@ -58,6 +58,7 @@ class Identity:
             )
         self.client = self._context(ssl.PROTOCOL_TLS_CLIENT)
         self._server = self._context(ssl.PROTOCOL_TLS_SERVER)
+        self._is_behind = False  # whether that context still has to be made anew
 
     @classmethod
     def load(cls, folder: Path, key: Path | None = None) -> Identity:
@@ -132,9 +133,13 @@ class Identity:
                 )
 
     def _refresh(self) -> None:
-        if self._allowed is not None and self._allowed.refresh():
+        if self._allowed is None:
+            return
+        self._is_behind |= self._allowed.refresh()
+        if self._is_behind:
             try:
                 self._server = self._context(ssl.PROTOCOL_TLS_SERVER)
+                self._is_behind, self._allowed.problem = False, None
             except SecureRouterValueError as error:  # the listener has to go on; revoked clients stay out by `greet`
                 self._allowed.problem = f"{error} Clients that were added cannot connect."
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import socket
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from .channel import Channel, ChannelError
 from .identity import Identity
@@ -23,7 +23,9 @@ from .sockets import HANDSHAKE, Address, MeetingError, connect_until, format_add
 _PAUSE = 0.2  # seconds between two attempts to connect
 
 
-def connect(address: Address, role: str, identity: Identity, deadline: float) -> TlsStream:
+def connect(
+    address: Address, role: str, identity: Identity, deadline: float, check: Callable[[], None] | None = None
+) -> TlsStream:
     """Connect to a role, trying again until it listens.
 
     Args:
@@ -31,6 +33,7 @@ def connect(address: Address, role: str, identity: Identity, deadline: float) ->
         role (`str`): The role that must answer.
         identity (`Identity`): This role's own identity.
         deadline (`float`): When to give up, as `time.monotonic()` counts.
+        check (callable, *optional*): Called before each attempt; it raises an error if there is no use in another one.
 
     Returns:
         `TlsStream`: A connection that both ends have accepted.
@@ -42,6 +45,8 @@ def connect(address: Address, role: str, identity: Identity, deadline: float) ->
     place = format_address(address)
 
     def attempt(left: float) -> TlsStream:
+        if check is not None:
+            check()
         sock = socket.create_connection(address, timeout=left)
         try:
             return _greeted(sock, place, role, identity, min(deadline, time.monotonic() + HANDSHAKE))

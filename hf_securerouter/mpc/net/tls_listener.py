@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import selectors
 import socket
 import threading
@@ -11,7 +12,7 @@ from collections.abc import Callable
 
 from ...errors import SecureRouterError
 from .channel import SMALL_HEADER, Channel
-from .counted_log import CountedLog
+from .counted_log import CountedLog, never_failing
 from .identity import Identity
 from .socket_stream import TlsStream
 from .sockets import HANDSHAKE, Address, MeetingError, format_address, keep_alive, listen_at
@@ -21,6 +22,9 @@ MAX_STRANGERS = 256  # connections at once whose handshake is not complete; beyo
 
 
 MAX_FROM_ADDRESS = 32  # of these, from one address
+
+
+MAX_FROM_KEY = 32  # connections at once of one certificate whose greeting is not complete
 
 
 FIRST_MESSAGE = 2.0  # seconds for the first bytes of a handshake; `HANDSHAKE` for all of it
@@ -33,7 +37,8 @@ class TlsListener:
     """Accepts TLS connections from some roles, and refuses all others; a context manager.
 
     One thread runs all handshakes, so that strangers cost neither threads nor places: an unfinished handshake gives
-    way to newer ones, and ends after `FIRST_MESSAGE` seconds without a byte, or `HANDSHAKE` seconds in all.
+    way to newer ones, and ends after `FIRST_MESSAGE` seconds without a byte, or `HANDSHAKE` seconds in all. Then each
+    connection has a thread, and an unfinished greeting gives way to newer ones of the same certificate.
 
     Args:
         identity (`Identity`): This role's own identity.
@@ -56,8 +61,11 @@ class TlsListener:
         enter: Callable[[str, TlsStream], None],
         log: Callable[[str], None],
     ) -> None:
-        self._identity, self._roles, self._enter, self._log = identity, roles, enter, CountedLog(log)
+        self._identity, self._roles, self._enter = identity, roles, enter
+        self._log = CountedLog(never_failing(log))
         self._strangers: list[_Stranger] = []  # the oldest first
+        self._greeted: list[tuple[str, TlsStream]] = []  # by certificate, the oldest first
+        self._lock = threading.Lock()  # of `_greeted`
         self._selector = selectors.DefaultSelector()
         try:
             self._sock = listen_at(address)
@@ -88,19 +96,26 @@ class TlsListener:
     def _listen(self) -> None:
         try:
             while self._open:
-                for key, _ in self._selector.select(self._patience()):
-                    if key.data is None:
-                        self._accept()
-                    elif key.data in self._strangers:  # it may have given way just now
-                        self._advance(key.data)
-                self._end_late_ones()
-                self._log.flush()
+                try:
+                    self._take_turn()
+                except Exception as error:  # without this thread the role would be deaf
+                    self._log(f"The listener met an unexpected {type(error).__name__}, and goes on.")
+                    time.sleep(_PAUSE)
         finally:
             for stranger in list(self._strangers):
                 self._forget(stranger)
                 stranger.stream.sock.close()
             self._selector.close()
             self._sock.close()
+
+    def _take_turn(self) -> None:
+        for key, _ in self._selector.select(self._patience()):
+            if key.data is None:
+                self._accept()
+            elif key.data in self._strangers:  # it may have given way just now
+                self._advance(key.data)
+        self._end_late_ones()
+        self._log.flush()
 
     def _patience(self) -> float:
         """Seconds until the next unfinished handshake is late, at most one."""
@@ -135,9 +150,33 @@ class TlsListener:
             self._refuse(stranger, error)
             return
         stranger.deadline = stranger.since + HANDSHAKE
-        if done:
+        if not done:
+            return
+        self._make_room(stranger.stream)
+        try:
+            thread = threading.Thread(target=self._serve, args=(stranger.stream, stranger.host), daemon=True)
             self._forget(stranger)
-            threading.Thread(target=self._serve, args=(stranger.stream, stranger.host), daemon=True).start()
+            thread.start()
+        except RuntimeError as error:  # the system has no more threads
+            self._log(f"Refused a connection from {stranger.host}: {error}")
+            self._left(stranger.stream)
+            stranger.stream.sock.close()
+
+    def _make_room(self, stream: TlsStream) -> None:
+        """Count a connection that is about to be greeted; the oldest one gives way where there are too many."""
+        key = stream.fingerprint()
+        with self._lock:
+            same = [entry for entry in self._greeted if entry[0] == key]
+            if len(same) >= MAX_FROM_KEY or len(self._greeted) >= MAX_STRANGERS:
+                oldest = (same if len(same) >= MAX_FROM_KEY else self._greeted)[0]
+                self._greeted.remove(oldest)
+                with contextlib.suppress(OSError):
+                    oldest[1].sock.shutdown(socket.SHUT_RDWR)  # its thread closes it
+            self._greeted.append((key, stream))
+
+    def _left(self, stream: TlsStream) -> None:
+        with self._lock:
+            self._greeted = [entry for entry in self._greeted if entry[1] is not stream]
 
     def _end_late_ones(self) -> None:
         now = time.monotonic()
@@ -157,7 +196,11 @@ class TlsListener:
 
     def _serve(self, stream: TlsStream, host: str) -> None:
         try:
-            self._enter(self._checked(stream), stream)
+            try:
+                role = self._checked(stream)
+            finally:
+                self._left(stream)
+            self._enter(role, stream)
         except (OSError, SecureRouterError) as error:
             self._log(f"Refused a connection from {host}: {error}")
             stream.sock.close()

@@ -62,15 +62,15 @@ class AllowList:
         self.users = self._read()
 
     def refresh(self) -> bool:
-        """Read the file if it has changed; whether the list is another one."""
+        """Read the file if it has changed, again and again until it can be read; whether the list is another one."""
         if (stamp := self._seen()) == self._stamp:
             return False
-        self._stamp = stamp
         try:
-            found, self.problem = self._read(), None
+            found = self._read()
         except SecureRouterValueError as error:
             self.problem = f"{error} The list as it was before stays in force."
             return False
+        self._stamp, self.problem = stamp, None
         changed = found != self.users
         self.users = found
         return changed

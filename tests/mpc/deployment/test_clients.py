@@ -241,6 +241,23 @@ def test_a_connection_that_ended_while_it_was_idle_is_made_anew(served):
         assert torch.allclose(open_session(TEXTS).logits, first, atol=0.02)
 
 
+@pytest.mark.parametrize("restarted", ["party1", pytest.param("party0", marks=pytest.mark.fault)])
+def test_a_party_that_is_restarted_while_the_other_waits_for_the_dealer_is_met(place, tmp_path, restarted):
+    with Deployment(place / "revealed", tmp_path) as deployment:
+        other = deployment.roles["party0" if restarted == "party1" else "party1"]
+        deployment.roles["dealer"].kill()
+        for role in ("party0", "party1"):
+            deployment.roles[role].wait_for("have to connect again")
+        time.sleep(1.0)  # both have met, and wait for the dealer
+        deployment.roles[restarted].kill()
+        deployment.start(restarted)
+        other.wait_for("The other party left before the dealer was there")
+        deployment.start("dealer")
+        other.wait_for("All roles are here", 2)
+        with session(deployment) as open_session:
+            assert len(open_session(TEXTS).labels) == len(TEXTS)
+
+
 @pytest.mark.fault
 @pytest.mark.parametrize("stopped", ["party0", "party1", "dealer"])
 def test_a_role_that_stands_still_in_a_query_is_given_up_within_its_silence(place, tmp_path, stopped):
