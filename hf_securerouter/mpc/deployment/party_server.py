@@ -101,7 +101,7 @@ class PartyServer:
         log = never_failing(log)
         self._timeout, self._log, self._silence = timeout, log, silence
         self._watch = KeyWatch(self._identity, log)
-        self._pending, self._queue, self._ledger = PendingConnections(), QueryQueue(), Ledger()
+        self._pending, self._queue, self._ledger = PendingConnections(), QueryQueue(self.rank), Ledger()
         self._max_wait = max_wait
         self._taken: Sequence[Query | None] = []  # the batch that is under way
         fitting = fit_batch(self._manifest, self._manifest.largest_batch, memory, [folder.identity.role])

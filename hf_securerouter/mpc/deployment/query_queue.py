@@ -24,7 +24,9 @@ MAX_WAITING = 512  # queries of all clients
 FRAME = 60.0  # seconds from the first byte of a query to the last, and for a client to take an answer
 
 
-HALF = FRAME + 10.0  # seconds for which a query waits that only one of the parties holds: the other half may be long
+# Seconds for which a query waits that only this party holds, by party. Party 1's share, a seed, arrives at once; that
+# of party 0 may still be under way over a slow line.
+HALF = (5.0, FRAME + 10.0)
 
 
 _ENTRY = struct.Struct(">16sI")  # id, rows
@@ -71,9 +73,14 @@ def failure(text: str, again: float | None = None, busy: bool = False) -> dict[s
 
 
 class QueryQueue:
-    """Waiting queries. The clients' threads add queries, the party's own thread takes them."""
+    """Waiting queries. The clients' threads add queries, the party's own thread takes them.
 
-    def __init__(self) -> None:
+    Args:
+        rank (`int`): The party's.
+    """
+
+    def __init__(self, rank: int) -> None:
+        self._rank = rank
         self._changed = threading.Condition()
         self._waiting: dict[str, Query] = {}
         self._served: dict[str, float] = {}  # by client: when a query of it was last taken up
@@ -170,8 +177,8 @@ class QueryQueue:
             return found
 
     def drop_halves(self, theirs: Mapping[str, int]) -> None:
-        """Fail the queries of which the other party has had no equal for `HALF` seconds."""
-        since = time.monotonic() - HALF
+        """Fail the queries of which the other party has had no equal for as long as `HALF` says."""
+        since = time.monotonic() - HALF[self._rank]
         with self._changed:
             for identity, query in list(self._waiting.items()):
                 if query.arrived <= since and theirs.get(identity) != query.batch:

@@ -21,7 +21,7 @@ class Desk:
 
     def __init__(self, timeout=20.0, **limits):
         party = SimpleNamespace(rank=1, check=lambda batch, tensors: None)
-        manifest, self.queue = SimpleNamespace(largest_batch=4), QueryQueue()
+        manifest, self.queue = SimpleNamespace(largest_batch=4), QueryQueue(0)
         limits, audit = Limits(**{"waiting": 1} | limits), Audit(None, "party1")
         self.desk = ClientDesk(party, manifest, self.queue, limits, timeout, lambda line: None, audit)
         self._threads, self._open = [], contextlib.ExitStack()

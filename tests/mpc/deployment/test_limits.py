@@ -67,7 +67,7 @@ def test_an_idle_connection_gives_way(monkeypatch):
 
 def waiting(*queries):
     """A queue of (client, rows), whose ids are 1, 2, 3, ..."""
-    queue = QueryQueue()
+    queue = QueryQueue(0)
     for number, (name, rows) in enumerate(queries, start=1):
         queue.add(Query(f"{number:032x}", name, rows, {}))
     return queue
@@ -102,11 +102,15 @@ def test_only_what_both_parties_hold_is_taken_up(monkeypatch):
     assert picked(queue, 4, theirs=theirs) == [2]
     queue.drop_halves(theirs)
     assert len(queue.held()) == 2
-    monkeypatch.setattr(query_queue, "HALF", 0.0)
+    monkeypatch.setattr(query_queue, "HALF", (0.0, 60.0))
     halves = list(queue._waiting.values())
     queue.drop_halves({halves[1].identity: halves[1].batch})
     assert halves[0].response[0]["again"] > 0 and not halves[1].done.is_set()
     assert [rows for _, rows in queue.held()] == [2]
+    seeds = QueryQueue(1)  # at party 1 a half waits for what may be under way to party 0
+    seeds.add(Query(f"{1:032x}", "a", 1, {}))
+    seeds.drop_halves({})
+    assert len(seeds.held()) == 1
 
 
 def test_a_queue_has_an_end_and_no_id_twice(monkeypatch):
@@ -126,7 +130,7 @@ def test_a_list_of_queries_has_one_length_whatever_it_holds():
 
 
 def test_a_wait_ends_with_the_next_query_or_in_time():
-    queue = QueryQueue()
+    queue = QueryQueue(0)
     start = time.monotonic()
     queue.wait(0.2, 60.0)
     queue.add(Query("ab" * 16, "a", 1, {}))
