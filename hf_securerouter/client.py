@@ -219,6 +219,7 @@ class SecureRouterClient:
         Raises:
             As a call.
         """
+        self.session.refuse_in_a_fork()
         with self._lock:
             if not self.session.is_open:
                 self.session.__enter__()

@@ -223,7 +223,7 @@ class SessionOfThreads(Session):
     def _open(self):
         self._channels = {"party0": None}  # of which nothing but its being there is looked at
 
-    def close(self):
+    def _close(self):
         self._channels = {}
 
     def _failure(self, role, event):

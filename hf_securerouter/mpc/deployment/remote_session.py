@@ -103,7 +103,7 @@ class RemoteSession(Session):
                 raise SessionError(f"{role} has memory for no batch of this model; the session is over.")
             self.batch_size = min(self.batch_size, largest)
 
-    def close(self) -> None:
+    def _close(self) -> None:
         channels, self._channels = list(self._channels.values()), {}
         for channel in channels:
             channel.close()

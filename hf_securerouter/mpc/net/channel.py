@@ -198,6 +198,10 @@ class Channel:
         self.hang_up()
         self._stream.sock.close()
 
+    def forget(self) -> None:
+        """Close this process's descriptor only: the connection goes on in the process that this one is a fork of."""
+        self._stream.sock.close()
+
     def _write(self, data: bytes | bytearray | memoryview, deadline: float) -> None:
         view = memoryview(data).cast("B")
         if not view:

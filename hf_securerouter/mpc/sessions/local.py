@@ -133,8 +133,7 @@ class LocalSession(Session):
             self._send(role, {"kind": "ready"})
         self._collect("ready", self.timeout)
 
-    def close(self) -> None:
-        """End all roles at once. Safe to call twice."""
+    def _close(self) -> None:
         roles, self._roles = list(self._roles.values()), {}
         self._channels = {}
         for role in roles:

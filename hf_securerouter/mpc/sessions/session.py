@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import queue
 import secrets
 import threading
@@ -96,10 +97,12 @@ class Answer:
 
 
 def _one_at_a_time(call: Callable[Concatenate[Any, P], SecureResult]) -> Callable[Concatenate[Any, P], SecureResult]:
-    """A session's method whose calls from several threads wait for each other."""
+    """A session's method whose calls from several threads wait for each other. A fork may not call it: two processes
+    on one connection would take each other's answers, and encrypt under one keystream."""
 
     @functools.wraps(call)
     def waiting(self: Any, *args: P.args, **kwargs: P.kwargs) -> SecureResult:
+        self.refuse_in_a_fork()
         with self._lock:
             return call(self, *args, **kwargs)
 
@@ -124,11 +127,13 @@ class Session(ABC):
         self.batch_size = manifest.batch or batch_size
         self.setup_seconds = 0.0
         self._lock = threading.RLock()
+        self._process: int | None = None  # that opened it
         self._channels: dict[str, Channel] = {}
         self._events: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
 
     def __enter__(self) -> Self:
         start = time.perf_counter()
+        self._process = os.getpid()
         try:
             self._open()
         except BaseException:
@@ -139,6 +144,28 @@ class Session(ABC):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def close(self) -> None:
+        """Disconnect from all roles at once. Safe to call twice. In a fork of the process that opened the session, the
+        other process keeps its connections."""
+        if self._process in (None, os.getpid()):
+            self._close()
+        else:
+            channels, self._channels = list(self._channels.values()), {}
+            for channel in channels:
+                channel.forget()
+
+    def refuse_in_a_fork(self) -> None:
+        """Check that this is the process that opened the session.
+
+        Raises:
+            `SessionError`: It is a fork of that process.
+        """
+        if self._process not in (None, os.getpid()):
+            raise SessionError(
+                "The session belongs to the process that opened it, and this is a fork of that process: open a "
+                "session of its own in each process."
+            )
 
     @property
     def is_open(self) -> bool:
@@ -254,8 +281,8 @@ class Session(ABC):
         return f"quotas {'/'.join(map(str, quotas))}" if quotas else "scores"
 
     @abstractmethod
-    def close(self) -> None:
-        """Disconnect from all roles at once. Safe to call twice."""
+    def _close(self) -> None:
+        """Disconnect from all roles at once, in the process that opened the session. Safe to call twice."""
 
     @abstractmethod
     def _failure(self, role: str, event: Any) -> SessionError:

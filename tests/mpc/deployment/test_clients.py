@@ -3,6 +3,7 @@
 
 import contextlib
 import json
+import os
 import signal
 import struct
 import threading
@@ -243,6 +244,22 @@ def test_a_connection_that_ended_while_it_was_idle_is_made_anew(served):
         while open_session._events.qsize() < 2:
             time.sleep(0.01)
         assert torch.allclose(open_session(TEXTS).logits, first, atol=0.02)
+
+
+def test_a_fork_of_a_client_leaves_its_connections_alone(served):
+    told = []
+    with session(served, retries=0, log=told.append) as open_session:
+        first = open_session(TEXTS).logits
+        before = list(open_session._channels.values())
+        child = os.fork()
+        if not child:
+            try:
+                open_session.close()
+            finally:
+                os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        assert torch.allclose(open_session(TEXTS).logits, first, atol=0.02)
+        assert list(open_session._channels.values()) == before and not told
 
 
 @pytest.mark.parametrize("restarted", ["party1", pytest.param("party0", marks=pytest.mark.fault)])

@@ -1,10 +1,13 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
 """Local sessions of real processes: answers, costs, and the data that each role sees."""
 
+import contextlib
 import json
+import os
 import re
 import subprocess
 import sys
+import time
 import warnings
 
 import pytest
@@ -297,3 +300,27 @@ def test_a_role_does_without_transformers():
     code += "print('transformers' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.stdout.split() == ["False"], done.stderr
+
+
+def test_a_fork_asks_nothing_and_leaves_the_session_to_its_process():
+    secure = pool_model().to_mpc(max_length=16, routing_privacy="revealed")
+    with secure.local_session(timeout=60) as session:
+        ids = torch.full((2, 16), 7)
+        first = session({"input_ids": ids}).logits
+        child = os.fork()
+        if not child:
+            status = 1
+            try:
+                with session._lock, contextlib.suppress(SessionError):
+                    session({"input_ids": torch.full((2, 16), 3)})
+                    status = 2
+                session.close()
+                status = 0 if status == 1 and not session.is_open else status
+            finally:
+                os._exit(status)
+        deadline = time.monotonic() + 60
+        while (ended := os.waitpid(child, os.WNOHANG)) == (0, 0):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert os.waitstatus_to_exitcode(ended[1]) == 0
+        assert torch.allclose(session({"input_ids": ids}).logits, first, atol=0.02)

@@ -40,7 +40,7 @@ class Answered(Session):
     def _answer(self):
         return {"kind": "result", "ledger": Ledger().to_dict(), "experts": self.experts}
 
-    def close(self):
+    def _close(self):
         self._channels = {}
 
     def _failure(self, role, event):
