@@ -4,6 +4,8 @@
 A line is a JSON object: `time` (UTC), `role`, `user`, `key` (the fingerprint), `rows`, `bytes` (both directions) and
 `outcome`: `answered`, `refused` (no valid query, or no room), `failed` (the servers could not answer) or `left` (the
 client did not wait). No text, share, seed or expert is in it.
+
+A line that cannot be written, such as on a full disk, is owed: until it is written, no query is taken up.
 """
 
 from __future__ import annotations
@@ -43,6 +45,7 @@ class Audit:
     def __init__(self, path: Path | None, role: str) -> None:
         self._role, self._lock = role, threading.Lock()
         self._file: int | None = None
+        self._owed: list[bytes] = []
         if path is None:
             return
         try:
@@ -55,6 +58,17 @@ class Audit:
             raise SecureRouterValueError(
                 f"`audit` {str(path)!r} should be a file that only its owner can read: `chmod 600 {path}`."
             )
+
+    def settle(self) -> None:
+        """Write the lines that are owed.
+
+        Raises:
+            `SecureRouterError`: They still cannot be written; no query may be taken up.
+        """
+        with self._lock:
+            while self._owed:
+                self._append(self._owed[0])
+                del self._owed[0]
 
     @contextlib.contextmanager
     def request(self, stream: TlsStream, channel: Channel, rows: object, before: int) -> Iterator[Request]:
@@ -81,11 +95,17 @@ class Audit:
     def _write(self, stream: TlsStream, values: dict[str, object]) -> None:
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
         line = {"time": now, "role": self._role, "user": stream.name, "key": stream.fingerprint(), **values}
-        data = (json.dumps(line) + "\n").encode()
         with self._lock:
-            try:
-                assert self._file is not None
-                if os.write(self._file, data) != len(data):
-                    raise OSError("the disk is full")
-            except OSError as error:
-                raise SecureRouterError(f"The audit log cannot be written ({error}).") from error
+            self._owed.append((json.dumps(line) + "\n").encode())
+        self.settle()
+
+    def _append(self, data: bytes) -> None:
+        """Add a whole line, or nothing."""
+        assert self._file is not None
+        try:
+            before = os.fstat(self._file).st_size
+            if os.write(self._file, data) != len(data):
+                os.ftruncate(self._file, before)
+                raise OSError("the disk is full")
+        except OSError as error:
+            raise SecureRouterError(f"The audit log cannot be written ({error}).") from error

@@ -95,6 +95,12 @@ class ClientDesk:
         if header.get("kind") == "hello":
             self._greet(channel)
             return
+        try:
+            self._audit.settle()
+        except SecureRouterError as error:
+            self._log(f"A message of client {connection.name} is refused: {error}")
+            channel.send(failure("The server cannot note who asks; try again later.", AGAIN), timeout=HANDSHAKE)
+            return
         with self._audit.request(stream, channel, header.get("batch"), before) as request:
             self._answer(connection, header, tensors, request)
 

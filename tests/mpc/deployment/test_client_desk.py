@@ -2,10 +2,14 @@
 """Whose limits a query counts against, and what a client is told when it connects."""
 
 import contextlib
+import errno
+import json
+import os
 import threading
 import time
 from types import SimpleNamespace
 
+from hf_securerouter.mpc.deployment import audit as audit_module
 from hf_securerouter.mpc.deployment import client_desk
 from hf_securerouter.mpc.deployment.audit import Audit
 from hf_securerouter.mpc.deployment.client_desk import ClientDesk
@@ -19,10 +23,10 @@ from tests.support.transport_ends import tcp_pair
 class Desk:
     """Party 1's desk, for shares without tensors; a context manager."""
 
-    def __init__(self, timeout=20.0, **limits):
+    def __init__(self, timeout=20.0, audit=None, **limits):
         party = SimpleNamespace(rank=1, check=lambda batch, tensors: None)
         manifest, self.queue = SimpleNamespace(largest_batch=4), QueryQueue(0)
-        limits, audit = Limits(**{"waiting": 1} | limits), Audit(None, "party1")
+        limits, audit = Limits(**{"waiting": 1} | limits), audit or Audit(None, "party1")
         self.desk = ClientDesk(party, manifest, self.queue, limits, timeout, lambda line: None, audit)
         self._threads, self._open = [], contextlib.ExitStack()
 
@@ -30,7 +34,7 @@ class Desk:
         """The channel of a client of this name, each over a connection of its own."""
         ends = tcp_pair()
         stream = SocketStream(ends[0])
-        stream.name = name
+        stream.name, stream.fingerprint = name, lambda: "the key"
         self._threads.append(threading.Thread(target=self.desk.serve, args=(stream,), daemon=True))
         self._threads[-1].start()
         channel = Channel(SocketStream(ends[1]), "the desk")
@@ -99,3 +103,30 @@ def test_a_client_that_waits_for_the_roles_in_vain_may_come_again(monkeypatch):
         channel.send({"kind": "hello"}, timeout=20)
         answer, _ = channel.receive(timeout=20)
         assert "did not meet within 0.2 seconds" in answer["error"] and answer["again"] > 0
+
+
+def test_no_query_is_taken_up_while_its_line_in_the_audit_log_is_owed(tmp_path, monkeypatch):
+    room, write = [50], os.write
+
+    def full(file, data):
+        written = write(file, data[: room[0]])
+        room[0] -= written
+        if not written:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return written
+
+    def ask(channel):
+        channel.send({"kind": "query", "id": "0" * 32, "batch": 1}, timeout=20)
+        return channel.receive(timeout=20)[0]
+
+    monkeypatch.setattr(audit_module.os, "write", full)
+    with Desk(audit=Audit(tmp_path / "audit", "party1")) as desk:
+        assert "A query's id" in ask(desk.caller("ada"))["error"]  # the line of this one is cut
+        for _ in range(2):
+            answer = ask(desk.caller("ada"))
+            assert "cannot note who asks" in answer["error"] and answer["again"] > 0
+        assert (tmp_path / "audit").read_bytes() == b""
+        room[0] = 10_000
+        assert "A query's id" in ask(desk.caller("bob"))["error"]
+    lines = [json.loads(line) for line in (tmp_path / "audit").read_text().splitlines()]
+    assert [line["user"] for line in lines] == ["ada", "bob"]
