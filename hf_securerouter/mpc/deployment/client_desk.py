@@ -83,11 +83,24 @@ class ClientDesk:
             channel.close()
 
     def _serve_one(self, connection: Connection, stream: TlsStream) -> None:
+        held = 0
+
+        def admit(size: int) -> None:
+            nonlocal held
+            self._accounts.take(connection.name, size)
+            held = size
+
+        try:
+            self._receive_and_answer(connection, stream, admit)
+        finally:
+            self._accounts.give_back(connection.name, held)
+
+    def _receive_and_answer(self, connection: Connection, stream: TlsStream, admit: Callable[[int], None]) -> None:
         channel = connection.channel
         before = channel.bytes_sent + channel.bytes_received
         try:
-            header, tensors = channel.receive(self._timeout, FRAME)
-        except UnreadableFrame as error:
+            header, tensors = channel.receive(self._timeout, FRAME, admit)
+        except (UnreadableFrame, Busy) as error:
             with self._audit.request(stream, channel, None, before) as request:
                 request.outcome = "refused"
                 self._refuse(channel, connection.name, error)
@@ -110,8 +123,7 @@ class ClientDesk:
         channel = connection.channel
         try:
             query = self._read(header, tensors, connection.name)
-            size = query.size
-            self._accounts.begin(connection, query.batch, size)
+            self._accounts.begin(connection, query.batch)
         except SecureRouterError as error:
             request.outcome = "refused"
             self._refuse(channel, connection.name, error)
@@ -128,7 +140,7 @@ class ClientDesk:
             request.outcome = "refused"
             self._refuse(channel, connection.name, error)
         finally:
-            self._accounts.end(connection, size)
+            self._accounts.end(connection)
 
     def _greet(self, channel: Channel) -> None:
         """Tell a client how many rows a query may have, as soon as the roles have agreed on it.

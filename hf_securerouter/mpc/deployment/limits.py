@@ -146,13 +146,32 @@ class Accounts:
             for connection in self._connections:
                 connection.channel.hang_up()
 
-    def begin(self, connection: Connection, rows: int, size: int) -> None:
+    def take(self, name: str, size: int) -> None:
+        """Count the bytes of a query, before they arrive and until `give_back`.
+
+        Args:
+            name (`str`): The client.
+            size (`int`): Bytes.
+
+        Raises:
+            `Busy`: The client has too many of them; nothing was counted.
+        """
+        with self._lock:
+            if self._bytes[name] + size > self.limits.bytes_in_flight:
+                raise Busy(f"`bytes_in_flight`: {self.limits.bytes_in_flight} of a client")
+            self._bytes[name] += size
+
+    def give_back(self, name: str, size: int) -> None:
+        """The bytes that `take` counted are no longer kept."""
+        with self._lock:
+            self._bytes[name] -= size
+
+    def begin(self, connection: Connection, rows: int) -> None:
         """Count a query until `end`.
 
         Args:
             connection (`Connection`): It is not idle meanwhile.
             rows (`int`): Texts.
-            size (`int`): Bytes.
 
         Raises:
             `Busy`: A limit of this client is reached; nothing was counted.
@@ -161,8 +180,6 @@ class Accounts:
         with self._lock:
             if self._waiting[name] >= limits.waiting:
                 raise Busy(f"`waiting`: {limits.waiting} queries of a client")
-            if self._bytes[name] + size > limits.bytes_in_flight:
-                raise Busy(f"`bytes_in_flight`: {limits.bytes_in_flight} of a client")
             now, most, a_second = time.monotonic(), max(limits.rows_a_minute, rows), limits.rows_a_minute / 60
             left, before = self._allowance.get(name, (float(most), now))
             left = min(left + (now - before) * a_second, most)
@@ -170,12 +187,10 @@ class Accounts:
                 raise Busy(f"`rows_a_minute`: {limits.rows_a_minute} of a client", (rows - left) / a_second)
             self._allowance[name] = left - rows, now
             self._waiting[name] += 1
-            self._bytes[name] += size
             connection.idle_since = None
 
-    def end(self, connection: Connection, size: int) -> None:
+    def end(self, connection: Connection) -> None:
         """The query that `begin` counted is answered, or given up."""
         with self._lock:
             self._waiting[connection.name] -= 1
-            self._bytes[connection.name] -= size
             connection.idle_since = time.monotonic()

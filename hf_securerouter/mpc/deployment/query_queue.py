@@ -48,11 +48,6 @@ class Query:
         self.done = threading.Event()
         self.response: tuple[dict[str, Any], dict[str, Tensor]] = {}, {}
 
-    @property
-    def size(self) -> int:
-        """Bytes of the share."""
-        return sum(words.nbytes for words in self.tensors.values())
-
     def reply(self, header: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         """Finish the query with a result for the client."""
         self._finish({"kind": "result", **header}, tensors)

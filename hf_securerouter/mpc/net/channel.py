@@ -13,6 +13,7 @@ import select
 import socket
 import struct
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -29,6 +30,7 @@ MAX_HEADER = 16 << 20
 SMALL_HEADER = 64 << 10  # enough between machines, where only queries, answers and orders travel
 MAX_PAYLOAD = 8 << 30
 _PREFIX = struct.Struct("<4sIQ")
+_DROPPED = 1 << 16  # bytes of a dropped frame that are read at once
 _MAX_RANK = 4
 _MAX_EMPTY = 1 << 20  # product of the other dimensions of a tensor without elements
 _DTYPES = {
@@ -133,7 +135,7 @@ class Channel:
         self._fill(memoryview(buffer).cast("B"), time.monotonic() + timeout)
 
     def receive(
-        self, timeout: float | None = 60.0, rest: float | None = None
+        self, timeout: float | None = 60.0, rest: float | None = None, admit: Callable[[int], None] | None = None
     ) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Wait for one frame.
 
@@ -142,6 +144,8 @@ class Channel:
                 waits for the first byte until the connection closes.
             rest (`float`, *optional*): Seconds from the first byte to the last. By default what `timeout` leaves, or
                 60 seconds if it is None.
+            admit (callable, *optional*): Called with the payload's bytes before there is memory for them. If it raises
+                a `SecureRouterError`, the frame is read to its end and dropped, and the error raised.
 
         Returns:
             The header and the tensors.
@@ -160,6 +164,12 @@ class Channel:
         if magic != MAGIC:
             raise ChannelError(f"{self.peer} sent {magic!r} where a frame should begin.")
         _check_lengths(head_length, payload_length, self.peer, self.max_header, self.max_payload)
+        if admit is not None:
+            try:
+                admit(payload_length)
+            except SecureRouterError:
+                self._drop(head_length + payload_length, deadline)
+                raise
         head, payload = bytes(self._read(head_length, deadline)), bytes(self._read(payload_length, deadline))
         try:
             header = json.loads(head)
@@ -168,6 +178,11 @@ class Channel:
         if not isinstance(header, dict):
             raise UnreadableFrame(f"{self.peer} sent a header that is not a JSON object.")
         return header, self._tensors(payload) if payload else {}
+
+    def _drop(self, count: int, deadline: float | None) -> None:
+        """Read bytes that nobody keeps."""
+        while count:
+            count -= len(self._read(min(count, _DROPPED), deadline))
 
     def _tensors(self, payload: bytes) -> dict[str, Tensor]:
         if int.from_bytes(payload[:8], "little") > self.max_header:

@@ -5,9 +5,12 @@ import contextlib
 import errno
 import json
 import os
+import struct
 import threading
 import time
 from types import SimpleNamespace
+
+import torch
 
 from hf_securerouter.mpc.deployment import audit as audit_module
 from hf_securerouter.mpc.deployment import client_desk
@@ -15,7 +18,7 @@ from hf_securerouter.mpc.deployment.audit import Audit
 from hf_securerouter.mpc.deployment.client_desk import ClientDesk
 from hf_securerouter.mpc.deployment.limits import Limits
 from hf_securerouter.mpc.deployment.query_queue import QueryQueue
-from hf_securerouter.mpc.net.channel import Channel
+from hf_securerouter.mpc.net.channel import MAGIC, Channel
 from hf_securerouter.mpc.net.socket_stream import SocketStream
 from tests.support.transport_ends import tcp_pair
 
@@ -130,3 +133,24 @@ def test_no_query_is_taken_up_while_its_line_in_the_audit_log_is_owed(tmp_path, 
         assert "A query's id" in ask(desk.caller("bob"))["error"]
     lines = [json.loads(line) for line in (tmp_path / "audit").read_text().splitlines()]
     assert [line["user"] for line in lines] == ["ada", "bob"]
+
+
+def test_bytes_count_from_the_moment_that_they_are_announced():
+    with Desk(bytes_in_flight=1000) as desk:
+        slow, other, bob = (desk.caller(name) for name in ("ada", "ada", "bob"))
+        slow.send_bytes(struct.pack("<4sIQ", MAGIC, 2, 900) + b"{}" + bytes(10))  # and never the rest
+        query = {"kind": "query", "id": f"{1:032x}", "batch": 1}
+        tensors = {"x": torch.zeros(400, dtype=torch.uint8)}
+        for _ in range(2):  # the refused frame was read to its end: the connection goes on
+            other.send(query, tensors, timeout=20)
+            answer, _ = other.receive(timeout=20)
+            assert answer["busy"] and answer["again"] > 0 and "`bytes_in_flight`: 1000" in answer["error"]
+        bob.send(query, tensors, timeout=20)
+        assert holds(desk.queue, 1)
+        slow.close()
+        deadline = time.monotonic() + 20
+        while "busy" in answer and answer["busy"]:
+            assert time.monotonic() < deadline
+            other.send(query | {"id": "0" * 32}, tensors, timeout=20)
+            answer, _ = other.receive(timeout=20)
+        assert "A query's id" in answer["error"]

@@ -34,20 +34,24 @@ def test_limits_are_read_from_a_file(tmp_path):
 def test_each_limit_refuses_its_client_alone_and_says_when_to_come_again():
     accounts = Accounts(Limits(connections=2, waiting=2, rows_a_minute=60, bytes_in_flight=100))
     first, other = accounts.connect("a", Line()), accounts.connect("b", Line())
-    for wrong, match in (((1, 101), "bytes_in_flight"), ((59, 1), "rows_a_minute")):
-        accounts.begin(first, 2, 1)
-        with pytest.raises(Busy, match=f"{match}.*come again in") as raised:
-            accounts.begin(first, *wrong)
-        accounts.end(first, 1)
-        accounts.begin(other, 1, 1)
-        accounts.end(other, 1)
+    accounts.take("a", 60)
+    with pytest.raises(Busy, match="bytes_in_flight.*come again in"):
+        accounts.take("a", 41)
+    accounts.take("b", 41)
+    accounts.give_back("a", 60)
+    accounts.take("a", 100)
+    for _ in range(2):
+        accounts.begin(first, 2)
+        accounts.end(first)
+    with pytest.raises(Busy, match="rows_a_minute.*come again in") as raised:
+        accounts.begin(first, 59)
     # 4 rows of 60 are used; of 59 there are 3 too few, at one a second.
     assert raised.value.again == pytest.approx(3, abs=0.5)
-    accounts.begin(first, 1, 1)
-    accounts.begin(first, 1, 1)
+    accounts.begin(first, 1)
+    accounts.begin(first, 1)
     with pytest.raises(Busy, match="waiting"):
-        accounts.begin(first, 1, 1)
-    accounts.begin(other, 1, 1)
+        accounts.begin(first, 1)
+    accounts.begin(other, 1)
     accounts.connect("a", Line())
     with pytest.raises(Busy, match="connections"):
         accounts.connect("a", Line())
@@ -60,7 +64,7 @@ def test_an_idle_connection_gives_way(monkeypatch):
     with pytest.raises(Busy, match="2 connections of all clients"):
         accounts.connect("c", Line())
     monkeypatch.setattr(limits_module, "IDLE", 0.0)
-    accounts.begin(busy, 1, 1)
+    accounts.begin(busy, 1)
     accounts.connect("c", Line())
     assert idle.channel.ended and not busy.channel.ended
 
