@@ -12,15 +12,14 @@ import hashlib
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TypeVar
 
 import torch
+from huggingface_hub import ModelCardData
 from safetensors import safe_open
 
 
-if TYPE_CHECKING:
-    from hf_securerouter.model_card import SecureRouterModelCardData
-
+D = TypeVar("D", bound=ModelCardData)
 
 _WEIGHTS = re.compile(r"(adapter_)?model(-\d+-of-\d+)?\.safetensors")
 
@@ -46,7 +45,7 @@ def weights_digest(folder: str | os.PathLike) -> str | None:
     return hashlib.sha256(b"".join(found[name] for name in sorted(found))).hexdigest()[:16] if found else None
 
 
-def without_figures(data: SecureRouterModelCardData) -> SecureRouterModelCardData:
+def without_figures(data: D) -> D:
     """The metadata of a card without what was measured.
 
     Args:

@@ -220,8 +220,10 @@ def write_model_card(
 
 
 class ModelCardCallback(TrainerCallback):
-    """Collects the arguments of training and the metrics of the last evaluation for the card; where the best weights
-    are loaded at the end, those of the evaluation that chose them, as long as this process saw it.
+    """Collects the arguments of training and the metrics of the last evaluation for the card.
+
+    Where the best weights are loaded at the end, these metrics are of the evaluation that chose them, as long as this
+    process saw it.
 
     The metrics become `EvalResult`s if `model.model_card_data.datasets` names a dataset, else a table in the card.
     [`SecureRouterTrainer`] adds this callback by itself.

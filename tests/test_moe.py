@@ -11,8 +11,15 @@ from transformers import (
     pipeline,
 )
 
-from hf_securerouter import SecureMoeConfig, SecureMoeForSequenceClassification, SecureRouterValueError
+from hf_securerouter import (
+    SecureMoeConfig,
+    SecureMoeForSequenceClassification,
+    SecureRouterConfig,
+    SecureRouterForSequenceClassification,
+    SecureRouterValueError,
+)
 from hf_securerouter.modeling_moe import SecureMoeMixture, SecureMoeModel
+from hf_securerouter.trainer import SecureRouterTrainer, SecureRouterTrainingArguments
 from tests.tiny import VOCABULARY, moe_classifier, noisy_classifier
 
 
@@ -124,3 +131,17 @@ def test_what_no_mixture_can_be_is_refused(fields, message):
     with pytest.raises(SecureRouterValueError, match=message):
         SecureMoeConfig(**fields)
     assert AutoConfig.for_model("secure_moe").num_experts == 8
+
+
+def test_the_gates_of_a_mixture_of_experts_learn_as_its_other_weights(tmp_path):
+    moe = moe_classifier().config
+    config = SecureRouterConfig(expert_configs=[moe, moe], expert_costs=[1.0, 2.0], router_shares_expert=0)
+    args = SecureRouterTrainingArguments(
+        str(tmp_path), router_learning_rate=0.5, learning_rate=0.125, report_to="none", use_cpu=True
+    )
+    trainer = SecureRouterTrainer(SecureRouterForSequenceClassification(config), args)
+    rates = {id(p): group["lr"] for group in trainer.create_optimizer().param_groups for p in group["params"]}
+    names = [name for name, _ in trainer.model.named_parameters()]
+    assert any(".router." in name for name in names)
+    for name, parameter in trainer.model.named_parameters():
+        assert rates[id(parameter)] == (0.5 if name.startswith("router.") else 0.125), name

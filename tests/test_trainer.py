@@ -18,7 +18,6 @@ from hf_securerouter.trainer import (
     SecureRouterTrainingArguments,
     UpdateSizeCallback,
 )
-from tests.tiny import moe_classifier
 
 
 def make_model(**config_fields) -> SecureRouterForSequenceClassification:
@@ -272,19 +271,6 @@ class TestOptimizer:
         assert decays[id(trainer.model.router.dense.weight)] == 0.01
         assert decays[id(trainer.model.router.dense.bias)] == 0.0
         assert len(rates) == sum(len(group["params"]) for group in optimizer.param_groups)
-
-    def test_the_gates_of_a_mixture_of_experts_learn_as_its_other_weights(self, tmp_path):
-        moe = moe_classifier().config
-        config = SecureRouterConfig(expert_configs=[moe, moe], expert_costs=[1.0, 2.0], router_shares_expert=0)
-        args = SecureRouterTrainingArguments(
-            str(tmp_path), router_learning_rate=0.5, learning_rate=0.125, report_to="none", use_cpu=True
-        )
-        trainer = SecureRouterTrainer(SecureRouterForSequenceClassification(config), args)
-        rates = {id(p): group["lr"] for group in trainer.create_optimizer().param_groups for p in group["params"]}
-        names = [name for name, _ in trainer.model.named_parameters()]
-        assert any(".router." in name for name in names)
-        for name, parameter in trainer.model.named_parameters():
-            assert rates[id(parameter)] == (0.5 if name.startswith("router.") else 0.125), name
 
     def test_without_it_the_optimizer_is_the_trainers(self, make_trainer, tmp_path):
         ours = make_trainer().create_optimizer()
