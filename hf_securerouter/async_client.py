@@ -56,7 +56,7 @@ class AsyncSecureRouterClient:
 
     async def close(self) -> None:
         """Disconnect from the servers, after the questions that are being asked. Safe to call twice."""
-        if self._asking is not None:
+        if self._asking is not None and not self.client.session.in_a_fork:
             await asyncio.wait([self._asking])
         await asyncio.to_thread(self.client.close)
 
@@ -68,6 +68,7 @@ class AsyncSecureRouterClient:
         function_to_apply: str | None = None,
     ) -> Any:
         """Classify one text or several; arguments, result and errors of a [`SecureRouterClient`]'s call."""
+        self.client.session.refuse_in_a_fork()
         rows, shape = as_rows(inputs, top_k)
         ranked = self.client.ranking(function_to_apply)
         encoded = self.client.session.client.tokenize(rows)  # so that rows that cannot be read fail this call alone

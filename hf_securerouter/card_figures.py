@@ -52,4 +52,4 @@ def without_figures(data: D) -> D:
         data: Of the earlier card.
     """
     kept = {name: value for name, value in data.to_dict().items() if name not in ("model-index", "metrics")}
-    return type(data)(**kept | {"securerouter": {}})
+    return type(data)(**kept | {"model_name": data.model_name, "securerouter": {}})

@@ -149,6 +149,7 @@ class SecureRouterClient:
         return PreTrainedConfig(id2label=labels.names, problem_type=problem_type)
 
     def __enter__(self) -> Self:
+        self.session.refuse_in_a_fork()
         with self._lock:
             self.session.__enter__()
         return self
@@ -158,6 +159,9 @@ class SecureRouterClient:
 
     def close(self) -> None:
         """Disconnect from the servers, after a question that is being asked. Safe to call twice."""
+        if self.session.in_a_fork:  # where the lock may be held by a thread of the other process
+            self.session.close()
+            return
         with self._lock:
             self.session.close()
 

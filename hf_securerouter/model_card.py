@@ -182,12 +182,20 @@ def write_model_card(
     folder: str | os.PathLike,
     card_data: SecureRouterModelCardData | None = None,
     repo_id: str | None = None,
+    same_weights: bool = False,
 ) -> bool:
     """Write the card to `folder`/README.md, without losing a person's text.
 
     A generated card is written again; metadata that were added to it and the text below its last generated line stay,
     and its figures as long as the folder holds the weights that they were measured of. A README.md that a person
     wrote, or edited above that line, is left as it is, with a warning.
+
+    Args:
+        model: The pool, or the model that `peft.get_peft_model` made.
+        folder: Where model and card are saved.
+        card_data: Metadata; defaults to `model.model_card_data`, if it has one.
+        repo_id: The name shown in the code example; defaults to the card's `model_name`.
+        same_weights: Take an earlier card that does not say which weights it is of for that of the folder's weights.
 
     Returns:
         Whether the card was written.
@@ -207,9 +215,11 @@ def write_model_card(
             return False
         kept = existing.text[end.end() :]
         before = cast(SecureRouterModelCardData, existing.data)
-        if before.securerouter.get("weights") != weights:
+        known = before.securerouter.get("weights")
+        if known != weights and not (same_weights and known is None):
             if before.eval_results or before.securerouter.keys() - {"weights"}:
-                logger.warning("The figures in %s are of other weights, and were left out of the card.", path)
+                whose = "are of other weights" if known else "may be of other weights, which the card did not tell"
+                logger.warning("The figures in %s %s: they were left out.", path, whose)
             before = without_figures(before)
         data = _merge(before, data)
     if weights is not None:

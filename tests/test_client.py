@@ -5,7 +5,9 @@ import asyncio
 import inspect
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -102,6 +104,27 @@ def test_threads_that_share_a_client_ask_one_after_another(servers):
     for thread in threads:
         thread.join(60)
     assert found == [found[0]] * 8 and servers.sizes == [3] * 8
+
+
+def test_in_a_fork_a_client_waits_for_no_thread_of_the_other_process(servers):
+    def refuse():
+        raise SessionError("a fork")
+
+    client = SecureRouterClient(Path("client"), servers)
+    servers.in_a_fork, servers.refuse_in_a_fork = True, refuse
+    with client._lock, ThreadPoolExecutor() as pool:  # a lock that nobody gives back
+        for action in (lambda: client("bad"), client.__enter__, lambda: asyncio.run(asynchronous(client)("bad"))):
+            with pytest.raises(SessionError, match="a fork"):
+                pool.submit(action).result(60)
+        pool.submit(client.close).result(60)
+        pool.submit(lambda: asyncio.run(asynchronous(client).close())).result(60)
+
+
+def asynchronous(client):
+    """An async client in a fork, whose task of another process never ends."""
+    found = AsyncSecureRouterClient(client)
+    found._asking = SimpleNamespace(done=lambda: False)
+    return found
 
 
 # asyncio.

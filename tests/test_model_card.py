@@ -300,6 +300,26 @@ def test_figures_of_other_weights_are_left_out(model, data, tmp_path, caplog):
     assert "share of evaluated" not in card.text and "are of other weights" in caplog.text
 
 
+def test_a_card_that_does_not_say_whose_its_figures_are_keeps_them_where_weights_stay(model, data, tmp_path, caplog):
+    model.model_card_data = data
+    model.save_pretrained(tmp_path)
+    model.model_card_data = None
+    card = ModelCard.load(tmp_path / "README.md")
+    del card.data.securerouter["weights"]  # as before cards had it
+    card.save(tmp_path / "README.md")
+    assert write_model_card(model, tmp_path, same_weights=True)
+    kept = ModelCard.load(tmp_path / "README.md")
+    assert kept.data.eval_results[0].metric_value == 0.8125 and kept.data.securerouter["weights"]
+    card.save(tmp_path / "README.md")
+    logging.enable_propagation()
+    try:
+        model.save_pretrained(tmp_path)
+    finally:
+        logging.disable_propagation()
+    assert "may be of other weights" in caplog.text and "# sst2-router" in (tmp_path / "README.md").read_text()
+    assert ModelCard.load(tmp_path / "README.md").data.eval_results is None
+
+
 def test_a_pool_of_other_experts_is_saved_over_an_evaluated_one(model, data, tmp_path):
     model.model_card_data = data
     model.save_pretrained(tmp_path)

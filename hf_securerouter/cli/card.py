@@ -16,7 +16,7 @@ def card(
 ) -> None:
     """Write the card of a checkpoint again, with the current costs of its config.
 
-    Results, metadata and the text below the last generated line stay.
+    Metadata and the text below the last generated line stay, and results unless they are of other weights.
     """
     with only_results_on_stdout():
         report = rewrite_card(path)
@@ -46,7 +46,7 @@ def rewrite_card(path: Path) -> dict[str, Any]:
             f"`path` {str(path)!r} holds a plain {model.config.model_type} classifier: only the card of a pool is "
             "written. Pass the folder of a pool."
         )
-    if not write_model_card(model, path):
+    if not write_model_card(model, path, same_weights=True):
         raise SecureRouterValueError(
             f"{str(path / 'README.md')!r} was written or edited by hand and is left as it is. Move your text below "
             "the line that starts with `<!-- Written by hf_securerouter`, or remove the file."

@@ -103,6 +103,8 @@ def label_file(
         checked_records(rows)
     if any("label" in (row.record or {}) for row in rows):
         log('The lines have a "label" already; the output holds the predicted one in its place.')
+    # So that a line of a stopped run tells its own answer, and no field of the input.
+    asked_once: Record = {"verified": None} if verify else {}
 
     partial = _partial_path(output_path, input_path, made_with, encrypted, on_error, windows, abstain_below, verify)
     with (
@@ -121,7 +123,7 @@ def label_file(
             batch = rows[start:end]
             answers = _answers(answering, batch, on_error)
             for row in batch:
-                file.write(as_line((row.record or {"line": row.number}) | answers[row.number]))
+                file.write(as_line((row.record or {"line": row.number}) | asked_once | answers[row.number]))
             answered += answers.values()
             file.flush()
             bar.update(len(batch))
@@ -137,7 +139,9 @@ def label_file(
         "protocol": answering.protocol,
         "routing_privacy": answering.routing_privacy,
         "cost": answering.cost,
-    } | ({} if verify is None else {"differing": sum(answer.get("verified") is False for answer in answered)})
+    } | (
+        {} if verify is None else {"differing": sum(answer.get("verified") is False for answer in answered if verify)}
+    )
 
 
 def say_what_was_written(report: dict[str, Any]) -> None:

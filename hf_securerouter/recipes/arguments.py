@@ -30,9 +30,11 @@ _PLACES = (
     "validation_file",
 )
 
-# Arguments of the Trainer that change the weights, so that a run may not go on with others. A checkpoint knows how
-# many rows an update has.
+# Arguments of the Trainer that change the weights, beside the rows of an update: a run may not go on with others.
 _TRAINING = (
+    "data_seed",
+    "fp16",
+    "neftune_noise_alpha",
     "max_steps",
     "lr_scheduler_type",
     "lr_scheduler_kwargs",
@@ -187,6 +189,8 @@ class RunArguments(DataArguments):
         self.bf16 = training_args.bf16 or None  # None, as in a run that was started before there was this field
         found = {name: getattr(training_args, name) for name in _TRAINING if hasattr(training_args, name)}
         self.training = {name: value.value if isinstance(value, Enum) else value for name, value in found.items()}
+        rows = training_args.per_device_train_batch_size * training_args.gradient_accumulation_steps
+        self.training["rows_of_an_update"] = rows * int(os.environ.get("WORLD_SIZE", "1"))
         return self
 
     def fingerprint(self) -> dict[str, Any]:

@@ -68,7 +68,7 @@ def once(path: Path, make: Callable[[], Any]) -> Any:
 
     Args:
         path (`Path`): The file.
-        make (callable): Gives a JSON-able value. It runs in the main process alone.
+        make (callable): Gives a JSON-able value. It runs in the main process alone, so it may wait for no other one.
     """
     state = PartialState()
     if state.is_main_process and not path.exists():

@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import struct
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -130,7 +131,9 @@ def rows_digest(task: Task, rows: Sequence[Row]) -> str:
     """
     digest = hashlib.sha256()
     for row in rows:
-        digest.update(json.dumps([row[column] for column in (*task.columns, "label")]).encode())
+        # As `tokenize` takes them, so that the same rows from another kind of file are the same.
+        label = struct.pack("<f", float(row["label"])).hex() if task.regression else int(row["label"])
+        digest.update(json.dumps([*(row[column].strip() for column in task.columns), label]).encode())
     return digest.hexdigest()
 
 

@@ -145,8 +145,10 @@ class RoutedPoolRun:
             `SecureRouterValueError`: They are others than those that the run began with.
         """
         rows = self.data.rows(split)
-        own = rows_digest(self.task, rows)
-        if once(self.folder / f"rows-{split}.json", lambda: own) != own:
+        own, path = rows_digest(self.task, rows), self.folder / f"rows-{split}.json"
+        if not path.exists() and PartialState().is_main_process:  # no wait: the validation rows are the main process's
+            write_json(own, path)
+        if path.exists() and json.loads(path.read_text()) != own:
             raise SecureRouterValueError(
                 f"`output_dir` {str(self.folder)!r} holds a run with other {split} rows, whose figures are not of "
                 "these: name another folder, or restore the rows."

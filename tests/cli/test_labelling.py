@@ -16,15 +16,13 @@ class Answers:
     protocol, routing_privacy, batch_size, cost = "masked", "quota", 2, None
 
     def __init__(self, verify, stop=None):
-        self.verify, self.stop = verify, stop
+        self.verify, self.stop, self.batches = verify, stop, 0
 
     def __call__(self, texts):
-        if "film 0" in str(texts[0]):
-            verified = False
-        elif self.stop is not None:
+        self.batches += 1
+        if self.batches == self.stop:
             raise KeyboardInterrupt
-        else:
-            verified = True
+        verified = "film 0" not in str(texts[0])
         return [Classified("good", 0.9, [0.0, 1.0], 0, verified=verified if self.verify else None) for _ in texts]
 
 
@@ -45,16 +43,27 @@ def label(texts, verify=None, stop=None):
 def test_answers_that_differed_are_counted_after_a_stop(texts):
     assert label(texts, verify=1.0)["differing"] == 2
     with pytest.raises(KeyboardInterrupt):
-        label(texts, verify=1.0, stop=1)
+        label(texts, verify=1.0, stop=2)
     report = label(texts, verify=1.0)
     assert (report["resumed_after"], report["differing"]) == (2, 2)
 
 
 def test_a_run_that_asks_twice_does_not_go_on_with_answers_that_were_asked_once(texts):
     with pytest.raises(KeyboardInterrupt):
-        label(texts, stop=1)
+        label(texts, stop=2)
     assert label(texts, verify=1.0)["resumed_after"] == 0
     assert all("verified" in line for line in texts.with_name("out.jsonl").read_text().splitlines())
+
+
+@pytest.mark.parametrize("verify", [0.0, 1.0])
+def test_a_field_of_the_input_is_not_taken_for_an_answer(texts, verify):
+    lines = [json.loads(line) | {"verified": False} for line in texts.read_text().splitlines()]
+    texts.write_text("".join(json.dumps(line | {"text": line["text"].replace("0", "9")}) + "\n" for line in lines))
+    assert label(texts, verify=verify)["differing"] == 0
+    with pytest.raises(KeyboardInterrupt):
+        label(texts, verify=verify, stop=2)
+    report = label(texts, verify=verify)
+    assert (report["resumed_after"], report["differing"]) == (2, 0)
 
 
 def test_a_report_counts_what_differs_where_answers_are_asked_twice_only(texts):

@@ -82,6 +82,8 @@ def test_a_run_does_not_go_on_with_another_optimizer():
     found = json.loads(json.dumps(args.fingerprint()))
     other, _ = parse_args(["--output_dir", "x", "--use_cpu", "--optim", "sgd"], RunArguments, "")
     assert args.differences(found) == [] and other.differences(found) == ["optim", "weight_decay"]
+    larger, _ = parse_args(["--output_dir", "x", "--use_cpu", "--gradient_accumulation_steps", "2"], RunArguments, "")
+    assert larger.differences(found) == ["rows_of_an_update", "weight_decay"]
     del found["training"]  # a run of before
     assert other.differences(found) == []
 

@@ -3,15 +3,26 @@
 
 import json
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_securerouter import SecureRouterValueError
 from hf_securerouter.recipes.arguments import DataArguments
-from hf_securerouter.recipes.data import open_data, perturb, split_by_sentence, split_rows, tokenize
+from hf_securerouter.recipes.data import open_data, perturb, rows_digest, split_by_sentence, split_rows, tokenize
 from hf_securerouter.recipes.tasks import TASKS
 from tests.recipes.made_up import made_up_rows
+
+
+def test_the_same_rows_from_another_kind_of_file_have_one_digest():
+    rows = [{"sentence1": "a", "sentence2": "b", "label": 3.8}]
+    other = [{"sentence1": " a ", "sentence2": "b", "label": str(np.float32(3.8))}]
+    assert rows_digest(TASKS["stsb"], rows) == rows_digest(TASKS["stsb"], other)
+    rows = [{"sentence1": "a", "sentence2": "b", "label": 1}]
+    assert rows_digest(TASKS["mrpc"], rows) == rows_digest(TASKS["mrpc"], [rows[0] | {"label": "1"}])
+    for change in ({"label": 0}, {"sentence2": "c"}, {"sentence1": "b", "sentence2": "a"}):
+        assert rows_digest(TASKS["mrpc"], rows) != rows_digest(TASKS["mrpc"], [rows[0] | change])
 
 
 def test_a_distilled_expert_learns_from_perturbed_copies_too(tokenizer):

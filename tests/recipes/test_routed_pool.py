@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 import run_glue_no_trainer
 import torch
+from accelerate import PartialState
 from huggingface_hub.utils import filter_repo_objects
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertForSequenceClassification
 
@@ -156,7 +157,7 @@ def test_a_stopped_run_goes_on_where_it_was(made, tmp_path, script, monkeypatch)
     monkeypatch.setattr(where, "expert_loss", counted)
     with pytest.raises(Stopped):
         module.main(stopped)
-    with pytest.raises(SecureRouterValueError, match="counts updates of 8 rows, and an update now has 16"):
+    with pytest.raises(SecureRouterValueError, match="a run with another `rows_of_an_update`"):
         module.main([*stopped, "--per_device_train_batch_size", "16"])
     steps[0], limit = 0, 100
     module.main(stopped)
@@ -207,6 +208,19 @@ def test_a_run_does_not_go_on_with_other_rows(made, tmp_path, split):
     run.data.rows = lambda split: [*rows[:-1], rows[-1] | {"label": 1 - rows[-1]["label"]}]
     with pytest.raises(SecureRouterValueError, match=f"a run with other {split} rows.*name another folder"):
         run.load_rows(split)
+
+
+def test_the_report_waits_for_no_other_process(made, tmp_path, monkeypatch):
+    """It is made in the main process alone."""
+
+    class Run(RoutedPoolRun):
+        def report(self, *arguments):
+            with monkeypatch.context() as patched:
+                patched.setattr(PartialState, "wait_for_everyone", lambda state: pytest.fail("it waits"))
+                return super().report(*arguments)
+
+    report = loop_run(arguments(made, tmp_path / "out"), Run)()
+    assert report["policies"]
 
 
 def test_cross_fitted_answers_come_from_experts_that_have_not_seen_the_row(made, tmp_path):

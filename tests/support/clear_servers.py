@@ -28,6 +28,8 @@ class Servers:
     def refuse_in_a_fork(self):
         pass
 
+    in_a_fork = False
+
     def __call__(self, inputs):
         assert self.is_open and not self.at_once
         self.at_once += 1

@@ -127,13 +127,13 @@ class Session(ABC):
         self.batch_size = manifest.batch or batch_size
         self.setup_seconds = 0.0
         self._lock = threading.RLock()
-        self._process: int | None = None  # that opened it
+        self._process: int | None = None  # that has the connections
         self._channels: dict[str, Channel] = {}
         self._events: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
 
     def __enter__(self) -> Self:
+        self.refuse_in_a_fork()
         start = time.perf_counter()
-        self._process = os.getpid()
         try:
             self._open()
         except BaseException:
@@ -148,23 +148,29 @@ class Session(ABC):
     def close(self) -> None:
         """Disconnect from all roles at once. Safe to call twice. In a fork of the process that opened the session, the
         other process keeps its connections."""
-        if self._process in (None, os.getpid()):
+        if not self.in_a_fork:
             self._close()
+            self._process = None
         else:
             channels, self._channels = list(self._channels.values()), {}
             for channel in channels:
                 channel.forget()
 
+    @property
+    def in_a_fork(self) -> bool:
+        """Whether the connections belong to another process, of which this one is a fork."""
+        return self._process not in (None, os.getpid())
+
     def refuse_in_a_fork(self) -> None:
-        """Check that this is the process that opened the session.
+        """Check that the connections are this process's own.
 
         Raises:
-            `SessionError`: It is a fork of that process.
+            `SessionError`: They belong to the process that this one is a fork of.
         """
-        if self._process not in (None, os.getpid()):
+        if self.in_a_fork:
             raise SessionError(
-                "The session belongs to the process that opened it, and this is a fork of that process: open a "
-                "session of its own in each process."
+                "The session belongs to the process that opened it, and this is a fork of that process: make a new "
+                "session, or client, in each process."
             )
 
     @property
@@ -301,7 +307,7 @@ class Session(ABC):
         return {"kind": "query", "batch": size}
 
     def _add(self, name: str, channel: Channel) -> None:
-        self._channels[name] = channel
+        self._channels[name], self._process = channel, os.getpid()
         threading.Thread(target=_listen, args=(name, channel, self._events), daemon=True).start()
 
     def _send(self, role: str, header: dict[str, Any], tensors: dict[str, Tensor] | None = None) -> None:

@@ -21,6 +21,7 @@ from hf_securerouter.mpc.deployment.role_folder import RoleFolder
 from hf_securerouter.mpc.net.channel import SMALL_HEADER, Channel, ChannelError, ChannelTimeout
 from hf_securerouter.mpc.net.identity import Identity
 from hf_securerouter.mpc.net.tls import connect
+from hf_securerouter.mpc.sessions.session import SessionError
 from tests.support.deployed import Deployment
 from tests.tiny import pool_model
 
@@ -253,10 +254,19 @@ def test_a_fork_of_a_client_leaves_its_connections_alone(served):
         before = list(open_session._channels.values())
         child = os.fork()
         if not child:
+            status = 1
             try:
+                for ask in (lambda: open_session(TEXTS), open_session.__enter__):
+                    with contextlib.suppress(SessionError):
+                        ask()
+                        status = 2
                 open_session.close()
+                with contextlib.suppress(SessionError):
+                    open_session.__enter__()
+                    status = 3
+                status = 0 if status == 1 else status
             finally:
-                os._exit(0)
+                os._exit(status)
         assert os.waitpid(child, 0)[1] == 0
         assert torch.allclose(open_session(TEXTS).logits, first, atol=0.02)
         assert list(open_session._channels.values()) == before and not told
