@@ -11,7 +11,8 @@ from hf_securerouter.cli import labelling
 
 
 class Answers:
-    """Batches of two texts; the first batch differs when it is asked twice, and the run is stopped at batch `stop`."""
+    """Batches of two texts; the first batch differs when it is asked twice, and the run is stopped at batch `stop`.
+    Where `verify` is below 1, none is asked twice."""
 
     protocol, routing_privacy, batch_size, cost = "masked", "quota", 2, None
 
@@ -22,8 +23,8 @@ class Answers:
         self.batches += 1
         if self.batches == self.stop:
             raise KeyboardInterrupt
-        verified = "film 0" not in str(texts[0])
-        return [Classified("good", 0.9, [0.0, 1.0], 0, verified=verified if self.verify else None) for _ in texts]
+        verified = "film 0" not in str(texts[0]) if self.verify == 1.0 else None
+        return [Classified("good", 0.9, [0.0, 1.0], 0, verified=verified) for _ in texts]
 
 
 @pytest.fixture
@@ -55,7 +56,7 @@ def test_a_run_that_asks_twice_does_not_go_on_with_answers_that_were_asked_once(
     assert all("verified" in line for line in texts.with_name("out.jsonl").read_text().splitlines())
 
 
-@pytest.mark.parametrize("verify", [0.0, 1.0])
+@pytest.mark.parametrize("verify", [0.0, 0.5, 1.0])
 def test_a_field_of_the_input_is_not_taken_for_an_answer(texts, verify):
     lines = [json.loads(line) | {"verified": False} for line in texts.read_text().splitlines()]
     texts.write_text("".join(json.dumps(line | {"text": line["text"].replace("0", "9")}) + "\n" for line in lines))
