@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""Utility routers that know more or less, and a cascade, compared on training rows that no expert has seen."""
+"""Utility routers that know more or less, and a cascade, compared on rows whose experts have not seen them."""
 
 from __future__ import annotations
 
@@ -182,11 +182,12 @@ def table(found: Sequence[dict[str, Any]], command: str) -> str:
 _INTRODUCTION = """\
 # Routers compared
 
-Each router is fitted on four fifths of the training rows that no expert has seen, and asked for the last fifth, \
-five times; the validation split is not read. `margin` reads of the smallest expert's last layer how sure that expert \
-is, and `margin itself` is told so by that expert's head, which no router on shares reads; `disagreement`, in \
-addition, how unlikely the largest expert holds the smallest one's answer to be. The cascade trains nothing: the \
-smallest expert answers, and where it is not sure the largest. AUDC is the area under score over relative cost, the \
-router's included; intervals are 95 % bootstrap intervals of the difference. Costs are relative to the largest \
-expert's, and points lost are against its score.
+Each router is fitted on four fifths of the training rows that have answers of experts which have not seen them, and \
+asked for the last fifth, five times; the validation split is not read. Of a cross-fitted run, the hidden states are \
+those of the final smallest expert, which has seen all rows. `margin` reads of the smallest expert's last layer how \
+sure that expert is, and `margin itself` is told so by that expert's head, which no router on shares reads; \
+`disagreement`, in addition, how unlikely the largest expert holds the smallest one's answer to be. The cascade \
+trains nothing: the smallest expert answers, and where it is not sure the largest. AUDC is the area under score over \
+relative cost, the router's included; intervals are 95 % bootstrap intervals of the difference. Costs are relative \
+to the largest expert's, and points lost are against its score.
 """
