@@ -56,9 +56,11 @@ def party(
     from hf_securerouter.mpc.deployment.party_server import PartyServer
     from hf_securerouter.mpc.deployment.role_folder import RoleFolder
     from hf_securerouter.mpc.models.manifest import PARTIES
+    from hf_securerouter.mpc.net.sockets import take_all_descriptors
     from hf_securerouter.mpc.sessions.core_dumps import forbid_core_dumps
 
     forbid_core_dumps()
+    take_all_descriptors()
     with until_stopped():
         PartyServer(
             RoleFolder.load(folder, *PARTIES, key=key, pins=parse_pins(pin)),

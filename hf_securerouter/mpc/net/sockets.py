@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ipaddress
+import resource
 import socket
 import time
 from collections.abc import Callable
@@ -75,6 +76,13 @@ def connect_until(
             if time.monotonic() + pause > deadline:
                 raise
             time.sleep(pause)
+
+
+def take_all_descriptors() -> None:
+    """Let this process open as many files and sockets as the system allows it: a server has one for each connection,
+    and the usual limit, 1,024, is of programs that have few."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def send_at_once(sock: socket.socket) -> socket.socket:

@@ -3,6 +3,7 @@
 
 import datetime
 import json
+import resource
 import shutil
 import stat
 import time
@@ -34,6 +35,7 @@ pytestmark = pytest.mark.timeout(240)
 NAMES = {"party0": "first.example", "party1": "second.example", "dealer": "third.example"}
 TEXTS = ["the film was very good", "bad"]
 LIMIT = 20.0
+FEW = 256  # descriptors that the roles begin with
 
 
 def run(*arguments, fails=False):
@@ -67,6 +69,10 @@ def place(tmp_path_factory, tokenizer):
     return folder, fingerprints
 
 
+def few_descriptors():
+    resource.setrlimit(resource.RLIMIT_NOFILE, (FEW, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+
+
 @pytest.fixture(scope="module")
 def served(place):
     folder, fingerprints = place
@@ -77,7 +83,7 @@ def served(place):
         options[role] += others
     for role in ("party0", "party1"):
         options[role] += ["--audit", str(folder / f"{role}.audit")]
-    with Deployment(folder / "shares", folder / "logs", options=options) as deployment:
+    with Deployment(folder / "shares", folder / "logs", options=options, before=few_descriptors) as deployment:
         yield deployment
 
 
@@ -264,6 +270,13 @@ def test_no_role_leaves_a_core_dump(served):
     for role in served.roles.values():
         limits = role.file_of_process("limits")
         assert [line.split()[4:6] for line in limits.splitlines() if line.startswith("Max core")] == [["0", "0"]]
+
+
+def test_a_server_may_open_as_many_files_as_the_system_allows(served):
+    for role in ("party0", "party1"):
+        limits = served.roles[role].file_of_process("limits")
+        ((soft, hard),) = [line.split()[3:5] for line in limits.splitlines() if line.startswith("Max open files")]
+        assert soft == hard and int(soft) > FEW
 
 
 def test_expiry_is_told_before_and_at_the_end_by_its_own_role(place, tmp_path):
