@@ -8,7 +8,7 @@ largest expert alone. Shapes: N inputs, K experts.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -154,8 +154,17 @@ def bootstrap(
         resamples (`int`): Number of draws.
         seed (`int`): Seed of the draws; with the same seed, statistics are computed on the same inputs.
     """
+    return interval([statistic(rows) for rows in resampled(count, resamples, seed)])
+
+
+def resampled(count: int, resamples: int, seed: int = 0) -> Iterator[np.ndarray]:
+    """The indices (N,) of inputs drawn with replacement, again and again; arguments as for [`bootstrap`]."""
     generator = np.random.default_rng(seed)
-    values = [statistic(generator.integers(0, count, count)) for _ in range(resamples)]
+    return (generator.integers(0, count, count) for _ in range(resamples))
+
+
+def interval(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
+    """The 95 % percentile interval of a statistic's values; NaN are left out."""
     low, high = np.nanpercentile(values, [2.5, 97.5])
     return float(low), float(high)
 

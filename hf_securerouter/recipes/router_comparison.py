@@ -25,7 +25,17 @@ from hf_securerouter.recipes.data import shortened
 from hf_securerouter.recipes.fitting import Row
 from hf_securerouter.recipes.prediction import decide, labels_of, predict, to_device
 from hf_securerouter.recipes.routed_pool import Parts, RoutedPoolRun
-from hf_securerouter.reports import Curve, PoolAnswers, audc, bootstrap, oracle_curve, qnc, routed_curve, zero_router
+from hf_securerouter.reports import (
+    Curve,
+    PoolAnswers,
+    audc,
+    interval,
+    oracle_curve,
+    qnc,
+    resampled,
+    routed_curve,
+    zero_router,
+)
 from hf_securerouter.routing import by_cost
 
 
@@ -145,14 +155,16 @@ def comparison(
 
     first, everything = next(iter(ROUTERS)), np.arange(len(labels))
 
-    def figures(name: str) -> dict[str, Any]:
-        def lead(places: np.ndarray) -> float:
-            return audc(curve(name, places, 31)) - audc(curve(first, places, 31))
+    def areas(name: str) -> np.ndarray:
+        return np.array([audc(curve(name, places, 31)) for places in resampled(len(labels), resamples)])
 
+    areas_of_first = areas(first)
+
+    def figures(name: str) -> dict[str, Any]:
         drawn, best = curve(name, everything, 101), answers.score(answers.largest, answers.references)
         return {
             "audc": audc(drawn),
-            "against_first": bootstrap(lead, len(labels), resamples) if name != first else None,
+            "against_first": interval(areas(name) - areas_of_first) if name != first else None,
             "costs": [qnc(drawn, best - lost) for lost in LOST],
         }
 

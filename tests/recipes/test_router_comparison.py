@@ -4,6 +4,7 @@
 from types import SimpleNamespace
 
 import compare_routers as script
+import numpy as np
 import pytest
 import torch
 
@@ -69,7 +70,9 @@ def test_a_run_compares_its_routers_on_training_rows(made, exact_dir, tmp_path, 
     read = []
     rows = script.RoutedPoolRun.load_rows
     monkeypatch.setattr(script.RoutedPoolRun, "load_rows", lambda self, split: read.append(split) or rows(self, split))
-    monkeypatch.setattr("hf_securerouter.recipes.router_comparison.bootstrap", lambda *given: (0.0, 1.0))
+    monkeypatch.setattr(
+        "hf_securerouter.recipes.router_comparison.resampled", lambda count, *given: [np.arange(count)] * 2
+    )
     more = (*TRAINER, "--results_file", str(tmp_path / "results.json"))
     found = script.main(arguments(made, exact_dir, *more))
     assert read == ["train"] and found["rows"] == 36
