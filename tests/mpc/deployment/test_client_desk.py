@@ -109,10 +109,10 @@ def test_a_client_that_waits_for_the_roles_in_vain_may_come_again(monkeypatch):
 
 
 def test_no_query_is_taken_up_while_its_line_in_the_audit_log_is_owed(tmp_path, monkeypatch):
-    room, write = [50], os.write
+    room = [50]
 
     def full(file, data):
-        written = write(file, data[: room[0]])
+        written = os.write(file, data[: room[0]])
         room[0] -= written
         if not written:
             raise OSError(errno.ENOSPC, "No space left on device")
@@ -122,7 +122,7 @@ def test_no_query_is_taken_up_while_its_line_in_the_audit_log_is_owed(tmp_path, 
         channel.send({"kind": "query", "id": "0" * 32, "batch": 1}, timeout=20)
         return channel.receive(timeout=20)[0]
 
-    monkeypatch.setattr(audit_module.os, "write", full)
+    monkeypatch.setattr(audit_module, "os", SimpleNamespace(**{**vars(os), "write": full}))  # no other module's
     with Desk(audit=Audit(tmp_path / "audit", "party1")) as desk:
         assert "A query's id" in ask(desk.caller("ada"))["error"]  # the line of this one is cut
         for _ in range(2):
