@@ -105,6 +105,8 @@ def label_file(
         log('The lines have a "label" already; the output holds the predicted one in its place.')
     # So that a line of a stopped run tells its own answer, and no field of the input.
     asked_once: Record = {"verified": None} if verify else {}
+    if any(asked_once.keys() & (row.record or {}).keys() for row in rows):
+        log('The lines have a "verified" already; the output holds what --verify found in its place.')
 
     partial = _partial_path(output_path, input_path, made_with, encrypted, on_error, windows, abstain_below, verify)
     with (
@@ -129,6 +131,7 @@ def label_file(
             bar.update(len(batch))
         os.fsync(file.fileno())
         os.replace(partial, output_path)
+    differing = sum(answer.get("verified") is False for answer in answered)
     return {
         "input": str(input_path),
         "output": str(output_path),
@@ -139,9 +142,8 @@ def label_file(
         "protocol": answering.protocol,
         "routing_privacy": answering.routing_privacy,
         "cost": answering.cost,
-    } | (
-        {} if verify is None else {"differing": sum(answer.get("verified") is False for answer in answered if verify)}
-    )
+        **({} if verify is None else {"differing": differing if verify else 0}),
+    }
 
 
 def say_what_was_written(report: dict[str, Any]) -> None:

@@ -57,7 +57,7 @@ def test_a_run_that_asks_twice_does_not_go_on_with_answers_that_were_asked_once(
 
 
 @pytest.mark.parametrize("verify", [0.0, 0.5, 1.0])
-def test_a_field_of_the_input_is_not_taken_for_an_answer(texts, verify):
+def test_a_field_of_the_input_is_not_taken_for_an_answer(texts, verify, capsys):
     lines = [json.loads(line) | {"verified": False} for line in texts.read_text().splitlines()]
     texts.write_text("".join(json.dumps(line | {"text": line["text"].replace("0", "9")}) + "\n" for line in lines))
     assert label(texts, verify=verify)["differing"] == 0
@@ -65,6 +65,7 @@ def test_a_field_of_the_input_is_not_taken_for_an_answer(texts, verify):
         label(texts, verify=verify, stop=2)
     report = label(texts, verify=verify)
     assert (report["resumed_after"], report["differing"]) == (2, 0)
+    assert ('have a "verified" already' in capsys.readouterr().err) == (verify > 0)
 
 
 def test_a_report_counts_what_differs_where_answers_are_asked_twice_only(texts):
