@@ -236,11 +236,16 @@ def usable_positions(config: PreTrainedConfig) -> int | None:
     positions = getattr(config, "max_position_embeddings", None)
     if not isinstance(positions, int) or positions < 1:
         return None
-    if config.model_type in _OFFSET_POSITIONS:
+    if counts_positions_from_padding(config):
         # MPNet's embeddings take token 1 as padding, whatever the config says.
         padding = 1 if config.model_type == "mpnet" else getattr(config, "pad_token_id", None) or 0
         positions -= padding + 1
     return positions
+
+
+def counts_positions_from_padding(config: PreTrainedConfig) -> bool:
+    """Whether the first token's position follows the id of the padding token, as in RoBERTa and its cousins."""
+    return encoder_config(config).model_type in _OFFSET_POSITIONS
 
 
 def why_not_cut(config: PreTrainedConfig) -> tuple[str, str] | None:

@@ -17,6 +17,7 @@
 | **The pieces** | |
 | `distillation` | `expert_loss`, `distillation_rows`, `Follower`, `distil_layers`, `widest_value` |
 | `calibration` | `fit_temperatures`, `fold_temperature`, `calibration_report` |
+| `vocabulary` | `read_tokens_of`, `translate_embeddings`: an expert that reads another tokenizer's tokens |
 | `experts` | `plan_pool`, `train_pool`, `load_expert` |
 | `closed_form_router` | `fit_closed_form_router` |
 | `router_training` | `train_router`, `summarize_rows` |

@@ -30,6 +30,7 @@ from hf_securerouter.recipes.distillation import distillation_rows
 from hf_securerouter.recipes.fitting import Collate, Row, Train
 from hf_securerouter.recipes.prediction import to_device
 from hf_securerouter.recipes.tasks import Task
+from hf_securerouter.recipes.vocabulary import read_tokens_of
 
 
 EXACT = {"hidden_act": "exact", "softmax": "exact", "precision": "full"}
@@ -236,7 +237,9 @@ def train_pool(
         if kind == "narrow":
             return narrow(largest)
         if kind == "checkpoint" and index != last:
-            return load_classifier(str(value), task, args.seed, args.cache_dir)
+            model = load_classifier(str(value), task, args.seed, args.cache_dir)
+            read_tokens_of(model, str(value), tokenizer, args.cache_dir)
+            return model
         small = cut_layers(largest, int(value or 0)) if kind == "cut" else copy.deepcopy(largest)
         # Half of the weights, which come from the fine-tuned expert and need no further training.
         small.get_input_embeddings().requires_grad_(False)

@@ -45,6 +45,7 @@ def test_inputs_longer_than_the_largest_expert_reads_are_refused_before_training
 
 def test_two_tasks_of_one_seed_begin_with_different_heads(tokenizer, tmp_path, monkeypatch):
     BertForSequenceClassification(family_config("bert", layers=2, width=16, num_labels=5)).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
     monkeypatch.setattr(recipe, "distillation_rows", lambda *args: [])
     args = RunArguments(model_name_or_path=str(tmp_path), distillation_epochs=0)
     args.num_train_epochs = 0
