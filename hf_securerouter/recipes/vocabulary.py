@@ -70,14 +70,14 @@ def translate_embeddings(
     Raises:
         `SecureRouterValueError`: The model counts positions from its padding token, and the tokenizers differ in it.
     """
-    padding = own.pad_token_id, tokenizer.pad_token_id
-    if counts_positions_from_padding(model.config) and padding[0] != padding[1]:
+    if counts_positions_from_padding(model.config) and own.pad_token_id != tokenizer.pad_token_id:
         raise SecureRouterValueError(
-            f"A {model.config.model_type} model counts positions from its padding token, {padding[0]}, and that of the "
-            f"largest expert's tokenizer is {padding[1]}: choose a checkpoint with the same tokenizer."
+            f"A {model.config.model_type} model counts positions from its padding token, {own.pad_token_id}, and that "
+            f"of the largest expert's tokenizer is {tokenizer.pad_token_id}: choose a checkpoint with the same tokenizer."
         )
     vocabulary, roles = own.get_vocab(), _same_roles(own, tokenizer)
-    table = model.get_input_embeddings().weight.detach().clone()
+    before: Any = model.get_input_embeddings()
+    table = before.weight.detach().clone()
     size = max(tokenizer.get_vocab().values()) + 1
     unknown = table.mean(dim=0) if own.unk_token_id is None else table[own.unk_token_id]
     translated, known = unknown.repeat(size, 1), 0
