@@ -73,7 +73,7 @@ def translate_embeddings(
     if counts_positions_from_padding(model.config) and own.pad_token_id != tokenizer.pad_token_id:
         raise SecureRouterValueError(
             f"A {model.config.model_type} model counts positions from its padding token, {own.pad_token_id}, and that "
-            f"of the largest expert's tokenizer is {tokenizer.pad_token_id}: choose a checkpoint with the same tokenizer."
+            f"of the largest expert's tokenizer is {tokenizer.pad_token_id}: choose one with the same tokenizer."
         )
     vocabulary, roles = own.get_vocab(), _same_roles(own, tokenizer)
     before: Any = model.get_input_embeddings()

@@ -65,7 +65,7 @@ def test_a_word_that_a_model_lacks_is_the_mean_of_its_pieces_or_unknown(model, t
 def test_positions_that_begin_elsewhere_are_refused(tokenizer, other):
     model = RobertaForSequenceClassification(family_config("roberta"))
     before = rows(model, *range(len(VOCABULARY)))
-    with pytest.raises(SecureRouterValueError, match=r"roberta .* padding token, 0, .* choose a checkpoint"):
+    with pytest.raises(SecureRouterValueError, match=r"roberta .* padding token, 0, .* choose one"):
         translate_embeddings(model, tokenizer, other)
     assert torch.equal(before, rows(model, *range(len(VOCABULARY))))
 
