@@ -3,9 +3,10 @@
 
     python training/encrypted_rows.py --router mrpc-router --task_name mrpc --data_dir data --max_eval_samples 200
 
-Another file of rows, such as adversarial ones, is named by `--validation_file`. One line of JSON: how many labels are
-those of the clear model, of all rows and of those whose clear logits differ by more than 0.05; the largest error of a
-logit; the metrics of both; and the seconds and bytes of a query.
+Another file of rows, such as adversarial ones, is named by `--validation_file`. The training rows of a GLUE task,
+where the arguments name them, set the bounds of every layer. One line of JSON: how many labels are those of the clear
+model, of all rows and of those whose clear logits differ by more than 0.05; the largest error of a logit; the metrics
+of both; the seconds and bytes of a query; and how many rows were in batches whose values kept their bounds.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from transformers import DataCollatorWithPadding
 from hf_securerouter.classification import load_checkpoint
 from hf_securerouter.recipes.arguments import make_parser
 from hf_securerouter.recipes.data import open_data, tokenize
-from hf_securerouter.recipes.encrypted_check import EncryptedArguments, check_pool
+from hf_securerouter.recipes.encrypted_check import SAMPLES, EncryptedArguments, check_pool
 from hf_securerouter.recipes.script import run_script
 
 
@@ -30,7 +31,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     labels = [] if model.config.problem_type == "regression" else list(model.config.id2label.values())
     data = open_data(args, labels)
     rows = tokenize(data.task, data.rows("validation"), tokenizer, model.config.max_length)
-    print(json.dumps(check_pool(data.task, model, rows, DataCollatorWithPadding(tokenizer))), flush=True)
+    samples = []
+    if args.task_name and (args.train_file or args.data_dir):
+        samples = tokenize(data.task, data.rows("train")[:SAMPLES], tokenizer, model.config.max_length)
+    print(json.dumps(check_pool(data.task, model, rows, DataCollatorWithPadding(tokenizer), samples)), flush=True)
 
 
 if __name__ == "__main__":

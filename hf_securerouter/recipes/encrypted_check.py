@@ -23,6 +23,7 @@ from hf_securerouter.routing import serve_by_quota
 
 
 MARGIN = 0.05  # between the two largest logits, from which on rounding should not change a label
+SAMPLES = 512  # training rows that set the bounds of every layer
 NOISE, REDUCED_NOISE = 0.02, 0.5  # how far encrypted logits may be from clear ones, in full and in reduced precision
 
 
@@ -41,6 +42,7 @@ def encrypted_logits(
     rows: Sequence[Row],
     collate: Collate,
     max_length: int,
+    samples: Sequence[Row] = (),
 ) -> tuple[torch.Tensor, dict[str, float]]:
     """
     The answers of a pool on secret shares under `quota`, and what they cost.
@@ -51,22 +53,35 @@ def encrypted_logits(
         rows (sequence of `dict`): N tokenized rows.
         collate (callable): Rows as one padded batch.
         max_length (`int`): Tokens that every input is padded to.
+        samples (sequence of `dict`): Tokenized rows, such as training rows, of which the first [`SAMPLES`] set the
+            bounds of every layer; without them the built-in samples do.
 
     Returns:
         `tuple`: Logits (N, C), in the order of the rows; and what a query took, as measured over all of them:
-        `seconds` online, `preprocess_seconds` before its input came, `bytes` between the servers and `dealer_bytes`.
+        `seconds` online, `preprocess_seconds` before its input came, `bytes` between the servers and `dealer_bytes`;
+        and `in_bounds`, how many inputs were in batches whose values all kept their bounds: the others' answers may
+        be wrong.
     """
-    secure = pool.to_mpc(routing_privacy="quota", quotas=list(quotas), max_length=max_length)
-    batch = collate(list(rows))
-    names = ("input_ids", "attention_mask", "token_type_ids")
-    inputs = {name: batch[name] for name in names if name in batch}
+    own = shortened(samples[:SAMPLES], max_length)
+    calibration = _inputs(own, collate) if own else None
+    secure = pool.to_mpc(
+        routing_privacy="quota", quotas=list(quotas), max_length=max_length, calibration=calibration, guard=True
+    )
+    inputs = _inputs(rows, collate)
     countdown = Countdown(len(rows), "rows")
     with secure.local_session() as session:
         result = session(inputs, progress=lambda done, _: countdown(done))
     cost = result.cost
     totals = {"seconds": cost.online_seconds, "preprocess_seconds": cost.preprocess_seconds}
     totals |= {"bytes": cost.online_bytes, "dealer_bytes": cost.dealer_bytes}
-    return result.logits, {name: total / len(rows) for name, total in totals.items()}
+    query: dict[str, float] = {name: total / len(rows) for name, total in totals.items()}
+    return result.logits, query | {"in_bounds": sum(kept is True for kept in result.in_bounds)}
+
+
+def _inputs(rows: Sequence[Row], collate: Collate) -> dict[str, torch.Tensor]:
+    """Rows as one padded batch, without their labels."""
+    batch = collate(list(rows))
+    return {name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids") if name in batch}
 
 
 @refuses_unknown
@@ -123,7 +138,11 @@ def compare_with_clear(
 
 @refuses_unknown
 def check_pool(
-    task: Task, pool: SecureRouterForSequenceClassification, rows: Sequence[Row], collate: Collate
+    task: Task,
+    pool: SecureRouterForSequenceClassification,
+    rows: Sequence[Row],
+    collate: Collate,
+    samples: Sequence[Row] = (),
 ) -> dict[str, Any]:
     """
     Classifies rows on secret shares and in clear text, by a pool that was saved with its quotas. Inputs are padded to
@@ -134,6 +153,7 @@ def check_pool(
         pool (`SecureRouterForSequenceClassification`): The pool, on the CPU, in evaluation mode.
         rows (sequence of `dict`): Tokenized rows with `labels`.
         collate (callable): Rows as one padded batch.
+        samples (sequence of `dict`): As for [`encrypted_logits`].
 
     Returns:
         `dict`: As [`compare_with_clear`], and what a query took, as [`encrypted_logits`]; `length`, the tokens of
@@ -153,7 +173,7 @@ def check_pool(
         predict(expert, shortened(rows, config.length_of(index)), collate)[0] for index, expert in enumerate(experts)
     ]
     length = min(max(len(row["input_ids"]) for row in rows), cast(int, config.max_length))
-    found, query = encrypted_logits(pool, quotas, rows, collate, length)
+    found, query = encrypted_logits(pool, quotas, rows, collate, length, samples)
     reduced = any(own["precision"] != "full" for own in config.expert_mpc or ())
     policy = scores, torch.stack(answers, dim=1), quotas, cast(list[float], config.expert_costs)
     return compare_with_clear(task, found, *policy, labels_of(rows), reduced) | {"length": length} | query

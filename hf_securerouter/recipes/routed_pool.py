@@ -43,7 +43,7 @@ from hf_securerouter.recipes.card import card_data
 from hf_securerouter.recipes.cascade import cascade_scores
 from hf_securerouter.recipes.costs import Costs, measure_costs, measure_routed, shares_encoder
 from hf_securerouter.recipes.data import open_data, rows_digest, shortened, split_rows, tokenize
-from hf_securerouter.recipes.encrypted_check import compare_with_clear, encrypted_logits
+from hf_securerouter.recipes.encrypted_check import SAMPLES, compare_with_clear, encrypted_logits
 from hf_securerouter.recipes.experts import EXACT, check_length, largest_name, load_expert, plan_pool, train_pool
 from hf_securerouter.recipes.fitting import Fit, Row
 from hf_securerouter.recipes.prediction import decide, labels_of, predict, to_device
@@ -377,7 +377,8 @@ class RoutedPoolRun:
             objective, some = self.args.router_objective, slice(count)
             model, quotas = models[objective].cpu(), tuning[objective]["quotas"]
             announce(f"Classifying {len(rows[some])} validation rows under encryption ...")
-            encrypted, query = encrypted_logits(model, quotas, rows[some], self.collate, self.args.max_seq_length)
+            samples, longest_input = self.rows(self.load_rows("train")[:SAMPLES]), self.args.max_seq_length
+            encrypted, query = encrypted_logits(model, quotas, rows[some], self.collate, longest_input, samples)
             policy = scores[objective][some], logits[some], quotas, seconds
             reduced = any(own["precision"] != "full" for own in model.config.expert_mpc or ())
             found["encrypted"] = compare_with_clear(task, encrypted, *policy, labels[some], reduced) | query

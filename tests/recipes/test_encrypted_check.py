@@ -2,10 +2,13 @@
 """Encrypted answers beside those of the clear model."""
 
 import json
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import encrypted_rows
 import pytest
 import torch
+from transformers import DataCollatorWithPadding
 
 from hf_securerouter import SecureRouterValueError
 from hf_securerouter.classification import classify
@@ -49,8 +52,8 @@ def test_rows_are_asked_of_a_saved_pool(model, tokenizer, tmp_path, monkeypatch,
     answers = classify(model, tokenizer, texts, [1, 1, 1])
     asked = []
 
-    def encrypted(pool, quotas, rows, collate, max_length):
-        asked.append((quotas, len(rows), max_length))
+    def encrypted(pool, quotas, rows, collate, max_length, samples):
+        asked.append((quotas, len(rows), max_length, len(samples)))
         return torch.tensor([one.logits for one in answers]) + 0.01, {"seconds": 1.0}
 
     monkeypatch.setattr(encrypted_check, "encrypted_logits", encrypted)
@@ -65,6 +68,36 @@ def test_rows_are_asked_of_a_saved_pool(model, tokenizer, tmp_path, monkeypatch,
                 encrypted_rows.main(more)
     encrypted_rows.main(more)
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert asked == [([1, 1, 1], 3, 7)] and found["length"] == 7  # of five words, and two special tokens
+    assert asked == [([1, 1, 1], 3, 7, 0)] and found["length"] == 7  # of five words, and two special tokens
     assert (found["inputs"], found["labels_equal"], found["served_elsewhere"], found["seconds"]) == (3, 3, 0, 1.0)
     assert found["largest_error"] == pytest.approx(0.01, abs=1e-4)
+
+
+def test_samples_set_the_bounds(model, tokenizer, monkeypatch):
+    model.eval()
+    asked, real = [], type(model).to_mpc
+
+    def to_mpc(pool, **options):
+        asked.append(options)
+        return real(pool, **options)
+
+    monkeypatch.setattr(type(model), "to_mpc", to_mpc)
+    texts = ["good film", "bad film", "a good and bad film"]
+    rows = [dict(tokenizer(text)) | {"labels": 1} for text in texts]
+    collate = DataCollatorWithPadding(tokenizer)
+    expected = torch.tensor([one.logits for one in classify(model, tokenizer, texts, [1, 1, 1])])
+    logits, query = encrypted_check.encrypted_logits(model, [1, 1, 1], rows, collate, 8, rows * 2)
+    assert (logits - expected).abs().max() < 0.02 and query["in_bounds"] == 3
+    assert len(asked[0]["calibration"]["input_ids"]) == 6 and "labels" not in asked[0]["calibration"]
+
+
+def test_inputs_whose_batches_left_their_bounds_are_counted_apart(model, tokenizer, monkeypatch):
+    cost = SimpleNamespace(online_seconds=3.0, preprocess_seconds=6.0, online_bytes=9, dealer_bytes=12)
+    result = SimpleNamespace(logits=torch.zeros(3, 2), cost=cost, in_bounds=[True, False, None])
+    session = SimpleNamespace(local_session=lambda: nullcontext(lambda inputs, progress: result))
+    asked = []
+    monkeypatch.setattr(type(model), "to_mpc", lambda pool, **options: asked.append(options) or session)
+    rows = [dict(tokenizer("good film")) | {"labels": 1}] * 3
+    _, query = encrypted_check.encrypted_logits(model, [1, 1, 1], rows, DataCollatorWithPadding(tokenizer), 8)
+    expected = {"seconds": 1.0, "preprocess_seconds": 2.0, "bytes": 3.0, "dealer_bytes": 4.0, "in_bounds": 1}
+    assert query == expected and asked[0]["guard"] is True and asked[0]["calibration"] is None
