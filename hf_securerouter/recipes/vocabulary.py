@@ -17,6 +17,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from hf_securerouter.errors import SecureRouterValueError, warn
 from hf_securerouter.families import counts_positions_from_padding
 from hf_securerouter.known_arguments import refuses_unknown
+from hf_securerouter.loading import Loading
 from hf_securerouter.pool import has_tokenizer
 from hf_securerouter.recipes.artifacts import announce
 
@@ -42,10 +43,11 @@ def read_tokens_of(
     Raises:
         `SecureRouterValueError`: As for [`translate_embeddings`].
     """
-    if not has_tokenizer(name):
+    loading = Loading({"cache_dir": cache_dir})
+    if not has_tokenizer(name, loading):
         warn(f"{name!r} came without a tokenizer: make sure that it was trained with that of the largest expert.")
         return
-    own = AutoTokenizer.from_pretrained(name, cache_dir=cache_dir)
+    own = AutoTokenizer.from_pretrained(name, **loading.config)
     if own.get_vocab() != tokenizer.get_vocab():
         known = translate_embeddings(model, own, tokenizer)
         announce(f"{name} has another vocabulary: it knows {known} of {len(tokenizer.get_vocab())} tokens by name.")

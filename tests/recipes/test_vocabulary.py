@@ -14,6 +14,7 @@ from transformers import (
 from hf_securerouter import SecureRouterValueError
 from hf_securerouter.errors import SecureRouterWarning
 from hf_securerouter.recipes import experts as recipe
+from hf_securerouter.recipes import vocabulary
 from hf_securerouter.recipes.arguments import RunArguments
 from hf_securerouter.recipes.experts import Member, train_pool
 from hf_securerouter.recipes.tasks import TASKS
@@ -94,3 +95,11 @@ def test_a_pool_reads_its_largest_experts_tokens(model, tokenizer, other, tmp_pa
     assert torch.equal(rows(expert, *other.convert_tokens_to_ids(WORDS)), rows(model, *own))
     assert expert.config.vocab_size == largest.config.vocab_size
     assert AutoTokenizer.from_pretrained(tmp_path / "out" / "0").get_vocab() == other.get_vocab()
+
+
+def test_a_tokenizer_is_looked_for_where_downloads_are_kept(model, other, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(vocabulary, "has_tokenizer", lambda name, loading: asked.append((name, loading.files)))
+    with pytest.warns(SecureRouterWarning, match="'some/encoder' came without a tokenizer"):
+        vocabulary.read_tokens_of(model, "some/encoder", other, str(tmp_path))
+    assert asked == [("some/encoder", {"cache_dir": str(tmp_path)})]
