@@ -48,7 +48,7 @@ def open_data(args: DataArguments, labels: Sequence[str] | None = None) -> Data:
     Args:
         args ([`DataArguments`]): With `task_name` for GLUE, or with the user's own files.
         labels (sequence of `str`, *optional*): Of own data, names of the classes of a pool that is trained already;
-            then the validation rows alone are read.
+            then the training rows are read when they are asked for.
 
     Raises:
         `SecureRouterValueError`: No data or two kinds of data are named; or own data are not as [`OwnData`] wants

@@ -35,7 +35,8 @@ class OwnData:
     Args:
         args ([`DataArguments`]): With `train_file` and `validation_file`, or `dataset_dir`.
         labels (sequence of `str`, *optional*): Names of the classes of a pool that is trained already, none of them
-            for a regression; then the validation rows alone are read, and labels may also be class ids.
+            for a regression; then the training rows are read when they are asked for, and labels may also be class
+            ids.
 
     Attributes:
         task ([`Task`]): Columns, labels and metrics of these data.
@@ -47,6 +48,7 @@ class OwnData:
 
     @refuses_unknown
     def __init__(self, args: DataArguments, labels: Sequence[str] | None = None) -> None:
+        self._args = args
         self._most = {"train": args.max_train_samples, "validation": args.max_eval_samples}
         validation = _read(args, "validation")
         first = validation if labels is not None else _read(args, "train")
@@ -69,6 +71,8 @@ class OwnData:
 
     def rows(self, split: str) -> list[Row]:
         """The rows of "train" or "validation": the task's text columns, and `label` as a class id or a value."""
+        if split not in self._rows:
+            self._rows[split] = self._checked(_read(self._args, split))
         return self._rows[split][: self._most[split]]
 
     def _checked(self, table: Table) -> list[Row]:

@@ -58,7 +58,8 @@ def test_rows_are_asked_of_a_saved_pool(model, tokenizer, tmp_path, monkeypatch,
 
     monkeypatch.setattr(encrypted_check, "encrypted_logits", encrypted)
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"sentence": text, "label": 1}) + "\n" for text in texts))
-    more = ["--task_name", "sst2", "--validation_file", str(tmp_path / "rows.jsonl"), "--router", str(tmp_path)]
+    own = ["--validation_file", str(tmp_path / "rows.jsonl"), "--router", str(tmp_path)]
+    more = ["--task_name", "sst2", *own]
     for quotas in (None, [1, 1, 1]):
         model.config.quotas = quotas
         model.save_pretrained(tmp_path)
@@ -68,8 +69,9 @@ def test_rows_are_asked_of_a_saved_pool(model, tokenizer, tmp_path, monkeypatch,
                 encrypted_rows.main(more)
     encrypted_rows.main(more)
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
-    encrypted_rows.main([*more, "--train_file", str(tmp_path / "rows.jsonl"), "--max_train_samples", "2"])
-    assert asked.pop() == ([1, 1, 1], 3, 7, 2)  # training rows set the bounds
+    for rows in (more, own):  # of a task, and of a user's own data
+        encrypted_rows.main([*rows, "--train_file", str(tmp_path / "rows.jsonl"), "--max_train_samples", "2"])
+        assert asked.pop() == ([1, 1, 1], 3, 7, 2)  # training rows set the bounds
     assert asked == [([1, 1, 1], 3, 7, 0)] and found["length"] == 7  # of five words, and two special tokens
     assert (found["inputs"], found["labels_equal"], found["served_elsewhere"], found["seconds"]) == (3, 3, 0, 1.0)
     assert found["largest_error"] == pytest.approx(0.01, abs=1e-4)

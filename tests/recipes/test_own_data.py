@@ -261,6 +261,8 @@ def test_a_trained_pool_needs_validation_rows_only(tmp_path):
     args = DataArguments(validation_file=json_file(tmp_path / "dev.jsonl", labelled("b", "a")))
     data = OwnData(args, ["b", "a", "c"])
     assert [row["label"] for row in data.rows("validation")] == [0, 1] and data.task.name == "dev"
+    args.train_file = json_file(tmp_path / "train.jsonl", labelled("c", "b"))  # read when it is asked for
+    assert data.rows("train")[0]["label"] == 2
     args.validation_file = json_file(tmp_path / "ids.jsonl", labelled(1, 0, 2))
     assert [row["label"] for row in OwnData(args, ["b", "a", "c"]).rows("validation")] == [1, 0, 2]
     assert [row["label"] for row in OwnData(args, ["2", "1", "0"]).rows("validation")] == [1, 2, 0]
