@@ -3,11 +3,11 @@
 
     python training/encrypted_rows.py --router mrpc-router --task_name mrpc --data_dir data --max_eval_samples 200
 
-Another file of rows, such as adversarial ones, is named by `--validation_file`. Training rows, where the arguments
-name them (`--data_dir`, `--train_file` or `--dataset_dir`), set the bounds of every layer. One line of JSON: how
-many labels are those of the clear model, of all rows and of those whose clear logits differ by more than 0.05; the
-largest error of a logit; the metrics of both; the seconds and bytes of a query; and how many rows were in batches
-whose values kept their bounds.
+Another file of rows, such as adversarial ones, is named by `--validation_file`. The training rows of the same
+source, or those of `--train_file`, set the bounds of every layer; with nothing but a `--validation_file` the
+built-in samples do. One line of JSON: how many labels are those of the clear model, of all rows and of those whose
+clear logits differ by more than 0.05; the largest error of a logit; the metrics of both; the seconds and bytes of a
+query; and how many rows were in batches whose values kept their bounds.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     data = open_data(args, labels)
     rows = tokenize(data.task, data.rows("validation"), tokenizer, model.config.max_length)
     samples = []
-    if args.data_dir or args.train_file or args.dataset_dir:
+    if args.train_file or args.data_dir or not args.validation_file:
         samples = tokenize(data.task, data.rows("train")[:SAMPLES], tokenizer, model.config.max_length)
     print(json.dumps(check_pool(data.task, model, rows, DataCollatorWithPadding(tokenizer), samples)), flush=True)
 

@@ -72,6 +72,13 @@ def test_rows_are_asked_of_a_saved_pool(model, tokenizer, tmp_path, monkeypatch,
     for rows in (more, own):  # of a task, and of a user's own data
         encrypted_rows.main([*rows, "--train_file", str(tmp_path / "rows.jsonl"), "--max_train_samples", "2"])
         assert asked.pop() == ([1, 1, 1], 3, 7, 2)  # training rows set the bounds
+    folder = tmp_path / "sst2"
+    folder.mkdir()
+    for split in ("train", "validation"):
+        (folder / f"{split}.jsonl").write_text((tmp_path / "rows.jsonl").read_text())
+    for source in (["--task_name", "sst2", "--data_dir", str(tmp_path)], ["--dataset_dir", str(folder)]):
+        encrypted_rows.main([*source, "--router", str(tmp_path)])
+        assert asked.pop() == ([1, 1, 1], 3, 7, 3)  # those of the same source, too
     assert asked == [([1, 1, 1], 3, 7, 0)] and found["length"] == 7  # of five words, and two special tokens
     assert (found["inputs"], found["labels_equal"], found["served_elsewhere"], found["seconds"]) == (3, 3, 0, 1.0)
     assert found["largest_error"] == pytest.approx(0.01, abs=1e-4)
