@@ -27,7 +27,16 @@ SECTIONS = {
         "texts",
         "errors",
     ),
-    "Training and evaluation": ("trainer", "losses", "metrics", "routing", "reports", "model_card", "classification"),
+    "Training and evaluation": (
+        "trainer",
+        "losses",
+        "metrics",
+        "routing",
+        "reports",
+        "model_card",
+        "card_callback",
+        "classification",
+    ),
     "Experts for encryption": (
         "mpc_friendly",
         "mpnet_attention",

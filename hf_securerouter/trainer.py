@@ -15,8 +15,9 @@ from transformers.trainer_utils import HubStrategy
 from transformers.utils import logging
 
 from hf_securerouter.adapters import adapter_of, freeze, pool_inside, train_router_beside_adapter
+from hf_securerouter.card_callback import ModelCardCallback
 from hf_securerouter.errors import SecureRouterValueError
-from hf_securerouter.model_card import ModelCardCallback, SecureRouterModelCardData, write_model_card
+from hf_securerouter.model_card import SecureRouterModelCardData, write_model_card
 from hf_securerouter.modeling_securerouter import SecureRouterForSequenceClassification
 
 

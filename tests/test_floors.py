@@ -19,7 +19,7 @@ HOUSE = (
     "losses adapters modeling_moe modeling_pooled sentence_transformer pool router model_card reports range_penalty "
     "fixed_point_layers mpnet_attention mpc_friendly members checkpoint checkpoint_files",
     "mpc",
-    "modeling_securerouter",
+    "modeling_securerouter card_callback",
     "trainer classification client",
     "async_client",
     "recipes cli",

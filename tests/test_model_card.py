@@ -7,18 +7,12 @@ import re
 import pytest
 import torch
 from huggingface_hub import EvalResult, ModelCard
-from transformers import BertConfig, TrainerControl, TrainerState
+from transformers import BertConfig
 from transformers.utils import logging
 
 from hf_securerouter import SecureRouterConfig, SecureRouterForSequenceClassification
 from hf_securerouter.errors import SecureRouterValueError
-from hf_securerouter.model_card import (
-    ModelCardCallback,
-    SecureRouterModelCardData,
-    generate_model_card,
-    write_model_card,
-)
-from hf_securerouter.trainer import SecureRouterTrainingArguments
+from hf_securerouter.model_card import SecureRouterModelCardData, generate_model_card, write_model_card
 
 
 def bert(hidden_size: int, layers: int, name: str = "") -> BertConfig:
@@ -328,66 +322,6 @@ def test_a_pool_of_other_experts_is_saved_over_an_evaluated_one(model, data, tmp
     larger.save_pretrained(tmp_path)
     assert SecureRouterForSequenceClassification.from_pretrained(tmp_path).config.num_experts == 3
     assert "share of evaluated" not in (tmp_path / "README.md").read_text()
-
-
-class TestCallback:
-    @pytest.fixture
-    def arguments(self, tmp_path):
-        return SecureRouterTrainingArguments(
-            str(tmp_path), learning_rate=0.0125, num_train_epochs=3, report_to="none", use_cpu=True
-        )
-
-    def evaluate(self, model, arguments, **metrics):
-        callback = ModelCardCallback()
-        callback.on_train_begin(arguments, TrainerState(), TrainerControl(), model=model)
-        callback.on_evaluate(arguments, TrainerState(), TrainerControl(), metrics=metrics, model=model)
-        return model.model_card_data
-
-    def test_metrics_become_results_of_the_named_dataset(self, model, arguments):
-        model.model_card_data = SecureRouterModelCardData(datasets=["nyu-mll/glue"])
-        data = self.evaluate(model, arguments, eval_accuracy=0.75, eval_loss=0.5, eval_runtime=2.0, epoch=1.0)
-        assert [(r.metric_type, r.metric_value, r.dataset_type) for r in data.eval_results] == [
-            ("accuracy", 0.75, "nyu-mll/glue")
-        ]
-
-    def test_metrics_without_a_dataset_are_only_a_table(self, model, arguments):
-        data = self.evaluate(model, arguments, eval_accuracy=0.75, eval_loss=0.5)
-        assert data.eval_results is None
-        content = generate_model_card(model)
-        assert table_row(content, "evaluation data") == ["evaluation data", "accuracy", "0.7500"]
-        assert "model-index" not in content
-
-    def test_routing_shares_are_kept_in_the_order_of_the_experts(self, model, arguments):
-        data = self.evaluate(model, arguments, eval_routing_share_1=0.75, eval_routing_share_0=0.25)
-        assert data.securerouter["routing_shares"] == [0.25, 0.75]
-        assert "routing_share_0" not in data.securerouter["metrics"]
-
-    def test_training_arguments_are_in_the_card(self, model, arguments):
-        self.evaluate(model, arguments, eval_accuracy=0.75)
-        content = generate_model_card(model)
-        assert table_row(content, "learning_rate") == ["learning_rate", "0.0125"]
-        assert table_row(content, "num_train_epochs") == ["num_train_epochs", "3"]
-
-    def test_last_evaluation_wins(self, model, arguments):
-        self.evaluate(model, arguments, eval_accuracy=0.5)
-        assert self.evaluate(model, arguments, eval_accuracy=0.75).securerouter["metrics"] == {"accuracy": 0.75}
-
-    def test_the_score_is_that_of_the_best_weights_where_they_are_loaded_at_the_end(self, model, arguments):
-        model.model_card_data = SecureRouterModelCardData(datasets=["nyu-mll/glue"])
-        arguments.load_best_model_at_end = True
-        callback, state = ModelCardCallback(), TrainerState()
-        for step, accuracy in ((4, 0.9), (8, 0.5)):
-            state.global_step = step
-            metrics = {"eval_accuracy": accuracy, "eval_routing_share_0": accuracy}
-            callback.on_evaluate(arguments, state, TrainerControl(), metrics=metrics, model=model)
-        state.best_global_step = 4
-        callback.on_train_end(arguments, state, TrainerControl(), model=model)
-        assert model.model_card_data.securerouter["metrics"] == {"accuracy": 0.9}
-        assert model.model_card_data.securerouter["routing_shares"] == [0.9]
-        assert [result.metric_value for result in model.model_card_data.eval_results] == [0.9]
-        state.best_global_step = 2  # evaluated before this process began
-        callback.on_train_end(arguments, state, TrainerControl(), model=model)
-        assert "accuracy" not in str(model.model_card_data.to_dict())
 
 
 def test_report_stands_in_the_card(model):
