@@ -32,7 +32,7 @@ class Bounds:
 
     Args:
         scores (`int`): Attention scores lie between -2^(scores-1) and 2^(scores-1), and two scores of one row differ
-            by less than 2^(scores-1) - 4; with a relative attention bias by less than half of that.
+            by less than `widest_distance`.
         value (`int`): Entries of V.
         context (`int`): Unnormalised attention weights times V, over the length; at most the product of both bounds.
         residual (`int`): Centred inputs of LayerNorm.
@@ -227,14 +227,17 @@ def current_precision(name: str) -> str:
 
 
 def widest_distance(bounds: Bounds, padding_differs: bool = False) -> float:
-    """How far two scores of one row may lie apart under exact softmax.
+    """How far two scores of one row may lie apart under exact softmax: half of their range, but for 2, which the
+    exponential needs, and for two of the 256 units in which row maxima are searched: these are rounded, and get a unit
+    more, so that no score lies above its maximum.
 
     Args:
         bounds ([`Bounds`]): Of the encoder.
         padding_differs (`bool`): Whether padding has scores of its own, as with a relative attention bias; they are
-            moved below those of tokens, which takes half of the distance.
+            moved below those of tokens, by a quarter of the range.
     """
-    return (2.0 ** (bounds.scores - 1) - 4) / (2 if padding_differs else 1)
+    whole = 2.0**bounds.scores
+    return whole / (4 if padding_differs else 2) - 2 * whole / 256 - 2
 
 
 def number_format(precision: str, softmax: str = "exact", padding_differs: bool = False) -> NumberFormat:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ...number_format import HIGHEST, LOWEST, MARGIN, USUAL, Bounds
+from ...number_format import HIGHEST, LOWEST, MARGIN, USUAL, Bounds, widest_distance
 from .clear_encoder import Seen
 
 
@@ -59,13 +59,9 @@ class Range:
 
 
 def limit(bounds: Bounds, kind: str, biased: bool) -> float:
-    """The value that a bound allows, from its log2.
-
-    With a relative attention bias (`biased`), scores of padding are moved by half the span of a row, and tokens have
-    the other half.
-    """
+    """The value that a bound allows, from its log2; `biased` is `padding_differs` of `widest_distance`."""
     if kind == "span":
-        return (2.0 ** (bounds.scores - 1) - 4) / (2 if biased else 1)
+        return widest_distance(bounds, biased)
     if kind == "scores":
         return 2.0 ** (bounds.scores - 1)
     return 2.0 ** getattr(bounds, kind) * (HIGHEST if kind.endswith("_high") else 1)
@@ -89,7 +85,8 @@ def reached(seen: Seen, position: int | None) -> dict[str, float]:
 def bounds_for(found: Mapping[str, float], biased: bool, guarded: bool = False) -> dict[str, int]:
     """log2 bounds with the margin, named as in `Bounds`, for what is reached; `biased` as for `limit`.
 
-    A guard sees scores, not their differences in a row, and wants scores so small that no difference is too large.
+    A guard sees scores, not their differences in a row, and wants a range so wide that no difference of scores that it
+    does not note is too large.
 
     A row sum has none: where it is below 1/8, the model divides by 1/8, and shares do not.
     """
@@ -98,11 +95,13 @@ def bounds_for(found: Mapping[str, float], biased: bool, guarded: bool = False) 
         if kind in found:
             bounds[kind] = math.ceil(math.log2(max(found[kind] * MARGIN, 2.0 if kind != "context" else 2.0**-20)))
     if "scores" in found:
-        span = found["span"] * (2 if biased else 1)
-        widest = max(found["scores"] * MARGIN, span * MARGIN + 4, 8.0)
+        widest = max(found["scores"] * MARGIN, 8.0)
         if guarded:
-            widest = max(widest, found["scores"] * MARGIN * (4 if biased else 2))
-        bounds["scores"] = math.ceil(math.log2(widest)) + 1
+            widest = max(widest, found["scores"] * MARGIN * (4 if biased else 2), 128 if biased else 64)
+        scores = math.ceil(math.log2(widest)) + 1
+        while widest_distance(Bounds().replaced(scores=scores), biased) < found["span"] * MARGIN:
+            scores += 1
+        bounds["scores"] = scores
     for kind in SQUARES:
         if f"{kind}_low" in found:
             low, high = max(found[f"{kind}_low"] / MARGIN**2, 1e-9), found[f"{kind}_high"] * MARGIN**2

@@ -1,7 +1,8 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
 """Whether a value that no gate lifts is within its bound, for the guard of a run (`gates/guard.py`).
 
-The value is truncated to sixteenths of its bound, and opened in a ring of four or eight times its range. What is
+The value is truncated to sixteenths of its bound, and opened in a ring of four or eight times its range. It is noted
+from 15 of them on, so that two scores of a row that are not noted are less than 15/16 of two bounds apart. What is
 bounded on both sides, a value a row, is compared exactly.
 
 Who sees what: the opened word, uniform because its mask is; in a comparison, what `gates/compare.py` says.
@@ -57,9 +58,9 @@ class InRange(Gate):
         index = Thermometer(randomness, self.shape, 1 << self.bits)
         coarse = x.truncate((_STEPS - 1).bit_length() - x.bound).narrow(self.bits)
         (opened,) = yield [randomness.open(coarse.words.to(torch.uint8), mask)]
-        # Truncation is off by less than one step, so a value at its bound has at least 16 steps.
-        middle = 1 << (self.bits - 1)
-        inside = index.between(opened.to(torch.int64) + middle, middle - _STEPS + 1, middle + _STEPS)
+        # Truncation is off by less than one step, so a value of 15 steps or more has at least 15.
+        middle, most = 1 << (self.bits - 1), _STEPS - 2
+        inside = index.between(opened.to(torch.int64) + middle, middle - most, middle + most + 1)
         party.guard.note_inside(inside)
 
 

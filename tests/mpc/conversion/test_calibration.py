@@ -195,4 +195,4 @@ def test_an_unknown_bound_is_refused():
     with pytest.raises(SecureRouterValueError, match="`bounds` holds 'score'"):
         Bounds().replaced(score=3)
     assert Bounds().replaced(inner=1).inner == 3
-    assert math.isclose(limit(Bounds(), "span", False), 124) and limit(Bounds(), "span", True) == 62
+    assert math.isclose(limit(Bounds(), "span", False), 124) and limit(Bounds(), "span", True) == 60

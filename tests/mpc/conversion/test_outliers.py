@@ -58,7 +58,7 @@ def test_outliers_are_answered_rightly(family):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_scaled_queries_are_answered_rightly_or_refused(family):
-    for factor, answered in ((8, True), (64, False)):
+    for factor, answered in ((7, True), (64, False)):
         model = noisy_classifier(family, width=16, heads=2)
         with torch.no_grad():
             for layer in layers_of(model):

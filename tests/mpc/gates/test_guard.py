@@ -45,6 +45,12 @@ def test_a_value_from_its_bound_to_three_times_it_is_always_noticed(program):
             assert noticed(program([*inside, value]), runs=3) == 3, value
 
 
+def test_scores_are_noticed_from_fifteen_sixteenths_of_their_bound_on():
+    """So that two of a row that are not noticed are less far apart than twice the bound."""
+    for value in (BOUND * 15 // 16, -BOUND * 15 // 16):
+        assert noticed(in_range([value])) == 6
+
+
 def test_a_wider_opening_notices_up_to_seven_times_the_bound():
     def program(value):
         x = Input(torch.tensor([3, value]), 30, scale=6, bound=4)

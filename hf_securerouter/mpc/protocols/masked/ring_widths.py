@@ -138,8 +138,7 @@ class RingWidths:
 
     @property
     def guarded_scores(self) -> int:
-        """log2 bound of scores whose differences in a row are certainly below half of their range, as row maxima need;
-        with a shift of padding, below a quarter."""
+        """log2 bound of scores that a guard notes. The differences of others are within `widest_distance`."""
         return self.bounds.scores - (3 if self.shifts_padding else 2)
 
     @property

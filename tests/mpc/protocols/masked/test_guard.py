@@ -7,6 +7,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hf_securerouter.errors import SecureRouterError, SecureRouterWarning
 from hf_securerouter.mpc.conversion.clear_encoder import ClearEncoder
@@ -24,6 +26,7 @@ from hf_securerouter.mpc.ring.randomness import new_seed
 from hf_securerouter.mpc.secure_model import SecureModel
 from hf_securerouter.mpc.sessions.local import LocalSession
 from hf_securerouter.mpc.tuples.party_set import SetLabel
+from hf_securerouter.number_format import widest_distance
 from tests.mpc.protocols.masked.test_encoder import BASE, SMALL, batch_of, encrypted, weights_of
 from tests.support.openings import gates_that_look_alike
 from tests.tiny import VOCABULARY, noisy_classifier, pool_model
@@ -156,6 +159,14 @@ def test_scores_get_bounds_that_a_guard_can_check():
     for biased, factor in ((False, 2), (True, 4)):
         bound = bounds_for(found, biased, guarded=True)["scores"]
         assert 2 ** (bound - 1) >= 1.5 * 40 * factor
+
+
+@given(st.floats(0, 1e4), st.booleans())
+def test_scores_that_a_guard_does_not_note_are_never_too_far_apart(scores, shifts_padding):
+    """A guard notes 15/16 of its bound and more (`gates/in_range.py`)."""
+    found = bounds_for({"scores": scores, "span": scores}, shifts_padding, guarded=True)
+    rings = RingWidths(Bounds().replaced(scores=found["scores"]), 4, shifts_padding=shifts_padding, guarded=True)
+    assert 2 * 15 / 16 * 2.0**rings.guarded_scores <= widest_distance(rings.bounds, shifts_padding)
 
 
 @pytest.fixture(scope="module")
