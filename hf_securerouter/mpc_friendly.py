@@ -157,8 +157,9 @@ def use_functions(
         precision (`str`): Number format: `"full"` or `"reduced"`; see `fixed_point_layers.py`.
 
     Raises:
-        `SecureRouterValueError`: A function or precision is unknown, the family has no reduced precision, or its
-            attention is written into its layers, as DeBERTa's is.
+        `SecureRouterValueError`: A function or precision is unknown, the family has no reduced precision, its
+            attention is written into its layers, as DeBERTa's is, or its activation cannot be replaced, as
+            ModernBERT's.
     """
     precision = current_precision(precision)
     chosen = {"hidden_act": hidden_act, "softmax": softmax, "precision": precision}
@@ -166,6 +167,12 @@ def use_functions(
         if value not in EXPERT_MPC_CHOICES[name]:
             options = ", ".join(EXPERT_MPC_CHOICES[name])
             raise SecureRouterValueError(f"`{name}` should be one of {options}, got {value!r}.")
+    slots = list(activation_slots(expert.base_model)) if hidden_act != "exact" else []
+    if hidden_act != "exact" and not slots:
+        raise SecureRouterValueError(
+            f"`hidden_act` {hidden_act!r} is not there for experts of {expert.config.model_type!r}, whose activation "
+            "cannot be replaced: leave it at 'exact'."
+        )
     if precision != "full":
         use_fixed_point(expert, precision, softmax, hidden_act)
     if (softmax, precision) in _ATTENTIONS:
@@ -179,8 +186,6 @@ def use_functions(
         else:
             expert.set_attn_implementation(f"{_PREFIX}{softmax}_{precision}")
     cast(Any, expert).expert_mpc = chosen  # for `to_mpc`
-    if hidden_act == "exact":
-        return
-    for module, name in [*activation_slots(expert.base_model)]:
+    for module, name in slots:
         delattr(module, name)  # a module cannot be set over an attribute that is a function
         setattr(module, name, ACTIVATIONS[hidden_act]())

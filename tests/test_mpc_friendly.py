@@ -7,9 +7,11 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification
 
 from hf_securerouter.errors import SecureRouterValueError
+from hf_securerouter.families import activation_slots
 from hf_securerouter.mpc.conversion.clear_encoder import ClearEncoder
 from hf_securerouter.mpc.models import architecture_for
 from hf_securerouter.mpc_friendly import Quadratic, attention_weights, use_functions
+from tests.support.kinds_of_layers import configs, more_configs
 from tests.tiny import FAMILIES, FIXED_ATTENTION, family_config, pool_model
 
 
@@ -60,6 +62,20 @@ def test_a_softmax_that_cannot_be_replaced_is_refused(family):
     for softmax in ("2quad", "2relu"):
         with pytest.raises(SecureRouterValueError, match=f"`softmax` '{softmax}' .* of '{family}'.* leave it at"):
             use_functions(expert, softmax=softmax)
+    assert not hasattr(expert, "expert_mpc")
+
+
+@pytest.mark.parametrize("config", [*configs(), *more_configs()], ids=lambda config: config.model_type)
+def test_an_activation_is_replaced_or_refused(config):
+    """Gated layers call it by another name; before, nothing was replaced there, and nothing said so."""
+    expert = AutoModelForSequenceClassification.from_config(config)
+    slots = list(activation_slots(expert.base_model))
+    if slots:
+        use_functions(expert, hidden_act="quadratic")
+        assert all(isinstance(getattr(module, name), Quadratic) for module, name in slots)
+        return
+    with pytest.raises(SecureRouterValueError, match=f"'quadratic' is not there for .* '{config.model_type}'"):
+        use_functions(expert, hidden_act="quadratic", softmax="2quad")
     assert not hasattr(expert, "expert_mpc")
 
 

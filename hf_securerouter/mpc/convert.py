@@ -45,7 +45,8 @@ def to_mpc(
             `config.routing_privacy`, and under `"crypten"` to `"revealed"`, its only mode.
             `"revealed"`: which expert each query used. `"quota"`: nothing but the fixed quotas; of the queries of a
             batch, each expert serves its quota. `"oblivious"`: nothing; every expert computes every query, or, if all
-            experts have one shape, one expert that is selected under encryption.
+            experts have one shape and neither tables of positions (DeBERTa) nor mixtures, one expert that is selected
+            under encryption.
         device (`str`): Where the parties and the dealer compute: `"cpu"` or `"cuda"`.
         max_length (`int`, *optional*): The public length to which every input is padded; defaults to
             `config.max_length`. The cost of a query depends on it, and on nothing in the query.

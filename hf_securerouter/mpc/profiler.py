@@ -80,12 +80,13 @@ def profile(
     """Run one encoder, its pooler and its head on shared embeddings, without a router.
 
     Args:
-        architecture (`str`): `"bert-tiny"`, `"bert-base"`, `"bert-large"`, or the folder of a sequence classifier.
+        architecture (`str`): A name in `ARCHITECTURES`, such as `"bert-base"` or `"ettin-17m"`, or the folder of a
+            sequence classifier.
         seq_length (`int`): Tokens of every input.
         batch_size (`int`): Inputs of the batch that is measured.
         protocol (`str`): `"masked"` or `"crypten"`.
         provider (`str`, *optional*): `"tfp"` by default under `"crypten"`, where party 0 deals; else `"ttp"`.
-        device (`str`): Where the parties and the dealer compute: `"cpu"`, or `"cuda"` (only under `"masked"`).
+        device (`str`): Where the parties and the dealer compute: `"cpu"` or `"cuda"`.
         network (`str`): The network to optimise for, `"lan"` or `"wan"`; only under `"masked"`.
         delay_ms (`float`, *optional*): One-way delay between the parties, in milliseconds, for a second measurement.
         hidden_act (`str`), softmax (`str`), precision (`str`): Functions and precision, as in `expert_mpc`.

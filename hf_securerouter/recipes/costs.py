@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 
 from hf_securerouter.errors import SecureRouterValueError
 from hf_securerouter.families import usable_positions
@@ -22,12 +22,16 @@ from hf_securerouter.files import write_json
 from hf_securerouter.known_arguments import refuses_unknown
 from hf_securerouter.modeling_securerouter import SecureRouterForSequenceClassification
 from hf_securerouter.mpc.conversion.ranges import summary
+from hf_securerouter.mpc.conversion.validation import ConversionError
 from hf_securerouter.mpc.convert import to_mpc
+from hf_securerouter.mpc.models import architecture_for
 from hf_securerouter.mpc.models.manifest import Manifest
+from hf_securerouter.mpc.models.spec import Problem
 from hf_securerouter.mpc.protocols.masked.schedule import rows_at_a_time
 from hf_securerouter.mpc.secure_model import SecureModel
 from hf_securerouter.recipes.arguments import RunArguments
 from hf_securerouter.recipes.artifacts import Countdown, announce
+from hf_securerouter.recipes.experts import largest_name
 
 
 UNITS = ("seconds", "bytes")
@@ -92,6 +96,39 @@ def measure_costs(
         router = routed[unit] / batch - float(np.dot(quotas, beyond)) / batch
         costs[f"routed_{unit}"] = [router + cost for cost in beyond]
     return costs
+
+
+@refuses_unknown
+def check_conversion(args: RunArguments) -> None:
+    """
+    Refuses experts that shares do not compute, before anything is trained: their costs could not be measured.
+
+    Args:
+        args ([`RunArguments`]): With given `expert_costs`, nothing is measured, and nothing refused.
+
+    Raises:
+        `ConversionError`: It lists all reasons.
+    """
+    if args.expert_costs:
+        return
+    problems = []
+    for name in args.experts or [largest_name(args)]:
+        config = AutoConfig.from_pretrained(name, cache_dir=args.cache_dir)
+        architecture = architecture_for(config.model_type)
+        if architecture is None:
+            reason = f"the architecture {config.model_type!r} has no counterpart on shares"
+            problems.append(Problem(name, reason, "Take another checkpoint, or pass `--expert_costs`, for clear text"))
+            continue
+        problems += (own := architecture.problems(config, name))
+        if not own and shares_encoder(args) and name == (args.experts or [name])[0] and not args.narrow_expert:
+            pooling = architecture.spec(config).pooling
+            if pooling != "first":
+                reason = (
+                    f"the router, which shares its encoder, reads the first token, and its head the {pooling!r} row"
+                )
+                problems.append(Problem(name, reason, "Pass `--share_router_encoder false`"))
+    if problems:
+        raise ConversionError(problems)
 
 
 def _quotas_of_equal_time(seconds: Sequence[float], batch: int) -> list[int]:

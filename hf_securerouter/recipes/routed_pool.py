@@ -41,7 +41,7 @@ from hf_securerouter.recipes.artifacts import announce, once, once_tensors
 from hf_securerouter.recipes.calibration import calibration_report, fit_temperatures, fold_temperature
 from hf_securerouter.recipes.card import card_data
 from hf_securerouter.recipes.cascade import cascade_scores
-from hf_securerouter.recipes.costs import Costs, measure_costs, measure_routed, shares_encoder
+from hf_securerouter.recipes.costs import Costs, check_conversion, measure_costs, measure_routed, shares_encoder
 from hf_securerouter.recipes.data import open_data, rows_digest, shortened, split_rows, tokenize
 from hf_securerouter.recipes.encrypted_check import SAMPLES, compare_with_clear, encrypted_logits
 from hf_securerouter.recipes.experts import EXACT, check_length, largest_name, load_expert, plan_pool, train_pool
@@ -86,6 +86,7 @@ class RoutedPoolRun:
         self.train = partial(fit, self)
         self.members = plan_pool(args)
         check_length(args)
+        check_conversion(args)
         self.functions: dict[Path, dict[str, str]] = {}  # of the experts that are not exact, by their folders
         self.temperatures: dict[Path, float] = {}  # of the experts, once they have answered
         self.folder = Path(args.output_dir)

@@ -10,6 +10,7 @@ import torch
 from transformers import (
     AutoModel,
     AutoModelForMultipleChoice,
+    AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     BertForSequenceClassification,
     BertTokenizer,
@@ -24,8 +25,9 @@ from hf_securerouter.mpc.convert import to_mpc
 from hf_securerouter.mpc.models.manifest import Manifest
 from hf_securerouter.mpc.protocols import load_protocol
 from hf_securerouter.mpc.protocols.crypten.fixed_point import from_fixed_point, to_fixed_point
+from hf_securerouter.mpc_friendly import use_functions
 from tests.support.reference import reference
-from tests.tiny import FAMILIES, MAX_POSITIONS, VOCABULARY, family_config, pool_config, pool_model
+from tests.tiny import FAMILIES, MAX_POSITIONS, VOCABULARY, family_config, modern_config, pool_config, pool_model
 
 
 def quiet(model, *args, **options):
@@ -92,6 +94,14 @@ def test_protocol_and_length_are_checked(model, tokenizer):
     unpadded = copy.deepcopy(tokenizer)
     unpadded.pad_token = None
     assert paths(model, unpadded) == ["tokenizer.pad_token"]
+
+
+def test_functions_that_a_family_has_not_are_one_reason_more(tokenizer):
+    expert = AutoModelForSequenceClassification.from_config(modern_config())
+    use_functions(expert, softmax="2quad")
+    with pytest.raises(ConversionError, match="`softmax` of a modernbert should be the exact one") as found:
+        to_mpc(expert, tokenizer, network="moon")
+    assert [problem.path for problem in found.value.problems] == ["network", "model"]
 
 
 def test_decoders_relative_positions_adapters_and_quantised_weights_are_refused(model):

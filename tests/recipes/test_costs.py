@@ -1,21 +1,24 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
 """Costs: what is measured, what is shared between runs, and what the router is charged."""
 
+import re
 from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
 import torch
-from transformers import BertForSequenceClassification
+from transformers import BertForSequenceClassification, GPT2Config
 
 from hf_securerouter import SecureRouterConfig, SecureRouterForSequenceClassification
+from hf_securerouter.mpc.conversion.validation import ConversionError
 from hf_securerouter.mpc.convert import to_mpc
 from hf_securerouter.recipes import costs as recipe
 from hf_securerouter.recipes.arguments import RunArguments
 from hf_securerouter.recipes.experts import load_expert
 from hf_securerouter.recipes.fit_with_trainer import parse_args
+from hf_securerouter.recipes.routed_pool import RoutedPoolRun
 from tests.recipes.made_up import TRAINER, arguments
-from tests.tiny import family_config
+from tests.tiny import family_config, modern_config
 
 
 def measured_arguments(made, tmp_path, *more):
@@ -146,6 +149,27 @@ def test_given_costs_count_a_shared_encoder_once(made, tmp_path):
     assert recipe.measure_costs(args, [None] * 2, [None] * 2, None, None)["routed_seconds"] == [1.0, 5.0]
     args.share_router_encoder = False
     assert recipe.measure_costs(args, [None] * 2, [None] * 2, None, None)["routed_seconds"] == [2.0, 5.0]
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        (GPT2Config(n_embd=8, n_layer=1, n_head=2, vocab_size=30), "'gpt2' has no counterpart on shares"),
+        (family_config("bert", hidden_act="mish"), "'mish'"),
+        (modern_config(classifier_pooling="mean"), "its head the 'mean' row. Pass `--share_router_encoder false`"),
+    ],
+    ids=["family", "activation", "pooling"],
+)
+def test_experts_whose_costs_cannot_be_measured_are_refused_before_they_are_trained(config, reason, made, tmp_path):
+    args = measured_arguments(made, tmp_path, "--output_dir", str(tmp_path / "run"))
+    recipe.check_conversion(args)
+    config.save_pretrained(tmp_path / "checkpoint")
+    args.experts, args.expert_layers = [str(tmp_path / "checkpoint"), str(made / "checkpoint")], []
+    with pytest.raises(ConversionError, match=re.escape(reason)):
+        RoutedPoolRun(args, print, "")
+    assert not (tmp_path / "run").exists()
+    args.expert_costs = [1.0, 2.0]
+    recipe.check_conversion(args)
 
 
 def test_a_routed_batch_is_measured_against_the_largest_expert(made, tmp_path, monkeypatch):

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from ...configuration_securerouter import ROUTING_PRIVACY_MODES
 from ...errors import SecureRouterValueError
 from ...families import encoder_config, usable_positions
 from ..models import supported_model_types
-from ..models.spec import Problem
+from ..models.spec import EncoderSpec, Problem
 from ..net.network_model import NETWORKS
 from ..protocols import PROTOCOLS, load_protocol
 from .description import (
@@ -79,13 +80,18 @@ def validate(model: Any, tokenizer: Any = None, options: Options | None = None) 
     if any(callable(getattr(part, "weight", None)) for part in model.modules()):  # PyTorch's own quantised layers
         return [*found, Problem("model", *_QUANTISED)]
 
-    members, specs = describe(model), {}
+    members = describe(model)
+    specs: dict[str, EncoderSpec] = {}
     for member in members:
         reasons = _module_problems(member)
         found += reasons
-        if not reasons:
+        if reasons:
+            continue
+        try:
             specs[member.path] = spec_of(model, member)
-    found += _pooling_problems(model, members)
+        except SecureRouterValueError as error:
+            found.append(Problem(member.path, str(error).rstrip("."), "Make it with exact functions"))
+    found += _pooling_problems(model, members, specs)
     found += _length_problems(model, tokenizer, members, options)
     if options.protocol in PROTOCOLS:
         found += load_protocol(options.protocol).problems(specs, options.device, options.provider)
@@ -146,13 +152,13 @@ def _routing_problems(model: Any, options: Options) -> list[Problem]:
     return found
 
 
-def _pooling_problems(model: Any, members: list[Member]) -> list[Problem]:
+def _pooling_problems(model: Any, members: list[Member], specs: Mapping[str, EncoderSpec]) -> list[Problem]:
     """A router on an expert's encoder that reads another row than the expert's head does."""
     shared = model.config.router_shares_expert if is_pool(model) else None
     expert = next((member for member in members if member.name == f"experts.{shared}"), None)
-    if expert is None or _module_problems(expert):
+    if expert is None or expert.path not in specs:
         return []
-    own, read = router_spec(model).pooling, spec_of(model, expert).pooling
+    own, read = router_spec(model).pooling, specs[expert.path].pooling
     if own == read:
         return []
     return [

@@ -1,9 +1,9 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
 """What both protocols need to know of a Hugging Face encoder, and the registry of architectures by `model_type`.
 
-Every supported encoder is a stack of post-LayerNorm transformer layers; its head is
-`classifier(activation(dense(row)))`, of the first token's hidden state or, in a pooled encoder, of the mean of all
-tokens' hidden states. An architecture says where in its Hugging Face module tree each weight is.
+Every supported encoder is a stack of transformer layers with a norm behind each step, or before each; `spec.py` says
+which norms, positions, poolings and heads there are. An architecture says where in its Hugging Face module tree each
+weight is.
 """
 
 from __future__ import annotations

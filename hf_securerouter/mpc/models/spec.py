@@ -26,7 +26,7 @@ class HeadSpec:
     Args:
         dense (`str`, *optional*): Prefix of the weights of the first linear layer; with None logits are
             `classifier(row)`.
-        activation (`str`): `"tanh"`, `"relu"`, `"gelu"` or `"identity"`.
+        activation (`str`): `"tanh"`, `"relu"`, `"gelu"`, `"silu"` or `"identity"`.
         classifier (`str`): Prefix of the weights of the second linear layer.
         num_outputs (`int`): Number of logits.
         inner_size (`int`, *optional*): Width between the two linear layers; None means the encoder's width.
@@ -53,7 +53,7 @@ class EncoderSpec:
         hidden_size (`int`): Width of a hidden state.
         num_heads (`int`): Attention heads; `hidden_size` is a multiple of it.
         intermediate_size (`int`): Width of the feed-forward layer.
-        hidden_act (`str`): `"gelu"`, `"relu"` or `"quadratic"`.
+        hidden_act (`str`): `"gelu"`, `"silu"`, `"relu"` or `"quadratic"`.
         softmax (`str`): `"exact"`, `"2quad"` or `"2relu"`.
         layer_norm_eps (`float`): Added to every LayerNorm's variance.
         layer_map (`tuple[int, ...]`): Index of the weights that layer `l` uses; the identity unless layers are shared.

@@ -37,7 +37,7 @@ class BatchCost:
     Args:
         batch (`int`): Texts of the batch.
         party0 (`int`), party1 (`int`), dealer (`int`): Peak bytes of memory at each role, without what a party draws
-            ahead if memory is left. An estimate, which was measured to be up to 40 % too high.
+            ahead if memory is left. An estimate, up to half above what was measured.
         online_bytes (`int`): Bytes on the parties' link, both directions, without the frames' headers.
         rounds (`int`): Sequential exchanges on that link.
         dealer_bytes (`int`): Bytes of corrections from the dealer, which wait in party 0's temporary files.
