@@ -110,9 +110,9 @@ def compare_with_clear(
     Returns:
         `dict`: `inputs`; `labels_equal`; `sure`, how many clear answers have a margin above [`MARGIN`], and
         `sure_labels_equal` of these; all three None for a regression. `served_elsewhere`, how many inputs another
-        expert answered than in clear, which happens where the router's scores of two experts are nearly equal;
-        `largest_error` of a logit against the expert that answered; and the metrics of both, `metrics` and
-        `clear_metrics`.
+        expert answered than in clear, which happens where the router's scores of two experts are nearly equal, and
+        `elsewhere_labels_changed`, how many of them have another label so, None for a regression; `largest_error` of a
+        logit against the expert that answered; and the metrics of both, `metrics` and `clear_metrics`.
     """
     served = serve_by_quota(scores, quotas, costs)
     everyone = torch.arange(len(served))
@@ -124,12 +124,14 @@ def compare_with_clear(
     if not task.regression:
         first, second = logits[everyone, served].topk(2, dim=1).values.unbind(dim=1)
         sure = (first - second > MARGIN).numpy()
+    elsewhere = (own > nearest + (REDUCED_NOISE if reduced else NOISE)).numpy()
     return {
         "inputs": len(found),
         "labels_equal": None if task.regression else int(equal.sum()),
         "sure": None if task.regression else int(sure.sum()),
         "sure_labels_equal": None if task.regression else int(equal[sure].sum()),
-        "served_elsewhere": int((own > nearest + (REDUCED_NOISE if reduced else NOISE)).sum()),
+        "served_elsewhere": int(elsewhere.sum()),
+        "elsewhere_labels_changed": None if task.regression else int((~equal[elsewhere]).sum()),
         "largest_error": float(nearest.max()),
         "metrics": metric(answers, labels.numpy()),
         "clear_metrics": metric(clear, labels.numpy()),

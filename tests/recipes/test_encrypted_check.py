@@ -24,11 +24,11 @@ def test_encrypted_answers_are_compared_with_the_clear_policy():
     clear = torch.stack([logits[0, 1], logits[1, 0], logits[2, 1]])
     found = compare_with_clear(task, clear + 0.25, scores, logits, [1, 1], [1.0, 2.0], labels)
     assert found["largest_error"] == 0.25 and found["labels_equal"] == found["inputs"] == 3
-    assert found["served_elsewhere"] == 0
+    assert found["served_elsewhere"] == found["elsewhere_labels_changed"] == 0
     assert found["metrics"] == found["clear_metrics"]
     swapped = torch.stack([logits[0, 0], logits[1, 1], logits[2, 1]])
     found = compare_with_clear(task, swapped, scores, logits, [1, 1], [1.0, 2.0], labels)
-    assert found["served_elsewhere"] == 2 and found["largest_error"] == 0
+    assert found["served_elsewhere"] == found["elsewhere_labels_changed"] == 2 and found["largest_error"] == 0
     # Rounded answers of an expert lie further from its clear ones, and may be nearer to those of another.
     near = torch.stack([clear, clear + 0.3], dim=1)
     rounded = task, clear + 0.2, scores, near, [1, 1], [2.0, 1.0], labels
@@ -40,6 +40,7 @@ def test_encrypted_answers_are_compared_with_the_clear_policy():
     changed = torch.stack([close[0, 1], close[1, 0].flip(0), close[2, 1]])
     found = compare_with_clear(task, changed, scores, close, [1, 1], [1.0, 2.0], labels)
     assert (found["labels_equal"], found["sure"], found["sure_labels_equal"]) == (2, 1, 1)
+    assert found["elsewhere_labels_changed"] == 0
     other = clear.flip(1)
     found = compare_with_clear(task, other, scores, logits, [1, 1], [1.0, 2.0], labels)
     assert found["labels_equal"] == found["sure_labels_equal"] == 0 and found["sure"] == 3
