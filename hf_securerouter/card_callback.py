@@ -47,7 +47,7 @@ class ModelCardCallback(TrainerCallback):
     def on_step_end(self, args, state, control, model=None, **kwargs):
         measured = self._data(model).securerouter
         for own in (measured, *measured.get("evaluation_sets", {}).values()):
-            if "metrics" in own:
+            if own.get("metrics") or own.get("routing_shares"):
                 own["outdated"] = True
 
     def on_evaluate(self, args, state, control, metrics=None, model=None, **kwargs):

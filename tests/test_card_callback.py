@@ -8,6 +8,7 @@ from hf_securerouter import SecureRouterConfig, SecureRouterForSequenceClassific
 from hf_securerouter.card_callback import ModelCardCallback
 from hf_securerouter.model_card import SecureRouterModelCardData, generate_model_card, write_model_card
 from hf_securerouter.trainer import SecureRouterTrainingArguments
+from tests.test_model_card import table_row
 
 
 @pytest.fixture
@@ -16,11 +17,6 @@ def model() -> SecureRouterForSequenceClassification:
     small, large = (BertConfig(num_hidden_layers=layers, **sizes) for layers in (1, 2))
     config = SecureRouterConfig(router_config=small, expert_configs=[small, large], expert_costs=[1.0, 7.5])
     return SecureRouterForSequenceClassification(config)
-
-
-def table_row(text: str, start: str) -> list[str]:
-    (row,) = [line for line in text.splitlines() if line.startswith(f"| {start}")]
-    return [cell.strip() for cell in row.strip("|").split("|")]
 
 
 @pytest.fixture
@@ -87,6 +83,8 @@ def test_the_score_is_that_of_the_best_weights_where_they_are_loaded_at_the_end(
     state.best_global_step = 2  # evaluated before this process began
     callback.on_train_end(arguments, state, TrainerControl(), model=model)
     assert "accuracy" not in str(model.model_card_data.to_dict())
+    callback.on_step_end(arguments, state, TrainerControl(), model=model)  # without figures none are outdated
+    assert "Training went on" not in generate_model_card(model)
 
 
 @pytest.mark.parametrize("prefix, name", [("eval_", "evaluated"), ("eval_mnli_mm_", "mnli_mm")])

@@ -111,8 +111,9 @@ def check_conversion(args: RunArguments) -> None:
     """
     if args.expert_costs:
         return
-    problems = []
-    for name in args.experts or [largest_name(args)]:
+    problems, names = [], args.experts or [largest_name(args)]
+    smallest = names[-1] if args.narrow_expert else names[0]  # a narrow expert's head is like the largest one's
+    for name in names:
         config = AutoConfig.from_pretrained(name, cache_dir=args.cache_dir)
         architecture = architecture_for(config.model_type)
         if architecture is None:
@@ -120,7 +121,7 @@ def check_conversion(args: RunArguments) -> None:
             problems.append(Problem(name, reason, "Take another checkpoint, or pass `--expert_costs`, for clear text"))
             continue
         problems += (own := architecture.problems(config, name))
-        if not own and shares_encoder(args) and name == (args.experts or [name])[0] and not args.narrow_expert:
+        if name == smallest and shares_encoder(args) and not own:
             pooling = architecture.spec(config).pooling
             if pooling != "first":
                 reason = (

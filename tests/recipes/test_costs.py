@@ -172,6 +172,16 @@ def test_experts_whose_costs_cannot_be_measured_are_refused_before_they_are_trai
     recipe.check_conversion(args)
 
 
+def test_a_narrow_expert_s_head_reads_what_the_largest_one_s_does(made, tmp_path):
+    args = measured_arguments(made, tmp_path, "--narrow_expert")
+    modern_config(classifier_pooling="mean").save_pretrained(tmp_path / "checkpoint")
+    args.model_name_or_path = str(tmp_path / "checkpoint")
+    with pytest.raises(ConversionError, match="its head the 'mean' row"):
+        recipe.check_conversion(args)
+    args.share_router_encoder = False
+    recipe.check_conversion(args)
+
+
 def test_a_routed_batch_is_measured_against_the_largest_expert(made, tmp_path, monkeypatch):
     args = measured_arguments(made, tmp_path)
     asked = measured(monkeypatch, 10.0, 25.0)
