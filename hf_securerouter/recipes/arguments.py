@@ -30,7 +30,8 @@ _PLACES = (
     "validation_file",
 )
 
-# Arguments of the Trainer that change the weights, beside the rows of an update: a run may not go on with others.
+# Arguments of the Trainer, or of the script without it, that change the weights, beside the rows of an update: a run
+# may not go on with others.
 _TRAINING = (
     "data_seed",
     "fp16",
@@ -48,6 +49,12 @@ _TRAINING = (
     "max_grad_norm",
     "label_smoothing_factor",
     "train_sampling_strategy",
+    "auto_find_batch_size",
+    "dataloader_drop_last",
+    "ignore_data_skip",
+    "max_train_steps",
+    "mixed_precision",
+    "warmup_ratio",
 )
 
 
@@ -122,9 +129,9 @@ class RunArguments(DataArguments):
         [], "Tokens of an input that each expert reads, such as 64 128; default: `max_seq_length`."
     )
     narrow_expert: bool = option(False, "Add an expert of 2 layers and width 128, distilled from the largest.")
-    router_name_or_path: str | None = option(None, "The router's own encoder; default: the smallest expert's.")
+    router_name_or_path: str | None = option(None, "The router's own encoder; default: the cheapest expert's.")
     share_router_encoder: bool = option(
-        True, "Let the router read the smallest expert's encoder itself, not a copy that is trained further."
+        True, "Let the router read the cheapest expert's encoder itself, not a copy that is trained further."
     )
     router_objective: str = option(
         "utility", "Objective of the saved model's router; both are compared.", choices=["utility", "gumbel"]
@@ -191,6 +198,7 @@ class RunArguments(DataArguments):
         self.training = {name: value.value if isinstance(value, Enum) else value for name, value in found.items()}
         rows = training_args.per_device_train_batch_size * training_args.gradient_accumulation_steps
         self.training["rows_of_an_update"] = rows * int(os.environ.get("WORLD_SIZE", "1"))
+        self.training["arguments"] = type(training_args).__name__  # the two scripts train in loops of their own
         return self
 
     def fingerprint(self) -> dict[str, Any]:
@@ -205,11 +213,13 @@ class RunArguments(DataArguments):
 
         Args:
             found (`Mapping`): The fingerprint of that run. An argument that it lacks, because it was started before
-                there was that argument, counts as None; one of `training` that it lacks is not compared.
+                there was that argument, counts as None; one of `training` that it lacks is not compared. One that
+                this run lacks is of another kind of run.
         """
         own = self.fingerprint()
         training, before = own.pop("training"), found.get("training", {})
         names = [name for name, value in own.items() if found.get(name) != value]
+        names += found.keys() - own.keys() - {"training"}
         return sorted(names + [name for name, value in training.items() if before.get(name, value) != value])
 
 

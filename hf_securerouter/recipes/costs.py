@@ -55,8 +55,9 @@ def measure_costs(
     Seconds and bytes of a query by each expert alone, and behind the router.
 
     A routed batch has `quota_batch_size` queries. An expert alone has as many, in pieces: one is timed. The
-    router's part is what is left of a routed batch when the experts' parts are subtracted: its encoder, unless it
-    shares an expert's, its head, the shuffle, the ranking and the way back.
+    router's part is what is left of a routed batch when the experts' parts are subtracted: its encoder, its head, the
+    shuffle, the ranking and the way back. Measurements differ from run to run, and a batch may take less than its
+    parts: the router is charged with the encoder that it shares at least, or else with nothing.
 
     Args:
         args ([`RunArguments`]): With given `expert_costs`, nothing is measured, and the router costs what the cheapest
@@ -93,9 +94,33 @@ def measure_costs(
     routed = _measured(args, secure, batch, f"the routed pool, quotas {'/'.join(map(str, quotas))}", (steps, steps))
     for unit in UNITS:
         beyond = _beyond_the_router(costs[unit], pool.config.router_shares_expert)
-        router = routed[unit] / batch - float(np.dot(quotas, beyond)) / batch
+        left = routed[unit] / batch - float(np.dot(quotas, beyond)) / batch
+        router = max(left, *(own - cost for own, cost in zip(costs[unit], beyond, strict=True)))
         costs[f"routed_{unit}"] = [router + cost for cost in beyond]
     return costs
+
+
+@refuses_unknown
+def check_costs(args: RunArguments, experts: int) -> None:
+    """
+    Refuses given costs that fit neither the pool nor the budget, before anything is trained.
+
+    Args:
+        args ([`RunArguments`]): With `expert_costs`, or else costs are measured, and nothing is refused.
+        experts (`int`): Experts of the pool.
+
+    Raises:
+        `SecureRouterValueError`: `expert_costs` has not one entry for each expert, or `budget_seconds` is less than
+            the cheapest one takes behind the router.
+    """
+    if not args.expert_costs:
+        return
+    least = min(_given_costs(args, experts)["routed_seconds"])
+    if args.budget_seconds is not None and args.budget_seconds < least:
+        raise SecureRouterValueError(
+            f"`budget_seconds` should be at least {least:g}, what a query takes the cheapest of `expert_costs` and "
+            f"the router, got {args.budget_seconds:g}."
+        )
 
 
 @refuses_unknown
@@ -153,7 +178,7 @@ def _given_costs(args: RunArguments, experts: int) -> Costs:
 
 
 def shares_encoder(args: RunArguments) -> bool:
-    """Whether the router reads the smallest expert's encoder."""
+    """Whether the router reads the cheapest expert's encoder."""
     return args.router_name_or_path is None and args.share_router_encoder
 
 

@@ -335,7 +335,13 @@ class CotrainedRun(RoutedPoolRun):
     ) -> dict[str, Any]:
         """What `variants.json` holds of one copy: its score on rows that no expert has seen; the cost of a query, if
         costs are measured; and of a reduced precision, the largest value over its bound. Above 1 a bound is exceeded
-        and the encrypted result is wrong."""
+        and the encrypted result is wrong. The main process finds it for all, and nothing else runs."""
+        path = self.folder / f"variant-{folder.name}.json"
+        return once(path, lambda: self._measured(index, folder, functions, unseen))
+
+    def _measured(
+        self, index: int, folder: Path, functions: Mapping[str, str], unseen: Sequence[Row]
+    ) -> dict[str, Any]:
         expert = load_expert(folder, functions)
         heads, neurons = _shape(expert)
         found: dict[str, Any] = {"expert": index, "heads": heads, "neurons": neurons, **functions}

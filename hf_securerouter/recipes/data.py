@@ -161,6 +161,18 @@ def tokenize(task: Task, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase
 
 
 @refuses_unknown
+def token_counts(task: Task, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """
+    How many tokens rows have before anything is cut off, special tokens included.
+
+    Args:
+        task ([`Task`]), rows (sequence of `dict`), tokenizer (`PreTrainedTokenizerBase`): As for [`tokenize`].
+    """
+    texts = [[row[column].strip() for row in rows] for column in task.columns]
+    return [len(ids) for ids in tokenizer(*texts, verbose=False)["input_ids"]]
+
+
+@refuses_unknown
 def split_rows(task: Task, rows: Sequence[Row], shares: Sequence[float], seed: int) -> list[list[int]]:
     """
     Seeded random parts of rows. Phrases stay with their sentence, so that no part holds pieces of another's.

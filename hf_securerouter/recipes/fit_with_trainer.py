@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from torch import nn
 from transformers import PrinterCallback, Trainer, TrainerCallback, set_seed
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from hf_securerouter.errors import SecureRouterValueError
 from hf_securerouter.known_arguments import refuses_unknown
@@ -24,7 +26,13 @@ from hf_securerouter.trainer import SecureRouterTrainer, SecureRouterTrainingArg
 
 A = TypeVar("A", bound=RunArguments)
 
-_NO_EFFECT = {"eval_strategy": "no", "load_best_model_at_end": False, "class_weights": None, "freeze": None}
+_NO_EFFECT = {
+    "eval_strategy": "no",
+    "load_best_model_at_end": False,
+    "class_weights": None,
+    "freeze": None,
+    "label_smoothing_factor": 0.0,
+}
 
 
 class ExpertTrainer(Trainer):
@@ -129,6 +137,13 @@ def trainer_fit(training_args: SecureRouterTrainingArguments) -> Fit:
             callbacks=[OneLine()],
         )
         trainer.remove_callback(PrinterCallback)
-        trainer.train(resume_from_checkpoint=get_last_checkpoint(folder) if folder.exists() else None)
+        trainer.train(resume_from_checkpoint=last_checkpoint(folder))
 
     return fit
+
+
+def last_checkpoint(folder: Path) -> str | None:
+    """The newest whole checkpoint of a step, None without one. The Trainer's state is written last: a run that was
+    killed before has left a checkpoint without it."""
+    whole = [path.parent for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*/{TRAINER_STATE_NAME}")]
+    return str(max(whole, key=lambda path: int(path.name.rpartition("-")[2]))) if whole else None

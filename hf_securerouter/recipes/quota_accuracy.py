@@ -36,8 +36,12 @@ def quota_shares(model: SecureRouterForSequenceClassification) -> list[float]:
     The share of a batch that each expert serves under a pool's quotas.
 
     Raises:
-        `SecureRouterValueError`: The pool has no quotas.
+        `SecureRouterValueError`: The pool has no quotas, or its labels are numbers, of which none is right or wrong.
     """
+    if model.config.problem_type == "regression":
+        raise SecureRouterValueError(
+            "`model` is a regression, whose answers are neither right nor wrong: its report has the score by quotas."
+        )
     quotas = model.config.quotas
     if quotas is None:
         raise SecureRouterValueError(

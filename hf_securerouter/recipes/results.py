@@ -218,7 +218,7 @@ less. The last variant within its bounds that lost no more than `--most_lost` po
 _INTRODUCTION = """\
 Scores are 100 times the metric on the validation split, which is read once, at the end; of two metrics the mean. \
 `cut` is the share of its inputs that are longer than what each expert reads; an expert with no number of tokens \
-reads whole inputs. `relative cost` is the measured \
+reads the pool's `max_seq_length`, 128 unless the command says otherwise. `relative cost` is the measured \
 time of a batch of 32 inputs of 128 tokens by the routed pool under encryption, router included and with its public \
 quotas, over that of the largest expert alone; `relative bytes` is the same in bytes between the servers. AUDC is the \
 area under score over cost; QNC is the cost at which the score of the largest expert is reached. Of several seeds \

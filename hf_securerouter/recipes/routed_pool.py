@@ -6,7 +6,9 @@ From a data set to a routed pool with its report.
 2. Their answers to training rows that they have not seen, computed once.
 3. The cost of each expert and of the router, measured under encryption.
 4. A router for each objective, trained on those answers.
-5. Lambda and quotas for the budget, on a seeded tenth of the training rows that the router has not seen either.
+5. Lambda and quotas for the budget, on a seeded tenth of the training rows that the router has not seen either. The
+   final experts of a cross-fitted run have seen it, and are surer of it than of new rows, of which lambda then sends
+   more to the larger experts than the budget says. Quotas keep it on any rows.
 6. The cost of a batch with these quotas under encryption, against that of the largest expert alone.
 7. The validation split, once: the report, the figure, the card.
 
@@ -17,6 +19,7 @@ where it was.
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -41,8 +44,15 @@ from hf_securerouter.recipes.artifacts import announce, once, once_tensors
 from hf_securerouter.recipes.calibration import calibration_report, fit_temperatures, fold_temperature
 from hf_securerouter.recipes.card import card_data
 from hf_securerouter.recipes.cascade import cascade_scores
-from hf_securerouter.recipes.costs import Costs, check_conversion, measure_costs, measure_routed, shares_encoder
-from hf_securerouter.recipes.data import open_data, rows_digest, shortened, split_rows, tokenize
+from hf_securerouter.recipes.costs import (
+    Costs,
+    check_conversion,
+    check_costs,
+    measure_costs,
+    measure_routed,
+    shares_encoder,
+)
+from hf_securerouter.recipes.data import open_data, rows_digest, shortened, split_rows, token_counts, tokenize
 from hf_securerouter.recipes.encrypted_check import SAMPLES, compare_with_clear, encrypted_logits
 from hf_securerouter.recipes.experts import EXACT, check_length, largest_name, load_expert, plan_pool, train_pool
 from hf_securerouter.recipes.fitting import Fit, Row
@@ -86,13 +96,17 @@ class RoutedPoolRun:
         self.train = partial(fit, self)
         self.members = plan_pool(args)
         check_length(args)
+        check_costs(args, len(self.members))
         check_conversion(args)
         self.functions: dict[Path, dict[str, str]] = {}  # of the experts that are not exact, by their folders
         self.temperatures: dict[Path, float] = {}  # of the experts, once they have answered
         self.folder = Path(args.output_dir)
         self.folder.mkdir(parents=True, exist_ok=True)
         different = args.differences(once(self.folder / "arguments.json", args.fingerprint))
-        if different:
+        if different == ["budget_seconds"] and not any(self.folder.glob("tuning-*.json")):
+            if PartialState().is_main_process:  # who names a budget before costs are known may name another one then
+                write_json(args.fingerprint(), self.folder / "arguments.json")
+        elif different:
             raise SecureRouterValueError(
                 f"`output_dir` {str(self.folder)!r} holds a run with another `{'`, `'.join(different)}`: name another "
                 "folder, or remove that one."
@@ -134,6 +148,8 @@ class RoutedPoolRun:
                 self.folder / "routed.json",
                 lambda: measure_routed(self.args, self.largest(folders), model.cpu(), model.config.quotas or []),
             )
+        if PartialState().is_main_process and (self.folder / "report.json").exists():
+            self.load_rows("validation")  # it refuses other rows than those of the report
         report = once(self.folder / "report.json", lambda: self.report(models, folders, costs, tuning))
         if PartialState().is_main_process:
             self.save(model, report)
@@ -258,7 +274,8 @@ class RoutedPoolRun:
 
         Args:
             folders (sequence of `Path`): The experts.
-            costs (`dict`): Their costs, with `routed_seconds` and `source`.
+            costs (`dict`): Their costs, with `seconds`, `routed_seconds` and `source`. The router reads the encoder of
+                the one that costs least alone.
             objective (`str`): Of the router.
             lengths (sequence of `int`, *optional*): Tokens that each of these experts reads, if they are not all of
                 the run's.
@@ -266,11 +283,13 @@ class RoutedPoolRun:
         args, seconds = self.args, costs["routed_seconds"]
         set_seed(args.seed)
         router: str | Path | None = args.router_name_or_path
+        cheapest = int(np.argmin(costs["seconds"]))
         if router is None and not shares_encoder(args):
-            router = folders[int(np.argmin(seconds))]
+            router = folders[cheapest]
         model = SecureRouterForSequenceClassification.from_expert_pretrained(
             router=router,
             experts=folders,
+            router_shares_expert=cheapest if router is None else None,
             id2label=self.task.id2label,
             problem_type=self.task.problem_type,
             router_objective=objective,
@@ -339,7 +358,9 @@ class RoutedPoolRun:
         tuning: Mapping[str, Any],
     ) -> dict[str, Any]:
         """Everything that is found on the validation split, which no other step reads."""
-        rows = self.rows(self.load_rows("validation"))
+        texts = self.load_rows("validation")
+        whole = token_counts(self.task, texts, self.tokenizer)  # first: a tokenizer is saved as it was used last
+        rows = self.rows(texts)
         raw = self.answers(folders, rows)["logits"]
         temperatures = [self.temperature(folder) for folder in folders]
         logits = raw / torch.tensor(temperatures)[:, None]
@@ -369,11 +390,11 @@ class RoutedPoolRun:
         found = make_report(answers, compared, chosen, self.args.bootstrap_resamples)
         metric, everyone = task.metric(), np.arange(len(rows))
         for name, served in chosen.items():
-            found["policies"][name]["metrics"] = metric(predictions[everyone, served], answers.references)
+            found["policies"][name]["metrics"] = finite(metric(predictions[everyone, served], answers.references))
         found["calibration"] = calibration_report(
             task, raw, temperatures, labels, {name: torch.from_numpy(served) for name, served in chosen.items()}
         )
-        found["largest_metrics"] = metric(answers.largest, answers.references)
+        found["largest_metrics"] = finite(metric(answers.largest, answers.references))
         if count := self.args.encrypted_eval_samples:
             objective, some = self.args.router_objective, slice(count)
             model, quotas = models[objective].cpu(), tuning[objective]["quotas"]
@@ -383,8 +404,8 @@ class RoutedPoolRun:
             policy = scores[objective][some], logits[some], quotas, seconds
             reduced = any(own["precision"] != "full" for own in model.config.expert_mpc or ())
             found["encrypted"] = compare_with_clear(task, encrypted, *policy, labels[some], reduced) | query
-        longest = [own or self.args.max_seq_length for own in self.lengths]
-        found["cut"] = [np.mean([len(row["input_ids"]) > own for row in rows]) for own in longest]
+        longest = [min(own or self.args.max_seq_length, self.args.max_seq_length) for own in self.lengths]
+        found["cut"] = [np.mean([count > own for count in whole]) for own in longest]
         found |= {"task": task.name, "metric": task.score_name, "tuning": tuning}
         return found if task.is_glue else found | {"labels": list(task.labels)}
 
@@ -436,3 +457,8 @@ class RoutedPoolRun:
         api = HfApi(token=token)
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
         api.upload_folder(repo_id=repo_id, folder_path=self.folder, allow_patterns=UPLOADED)
+
+
+def finite(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Metrics with 0 for what is not defined, such as the correlation of answers that are all the same."""
+    return {name: value if math.isfinite(value) else 0.0 for name, value in metrics.items()}

@@ -4,15 +4,18 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 
 from hf_securerouter.files import write_json
 from hf_securerouter.known_arguments import refuses_unknown
 from hf_securerouter.recipes.artifacts import announce
+from hf_securerouter.recipes.costs import Costs
 from hf_securerouter.recipes.fitting import Row
 from hf_securerouter.recipes.prediction import decide, labels_of, predict, to_device
 from hf_securerouter.recipes.routed_pool import OBJECTIVES, Parts, RoutedPoolRun
@@ -70,7 +73,7 @@ def scores_of(
     run: RoutedPoolRun,
     folders: Sequence[Path],
     pool: Sequence[int],
-    costs: Sequence[float],
+    costs: Costs,
     objective: str,
     training: Sequence[Row],
     tenth: Sequence[Row],
@@ -82,7 +85,7 @@ def scores_of(
         run ([`RoutedPoolRun`]): The run that the experts are of.
         folders (sequence of `Path`): All of its experts.
         pool (sequence of `int`): Which of them the router chooses from.
-        costs (K numbers): The cost of each of these.
+        costs (`dict`): The costs of these, as for [`RoutedPoolRun.pool`].
         objective (`str`): Of the router.
         training (sequence of `dict`): Rows with the answers of all experts.
         tenth (sequence of `dict`): The tuning rows, like them.
@@ -90,8 +93,10 @@ def scores_of(
     Returns:
         `torch.Tensor` of shape (B, K): The router's outputs for the tuning rows.
     """
-    profile = {"routed_seconds": costs, "source": "given"}
-    model = run.pool([folders[k] for k in pool], profile, objective, [run.lengths[k] for k in pool])
+    if PartialState().is_main_process:  # nor does it go on from a checkpoint of another router
+        shutil.rmtree(run.folder / "steps" / f"router-{objective}", ignore_errors=True)
+    PartialState().wait_for_everyone()
+    model = run.pool([folders[k] for k in pool], costs, objective, [run.lengths[k] for k in pool])
     run.train_router(model, subset(training, pool))
     return predict(to_device(model), subset(tenth, pool), run.collate, ("router_logits",))[0]
 
@@ -163,7 +168,8 @@ def sweep(
         done = found[kind].setdefault(name, {"experts": pool})
         if objective not in done:
             announce(f"Variant {name!r} with the {objective} router ...")
-            scores = scores_of(run, folders, pool, costs, objective, training, tenth)
+            own = {"seconds": [seconds[k] for k in pool], "routed_seconds": costs, "source": "given"}
+            scores = scores_of(run, folders, pool, own, objective, training, tenth)
             if objective == "utility" and price is None:
                 price = lambda_for_budget(scores, costs, max(costs[-1] / 2, costs[0]))
             done[objective] = outcome(run, tenth, pool, costs, scores, price or 0.0)

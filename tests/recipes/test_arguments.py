@@ -88,6 +88,31 @@ def test_a_run_does_not_go_on_with_another_optimizer():
     assert other.differences(found) == []
 
 
+def test_a_run_goes_on_in_no_folder_of_another_kind():
+    args, other = RunArguments(task_name="mrpc"), CotrainArguments(task_name="mrpc", exact_dir="exact")
+    assert args.differences(other.fingerprint()) == ["copied_experts", "exact_dir", "most_lost", "variants"]
+    assert "exact_dir" in other.differences(args.fingerprint())
+
+
+@pytest.mark.parametrize(
+    ("option", "name"),
+    [
+        (("--max_train_steps", "5"), "max_train_steps"),
+        (("--warmup_ratio", "0.5"), "warmup_ratio"),
+        (("--mixed_precision", "fp16"), "mixed_precision"),
+    ],
+)
+def test_the_loop_does_not_go_on_with_other_steps(option, name):
+    given = ["--output_dir", "x", "--use_cpu", "--task_name", "mrpc"]
+    args, _ = run_glue_no_trainer.parse_args(given)
+    found = json.loads(json.dumps(args.fingerprint()))
+    assert args.differences(found) == []
+    other, _ = run_glue_no_trainer.parse_args([*given, *option])
+    assert other.differences(found) == [name]
+    trainer, _ = parse_args(given, RunArguments, "")
+    assert "arguments" in trainer.differences(found)  # the loops of the two scripts are not the same
+
+
 def test_variants_of_before_have_new_names():
     args, _ = parse_args(["--output_dir", "x", "--use_cpu", "--variants", "w8a8", "w8a8+slim"], CotrainArguments, "")
     assert args.variants == ["reduced", "reduced+slim"] == CotrainArguments().variants
@@ -104,7 +129,13 @@ def test_every_script_has_help(script, capsys):
 
 
 @pytest.mark.parametrize(
-    "option", [("--freeze", "experts.0"), ("--class_weights", "1", "2"), ("--eval_strategy", "epoch")]
+    "option",
+    [
+        ("--freeze", "experts.0"),
+        ("--class_weights", "1", "2"),
+        ("--eval_strategy", "epoch"),
+        ("--label_smoothing_factor", "0.1"),
+    ],
 )
 def test_arguments_of_the_trainer_that_a_run_does_not_use_are_refused(option):
     with pytest.raises(SecureRouterValueError, match=f"`{option[0]}` has no effect on a run"):

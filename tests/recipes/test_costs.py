@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import BertForSequenceClassification, GPT2Config
 
-from hf_securerouter import SecureRouterConfig, SecureRouterForSequenceClassification
+from hf_securerouter import SecureRouterConfig, SecureRouterForSequenceClassification, SecureRouterValueError
 from hf_securerouter.mpc.conversion.validation import ConversionError
 from hf_securerouter.mpc.convert import to_mpc
 from hf_securerouter.recipes import costs as recipe
@@ -111,6 +111,28 @@ def test_the_router_costs_what_a_routed_batch_takes_beyond_its_experts(
     # 40 seconds for eight: the larger expert's one takes 4; the smaller's take nothing more where it has run already.
     router = (40 - 4) / 8 if shares else (40 - 4 - 7) / 8
     assert costs["routed_seconds"] == pytest.approx([router + (0 if shares else 1), router + 4])
+
+
+@pytest.mark.parametrize(("shares", "router"), [(True, 1.0), (False, 0.0)])
+def test_a_router_never_costs_less_than_the_encoder_that_it_shares(
+    made, tmp_path, monkeypatch, shares, router, two_experts
+):
+    args = measured_arguments(made, tmp_path)
+    measured(monkeypatch, 8.0, 32.0, 5.0)  # of a routed batch; its parts alone take 12 and 11
+    costs = recipe.measure_costs(args, two_experts, [12, 30], two_experts[1], lambda costs: pool_of(shares))
+    assert costs["routed_seconds"] == pytest.approx([router + (0 if shares else 1), router + 4])
+
+
+@pytest.mark.parametrize(
+    ("given", "budget", "wanted"),
+    [([1.0, 2.0, 4.0], None, "one entry for each of 2"), ([1.0, 4.0], 0.5, "`budget_seconds` should be at least 1")],
+)
+def test_given_costs_are_checked_before_anything_is_trained(made, tmp_path, given, budget, wanted):
+    args = measured_arguments(made, tmp_path / "out")
+    args.expert_costs, args.budget_seconds = given, budget
+    with pytest.raises(SecureRouterValueError, match=wanted):
+        RoutedPoolRun(args, lambda *step: None, "")
+    assert not (tmp_path / "out").exists()
 
 
 def test_runs_of_equal_shapes_share_what_was_measured(made, tmp_path, monkeypatch, two_experts):

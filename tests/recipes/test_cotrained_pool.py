@@ -111,6 +111,14 @@ def test_changes_are_taken_step_by_step_while_little_is_lost(made, exact_dir, tm
     assert report["largest_metrics"] == {"accuracy": (exact.argmax(dim=1) == labels).float().mean().item()}
 
 
+def test_a_copy_is_measured_once(made, exact_dir, tmp_path):
+    run = run_of(made, exact_dir, tmp_path / "out")
+    given = 0, exact_dir / "experts" / "final" / "0", EXACT, []
+    found = run.measured(*given)
+    run.score = None
+    assert run.measured(*given) == found
+
+
 def test_a_variant_with_all_heads_does_not_start_from_a_slim_one(made, exact_dir, tmp_path):
     run_of(made, exact_dir, tmp_path / "out", "--variants", "reduced+slim", "reduced", "reduced+quadratic")()
     tried = json.loads((tmp_path / "out" / "variants.json").read_text())

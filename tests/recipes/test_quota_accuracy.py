@@ -30,6 +30,12 @@ def test_shares_are_those_of_the_quotas(model):
         quota_shares(model)
 
 
+def test_a_regression_has_no_right_answers(model):
+    model.config.problem_type = "regression"
+    with pytest.raises(SecureRouterValueError, match="`model` is a regression"):
+        quota_shares(model)
+
+
 def test_every_expert_answers(model, tokenizer):
     rows = [{"input_ids": [2, 7 + n, 3], "attention_mask": [1] * 3, "labels": 0} for n in range(5)]
     scores, classes = answers(model, rows, DataCollatorWithPadding(tokenizer))

@@ -3,6 +3,7 @@
 
 import functools
 import json
+import math
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,7 +21,7 @@ from hf_securerouter.recipes.data import tokenize
 from hf_securerouter.recipes.distillation import expert_loss
 from hf_securerouter.recipes.experts import train_pool
 from hf_securerouter.recipes.results import FIELDS
-from hf_securerouter.recipes.routed_pool import RoutedPoolRun
+from hf_securerouter.recipes.routed_pool import RoutedPoolRun, finite
 from hf_securerouter.recipes.tasks import TASKS
 from tests.recipes.made_up import SCRIPTS, arguments, loop_run, made_up_rows
 
@@ -126,8 +127,44 @@ def test_the_validation_split_is_read_once_and_last(made, tmp_path):
             return super().load_rows(split)
 
     loop_run(arguments(made, tmp_path / "out"), Recording)()
-    loop_run(arguments(made, tmp_path / "out"), Recording)()
-    assert seen == [("train", False), ("validation", True), ("train", True)]
+    assert seen == [("train", False), ("validation", True)]
+
+
+def test_a_finished_run_is_not_published_with_other_rows(made, tmp_path):
+    loop_run(arguments(made, tmp_path / "out"))()
+    lines = [json.dumps(row) + "\n" for row in made_up_rows(40, 7)]
+    (tmp_path / "dev.jsonl").write_text("".join(lines))
+    other = ("--validation_file", str(tmp_path / "dev.jsonl"))
+    with pytest.raises(SecureRouterValueError, match="a run with other validation rows"):
+        loop_run(arguments(made, tmp_path / "out", *other))()
+
+
+def test_another_budget_may_be_named_until_quotas_are_found(made, tmp_path):
+    argv = arguments(made, tmp_path / "out")
+    loop_run(argv)
+    run = loop_run([*argv, "--budget_seconds", "3"])
+    assert json.loads((tmp_path / "out" / "arguments.json").read_text())["budget_seconds"] == 3.0
+    (run.folder / "tuning-utility.json").write_text("{}")
+    with pytest.raises(SecureRouterValueError, match="a run with another `budget_seconds`"):
+        loop_run(argv)
+
+
+def test_what_all_experts_cut_off_counts_as_cut(made, tmp_path):
+    report = loop_run(arguments(made, tmp_path / "out", "--max_seq_length", "8"))()
+    assert report["cut"] == [1, 1]  # the rows have 10 tokens and more
+
+
+def test_a_metric_that_is_not_defined_is_0():
+    assert finite({"pearson": math.nan, "mse": 1.0}) == {"pearson": 0.0, "mse": 1.0}
+
+
+def test_a_step_goes_on_from_its_newest_whole_checkpoint(tmp_path):
+    for step, state in ((9, True), (100, True), (200, False)):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        if state:
+            (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text("{}")
+    assert fit_with_trainer.last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-100")
+    assert fit_with_trainer.last_checkpoint(tmp_path / "none") is None
 
 
 class Stopped(Exception):

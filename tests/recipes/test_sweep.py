@@ -30,6 +30,9 @@ def test_pools_hold_the_smallest_and_the_largest():
     assert sweep.pool_sizes(2) == [[0, 1]]
 
 
+GIVEN = {"routed_seconds": [1.0, 2.0, 3.0], "source": "given"}
+
+
 @pytest.fixture
 def run(tmp_path, tokenizer):
     """A run whose three experts are equally good, and right on different inputs: costs decide."""
@@ -96,13 +99,30 @@ def test_reversing_the_costs_reverses_the_routing(run, tokenizer, tmp_path):
     assert sweep.sweep(*given) == found
 
 
+def test_the_router_reads_the_encoder_that_costs_least(run, tmp_path):
+    folders = [tmp_path / str(k) for k in range(3)]
+    pool = run.pool(folders, GIVEN | {"seconds": [3.0, 1.0, 2.0]}, "utility")
+    assert pool.config.router_shares_expert == 1  # not the one with the fewest parameters
+
+
+def test_a_variant_goes_on_from_no_other_router(run, tokenizer, tmp_path):
+    left = tmp_path / "steps" / "router-gumbel"
+    train, found = run.train, []
+    run.train = lambda *step: found.append(left.exists()) or train(*step)
+    rows, folders = answered_rows(16, tokenizer), [tmp_path / str(k) for k in range(3)]
+    for _ in range(2):
+        left.mkdir(parents=True)
+        sweep.scores_of(run, folders, [0, 1, 2], GIVEN | {"seconds": [1.0, 2.0, 3.0]}, "gumbel", rows, rows)
+    assert found == [False, False]
+
+
 def test_predicted_utilities_start_at_their_means(run, tokenizer, tmp_path):
     rows = answered_rows(40, tokenizer)
     run.args.share_router_encoder = False  # a shared encoder's router is fitted, not trained
     run.train = lambda *step: None
     folders = [tmp_path / str(k) for k in range(3)]
     for objective, expected in (("utility", [0.75, 0.75, 0.75]), ("gumbel", None)):
-        pool = run.pool(folders, {"routed_seconds": [1.0, 2.0, 3.0], "source": "given"}, objective)
+        pool = run.pool(folders, GIVEN | {"seconds": [1.0, 2.0, 3.0]}, objective)
         before = pool.router.out_proj.bias.tolist()
         assert run.train_router(pool, rows)["out_proj.bias"].tolist() == pytest.approx(expected or before)
 
