@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import json
 import math
+import random
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -65,6 +66,7 @@ from hf_securerouter.routing import choose_expert, lambda_for_budget, quotas_for
 
 ROUTER_SHARE, TUNING_SHARE = 0.2, 0.1  # of the training rows, which are held out from the experts
 ROUTER_ROWS = 2000  # at most, of a large data set: the experts learn from the rest
+CROSS_FITTED_ROWS = 20_000  # at most, of cross-fitted rows: each is kept with all that a router reads of it
 OBJECTIVES = ("gumbel", "utility")
 UPLOADED = ["config.json", "*.safetensors.index.json", "model*.safetensors", "tokenizer*", "README.md"]
 UPLOADED += ["curve.png", "report.json"]
@@ -214,6 +216,8 @@ class RoutedPoolRun:
                     lambda n=number, o=others, u=unseen: self.answers(self.trained(f"fold-{n}", rows, o), u),  # type: ignore[misc]
                 )["logits"]
             router_part, tuning_part = split_rows(self.task, raw, [TUNING_SHARE], args.seed + 1)
+            if len(router_part) > CROSS_FITTED_ROWS:
+                router_part = sorted(random.Random(args.seed).sample(router_part, CROSS_FITTED_ROWS))
             folders = self.trained("final", rows, range(len(rows)))
         else:
             shares = [min(ROUTER_SHARE, ROUTER_ROWS / len(raw)), TUNING_SHARE]

@@ -280,6 +280,12 @@ def test_cross_fitted_answers_come_from_experts_that_have_not_seen_the_row(made,
     assert answered["fold-0"].isdisjoint(answered["fold-1"])
 
 
+def test_a_cross_fitted_router_learns_from_so_many_rows_at_most(made, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("hf_securerouter.recipes.routed_pool.CROSS_FITTED_ROWS", 50)
+    loop_run(arguments(made, tmp_path / "out", "--cross_fit_folds", "2"))()
+    assert "Fitting the utility router on 50 rows" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("most, held_out", [(2000, 24 + 12), (6, 6 + 12)])
 def test_a_router_takes_no_more_rows_from_the_experts_than_it_can_use(made, tmp_path, monkeypatch, most, held_out):
     sizes = []
