@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Protocol
 import typer
 from tqdm import tqdm
 
+from hf_securerouter.cli.loading import commit_of
 from hf_securerouter.cli.output import log
-from hf_securerouter.cli.records import Record, Row, as_line, bad_lines, checked_records, read_rows, text_of
+from hf_securerouter.cli.records import Record, Row, as_line, bad_lines, checked_records, rows_of, text_of
 from hf_securerouter.errors import BadRowsError, SecureRouterValueError
 
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:  # `securerouter --help` should not wait for torch and transfo
     from hf_securerouter.texts import Text
 
 
+_OF_A_MODEL = {".json", ".safetensors", ".bin"}  # files on which its answers depend, in subfolders too
 BATCH_SIZE = 32  # most texts of a batch in clear text; with quotas, as many whole quota batches as fit
 
 
@@ -98,7 +100,8 @@ def label_file(
         raise SecureRouterValueError(f"`output` must be a file of its own, got {str(output_path)!r}.")
     if not output_path.absolute().parent.is_dir():
         raise SecureRouterValueError(f"`output` lies in a folder that does not exist: {str(output_path)!r}.")
-    rows = read_rows(input_path)
+    content = input_path.read_bytes()
+    rows = rows_of(content, input_path)
     if on_error is OnError.STOP:
         checked_records(rows)
     if any("label" in (row.record or {}) for row in rows):
@@ -108,12 +111,11 @@ def label_file(
     if any(asked_once.keys() & (row.record or {}).keys() for row in rows):
         log('The lines have a "verified" already; the output holds what --verify found in its place.')
 
-    partial = _partial_path(output_path, input_path, made_with, encrypted, on_error, windows, abstain_below, verify)
-    with (
-        opened() as answering,
-        _open_partial(partial) as file,
-        tqdm(total=len(rows), unit="text") as bar,
-    ):
+    with contextlib.ExitStack() as stack:
+        answering = stack.enter_context(opened())
+        partial = _partial_path(output_path, content, made_with, encrypted, on_error, windows, abstain_below, verify)
+        file = stack.enter_context(_open_partial(partial))
+        bar = stack.enter_context(tqdm(total=len(rows), unit="text"))
         ends = _batch_ends(rows, answering.batch_size)
         answered = _drop_incomplete_batch(file, ends)
         done = len(answered)
@@ -304,7 +306,7 @@ class Encrypted:
 
 def _partial_path(
     output_path: Path,
-    input_path: Path,
+    content: bytes,
     model_path: str,
     encrypted: bool,
     on_error: OnError = OnError.STOP,
@@ -313,7 +315,7 @@ def _partial_path(
     verify: float | None = None,
 ) -> Path:
     """Name the unfinished output after input, model and mode, so that only a run with the same ones continues it."""
-    fingerprint = hashlib.sha256(input_path.read_bytes())
+    fingerprint = hashlib.sha256(content)
     fingerprint.update(f"{model_path} {encrypted} {on_error}".encode())
     if windows != (1, 0):
         fingerprint.update(f" {windows}".encode())
@@ -322,11 +324,13 @@ def _partial_path(
     if verify:
         fingerprint.update(f" verify {verify}".encode())
     if Path(model_path).is_dir():
-        for file in sorted(
-            path for path in Path(model_path).iterdir() if path.suffix in {".json", ".safetensors", ".bin"}
-        ):
-            status = file.stat()
-            fingerprint.update(f"{file.name} {status.st_size} {status.st_mtime_ns}".encode())
+        for file in sorted(path for path in Path(model_path).rglob("*") if path.suffix in _OF_A_MODEL):
+            if file.is_file():
+                status = file.stat()
+                name = file.relative_to(model_path)
+                fingerprint.update(f"{name} {status.st_size} {status.st_mtime_ns}".encode())
+    else:
+        fingerprint.update(f" {commit_of(model_path)}".encode())
     return output_path.with_name(f".{output_path.name}.{fingerprint.hexdigest()[:16]}.partial")
 
 

@@ -59,6 +59,17 @@ def load_model(path: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBa
     return (_load_pool if is_pool else _load_classifier)(name), tokenizer
 
 
+def commit_of(name: str) -> str | None:
+    """The commit of a model that was loaded by its name on the Hub, from this machine's cache; None if it has none."""
+    from huggingface_hub import try_to_load_from_cache
+
+    from hf_securerouter.checkpoint_files import CONFIG
+    from hf_securerouter.sentence_transformer import MODULES
+
+    found = (try_to_load_from_cache(name, file) for file in (CONFIG, MODULES))
+    return next((Path(path).parent.name for path in found if isinstance(path, str)), None)
+
+
 def _check_classifier(name: str, config: PreTrainedConfig) -> None:
     """Refuse a config that is not of a fine-tuned classifier of a supported family, before its weights are read."""
     from hf_securerouter.mpc.models import supported_model_types

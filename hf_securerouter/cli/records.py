@@ -34,13 +34,17 @@ class Row:
     problem: str | None
 
 
-def read_rows(path: Path) -> list[Row]:
-    """Read JSON lines; empty lines are left out.
+def rows_of(content: bytes, path: Path) -> list[Row]:
+    """The JSON lines of a file that was read; empty lines are left out.
+
+    Args:
+        content: What the file held. It is read by the caller, since a pipe can be read only once.
+        path: The file, as errors name it.
 
     Raises:
         SecureRouterValueError: The file has no line, or none that can be answered.
     """
-    lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")  # some editors write a byte order mark
+    lines = content.removeprefix(b"\xef\xbb\xbf").split(b"\n")  # some editors write a byte order mark
     rows = [_row(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
     if not rows:
         raise SecureRouterValueError(f"`input` {str(path)!r} holds no line.")
@@ -55,7 +59,7 @@ def read_records(path: Path) -> list[Record]:
     Raises:
         SecureRouterValueError: The file has no line, or a line is not as required.
     """
-    return checked_records(read_rows(path))
+    return checked_records(rows_of(path.read_bytes(), path))
 
 
 def checked_records(rows: list[Row]) -> list[Record]:

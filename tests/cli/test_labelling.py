@@ -1,8 +1,10 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
-"""What the report of a labelled file says of answers that were asked twice, also after a run was stopped."""
+"""Which stopped runs go on, and what the report of a labelled file says of answers that were asked twice."""
 
 import contextlib
 import json
+import os
+from pathlib import Path
 
 import pytest
 
@@ -34,11 +36,11 @@ def texts(tmp_path):
     return path
 
 
-def label(texts, verify=None, stop=None):
+def label(texts, verify=None, stop=None, model="model", output=None):
     def opened():
         return contextlib.nullcontext(Answers(verify, stop))
 
-    return labelling.label_file("model", texts, texts.with_name("out.jsonl"), opened, True, verify=verify)
+    return labelling.label_file(str(model), texts, output or texts.with_name("out.jsonl"), opened, True, verify=verify)
 
 
 def test_answers_that_differed_are_counted_after_a_stop(texts):
@@ -70,3 +72,33 @@ def test_a_field_of_the_input_is_not_taken_for_an_answer(texts, verify, capsys):
 
 def test_a_report_counts_what_differs_where_answers_are_asked_twice_only(texts):
     assert "differing" not in label(texts)
+
+
+def piped(content):
+    """A pipe that holds `content`, as a shell's `<(command)` passes it."""
+    reading, writing = os.pipe()
+    os.write(writing, content)
+    os.close(writing)
+    return Path(f"/dev/fd/{reading}")
+
+
+def test_a_run_of_another_pipe_does_not_go_on_with_its_answers(texts, tmp_path):
+    one, other = texts.read_bytes(), texts.read_bytes().replace(b"film", b"book")
+    output = tmp_path / "out.jsonl"
+    with pytest.raises(KeyboardInterrupt):
+        label(piped(one), stop=2, output=output)
+    assert label(piped(other), output=output)["resumed_after"] == 0
+    assert [json.loads(line)["text"] for line in output.read_text().splitlines()] == [f"book {n}" for n in range(6)]
+    assert label(piped(one), output=output)["resumed_after"] == 2
+
+
+def test_a_run_does_not_go_on_with_a_model_whose_subfolder_changed(texts, tmp_path):
+    weights = tmp_path / "sentence" / "0_Transformer" / "model.safetensors"
+    weights.parent.mkdir(parents=True)
+    weights.write_bytes(b"weights")
+    for expected in (2, 0):
+        with pytest.raises(KeyboardInterrupt):
+            label(texts, stop=2, model=tmp_path / "sentence")
+        if not expected:
+            weights.write_bytes(b"weights of another training")
+        assert label(texts, model=tmp_path / "sentence")["resumed_after"] == expected

@@ -3,6 +3,7 @@
 
 import json
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import constants
 
 from hf_securerouter import SecureRouterForSequenceClassification
 from hf_securerouter import classification as classify_module
@@ -150,9 +152,29 @@ class TestPredict:
             other.save_pretrained(checkpoint)
         assert predict_file(checkpoint, texts, output)["resumed_after"] == 0
 
+    def test_another_commit_of_a_model_on_the_hub_starts_anew(self, checkpoint, texts, tmp_path, monkeypatch):
+        output, repository = tmp_path / "out.jsonl", tmp_path / "hub" / "models--owner--pool"
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+        (repository / "refs").mkdir(parents=True)
+        for commit, resumed_after in (("a" * 40, BATCH), ("b" * 40, 0)):
+            with monkeypatch.context() as patched:
+                if resumed_after:
+                    self.use_commit(repository, checkpoint, commit)
+                self.stop_after(patched, 1)
+                with pytest.raises(KeyboardInterrupt):
+                    predict_file("owner/pool", texts, output)
+            self.use_commit(repository, checkpoint, commit)
+            assert predict_file("owner/pool", texts, output)["resumed_after"] == resumed_after
+
+    def use_commit(self, repository, checkpoint, commit):
+        """Let the cache of the Hub have a checkpoint under a commit, which is now the branch's."""
+        shutil.copytree(checkpoint, repository / "snapshots" / commit, dirs_exist_ok=True)
+        (repository / "refs" / "main").write_text(commit)
+
     def test_two_runs_do_not_write_the_same_output(self, checkpoint, texts, tmp_path):
         output = tmp_path / "out.jsonl"
-        partial = labelling._partial_path(output, texts, checkpoint, False)
+        partial = labelling._partial_path(output, texts.read_bytes(), checkpoint, False)
         with labelling._open_partial(partial):
             with pytest.raises(SecureRouterValueError, match="another run is writing"):
                 predict_file(checkpoint, texts, output)
@@ -162,7 +184,7 @@ class TestPredict:
     def test_what_another_user_put_in_the_place_of_the_unfinished_output_is_not_written(
         self, checkpoint, texts, tmp_path, monkeypatch, kind
     ):
-        partial = labelling._partial_path(tmp_path / "out.jsonl", texts, checkpoint, False)
+        partial = labelling._partial_path(tmp_path / "out.jsonl", texts.read_bytes(), checkpoint, False)
         (tmp_path / "theirs").write_text("before")
         if kind == "link":
             partial.symlink_to(tmp_path / "theirs")
@@ -234,7 +256,8 @@ class TestPredict:
 
     def test_encrypted_run_does_not_go_on_with_answers_in_clear_text(self, checkpoint, texts, tmp_path):
         output = tmp_path / "out.jsonl"
-        names = {labelling._partial_path(output, texts, checkpoint, encrypted) for encrypted in (True, False)}
+        content = texts.read_bytes()
+        names = {labelling._partial_path(output, content, checkpoint, encrypted) for encrypted in (True, False)}
         assert len(names) == 2
 
     def test_existing_label_is_replaced_with_a_word(self, checkpoint, tmp_path):
@@ -256,7 +279,8 @@ class TestPredict:
             expected = classify(*classify_module.load_checkpoint(checkpoint), texts, [1, 1, 1], 3, 4)
         for line, answer in zip(read_lines(output), expected, strict=True):
             assert line["logits"] == pytest.approx(answer.logits, abs=1e-5) and line["expert"] == answer.expert
-        names = {labelling._partial_path(output, source, checkpoint, False, windows=(n, 4)) for n in (2, 3)}
+        content = source.read_bytes()
+        names = {labelling._partial_path(output, content, checkpoint, False, windows=(n, 4)) for n in (2, 3)}
         assert len(names) == 2
 
     def test_progress_is_shown_on_stderr(self, checkpoint, texts, tmp_path):
