@@ -28,7 +28,10 @@ def write_atomically(path: str | os.PathLike, private: bool = False) -> Iterator
 
     Args:
         path (`str` or `os.PathLike`): The file to write, or to replace.
-        private (`bool`): Whether only the owner may read the file.
+        private (`bool`): Whether only the owner may read the file; that is the owner of an earlier one.
+
+    Raises:
+        `FileError`: `path` is private and belongs to another user, and this one may not give it a new file.
 
     Example:
         ```python
@@ -41,7 +44,11 @@ def write_atomically(path: str | os.PathLike, private: bool = False) -> Iterator
     try:
         if private:
             temporary.unlink(missing_ok=True)
-            os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE))
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE)
+            try:
+                _keep_owner(descriptor, target)
+            finally:
+                os.close(descriptor)
         yield temporary
         if private:
             _sync(temporary)
@@ -80,6 +87,17 @@ def new_folder(path: str | os.PathLike, private: bool = False) -> Iterator[Path]
     finally:
         if mask is not None:
             os.umask(mask)
+
+
+def _keep_owner(descriptor: int, target: Path) -> None:
+    """Give a new file the owner of the one that it will replace, such as a server's list that root changes."""
+    if not target.exists() or (status := target.stat()).st_uid == os.geteuid():
+        return
+    try:
+        os.fchown(descriptor, status.st_uid, status.st_gid)
+    except PermissionError:
+        what = f"{target.name} belongs to another user, who could not read a new one"
+        raise FileError(what, str(target), "run the command as that user, or as root") from None
 
 
 def _sync(path: Path) -> None:
