@@ -68,11 +68,10 @@ class DelayedNetwork:
         self._caller, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-I", str(_RELAY), str(theirs.fileno()), repr(seconds)],
-                stdin=subprocess.DEVNULL,
+                [sys.executable, "-I", str(_RELAY), repr(seconds)],
+                stdin=theirs.fileno(),  # so that its number is low, also in a process of many open files
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
                 start_new_session=True,
             )
         try:

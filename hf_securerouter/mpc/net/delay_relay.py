@@ -1,9 +1,9 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
 """A process that joins two network namespaces, and holds each packet between them back for a fixed time.
 
-Run as a file by `delay.py`: `delay_relay.py FD SECONDS`, where FD is a socket to the caller. Only the standard library
-is imported, since a process may leave its user namespace only while it has a single thread. Namespaces and devices are
-anonymous: the kernel removes them when the last process that uses them ends.
+Run as a file by `delay.py`: `delay_relay.py SECONDS`, with a socket to the caller as its standard input. Only the
+standard library is imported, since a process may leave its user namespace only while it has a single thread.
+Namespaces and devices are anonymous: the kernel removes them when the last process that uses them ends.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def relay(ends: tuple[int, int], caller: socket.socket, seconds: float) -> None:
     while True:
         due = min((queue[0][0] for queue in waiting if queue), default=None)
         timeout = None if due is None else max(0.0, due - time.monotonic())
-        ready, _, _ = select.select(sources, [], [], timeout)
+        ready, _, _ = select.select(sources, [], [], timeout)  # `poll` waits whole milliseconds
         if caller in ready:
             return
         for end, queue in zip(ends, waiting, strict=True):
@@ -109,19 +109,18 @@ def _read(end: int) -> list[bytes]:
     return packets
 
 
-def main(descriptor: int, seconds: float) -> int:
-    """Make the namespaces, hand them to the caller and relay.
+def main(seconds: float) -> int:
+    """Make the namespaces, hand them to the caller and relay. The caller receives the namespaces' descriptors (network
+    of party 0, of party 1 and, unless run by root, user), or an error text.
 
     Args:
-        descriptor (`int`): File descriptor of the socket to the caller, who receives the namespaces' descriptors
-            (network of party 0, of party 1 and, unless run by root, user), or an error text.
         seconds (`float`): One-way delay.
 
     Returns:
         `int`: Exit status.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the caller handles Ctrl-C: it closes the socket
-    caller = socket.socket(fileno=descriptor)
+    caller = socket.socket(fileno=sys.stdin.fileno())
     spaces: list[int] = []
     ends: list[int] = []
     try:
@@ -142,4 +141,4 @@ def main(descriptor: int, seconds: float) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]), float(sys.argv[2])))
+    sys.exit(main(float(sys.argv[1])))

@@ -76,7 +76,9 @@ class ForkedProcess:
         return status
 
     def _ended(self, timeout: float | None) -> bool:
-        return bool(select.select([self._descriptor], [], [], timeout)[0])
+        poll = select.poll()  # `select.select` refuses descriptors from 1024 on
+        poll.register(self._descriptor, select.POLLIN)
+        return bool(poll.poll(None if timeout is None else timeout * 1000))
 
     def send_signal(self, number: int) -> None:
         """Send a signal, unless the process has ended."""
@@ -102,6 +104,7 @@ class ForkServer:
     """
 
     def __init__(self, prefix: Sequence[str] = (), descriptors: Sequence[int] = (), timeout: float = 120.0):
+        self.users = 0  # how many `with` blocks share it
         self._timeout = timeout
         self._lock = threading.Lock()
         self._socket, theirs = socket.socketpair()
@@ -119,6 +122,11 @@ class ForkServer:
     def pid(self) -> int:
         """The server's process id."""
         return self._process.pid
+
+    @property
+    def broken(self) -> bool:
+        """Whether a request failed; no other one can follow."""
+        return self._socket.fileno() < 0
 
     def start(
         self, program: Sequence[str], descriptor: int, log: IO[bytes], environment: Mapping[str, str]
@@ -149,12 +157,15 @@ class ForkServer:
                 self._socket.settimeout(self._timeout)
                 _send(self._socket, request, descriptors)
                 answer, _ = _receive(self._socket)
-            except OSError as error:
+                if answer is None:
+                    raise EOFError
+            except BaseException as error:
+                self._socket.close()  # an answer that is still to come would be taken for the next request's
+                if not isinstance(error, OSError | EOFError):
+                    raise
                 raise ForkError(
                     f"The process that starts the roles has ended or does not answer ({type(error).__name__})."
                 ) from error
-        if answer is None:
-            raise ForkError("The process that starts the roles has ended.")
         return answer
 
     def leave(self) -> None:
@@ -169,36 +180,36 @@ class ForkServer:
 
 
 _shared: list[ForkServer] = []
-_users = 0
 _sharing = threading.Lock()
 
 
 @contextlib.contextmanager
 def shared_fork_server() -> Iterator[ForkServer]:
-    """The server of this process, started with the first `with` block and ended with the last."""
-    global _users
+    """The server of this process, started with the first `with` block and ended with the last; a new one follows a
+    server that is broken."""
     with _sharing:
-        if not _shared:
+        if not _shared or _shared[-1].broken:
             _shared.append(ForkServer())
-        _users += 1
-        server = _shared[0]
+        server = _shared[-1]
+        server.users += 1
     try:
         yield server
     finally:
         with _sharing:
             if server in _shared:  # not so in a fork of the process that started it
-                _users -= 1
-                if not _users:
-                    _shared.pop().close()
+                server.users -= 1
+                if not server.users:
+                    _shared.remove(server)
+                    server.close()
 
 
 def _forget() -> None:
     """In a fork of this process, the server is the other process's, and ends with it."""
-    global _users, _sharing
+    global _sharing
     for server in _shared:
         server.leave()
     _shared.clear()
-    _users, _sharing = 0, threading.Lock()
+    _sharing = threading.Lock()
 
 
 os.register_at_fork(after_in_child=_forget)
@@ -282,4 +293,5 @@ def load() -> None:
 
 if __name__ == "__main__":
     load()
-    serve(socket.socket(fileno=int(sys.argv[1])))
+    with contextlib.suppress(ConnectionError):  # the caller closed its end before it had its answer
+        serve(socket.socket(fileno=int(sys.argv[1])))

@@ -40,6 +40,7 @@ __all__ = ["LocalSession", "SecureResult", "SessionError"]
 ROLE_PROGRAM = ("-m", "hf_securerouter.mpc.sessions.role_process")
 
 _LOSSES = ("LinkError", "SupplyError", "ChannelError")  # what a role reports when it has lost another
+_END_SECONDS = 60.0  # in which the kernel ends a killed role and frees its memory
 _RELAY = "relay"  # reports the end of the relay among the roles' events; no role has this name
 
 
@@ -136,20 +137,20 @@ class LocalSession(Session):
     def _close(self) -> None:
         roles, self._roles = list(self._roles.values()), {}
         self._channels = {}
-        for role in roles:
-            role.process.kill()
-        for role in roles:
-            with contextlib.suppress(ForkError):
-                role.process.wait()
-            role.process.close()
-            role.channel.close()
-        self._servers.close()
-        if self._network is not None:
-            self._network.close()
-            self._network = None
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
-            self._folder = None
+        folder, self._folder = self._folder, None
+        network, self._network = self._network, None
+        with contextlib.ExitStack() as rest:  # tries each part, the last one first, whatever happens to another
+            if folder is not None:
+                rest.callback(shutil.rmtree, folder, ignore_errors=True)
+            if network is not None:
+                rest.callback(network.close)
+            rest.callback(self._servers.close)
+            for role in roles:
+                rest.callback(role.channel.close)
+                rest.callback(role.process.close)
+                rest.callback(_wait_until_ended, role.process)
+            for role in roles:
+                rest.callback(role.process.kill)
 
     def _compare(self, batch: Mapping[str, Tensor], logits: Tensor, experts: list[int] | None) -> None:
         """Compare the first batch with the model in clear text, which the owner has."""
@@ -168,9 +169,13 @@ class LocalSession(Session):
         for name in manifest.roles:
             server, environment = self._place(name)
             ours, theirs = socket.socketpair()
-            with theirs, (self._folder / f"{name}.log").open("wb") as log:
-                process = server.start([*ROLE_PROGRAM, name], theirs.fileno(), log, os.environ | environment)
-            self._roles[name] = _Role(process, Channel(ours, name))
+            try:
+                with theirs, (self._folder / f"{name}.log").open("wb") as log:
+                    process = server.start([*ROLE_PROGRAM, name], theirs.fileno(), log, os.environ | environment)
+                self._roles[name] = _Role(process, Channel(ours, name))
+            except BaseException:
+                ours.close()  # which ends a role that was started all the same
+                raise
             self._add(name, self._roles[name].channel)
         for name in manifest.roles:
             self._send(
@@ -235,3 +240,9 @@ class LocalSession(Session):
         lines = (self._folder / f"{role}.log").read_text(errors="replace").splitlines() if self._folder else []
         last = next((f": {line.strip()}" for line in reversed(lines) if line.strip()), ".")
         return SessionError(f"{role} exited, and the session is over{last}")
+
+
+def _wait_until_ended(process: ForkedProcess) -> None:
+    """Wait until a killed process has ended, and take its status from the server, if that has not ended."""
+    with contextlib.suppress(ForkError):
+        process.wait(_END_SECONDS)

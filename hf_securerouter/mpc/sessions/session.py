@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import queue
@@ -137,13 +138,21 @@ class Session(ABC):
         try:
             self._open()
         except BaseException:
-            self.close()
+            self._close_after_an_error()
             raise
         self.setup_seconds = time.perf_counter() - start
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self._close_after_an_error()
+
+    def _close_after_an_error(self) -> None:
+        """Disconnect; the error that the user has to see is the first one, not one of closing."""
+        with contextlib.suppress(Exception):
+            self.close()
 
     def close(self) -> None:
         """Disconnect from all roles at once. Safe to call twice. In a fork of the process that opened the session, the
@@ -259,7 +268,7 @@ class Session(ABC):
                 if progress is not None:
                     progress((start + size) // max_windows, len(counts))
         except BaseException:
-            self.close()
+            self._close_after_an_error()
             raise
         joined = windows.averaged(torch.cat(logits), counts)
         revealed = len(experts) == count

@@ -27,6 +27,7 @@ from hf_securerouter.mpc.net.network_model import NetworkModel
 from hf_securerouter.mpc.profiler import TRIPS, estimate
 from hf_securerouter.mpc.sessions.local import SessionError
 from tests.support.children import children
+from tests.support.open_files import many_open_files
 from tests.tiny import family_config
 
 
@@ -67,6 +68,19 @@ for _ in range(50):
     datagrams.sendto(b".", ("127.0.0.1", 5001))
 peer.recv(1)
 print(time.monotonic() - start)
+"""
+
+# One packet to the other end, where nobody listens, and the refusal that comes back.
+PING = """
+import socket
+asking = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+asking.settimeout(20)
+asking.connect(("127.0.0.2", 5001))
+asking.send(b"?")
+try:
+    asking.recv(1)
+except ConnectionRefusedError:
+    print("refused")
 """
 
 
@@ -120,6 +134,18 @@ def test_the_parties_meet_on_it_and_leave_nothing(protocol, provider):
     servers = 2  # fork the parties, each in its namespace
     assert len(processes) == 1 + servers + len(secure.manifest.roles)
     assert not any(process.is_running() for process in processes)
+
+
+@needs_network
+def test_a_caller_may_have_many_files_open():
+    with many_open_files():
+        network = DelayedNetwork(0.01)
+    try:
+        command = [*network.entering(0), sys.executable, "-c", PING]
+        asking = subprocess.run(command, capture_output=True, text=True, pass_fds=network.descriptors, timeout=60)
+        assert asking.stdout == "refused\n", asking.stderr
+    finally:
+        network.close()
 
 
 @needs_network
@@ -181,7 +207,7 @@ def test_what_is_missing_is_named(monkeypatch, tmp_path):
         with pytest.raises(DelayError, match="needs `nsenter`"):
             DelayedNetwork(0.01)
     refusing = tmp_path / "refusing.py"
-    refusing.write_text("import socket, sys\nsocket.socket(fileno=int(sys.argv[1])).sendall(b'not for you')\n")
+    refusing.write_text("import socket\nsocket.socket(fileno=0).sendall(b'not for you')\n")
     monkeypatch.setattr(delay, "_RELAY", refusing)
     monkeypatch.setattr(delay, "_DEVICE_FILE", os.devnull)
     monkeypatch.setattr(shutil, "which", lambda name: name)

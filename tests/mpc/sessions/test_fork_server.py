@@ -13,9 +13,11 @@ import time
 import psutil
 import pytest
 
+from hf_securerouter.mpc.sessions import fork_server
 from hf_securerouter.mpc.sessions.fork_server import ForkError, ForkServer, shared_fork_server
 from hf_securerouter.mpc.sessions.local import SessionError
 from tests.support import ROOT
+from tests.support.open_files import many_open_files
 from tests.tiny import pool_model
 
 
@@ -96,6 +98,14 @@ def test_a_running_program_can_be_waited_for_and_killed(start):
     assert process.wait(LIMIT) == -signal.SIGKILL
 
 
+def test_a_caller_may_have_many_files_open(start):
+    with many_open_files():
+        process, _, _ = start(LONG)
+        assert process._descriptor > 1024 and process.poll() is None
+        process.kill()
+        assert process.wait(LIMIT) == -signal.SIGKILL
+
+
 def test_forks_share_no_random_numbers(start):
     code = """
 import secrets, socket, sys
@@ -127,6 +137,28 @@ def test_a_server_that_stands_still_is_an_error(start):
     with pytest.raises(ForkError, match="does not answer"):
         start("", own)
     own.close()
+
+
+def interrupt(connection):
+    raise KeyboardInterrupt
+
+
+def test_an_interrupted_request_leaves_no_answer_for_the_next(start, monkeypatch, capfd):
+    monkeypatch.setattr(fork_server, "_shared", [])
+    with shared_fork_server() as own:
+        process, _, _ = start(LONG, own)
+        with monkeypatch.context() as patched:
+            patched.setattr(fork_server, "_receive", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                start(LONG, own)
+        process.kill()
+        with pytest.raises(ForkError, match="has ended or does not answer"):
+            process.wait(LIMIT)
+        assert own._process.wait(LIMIT) == 0
+        with shared_fork_server() as another:
+            assert another is not own and start("", another)[0].wait(LIMIT) == 0
+    assert not fork_server._shared and another._process.returncode is not None
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_a_session_says_when_no_role_can_start(monkeypatch):
@@ -179,6 +211,7 @@ def test_two_sessions_share_a_server_that_ends_with_the_last():
 FORKING = f"""
 import os, sys
 sys.path.insert(0, {str(ROOT)!r})
+from hf_securerouter.mpc.sessions import fork_server
 from hf_securerouter.mpc.sessions.fork_server import shared_fork_server
 
 with shared_fork_server() as server:

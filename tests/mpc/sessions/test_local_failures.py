@@ -4,6 +4,7 @@
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import warnings
@@ -11,6 +12,7 @@ import warnings
 import psutil
 import pytest
 
+from hf_securerouter.mpc.sessions import fork_server
 from hf_securerouter.mpc.sessions.local import SessionError
 from tests.support import ROOT
 from tests.support.children import children
@@ -103,6 +105,45 @@ def test_an_exception_in_the_caller_ends_all_roles(without_dealer):
     assert len(processes) == 2
     wait_until_gone(processes)
     assert not folder.exists()
+
+
+def test_an_interrupt_while_the_roles_start_leaves_nothing(without_dealer, monkeypatch, tmp_path):
+    receive, started = fork_server._receive, []
+
+    def interrupted(connection):
+        answer, descriptors = receive(connection)
+        if "pid" in answer:
+            started.append(psutil.Process(answer["pid"]))
+            if len(started) == 2:
+                raise KeyboardInterrupt
+        return answer, descriptors
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(fork_server, "_shared", [])
+    monkeypatch.setattr(fork_server, "_receive", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        without_dealer.local_session(timeout=60).__enter__()
+    assert len(started) == 2 and not fork_server._shared and not list(tmp_path.iterdir())
+    wait_until_gone(started)
+
+
+@pytest.mark.parametrize("error", [None, ZeroDivisionError])
+def test_what_fails_in_closing_hides_no_error_and_leaves_nothing(without_dealer, monkeypatch, error):
+    def fail(*_):
+        raise OSError("cannot be closed")
+
+    monkeypatch.setattr(fork_server, "_shared", [])
+    with pytest.raises(error or OSError):
+        with without_dealer.local_session(timeout=60) as session:
+            roles, folder, shared = list(session._roles.values()), session._folder, fork_server._shared[0]
+            processes = [psutil.Process(role.process.pid) for role in roles]
+            monkeypatch.setattr(roles[-1].process, "wait", fail)
+            monkeypatch.setattr(shared, "request", fail)
+            if error is not None:
+                raise error
+    wait_until_gone(processes)
+    assert not folder.exists() and not fork_server._shared and shared._process.returncode is not None
+    assert all(role.channel._stream.sock.fileno() < 0 for role in roles) and not session.is_open
 
 
 @pytest.mark.fault
