@@ -8,6 +8,8 @@ import os
 import re
 import signal
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -16,6 +18,9 @@ import typer
 
 from hf_securerouter.cli.output import log
 from hf_securerouter.errors import SecureRouterValueError
+
+
+GRACE = 5.0  # seconds in which a server that is stopped ends what it does
 
 
 def address(text: str) -> tuple[str, int]:
@@ -90,20 +95,37 @@ def parse_pins(texts: list[str] | None) -> dict[str, str]:
 
 @contextlib.contextmanager
 def until_stopped() -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM end a server without a traceback, with exit status 0."""
+    """Let Ctrl-C and SIGTERM end a server without a traceback, with exit status 0.
+
+    The first signal raises `KeyboardInterrupt`, so that the server can end what it does. It ends after `GRACE` seconds
+    all the same, since Python drops what is raised in a finalizer; and a second signal ends it at once.
+    """
+    stopped = threading.Event()
 
     def stop(*_: object) -> NoReturn:
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, signal.SIG_IGN)  # one is enough
+            signal.signal(number, lambda *_: os._exit(0))
+        stopped.set()
         raise KeyboardInterrupt
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
-    try:
-        yield
-    except KeyboardInterrupt:
-        log("Stopped.")
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
-        # Threads may still be in a client's message or in torch; an ordinary exit would abort in one of them.
+    def end_in_time() -> None:
+        stopped.wait()
+        time.sleep(GRACE)
         os._exit(0)
+
+    # Started here, as a signal may arrive in the middle of another start, which holds a lock of `threading`.
+    threading.Thread(target=end_in_time, daemon=True).start()
+    try:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, stop)
+        yield
+    finally:
+        if stopped.is_set():
+            try:
+                with contextlib.suppress(OSError, ValueError):  # Ctrl-C may have ended what reads the log, too
+                    log("Stopped.")
+                    for stream in (sys.stdout, sys.stderr):
+                        stream.flush()
+            finally:
+                # Threads may still be in a client's message or in torch; an ordinary exit would abort in one of them.
+                os._exit(0)
