@@ -8,6 +8,7 @@ import typer
 
 from hf_securerouter.cli import card, check, client, dealer, demo, env, keygen, party, predict, profile, share, users
 from hf_securerouter.cli.failures import Commands, debugging
+from hf_securerouter.cli.stopping import stopped_as_by_an_error
 from hf_securerouter.plain_messages import DEBUG, printing_warnings
 
 
@@ -50,9 +51,10 @@ app.command(epilog="Example: securerouter card my-router")(card.card)
 
 
 def main() -> None:
-    """Run the command; see `failures` for how it ends."""
+    """Run the command; see `failures` and `stopping` for how it ends."""
     warnings.showwarning = printing_warnings(warnings.showwarning)
-    app()
+    with stopped_as_by_an_error():
+        app()
 
 
 __all__ = ["app", "main"]

@@ -95,15 +95,17 @@ def parse_pins(texts: list[str] | None) -> dict[str, str]:
 
 @contextlib.contextmanager
 def until_stopped() -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM end a server without a traceback, with exit status 0.
+    """Let Ctrl-C, SIGTERM and, unless it is ignored, SIGHUP end a server without a traceback, with exit status 0.
 
     The first signal raises `KeyboardInterrupt`, so that the server can end what it does. It ends after `GRACE` seconds
     all the same, since Python drops what is raised in a finalizer; and a second signal ends it at once.
     """
     stopped = threading.Event()
+    hang_ups = [] if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else [signal.SIGHUP]
+    numbers = [signal.SIGTERM, signal.SIGINT, *hang_ups]
 
     def stop(*_: object) -> NoReturn:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in numbers:
             signal.signal(number, lambda *_: os._exit(0))
         stopped.set()
         raise KeyboardInterrupt
@@ -116,7 +118,7 @@ def until_stopped() -> Iterator[None]:
     # Started here, as a signal may arrive in the middle of another start, which holds a lock of `threading`.
     threading.Thread(target=end_in_time, daemon=True).start()
     try:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in numbers:
             signal.signal(number, stop)
         yield
     finally:

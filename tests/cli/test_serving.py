@@ -48,6 +48,7 @@ with serving.until_stopped():
     [
         ("signals(signal.SIGTERM)", 600),
         ("signals(signal.SIGINT)", 600),
+        ("signals(signal.SIGHUP)", 600),
         ("in_a_finalizer(signal.SIGTERM)", 0.1),
         ("in_a_finalizer(signal.SIGTERM); signals(signal.SIGTERM)", 600),
         ("in_a_finalizer(signal.SIGINT); signals(signal.SIGTERM)", 600),
