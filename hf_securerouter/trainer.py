@@ -73,11 +73,7 @@ class SecureRouterTrainingArguments(TrainingArguments):
                 )
         if self.device.type == "cpu":
             self.dataloader_pin_memory = False  # there is nothing to pin it for, and each loader would warn
-        if self.push_to_hub and self.hub_strategy != "end":
-            raise SecureRouterValueError(
-                f"`hub_strategy` should be 'end', got {HubStrategy(self.hub_strategy).value!r}: the others upload the "
-                "pickled `training_args.bin` with each checkpoint."
-            )
+        _refuse_pushes_in_training(self)
 
 
 class TemperatureAnnealingCallback(TrainerCallback):
@@ -144,8 +140,8 @@ class SecureRouterTrainer(Trainer):
         kwargs: All other arguments of the Trainer.
 
     Raises:
-        SecureRouterValueError: `compute_loss_func` or label smoothing would replace the model's own loss; or a
-            checkpoint is resumed with another number of rows in an update.
+        SecureRouterValueError: `compute_loss_func` or label smoothing would replace the model's own loss;
+            `hub_strategy` would push in training; or a checkpoint is resumed with another number of rows in an update.
 
     Example:
         ```python
@@ -175,6 +171,7 @@ class SecureRouterTrainer(Trainer):
                 f"`label_smoothing_factor` should be 0, got {args.label_smoothing_factor}: it would replace the "
                 "model's loss and with it the balance and cost terms."
             )
+        _refuse_pushes_in_training(args)
         given_optimizer = any(kwargs.get("optimizers") or ())
         if model is not None:
             self._prepare(model, args, given_optimizer)
@@ -190,6 +187,7 @@ class SecureRouterTrainer(Trainer):
         """Trains as [`~transformers.Trainer.train`] does, but from the seed of the arguments, whatever was drawn since
         this trainer was made: one seed gives one model, bit by bit on one machine, also after a resume.
         """
+        _refuse_pushes_in_training(self.args)  # again: `args.set_push_to_hub` may have been called since
         (enable_full_determinism if self.args.full_determinism else set_seed)(self.args.seed)
         for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
             token = getattr(self.processing_class, name, None)
@@ -360,6 +358,15 @@ class SecureRouterTrainer(Trainer):
 
     def _shares(self, expert_indices: torch.Tensor) -> torch.Tensor:
         return torch.nn.functional.one_hot(expert_indices, self._router_model.config.num_experts).float()
+
+
+def _refuse_pushes_in_training(args: TrainingArguments) -> None:
+    """Refuses the strategies whose pushes hold the pickled arguments, and in them the Hub token."""
+    if args.push_to_hub and args.hub_strategy != HubStrategy.END:
+        raise SecureRouterValueError(
+            f"`hub_strategy` should be 'end', got {HubStrategy(args.hub_strategy).value!r}: the others upload the "
+            "pickled `training_args.bin` with each checkpoint, and `hub_token` in it."
+        )
 
 
 def _refuse_text_labels(name: str, rows: Any) -> None:
