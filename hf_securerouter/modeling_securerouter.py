@@ -279,9 +279,9 @@ class SecureRouterForSequenceClassification(SecureRouterPreTrainedModel):
         if self.config.problem_type is not None:
             return self.config.problem_type
         found = infer_problem_type(labels, cast(int, self.config.num_labels))
-        if not torch.compiler.is_compiling():  # a compiled graph cannot change the config
-            self.config.problem_type = found
-            self.config.share_with_experts()
+        # Members of transformers store it in a compiled graph, too, which breaks there, in the first step only.
+        for config in (self.config, *(expert.config for expert in self._expert_models)):
+            config.problem_type = found
         return found
 
     def run_experts(self, inputs: dict[str, torch.Tensor | None], expert_indices: torch.Tensor) -> torch.Tensor:

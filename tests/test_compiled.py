@@ -43,6 +43,15 @@ def test_a_pool_is_one_graph_in_evaluation_and_in_training(compiled, batch, labe
     assert all(parameter.grad is not None for parameter in model.router.dense.parameters())
 
 
+def test_the_first_compiled_step_stores_the_problem_type(compiled, batch):
+    model = pool_model(("bert", "distilbert"), num_labels=3).train()
+    several = torch.ones(len(batch["input_ids"]), 3)
+    torch.compile(model, backend="eager")(**batch, labels=several).loss.backward()
+    configs = (model.config, *model.config.expert_configs)
+    assert {config.problem_type for config in configs} == {"multi_label_classification"}
+    compiled(model, **batch, labels=several)  # one graph from then on
+
+
 def test_an_expert_is_one_graph(compiled, batch, labels):
     expert = pool_model(("bert",)).experts[0]
     torch.testing.assert_close(compiled(expert, **batch).logits, expert(**batch).logits)
