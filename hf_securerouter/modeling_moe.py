@@ -42,13 +42,15 @@ class SecureMoeOutput(SequenceClassifierOutput):
         loss (`torch.Tensor`, *optional*): The classifier's loss and both weighted losses of the routers; with labels.
         logits (`torch.Tensor`): (B, C).
         router_logits (`tuple` of `torch.Tensor`): (B, T, N) of each sparse layer.
-        aux_loss (`torch.Tensor`, *optional*): The load-balance loss, before its weight; with labels.
-        z_loss (`torch.Tensor`, *optional*): The z-loss, before its weight; with labels.
+        aux_loss (`torch.Tensor`, *optional*): The load-balance loss, before its weight; in training or with labels.
+        z_loss (`torch.Tensor`, *optional*): The z-loss, before its weight; in training or with labels.
+        router_loss (`torch.Tensor`, *optional*): Both, weighted: what a pool adds to its own loss.
     """
 
     router_logits: tuple[torch.Tensor, ...] | None = None
     aux_loss: torch.Tensor | None = None
     z_loss: torch.Tensor | None = None
+    router_loss: torch.Tensor | None = None
 
 
 class SecureMoeExpert(nn.Module):
@@ -275,28 +277,31 @@ class SecureMoeForSequenceClassification(SecureMoePreTrainedModel):
             position_ids (`torch.LongTensor` of shape (B, T), *optional*): Places.
             inputs_embeds (`torch.Tensor` of shape (B, T, H), *optional*): Embeddings, instead of token ids.
             labels (`torch.Tensor`, *optional*): Classes, shape (B,), for the loss.
-            output_router_logits (`bool`, *optional*): Whether to return the routers' logits; with labels always.
+            output_router_logits (`bool`, *optional*): Whether to return the routers' logits; in training and with
+                labels always.
 
         Returns:
             [`SecureMoeOutput`]
         """
+        needs_losses = self.training or labels is not None
         outputs = self.bert(
             input_ids,
             attention_mask=attention_mask,
             token_type_ids=token_type_ids,
             position_ids=position_ids,
             inputs_embeds=inputs_embeds,
-            output_router_logits=bool(output_router_logits) or labels is not None,
+            output_router_logits=bool(output_router_logits) or needs_losses,
             return_dict=True,
             **kwargs,
         )
         logits = self.classifier(self.dropout(outputs.pooler_output))
         routed = outputs.get("router_logits")
-        loss = aux_loss = z_loss = None
-        if labels is not None:
-            loss = self.loss_function(labels=labels, pooled_logits=logits, config=self.config)
+        loss = aux_loss = z_loss = router_loss = None
+        if needs_losses:
             aux_loss, z_loss = self._router_losses(routed, attention_mask)
-            loss = loss + self.config.router_aux_loss_coef * aux_loss + self.config.router_z_loss_coef * z_loss
+            router_loss = self.config.router_aux_loss_coef * aux_loss + self.config.router_z_loss_coef * z_loss
+        if labels is not None:
+            loss = self.loss_function(labels=labels, pooled_logits=logits, config=self.config) + router_loss
         return SecureMoeOutput(
             loss=loss,
             logits=logits,
@@ -305,6 +310,7 @@ class SecureMoeForSequenceClassification(SecureMoePreTrainedModel):
             router_logits=routed,
             aux_loss=aux_loss,
             z_loss=z_loss,
+            router_loss=router_loss,
         )
 
     def _router_losses(

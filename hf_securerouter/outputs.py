@@ -13,7 +13,8 @@ class SecureRouterOutput(ModelOutput):
 
     Args:
         loss (`torch.FloatTensor` of shape (), *optional*, returned with `labels`):
-            `task_loss + alpha * balance_loss + beta * cost_loss`.
+            `task_loss + alpha * balance_loss + beta * cost_loss`; in training also the mean over the experts of the
+            weighted losses inside those that are mixtures ([`SecureMoeForSequenceClassification`]).
         logits (`torch.FloatTensor` of shape (B, C)):
             Before the softmax: the mixture of equation 1 in training, the chosen expert's in evaluation.
         router_logits (`torch.FloatTensor` of shape (B, K)):

@@ -84,6 +84,24 @@ def test_losses_are_of_tokens_alone_and_reach_every_weight():
     assert model(IDS).router_logits is None
 
 
+@pytest.mark.parametrize("objective", ["gumbel", "utility"])
+def test_a_pool_in_training_adds_the_weighted_losses_of_a_mixture(objective):
+    mixture = moe_classifier(hidden_dropout_prob=0.0, router_aux_loss_coef=3.0, router_z_loss_coef=2.0)
+    fields = {"router_shares_expert": 0, "expert_costs": [1.0, 2.0], "num_labels": 3, "alpha": 0.5, "beta": 0.25}
+    configs = [mixture.config, noisy_classifier("bert", width=16, heads=2).config]
+    pool = SecureRouterForSequenceClassification(
+        SecureRouterConfig(expert_configs=configs, router_objective=objective, router_dropout=0.0, **fields)
+    )
+    batch = {"input_ids": IDS, "attention_mask": MASK, "labels": torch.tensor([0, 2])}
+    own = pool.experts[0].eval()(**batch)
+    out = pool.train()(**batch)
+    parts = out.task_loss + 0.5 * out.balance_loss + 0.25 * out.cost_loss
+    torch.testing.assert_close(out.loss, parts + (3.0 * own.aux_loss + 2.0 * own.z_loss) / 2)
+    evaluated = pool.eval()(**batch)
+    parts = evaluated.task_loss + 0.5 * evaluated.balance_loss + 0.25 * evaluated.cost_loss
+    torch.testing.assert_close(evaluated.loss, parts)
+
+
 def test_a_mixture_out_of_a_dense_layer_starts_as_that_layer(tmp_path):
     dense = noisy_classifier("bert", width=16, heads=2)
     dense.save_pretrained(tmp_path)
