@@ -180,7 +180,7 @@ def probe_texts(model: Any) -> torch.Tensor:
 
 
 def _answer(model: Any, index: int, **inputs: torch.Tensor) -> torch.Tensor:
-    answer: torch.Tensor = model._run_expert(index, padded_right(inputs)).logits
+    answer: torch.Tensor = model._run_expert(index, padded_right(inputs))[0]
     return answer
 
 

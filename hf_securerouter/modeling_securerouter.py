@@ -217,11 +217,11 @@ class SecureRouterForSequenceClassification(SecureRouterPreTrainedModel):
             )
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
         inputs = truncate_with_warning(padded_right(inputs), self.config.max_length, separators=not self._is_causal)
-        router_logits = self.router(router_summary, **inputs)
+        router_logits = self.router(router_summary, **inputs).to(input_ids.device)
         costs = torch.tensor(self.config.expert_costs, dtype=torch.float32, device=router_logits.device)
         expert_indices = choose_expert(router_logits, costs, self.config.routing_lambda)
 
-        mixture_loss: torch.Tensor | float = 0.0
+        mixture_loss = None
         if self.training:
             temperature = self.annealed_temperature or self.config.temperature
             router_probs = F.gumbel_softmax(router_logits.float(), tau=temperature)
@@ -237,7 +237,8 @@ class SecureRouterForSequenceClassification(SecureRouterPreTrainedModel):
         losses = {}
         if labels is not None:
             losses = self._losses(labels, logits, router_logits, router_probs, expert_logits, costs)
-            losses["loss"] = losses["loss"] + mixture_loss
+            if mixture_loss is not None:
+                losses["loss"] = losses["loss"] + mixture_loss
         return SecureRouterOutput(
             loss=losses.get("loss"),
             logits=logits,
@@ -299,32 +300,38 @@ class SecureRouterForSequenceClassification(SecureRouterPreTrainedModel):
         """
         refuse_tracing()
         inputs = padded_right(inputs)
+        expert_indices = expert_indices.to(cast(torch.Tensor, inputs["input_ids"]).device)
         if torch.compiler.is_compiling():  # one graph for any choice: all experts run
             return take_chosen(self._run_all(inputs)[0], expert_indices)
         parts, rows = [], []
         for index in expert_indices.unique().tolist():
             chosen = (expert_indices == index).nonzero().squeeze(1)
             part = {name: None if value is None else value[chosen] for name, value in inputs.items()}
-            parts.append(self._run_expert(index, part).logits)
+            parts.append(self._run_expert(index, part)[0])
             rows.append(chosen)
         return torch.cat(parts)[torch.cat(rows).argsort()]
 
-    def _run_all(self, inputs: dict[str, torch.Tensor | None]) -> tuple[torch.Tensor, torch.Tensor | float]:
+    def _run_all(self, inputs: dict[str, torch.Tensor | None]) -> tuple[torch.Tensor, torch.Tensor]:
         """The logits of every expert for every input, (B, K, C); and in training the loss of the routers inside
         experts that are mixtures, a mean over all experts, as each learns the task by 1 / K of its loss.
         """
-        outputs = [self._run_expert(index, inputs) for index in range(len(self.experts))]
-        mixture_loss = sum(output.get("router_loss", 0.0) for output in outputs) / len(outputs)
-        return torch.stack([output.logits for output in outputs], dim=1), mixture_loss
+        logits, losses = zip(*(self._run_expert(index, inputs) for index in range(len(self.experts))), strict=True)
+        return torch.stack(logits, dim=1), torch.stack(losses).mean()
 
-    def _run_expert(self, index: int, inputs: dict[str, torch.Tensor | None]) -> Any:
-        """The output of one expert, which reads at most `expert_max_lengths` tokens of an input."""
+    def _run_expert(self, index: int, inputs: dict[str, torch.Tensor | None]) -> tuple[torch.Tensor, torch.Tensor]:
+        """The logits of one expert, which reads at most `expert_max_lengths` tokens of an input, and the loss of the
+        routers inside it, zero but for a mixture in training. Both are on the device of the inputs, wherever a
+        `device_map` has placed the expert.
+        """
         expert = self._expert_models[index]
         is_causal = reads_last_token(expert.config)
         shorter, _ = truncate(inputs, self.config.length_of(index), separators=not is_causal)
         if is_causal:
             shorter = with_padding_id(shorter, cast(int, expert.config.get_text_config().pad_token_id))
-        return expert(**accepted_inputs(expert, shorter))
+        output = expert(**accepted_inputs(expert, shorter))
+        home = cast(torch.Tensor, inputs["input_ids"]).device
+        own_loss = output.get("router_loss")
+        return output.logits.to(home), torch.zeros((), device=home) if own_loss is None else own_loss.to(home)
 
     @classmethod
     def from_expert_pretrained(

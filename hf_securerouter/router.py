@@ -59,6 +59,7 @@ class SecureRouterGate(nn.Module):
         """
         inputs, _ = truncate(padded_right(inputs), self.max_length, separators=self.pooling != "last")
         hidden = self.encoder(**accepted_inputs(self.encoder, inputs)).last_hidden_state
+        hidden = hidden.to(cast(torch.Tensor, inputs["input_ids"]).device)  # a `device_map` may place a shared encoder
         if self.pooling == "last":
             return hidden[torch.arange(len(hidden)), last_tokens(inputs)]
         return pooled_row(hidden, inputs.get("attention_mask"), self.pooling)

@@ -359,6 +359,37 @@ def test_activation_checkpointing_changes_nothing(model, batch, labels):
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
+class Elsewhere:
+    """A tensor on another device, with which nothing can be computed before it is brought home."""
+
+    def __init__(self, tensor):
+        self._tensor = tensor
+
+    def to(self, device):
+        assert device == torch.device("cpu")
+        return self._tensor
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("fields", [{}, {"router_config": None, "router_shares_expert": 0}])
+def test_members_may_lie_on_other_devices(batch, labels, fields, training):
+    """Hooks of accelerate move what a member is given to its device, and leave there what it answers."""
+    model = pool_model(**fields).train(training)
+    torch.manual_seed(0)
+    alone = model(**batch, labels=labels)
+    for expert in model.experts:
+        expert.register_forward_hook(lambda module, given, out: out | {"logits": Elsewhere(out.logits)})
+    encoder = model.router.encoder
+    if not fields:
+        encoder.register_forward_hook(
+            lambda module, given, out: out | {"last_hidden_state": Elsewhere(out.last_hidden_state)}
+        )
+    torch.manual_seed(0)
+    apart = model(**batch, labels=labels)
+    torch.testing.assert_close(apart.logits, alone.logits)
+    torch.testing.assert_close(apart.loss, alone.loss)
+
+
 def test_layers_that_must_not_be_split_are_those_of_the_members():
     model = pool_model(("bert", "roberta"))
     assert {"BertLayer", "RobertaLayer"} <= set(model._no_split_modules)
