@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from transformers import AutoTokenizer, BatchEncoding, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 
 from hf_securerouter.abstention import LIKELY, AbstainBelow
 from hf_securerouter.errors import BadRowsError, SecureRouterValueError
@@ -185,10 +186,9 @@ def _answers(
 
 def _longest_input(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int | None:
     """The most tokens that a model reads of a text, as under encryption; None without a limit."""
-    if isinstance(model, SecureRouterForSequenceClassification):
-        return model.config.max_length
-    positions = usable_positions(model.config)
-    return min(tokenizer.model_max_length, positions or tokenizer.model_max_length)
+    is_pool = isinstance(model, SecureRouterForSequenceClassification)
+    limits = (model.config.max_length if is_pool else usable_positions(model.config), tokenizer.model_max_length)
+    return min((limit for limit in limits if limit is not None and limit < VERY_LARGE_INTEGER), default=None)
 
 
 @refuses_unknown

@@ -47,6 +47,13 @@ class TestClassify:
         assert answer.logits == pytest.approx(same.logits, abs=1e-6)
         assert caplog.messages.count(f"1 of 1 texts are longer than {limit} tokens and were truncated.") == 1
 
+    def test_a_text_is_cut_where_the_tokenizer_ends_too(self, model, tokenizer, monkeypatch):
+        model.eval()
+        monkeypatch.setattr(tokenizer, "model_max_length", 6)
+        (answer,) = classify(model, tokenizer, ["good bad film and movie was awful"])
+        (same,) = classify(model, tokenizer, ["good bad film and"])
+        assert answer.logits == pytest.approx(same.logits, abs=1e-6)
+
     def test_regression_gives_the_score_as_label(self, model):
         model.config.num_labels = 1
         (answer,) = from_logits(model.config, torch.tensor([[2.5]]), [0])

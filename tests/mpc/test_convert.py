@@ -70,6 +70,7 @@ def test_all_problems_are_listed_at_once(tokenizer):
         "experts.3.classifier.bias",
         "device",
         "provider",
+        "max_length",
         *(f"experts.{index}.config.max_position_embeddings" for index in range(4)),
         *(f"experts.{index}.config.vocab_size" for index in range(4)),
         "router.encoder.config.max_position_embeddings",
@@ -154,6 +155,13 @@ def test_max_length_defaults_to_the_shortest_limit(tokenizer):
     assert quiet(pool_model(max_length=10), tokenizer).manifest.max_length == 10
     shorter = BertTokenizer(vocab=VOCABULARY, model_max_length=7)
     assert quiet(pool_model(max_length=10), shorter).manifest.max_length == 7
+
+
+def test_a_pool_reads_no_more_on_shares_than_in_clear(tokenizer):
+    with pytest.raises(ConversionError, match="it is 16, and the pool cuts texts at 10 tokens") as found:
+        quiet(pool_model(max_length=10), tokenizer, max_length=16)
+    assert [problem.path for problem in found.value.problems] == ["max_length"]
+    assert quiet(pool_model(max_length=10), tokenizer, max_length=10).manifest.max_length == 10
 
 
 def test_weights_and_embeddings_are_the_whole_model(model, batch):

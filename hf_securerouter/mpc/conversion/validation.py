@@ -201,6 +201,10 @@ def _length_problems(model: Any, tokenizer: Any, members: list[Member], options:
     found, max_length = [], options.max_length
     if max_length is not None and (isinstance(max_length, bool) or not isinstance(max_length, int) or max_length < 2):
         return [Problem("max_length", f"it should be an integer of at least 2, got {max_length!r}", "Pass 128")]
+    own = model.config.max_length if is_pool(model) else None
+    if max_length is not None and own is not None and max_length > own:
+        what = f"it is {max_length}, and the pool cuts texts at {own} tokens (`config.max_length`)"
+        found.append(Problem("max_length", what, f"Pass `max_length={own}` or less"))
     length = chosen_length(model, tokenizer, members, options)
     for member in members:
         path, config = member.path, member.module.config
