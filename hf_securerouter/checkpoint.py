@@ -122,7 +122,7 @@ class SecureRouterPreTrainedModel(PoolOfMembers):
             self._write_card(folder)
         if push_to_hub and is_main_process:
             name = hub.pop("repo_id", None) or Path(save_directory).absolute().name
-            self.push_to_hub(name, **hub)
+            self._push(name, Path(save_directory) / "README.md", **hub)
 
     def push_to_hub(  # type: ignore[override]
         self,
@@ -140,9 +140,37 @@ class SecureRouterPreTrainedModel(PoolOfMembers):
         """Uploads config, safetensors and model card, as [`~PreTrainedModel.push_to_hub`] does, and no other file of a
         training folder, such as the pickle `training_args.bin`. A README.md that a person wrote on that branch stays.
         """
+        return self._push(
+            repo_id,
+            None,
+            commit_message=commit_message,
+            commit_description=commit_description,
+            private=private,
+            token=token,
+            revision=revision,
+            create_pr=create_pr,
+            max_shard_size=max_shard_size,
+            tags=tags,
+        )
+
+    def _push(
+        self,
+        repo_id: str,
+        own_card: Path | None,
+        *,
+        private: bool | None = None,
+        token: bool | str | None = None,
+        revision: str | None = None,
+        max_shard_size: int | str = "50GB",
+        tags: list[str] | None = None,
+        **commit: Any,
+    ) -> Any:
+        """As `push_to_hub`; a branch without a card gets `own_card`, if there is one."""
         repo_id = HfApi().create_repo(repo_id, private=private, token=token, exist_ok=True).repo_id
         with tempfile.TemporaryDirectory() as folder:
             card_path = Path(folder) / "README.md"
+            if own_card is not None and own_card.exists():
+                shutil.copyfile(own_card, card_path)
             for branch in dict.fromkeys((revision, None)):  # a new branch begins with the files of the main one
                 try:
                     shutil.copyfile(
@@ -162,11 +190,9 @@ class SecureRouterPreTrainedModel(PoolOfMembers):
                 folder,
                 repo_id,
                 files_timestamps={},
-                commit_message=commit_message,
                 token=token,
-                create_pr=create_pr,
                 revision=revision,
-                commit_description=commit_description,
+                **commit,
             )
 
     def _write_card(self, folder: Path) -> None:

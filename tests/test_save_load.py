@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, pipelin
 
 import hf_securerouter
 from hf_securerouter import SecureRouterConfig, SecureRouterForSequenceClassification, SecureRouterValueError
+from hf_securerouter.model_card import SecureRouterModelCardData
 from tests.tiny import FAMILIES, pool_model
 
 
@@ -321,6 +322,16 @@ def test_saving_and_pushing_at_once_pushes_the_same_shards(model, hub, tmp_path)
     ((repo_id, files, commit),) = hub.commits
     assert repo_id == "router" and commit["commit_message"] == "all"
     assert set(files) == {path.name for path in (tmp_path / "router").iterdir()}
+
+
+def test_saving_and_pushing_at_once_pushes_the_same_card(model, hub, tmp_path):
+    model.model_card_data = SecureRouterModelCardData(license="apache-2.0")
+    model.save_pretrained(tmp_path)
+    again = SecureRouterForSequenceClassification.from_pretrained(tmp_path)
+    again.save_pretrained(tmp_path, push_to_hub=True, repo_id="org/router")
+    ((_, files, _),) = hub.commits
+    card = (tmp_path / "README.md").read_text()
+    assert files["README.md"].decode() == card and "license: apache-2.0" in card
 
 
 def test_package_exports_its_public_names():
