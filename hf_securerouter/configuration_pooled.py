@@ -10,6 +10,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
 from .errors import SecureRouterValueError
+from .hub_ids import without_local_paths
 
 
 Pooling = Literal["mean", "first"]
@@ -64,6 +65,10 @@ class PooledEncoderConfig(PreTrainedConfig):
         if self.text_config is not None:
             self.text_config = _as_config(self.text_config)
         super().__post_init__(**kwargs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The config as a dict that JSON can hold, without a path of this machine."""
+        return without_local_paths(super().to_dict())
 
 
 def _as_config(value: Any) -> PreTrainedConfig:

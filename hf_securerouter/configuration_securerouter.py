@@ -6,19 +6,17 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-import os
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, cast
 
 from huggingface_hub.dataclasses import strict, validated_field
-from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
 from .configuration_moe import SecureMoeConfig  # noqa: F401  (an expert may have it: it registers itself)
 from .configuration_pooled import PooledEncoderConfig
 from .errors import SecureRouterValueError
 from .families import encoder_config, usable_positions
+from .hub_ids import without_local_paths
 from .known_arguments import nearest, refuse_unknown
 from .member_configs import MemberConfigs
 from .number_format import current_precision
@@ -155,15 +153,6 @@ def _as_config(name: str, value: Any) -> PreTrainedConfig:
     if config.model_type == SecureRouterConfig.model_type:
         raise SecureRouterValueError(f"`{name}` is itself a router over a pool: list that pool's experts instead.")
     return config
-
-
-def is_hub_id(name: str) -> bool:
-    """Whether a checkpoint's name is a Hub id, which may be published, rather than a path of this machine."""
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        return False
-    return bool(name) and not os.path.exists(name)
 
 
 @strict
@@ -448,11 +437,9 @@ class SecureRouterConfig(MemberConfigs, PreTrainedConfig):
 
     @staticmethod
     def _sub_config_dict(config: PreTrainedConfig) -> dict[str, Any]:
-        output = config.to_dict()
+        output = without_local_paths(config.to_dict())
         for name in ("transformers_version", *_SHARED_WITH_EXPERTS):
             output.pop(name, None)
-        if not is_hub_id(output.get("_name_or_path") or ""):
-            output.pop("_name_or_path", None)
         return output
 
     def _common_labels(self, count: int | None) -> dict[int, str] | None:

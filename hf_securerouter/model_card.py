@@ -17,10 +17,11 @@ from transformers.utils import logging
 
 from hf_securerouter.adapters import adapter_of, pool_inside
 from hf_securerouter.card_figures import weights_digest, without_figures
-from hf_securerouter.configuration_securerouter import EXPERT_MPC_CHOICES, is_hub_id
+from hf_securerouter.configuration_securerouter import EXPERT_MPC_CHOICES
 from hf_securerouter.errors import SecureRouterValueError
 from hf_securerouter.families import encoder_config
 from hf_securerouter.files import write_text
+from hf_securerouter.hub_ids import is_hub_id
 
 
 logger = logging.get_logger(__name__)

@@ -28,9 +28,10 @@ from transformers import (
 from transformers.utils import cached_file, find_adapter_config_file
 
 from .admission import check_expert, check_router
-from .configuration_securerouter import SecureRouterConfig, is_hub_id
+from .configuration_securerouter import SecureRouterConfig
 from .errors import SecureRouterValueError, warn
 from .families import encoder_config, usable_positions, why_not_cut
+from .hub_ids import is_hub_id
 from .known_arguments import refuse_unknown
 from .labels import LabelOrder, LoadedExpert, agree_on_labels, common_count, wanted_labels
 from .loading import (

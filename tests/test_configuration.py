@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoConfig, PreTrainedConfig
 
-from hf_securerouter import SecureRouterConfig, SecureRouterValueError
-from hf_securerouter.configuration_securerouter import is_hub_id
+from hf_securerouter import PooledEncoderConfig, SecureRouterConfig, SecureRouterValueError
 from hf_securerouter.families import usable_positions
+from hf_securerouter.hub_ids import is_hub_id
 from tests.tiny import FAMILIES, MAX_POSITIONS, family_config, pool_config
 
 
@@ -114,6 +114,18 @@ def test_no_local_path_is_written(tmp_path):
     written = config.to_json_string()
     assert str(tmp_path) not in written and "somewhere" not in written
     assert json.loads(written)["expert_configs"][1]["_name_or_path"] == "google-bert/bert-base-uncased"
+
+
+def test_no_local_path_is_written_of_an_encoder_inside_an_expert(tmp_path):
+    encoder = family_config("bert")
+    encoder.name_or_path = str(tmp_path)
+    pooled = PooledEncoderConfig(text_config=encoder)
+    for config in (pooled, pool_config(expert_configs=[pooled, pooled], expert_costs=[1.0, 2.0])):
+        assert str(tmp_path) not in config.to_json_string()
+        assert str(tmp_path) not in config.to_json_string(use_diff=False)
+    encoder.name_or_path = "google-bert/bert-base-uncased"
+    written = json.loads(PooledEncoderConfig(text_config=encoder).to_json_string())
+    assert written["text_config"]["_name_or_path"] == "google-bert/bert-base-uncased"
 
 
 def test_hub_id_is_told_from_a_path(tmp_path, monkeypatch):

@@ -444,21 +444,6 @@ class TestRefusals:
         with pytest.raises(SecureRouterValueError, match="`router_learning_rate` should not be negative, got -1"):
             SecureRouterTrainingArguments(str(tmp_path), router_learning_rate=-1.0)
 
-    def test_pushing_pickles_with_each_checkpoint_is_refused(self, tmp_path):
-        with pytest.raises(SecureRouterValueError, match="`hub_strategy` should be 'end', got 'every_save'"):
-            SecureRouterTrainingArguments(str(tmp_path), push_to_hub=True, hub_strategy="every_save")
-
-    def test_pushing_pickles_is_refused_with_arguments_of_transformers(self, tmp_path):
-        args = TrainingArguments(str(tmp_path), push_to_hub=True, use_cpu=True, report_to="none")
-        with pytest.raises(SecureRouterValueError, match="`hub_strategy` should be 'end', got 'every_save'"):
-            SecureRouterTrainer(make_model(), args, train_dataset=make_data(8))
-
-    def test_pushing_pickles_is_refused_when_it_is_set_later(self, make_trainer):
-        trainer = make_trainer()
-        trainer.args.set_push_to_hub("me/pool", strategy="checkpoint", token="hf_secret")
-        with pytest.raises(SecureRouterValueError, match="`hub_strategy` should be 'end', got 'checkpoint'"):
-            trainer.train()
-
 
 class TestFiles:
     def test_nothing_pickled_of_the_arguments_is_saved(self, make_trainer):
