@@ -119,8 +119,11 @@ class FixedPointLinear(nn.Linear):
     def shared(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Weight and bias as they are shared; rounding them again does not change them."""
         change, norm = self._rounding(), self.format.norm
-        # On shares the LayerNorm's bias is folded into this bias, from the weight before rounding.
-        return self.weight + change, self.bias - change @ norm[0].bias if norm else self.bias
+        if not norm:
+            return self.weight + change, self.bias
+        # On shares the LayerNorm's bias is folded into this bias, from the weight before rounding. The LayerNorm may
+        # be on another device: that of another layer, or of the module of which this one is a replica.
+        return self.weight + change, self.bias - change @ norm[0].bias.to(change.device)
 
     @torch.no_grad()
     def _rounding(self) -> torch.Tensor:
@@ -129,7 +132,7 @@ class FixedPointLinear(nn.Linear):
         weight = self.weight.float()
         factor = weight.new_tensor(chosen.scale)
         if chosen.norm:
-            factor = factor * chosen.norm[0].shared()[0]
+            factor = factor * chosen.norm[0].shared()[0].to(factor.device)
         folded = weight * factor
         if chosen.centred:
             folded = folded - folded.mean(0)

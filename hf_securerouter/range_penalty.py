@@ -62,7 +62,10 @@ _watched: ContextVar[RangePenalty | None] = ContextVar("range_penalty", default=
 
 @contextmanager
 def range_penalty(attention_mask: torch.Tensor) -> Iterator[RangePenalty]:
-    """Watch the values of every expert of reduced precision that runs in the block.
+    """Watch the values of every expert of reduced precision that runs in the block, in the block's own thread.
+
+    `nn.DataParallel` runs a module in threads: open the block inside this module's `forward`. Activation checkpointing
+    runs layers again after the block, unwatched, which PyTorch refuses (`CheckpointError`): leave it off.
 
     Args:
         attention_mask (`torch.Tensor` of shape (B, T)): 0 for padding.

@@ -49,6 +49,19 @@ def test_truncation_goes_to_one_of_two_neighbours_and_is_right_in_the_mean():
 
 
 @pytest.mark.parametrize("family", SUPPORTED)
+def test_a_replica_computes_on_its_own_device(family, batch):
+    expert = expert_of(family)
+    use_functions(expert, **NARROW)
+    replicas = {module: module._replicate_for_data_parallel() for module in expert.modules()}
+    for module, replica in replicas.items():  # as `nn.DataParallel` does
+        replica._modules = {name: part and replicas[part] for name, part in module._modules.items()}
+        for name, tensor in [*module._parameters.items(), *module._buffers.items()]:
+            setattr(replica, name, None if tensor is None else tensor.to("meta"))
+    answer = replicas[expert](input_ids=batch["input_ids"].to("meta")).logits
+    assert answer.is_meta and answer.shape == (len(batch["input_ids"]), 2)
+
+
+@pytest.mark.parametrize("family", SUPPORTED)
 def test_an_expert_computes_with_rounded_weights_and_trains_those_below(family, batch):
     expert, exact = expert_of(family), expert_of(family)
     use_functions(exact, "quadratic", "2quad")
