@@ -23,6 +23,7 @@ from .admission import check_buildable, probe_pool, reads_last_token
 from .checkpoint import SecureRouterPreTrainedModel
 from .configuration_securerouter import ProblemType, SecureRouterConfig
 from .errors import SecureRouterValueError, warn
+from .families import encoder_config
 from .forward_arguments import check_forward, refuse_tracing
 from .known_arguments import refuse_unknown, refuses_unknown
 from .labels import LabelOrder, refuse_other_orders
@@ -136,7 +137,8 @@ class SecureRouterForSequenceClassification(SecureRouterPreTrainedModel):
     @property
     def _is_causal(self) -> bool:
         """Whether a member is causal; then the tokenizer that all share sets no separator."""
-        return any(reads_last_token(member.config) for member in (self.router.encoder, *self._expert_models))
+        members = (self.router.encoder, *self._expert_models)
+        return any(reads_last_token(encoder_config(member.config)) for member in members)
 
     @property
     def _expert_models(self) -> list[PreTrainedModel]:
@@ -324,9 +326,9 @@ class SecureRouterForSequenceClassification(SecureRouterPreTrainedModel):
         `device_map` has placed the expert.
         """
         expert = self._expert_models[index]
-        is_causal = reads_last_token(expert.config)
-        shorter, _ = truncate(inputs, self.config.length_of(index), separators=not is_causal)
-        if is_causal:
+        separators = not reads_last_token(encoder_config(expert.config))
+        shorter, _ = truncate(inputs, self.config.length_of(index), separators)
+        if reads_last_token(expert.config):
             shorter = with_padding_id(shorter, cast(int, expert.config.get_text_config().pad_token_id))
         output = expert(**accepted_inputs(expert, shorter))
         home = cast(torch.Tensor, inputs["input_ids"]).device

@@ -57,7 +57,8 @@ class SecureRouterGate(nn.Module):
         """The summary of each text, (B, H): the hidden state of the first token, or of the last one if the encoder is
         causal. A shared encoder reads as many tokens as its expert, and a pooled expert's is pooled as for the expert.
         """
-        inputs, _ = truncate(padded_right(inputs), self.max_length, separators=self.pooling != "last")
+        separators = not reads_last_token(self.encoder.config)
+        inputs, _ = truncate(padded_right(inputs), self.max_length, separators)
         hidden = self.encoder(**accepted_inputs(self.encoder, inputs)).last_hidden_state
         hidden = hidden.to(cast(torch.Tensor, inputs["input_ids"]).device)  # a `device_map` may place a shared encoder
         if self.pooling == "last":

@@ -6,11 +6,11 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import AutoModelForSequenceClassification, pipeline
+from transformers import AutoModelForSequenceClassification, GPT2Config, pipeline
 
-from hf_securerouter import SecureRouterValueError
+from hf_securerouter import PooledEncoderConfig, SecureRouterValueError
 from hf_securerouter.lengths import padded_right, truncate
-from tests.tiny import FAMILIES, VOCABULARY, WORDS, pool_config, pool_model
+from tests.tiny import FAMILIES, VOCABULARY, WORDS, family_config, pool_config, pool_model
 
 
 SEPARATOR = VOCABULARY["[SEP]"]
@@ -151,6 +151,22 @@ def test_each_expert_reads_its_part(shorter, inputs):
             torch.testing.assert_close(shorter.run_experts(inputs, torch.full((4,), index)), own)
         whole = shorter.experts[0](**inputs).logits
     assert torch.allclose(whole[:2], every[:2, 0], atol=1e-5) and not torch.allclose(whole[3], every[3, 0], atol=1e-3)
+
+
+@pytest.mark.parametrize("shared", [0, None])
+def test_a_pooled_expert_on_a_causal_body_loses_the_end_of_a_text(shared):
+    body = GPT2Config(vocab_size=len(VOCABULARY), n_embd=16, n_layer=1, n_head=2, n_positions=24, pad_token_id=0)
+    router = None if shared is not None else family_config("bert")
+    experts = [PooledEncoderConfig(text_config=body)] * 2
+    fields = {"router_config": router, "router_shares_expert": shared, "expert_max_lengths": [4, 24]}
+    pool = pool_model(expert_configs=experts, expert_costs=[1.0, 2.0], num_labels=2, **fields)
+    ids = torch.tensor([[7, 8, 6, 9, 10, 11, 6]])  # 6, a full stop, is no separator
+    first = torch.zeros(1, dtype=torch.long)
+    torch.testing.assert_close(pool.run_experts({"input_ids": ids}, first), pool.experts[0](ids[:, :4]).logits)
+    if shared is not None:
+        torch.testing.assert_close(pool(ids).router_logits, pool(ids[:, :4]).router_logits)
+    long = torch.cat([ids] * 4, dim=1)
+    torch.testing.assert_close(pool(long).router_logits, pool(long[:, :24]).router_logits)
 
 
 def test_a_router_reads_what_its_expert_reads(shorter, inputs):
