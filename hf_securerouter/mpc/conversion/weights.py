@@ -15,7 +15,7 @@ from ..models.manifest import Manifest
 from .description import Member
 
 
-HIGHEST_PRICE = 2.0 ** (Bounds.logits - 1)  # largest lambda * cost of an expert, in units of a score
+HIGHEST_PRICE = 2.0 ** (Bounds.logits + 1)  # largest lambda * cost of an expert: no two scores differ by more
 
 
 def shared_weights(
@@ -56,6 +56,6 @@ def _router_head(model: Any, manifest: Manifest, routing_lambda: float | None) -
         # The decision is argmax(score - lambda * cost), so lambda * cost is subtracted from the bias.
         price = model.config.routing_lambda if routing_lambda is None else routing_lambda
         costs = torch.tensor(model.config.expert_costs, dtype=torch.float32)
-        # Scores are bounded: an expert that a price of half the bound rules out is ruled out by any higher price.
+        # Scores are bounded: an expert that this price rules out is ruled out by any higher one.
         named[f"{last}.bias"] -= ((costs - costs.min()) * price).clamp(max=HIGHEST_PRICE)
     return named

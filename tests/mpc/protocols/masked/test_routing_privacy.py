@@ -108,6 +108,11 @@ def test_lambda_is_folded_into_the_head():
         talk = Conversation(converted(model, "revealed", routing_lambda=price))
         assert talk(ids, mask).experts == [0] * 5  # the cheapest
     assert model.config.routing_lambda == 0.0
+    with torch.no_grad():  # scores as far apart as their bound allows
+        model.router.out_proj.weight.zero_()
+        model.router.out_proj.bias.copy_(torch.tensor([-60.0, 60.0, 0.0]))
+    for price, chosen in ((0.0, 1), (1e6, 0)):
+        assert Conversation(converted(model, "revealed", routing_lambda=price))(ids, mask).experts == [chosen] * 5
 
 
 @pytest.mark.parametrize(
