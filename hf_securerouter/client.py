@@ -42,6 +42,9 @@ class SecureRouterClient:
     `InferenceClient`. It connects when it is first asked, or in a `with` block, and again after a failure. Threads may
     share it; their questions are asked one after another.
 
+    It differs from a pipeline for a model of one output whose config names no `problem_type`: this is a regression
+    here, as in training, and the score is its value. A pipeline applies a sigmoid: pass `function_to_apply="sigmoid"`.
+
     Args:
         folder (`Path`): The client's folder.
         session (`RemoteSession`, *optional*): Of the two servers; None for a folder that is only saved or pushed.

@@ -51,6 +51,16 @@ def test_call_and_result_are_those_of_transformers_pipeline(problem_type, tokeni
     assert _rounded(client(iter(INPUTS[1]))) == _rounded(pipe(INPUTS[1]))
 
 
+def test_one_output_without_a_problem_type_is_a_number(tokenizer):
+    model = classifier("regression")
+    model.config.problem_type = None
+    pipe = pipeline("text-classification", model=model, tokenizer=tokenizer, device="cpu")
+    client = SecureRouterClient(Path("client"), Servers(model, tokenizer))
+    for inputs in INPUTS:
+        assert _rounded(client(inputs)) == _rounded(pipe(inputs, function_to_apply="none"))
+        assert _rounded(client(inputs, function_to_apply="sigmoid")) == _rounded(pipe(inputs))
+
+
 def _rounded(result):
     if isinstance(result, list):
         return [_rounded(one) for one in result]

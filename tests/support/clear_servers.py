@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import torch
 
-from hf_securerouter.mpc.conversion.client import Client
+from hf_securerouter.mpc.conversion.client import Client, Labels
 from hf_securerouter.mpc.sessions.session import SessionError
 
 
@@ -15,8 +15,7 @@ class Servers:
     batch_size = 3
 
     def __init__(self, model, tokenizer):
-        labels = SimpleNamespace(names=model.config.id2label, problem_type=model.config.problem_type)
-        self.model, self.client = model, Client({}, tokenizer, 16, labels)
+        self.model, self.client = model, Client({}, tokenizer, 16, Labels.of(model.config))
         self.is_open, self.sizes, self.failing, self.at_once = False, [], 0, 0
 
     def __enter__(self):
