@@ -170,8 +170,8 @@ class SecureRouterConfig(MemberConfigs, PreTrainedConfig):
             Config of each expert: any family that `AutoModelForSequenceClassification` knows. Order is kept.
         router_shares_expert (`int`, *optional*):
             Index of an expert whose encoder is the router's summary encoder too: the two share weights and
-            `router_config`, and the encoder is computed once for both, also under encryption. By default the router
-            has an encoder of its own.
+            `router_config`, and under encryption the encoder is computed once for both; in clear the expert runs it
+            again for the inputs that it gets. By default the router has an encoder of its own.
         router_hidden_size (`int`, *optional*, defaults to 128):
             Width of the hidden layer of the router's two-layer perceptron.
         router_dropout (`float`, *optional*, defaults to 0.1):

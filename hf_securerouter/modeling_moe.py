@@ -238,6 +238,13 @@ class SecureMoeForSequenceClassification(SecureMoePreTrainedModel):
         model: Any = cls(SecureMoeConfig(**own | fields))
         model.to(dense.dtype)
         config = model.config
+        for name in _SHAPES:
+            asked, there = getattr(config, name), getattr(dense.config, name)
+            if asked != there:
+                raise SecureRouterValueError(
+                    f"`{name}` should be {there!r}, as of `dense`, whose weights are copied, got {asked!r}: leave it "
+                    "out."
+                )
         found = model.load_state_dict(dense.state_dict(), strict=False)
         sparse = [place for place in range(config.num_hidden_layers) if config.is_sparse(place)]
         moved = tuple(f"bert.encoder.layer.{place}." for place in sparse)
@@ -328,6 +335,12 @@ class SecureMoeForSequenceClassification(SecureMoePreTrainedModel):
 
 # What a dense config says of itself, and not of the mixture.
 _NOT_COPIED = ("model_type", "architectures", "transformers_version", "_name_or_path")
+
+# The fields of a dense config that give its weights their shapes and its layers their number.
+_SHAPES = (
+    *("vocab_size", "max_position_embeddings", "type_vocab_size", "num_labels"),
+    *("hidden_size", "intermediate_size", "num_hidden_layers"),
+)
 
 # Here and not in `registration`: a pool's checkpoint on the Hub brings this file, and perhaps not the package.
 AutoModel.register(SecureMoeConfig, SecureMoeModel, exist_ok=True)

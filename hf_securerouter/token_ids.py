@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from .errors import BadRowsError, SecureRouterValueError
+from .families import encoder_config
 
 
 NAMES = ("input_ids", "attention_mask", "token_type_ids")
@@ -86,7 +87,7 @@ def check_ids(name: str, ids: Tensor, size: int | None) -> None:
 
 def vocabulary_of(*configs: Any) -> int | None:
     """How many token ids all of these models have; None if no config says it."""
-    sizes = [getattr(config, "vocab_size", None) for config in configs]
+    sizes = [getattr(encoder_config(config), "vocab_size", None) for config in configs]
     return min((size for size in sizes if isinstance(size, int)), default=None)
 
 

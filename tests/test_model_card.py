@@ -79,6 +79,12 @@ def test_local_paths_are_no_base_models(model, tmp_path):
     assert str(tmp_path) not in content and "checkpoints/router" not in content
 
 
+def test_a_limit_of_tokens_is_stated_if_there_is_one(model):
+    assert "Labels: negative, positive. Texts beyond 16 tokens are truncated.\n" in generate_model_card(model)
+    model.config.max_length = None
+    assert "Labels: negative, positive.\n" in generate_model_card(model)
+
+
 def test_expert_table_has_parameters_cost_and_share(model, data):
     content = generate_model_card(model, data)
     for index, share in enumerate(["62.5%", "37.5%"]):

@@ -116,6 +116,9 @@ def test_a_mixture_out_of_a_dense_layer_starts_as_that_layer(tmp_path):
         SecureMoeForSequenceClassification.from_dense(model)
     with pytest.raises(SecureRouterValueError, match="`num_expert` \\(did you mean `num_experts`"):
         SecureMoeForSequenceClassification.from_dense(model, num_expert=4)
+    for name, other, own in (("num_labels", 3, 2), ("hidden_size", 8, 16), ("num_hidden_layers", 3, 2)):
+        with pytest.raises(SecureRouterValueError, match=f"`{name}` should be {own}, as of `dense`, .* got {other}"):
+            SecureMoeForSequenceClassification.from_dense(dense, **{name: other})
 
 
 def test_it_is_saved_loaded_trained_and_used_in_a_pipeline(tmp_path, tokenizer):

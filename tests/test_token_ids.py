@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import BatchEncoding
 
-from hf_securerouter import SecureRouterValueError
+from hf_securerouter import PooledEncoderConfig, SecureRouterValueError
 from hf_securerouter.errors import BadRowsError
 from hf_securerouter.token_ids import as_id_tensors, check_ids, vocabulary_of
 from tests.tiny import VOCABULARY, family_config
@@ -90,6 +90,7 @@ def test_an_id_beyond_the_table_is_named_with_its_row():
 def test_a_vocabulary_is_that_of_the_smallest_member():
     assert vocabulary_of(family_config("bert"), family_config("bert", vocab_size=11)) == 11
     assert vocabulary_of(object()) is None
+    assert vocabulary_of(PooledEncoderConfig(text_config=family_config("bert", vocab_size=11))) == 11
 
 
 def test_the_model_refuses_an_id_beyond_a_members_vocabulary(model, batch):
