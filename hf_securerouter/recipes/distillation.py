@@ -31,7 +31,7 @@ OUTLIER = 0.5  # larger weights make values leave their bounds, and an optimizer
 def expert_loss(model: nn.Module, batch: dict[str, Any]) -> tuple[torch.Tensor, Any]:
     """
     The loss of an expert on a batch: that of the labels, or the mean of that and of the distance to the teacher's
-    answers where the batch has them; plus the loss that the model itself returns, if any.
+    answers where the batch has them; plus the loss that the model itself returns, or that of a mixture's routers.
 
     Args:
         model (`nn.Module`): A classifier or a [`Follower`].
@@ -46,7 +46,9 @@ def expert_loss(model: nn.Module, batch: dict[str, Any]) -> tuple[torch.Tensor, 
     output = model(**batch)
     config: Any = getattr(model, "module", model).config
     loss = distillation_loss(output.logits, labels, teacher, config.problem_type)
-    return (loss if output.loss is None else loss + output.loss), output
+    for own in (output.loss, output.get("router_loss")):
+        loss = loss if own is None else loss + own
+    return loss, output
 
 
 @refuses_unknown

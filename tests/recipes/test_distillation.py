@@ -9,7 +9,7 @@ from hf_securerouter.mpc_friendly import use_functions
 from hf_securerouter.recipes.distillation import Follower, distillation_rows, expert_loss, widest_value
 from hf_securerouter.recipes.experts import load_expert
 from hf_securerouter.recipes.tasks import TASKS
-from tests.tiny import noisy_classifier
+from tests.tiny import moe_classifier, noisy_classifier
 
 
 REDUCED = {"hidden_act": "exact", "softmax": "exact", "precision": "reduced"}
@@ -40,6 +40,13 @@ def test_a_follower_comes_nearer_to_the_exact_expert(made, two_experts, function
     assert all(weight.grad is None for weight in exact.parameters())
     assert torch.equal(expert.get_input_embeddings().weight, words)
     assert not any(module.p for module in expert.modules() if isinstance(module, torch.nn.Dropout))
+
+
+def test_a_mixture_keeps_its_load_balanced():
+    mixture = moe_classifier(hidden_dropout_prob=0.0, router_aux_loss_coef=3.0, router_z_loss_coef=2.0).train()
+    batch = {"input_ids": torch.tensor([[2, 7, 8, 3], [2, 9, 3, 0]]), "labels": torch.tensor([0, 1])}
+    batch["attention_mask"] = (batch["input_ids"] > 0).long()
+    torch.testing.assert_close(expert_loss(mixture, batch)[0], mixture(**batch).loss)
 
 
 def rows_of(count):
