@@ -44,6 +44,7 @@ def test_a_follower_comes_nearer_to_the_exact_expert(made, two_experts, function
 
 def test_a_mixture_keeps_its_load_balanced():
     mixture = moe_classifier(hidden_dropout_prob=0.0, router_aux_loss_coef=3.0, router_z_loss_coef=2.0).train()
+    mixture.config.problem_type = "single_label_classification"
     batch = {"input_ids": torch.tensor([[2, 7, 8, 3], [2, 9, 3, 0]]), "labels": torch.tensor([0, 1])}
     batch["attention_mask"] = (batch["input_ids"] > 0).long()
     torch.testing.assert_close(expert_loss(mixture, batch)[0], mixture(**batch).loss)
