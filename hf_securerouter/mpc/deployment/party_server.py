@@ -225,12 +225,13 @@ class PartyServer:
         theirs = unpacked(bytes(link.exchange([packed(self._queue.held(), MAX_WAITING)])[0]))
         self._queue.drop_halves(theirs)
         picked = self._queue.pick(theirs, self._batch, self._max_wait) if self.rank == 0 else []
-        choice = unpacked(bytes(link.exchange([packed([(identity, 1) for identity in picked], self._batch)])[0]))
-        chosen = picked if self.rank == 0 else list(choice)
+        choice = unpacked(bytes(link.exchange([packed(picked, self._batch)])[0]))
+        chosen = picked if self.rank == 0 else list(choice.items())
         if not chosen:
             return []
+        # A client may have left meanwhile, or have sent a query of the same id and other rows: both parties take up
+        # what has the picked rows. All else of a share follows from its rows and the manifest, and was checked.
         taken = self._taken = self._queue.take(chosen)
-        # A client may have left meanwhile.
         have = bytes(query is not None for query in taken)
         both = [own and other for own, other in zip(have, bytes(link.exchange([have])[0]), strict=True)]
         for query, complete in zip(taken, both, strict=True):

@@ -133,7 +133,7 @@ class QueryQueue:
         with self._changed:
             return [(query.identity, query.batch) for query in self._waiting.values()]
 
-    def pick(self, theirs: Mapping[str, int], size: int, max_wait: float) -> list[str]:
+    def pick(self, theirs: Mapping[str, int], size: int, max_wait: float) -> list[tuple[str, int]]:
         """The queries of the next batch. Clients take turns: who was served longest ago comes first.
 
         Args:
@@ -142,7 +142,7 @@ class QueryQueue:
             max_wait (`float`): Seconds for which a batch that is not full waits for more queries.
 
         Returns:
-            Ids, none if nothing is to be done yet.
+            Ids and rows, none if nothing is to be done yet.
         """
         with self._changed:
             both = [query for query in self._waiting.values() if theirs.get(query.identity) == query.batch]
@@ -160,16 +160,21 @@ class QueryQueue:
             full = sum(one.batch for one in chosen) == size
             if not chosen or not (full or time.monotonic() - min(one.arrived for one in chosen) >= max_wait):
                 return []
-            return [query.identity for query in chosen]
+            return [(query.identity, query.batch) for query in chosen]
 
-    def take(self, identities: Iterable[str]) -> list[Query | None]:
-        """Remove queries, in order; None for one whose client has left."""
+    def take(self, picked: Iterable[tuple[str, int]]) -> list[Query | None]:
+        """Remove queries, in order; None for one whose client has left, or has put another one in its place."""
+        found: list[Query | None] = []
         with self._changed:
-            found = [self._waiting.pop(identity, None) for identity in identities]
-            for query in found:
-                if query is not None:
-                    self._served[query.name] = time.monotonic()
-            return found
+            for identity, rows in picked:
+                query = self._waiting.get(identity)
+                if query is None or query.batch != rows:
+                    found.append(None)
+                    continue
+                del self._waiting[identity]
+                self._served[query.name] = time.monotonic()
+                found.append(query)
+        return found
 
     def drop_halves(self, theirs: Mapping[str, int]) -> None:
         """Fail the queries of which the other party has had no equal for as long as `HALF` says."""
@@ -181,9 +186,12 @@ class QueryQueue:
                     query.fail("The other server did not get its share of this query.")
 
     def withdraw(self, query: Query) -> bool:
-        """Remove a query; False if the party has taken it up already."""
+        """Remove this very query, and none of the same id; False if the party has taken it up already."""
         with self._changed:
-            return self._waiting.pop(query.identity, None) is not None
+            if self._waiting.get(query.identity) is not query:
+                return False
+            del self._waiting[query.identity]
+            return True
 
 
 def packed(entries: Sequence[tuple[str, int]], most: int) -> bytes:

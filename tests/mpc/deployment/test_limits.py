@@ -81,7 +81,7 @@ def picked(queue, size, max_wait=0.0, theirs=None):
     """Numbers of the queries that are picked, when the other party holds the same ones."""
     found = queue.pick(dict(queue.held()) if theirs is None else theirs, size, max_wait)
     queue.take(found)
-    return [int(identity, 16) for identity in found]
+    return [int(identity, 16) for identity, _ in found]
 
 
 def test_clients_take_turns():
@@ -155,3 +155,13 @@ def test_queries_of_more_rows_than_the_roles_have_memory_for_fail_at_once():
     queue.limit(None)
     queue.add(Query(f"{8:032x}", "b", 3, {}))
     assert len(queue.held()) == 2 and queue.most(0.0) is None
+
+
+def test_a_client_that_leaves_takes_its_own_query_along_and_no_later_one_of_its_id():
+    queue = waiting(("a", 1))
+    (first,) = queue._waiting.values()
+    assert queue.take([(first.identity, 1)]) == [first]
+    later = Query(first.identity, "a", 1, {})
+    queue.add(later)
+    assert not queue.withdraw(first) and queue.held() == [(later.identity, 1)]
+    assert queue.withdraw(later) and queue.held() == []
