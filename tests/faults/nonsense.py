@@ -77,6 +77,9 @@ def send_to_party(address, role, identity, shares, count, seed):
                 channel.send_bytes(struct.pack("<4sIQ", b"SRF1", length, len(body)) + head + body, timeout=10)
                 answer, _ = channel.receive(PATIENCE, 10.0)
                 assert answer["kind"] == "error", answer
+                if answer["busy"]:  # too many were refused, and the server ends the connection
+                    channel.close()
+                    channel = None
             except MeetingError:
                 raise
             except ChannelError:

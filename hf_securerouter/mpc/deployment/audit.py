@@ -2,10 +2,12 @@
 """The audit log of a server: who asked when, how much, and with which outcome.
 
 A line is a JSON object: `time` (UTC), `role`, `user`, `key` (the fingerprint), `rows`, `bytes` (both directions) and
-`outcome`: `answered`, `refused` (no valid query, or no room), `failed` (the servers could not answer) or `left` (the
-client did not wait). No text, share, seed or expert is in it.
+`outcome`: `answered`, `refused` (no valid query, or no room), `failed` (the servers could not answer), `left` (the
+client did not wait) or `closed` (refused, as more of this user's messages were within a minute than `REFUSALS`; what
+else is refused in that minute has no line, so that nobody can fill the disk). No text, share, seed or expert is in it.
 
-A line that cannot be written, such as on a full disk, is owed: until it is written, no query is taken up.
+A line that cannot be written, such as on a full disk, is owed: until it is written, no message is taken up, and a
+connection that owes one ends.
 """
 
 from __future__ import annotations
@@ -26,9 +28,9 @@ from ..net.socket_stream import TlsStream
 
 
 class Request:
-    """One message of a client; `outcome` is set while it is served."""
+    """One message of a client; `outcome` is set while it is served. None writes no line."""
 
-    outcome = "left"
+    outcome: str | None = "left"
 
 
 class Audit:
@@ -87,7 +89,7 @@ class Audit:
         try:
             yield request
         finally:
-            if self._file is not None:
+            if self._file is not None and request.outcome is not None:
                 number = rows if type(rows) is int and 0 < rows < 1 << 32 else None
                 moved = channel.bytes_sent + channel.bytes_received - before
                 self._write(stream, {"rows": number, "bytes": moved, "outcome": request.outcome})

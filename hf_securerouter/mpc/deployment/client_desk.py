@@ -21,7 +21,7 @@ from ..net.sockets import HANDSHAKE
 from ..protocols.masked.layout import input_bytes
 from ..protocols.masked.roles import MaskedParty
 from .audit import Audit, Request
-from .limits import AGAIN, Accounts, Busy, Connection, Limits
+from .limits import AGAIN, REFUSALS, Accounts, Busy, Connection, Limits
 from .query_queue import FRAME, Query, QueryQueue, failure
 
 
@@ -66,23 +66,24 @@ class ClientDesk:
         try:
             connection = self._accounts.connect(stream.name, channel)
         except Busy as busy:
-            self._refuse(channel, stream.name, busy)
+            self._tell(channel, stream.name, busy)
             channel.close()
             return
         try:
-            while True:
-                self._serve_one(connection, stream)
+            while self._serve_one(connection, stream):
+                pass
         except (ChannelClosed, ChannelTimeout):
             pass  # the client left, or was idle for long
         except SecureRouterError as error:
             self._log(f"A connection of client {stream.name} is closed: {error}")
         except Exception as error:
-            self._refuse(channel, stream.name, SecureRouterError(f"The message is invalid ({type(error).__name__})."))
+            self._tell(channel, stream.name, SecureRouterError(f"The message is invalid ({type(error).__name__})."))
         finally:
             self._accounts.disconnect(connection)
             channel.close()
 
-    def _serve_one(self, connection: Connection, stream: TlsStream) -> None:
+    def _serve_one(self, connection: Connection, stream: TlsStream) -> bool:
+        """Answer one message; False if the connection ends with it."""
         held = 0
 
         def admit(size: int) -> None:
@@ -91,54 +92,57 @@ class ClientDesk:
             held = size
 
         try:
-            self._receive_and_answer(connection, stream, admit)
+            return self._receive_and_answer(connection, stream, admit)
         finally:
             self._accounts.give_back(connection.name, held)
 
-    def _receive_and_answer(self, connection: Connection, stream: TlsStream, admit: Callable[[int], None]) -> None:
+    def _receive_and_answer(self, connection: Connection, stream: TlsStream, admit: Callable[[int], None]) -> bool:
         channel = connection.channel
         before = channel.bytes_sent + channel.bytes_received
+        header: dict[str, Any] = {}
+        tensors: dict[str, Tensor] = {}
+        fault: SecureRouterError | None = None
         try:
             header, tensors = channel.receive(self._timeout, FRAME, admit)
         except (UnreadableFrame, Busy) as error:
-            with self._audit.request(stream, channel, None, before) as request:
-                request.outcome = "refused"
-                self._refuse(channel, connection.name, error)
-            return
+            fault = error
         if header.get("kind") == "hello":
             self._greet(channel)
-            return
+            return True
         try:
             self._audit.settle()
         except SecureRouterError as error:
             self._log(f"A message of client {connection.name} is refused: {error}")
             channel.send(failure("The server cannot note who asks; try again later.", AGAIN), timeout=HANDSHAKE)
-            return
+            return True
         with self._audit.request(stream, channel, header.get("batch"), before) as request:
-            self._answer(connection, header, tensors, request)
+            if fault is not None:
+                return self._refuse(connection, request, fault)
+            return self._answer(connection, header, tensors, request)
 
     def _answer(
         self, connection: Connection, header: dict[str, Any], tensors: dict[str, Tensor], request: Request
-    ) -> None:
+    ) -> bool:
         channel = connection.channel
         try:
             query = self._read(header, tensors, connection.name)
             self._accounts.begin(connection, query.batch)
         except SecureRouterError as error:
-            request.outcome = "refused"
-            self._refuse(channel, connection.name, error)
-            return
+            return self._refuse(connection, request, error)
+        except Exception as error:
+            invalid = SecureRouterError(f"The message is invalid ({type(error).__name__}).")
+            return self._refuse(connection, request, invalid)
         try:
             self._queue.add(query)
             self._await(query, channel)
             channel.send(*query.response, timeout=FRAME)
             request.outcome = "answered" if query.response[0]["kind"] == "result" else "failed"
+            return True
         except ChannelError:
             self._queue.withdraw(query)
             raise
         except SecureRouterError as error:
-            request.outcome = "refused"
-            self._refuse(channel, connection.name, error)
+            return self._refuse(connection, request, error)
         finally:
             self._accounts.end(connection)
 
@@ -157,7 +161,18 @@ class ClientDesk:
                 return
         channel.send({"kind": "hello", "batch": most}, timeout=HANDSHAKE)
 
-    def _refuse(self, channel: Channel, name: str, error: SecureRouterError) -> None:
+    def _refuse(self, connection: Connection, request: Request, error: SecureRouterError) -> bool:
+        """Tell a client why its message is refused; False if it was refused too often, and its connection ends."""
+        count, left = self._accounts.refuse(connection.name)
+        request.outcome = "refused"
+        if count > REFUSALS:
+            request.outcome = "closed" if count == REFUSALS + 1 else None
+            if not isinstance(error, Busy):  # which says when to come again
+                error = Busy(f"{REFUSALS} refused messages of a client a minute", left)
+        self._tell(connection.channel, connection.name, error)
+        return count <= REFUSALS
+
+    def _tell(self, channel: Channel, name: str, error: SecureRouterError) -> None:
         self._log(f"A message of client {name} is refused: {error}")
         header = failure(str(error), error.again, busy=True) if isinstance(error, Busy) else failure(str(error))
         channel.send(header, timeout=HANDSHAKE)

@@ -27,6 +27,12 @@ IDLE = 2.0  # seconds without a query after which a connection gives way to a ne
 AGAIN = 1.0  # seconds after which a refused client may come again, where no better number is known
 
 
+REFUSALS = 60  # messages of one client that are refused in a minute; with the next one its connection ends
+
+
+_MINUTE = 60.0
+
+
 class Busy(SecureRouterError):
     """A limit is reached.
 
@@ -108,6 +114,7 @@ class Accounts:
         self._waiting: Counter[str] = Counter()
         self._bytes: Counter[str] = Counter()
         self._allowance: dict[str, tuple[float, float]] = {}  # by name: rows left, and when that was
+        self._refused: dict[str, tuple[float, int]] = {}  # by name: when its minute began, and refusals since then
 
     def connect(self, name: str, channel: Channel) -> Connection:
         """Let a client in. If there is no room, the connection that is idle for longest gives way.
@@ -188,6 +195,21 @@ class Accounts:
             self._allowance[name] = left - rows, now
             self._waiting[name] += 1
             connection.idle_since = None
+
+    def refuse(self, name: str) -> tuple[int, float]:
+        """Count a message that is refused.
+
+        Returns:
+            `tuple[int, float]`: How many of this client's messages were refused in the running minute, and the
+                seconds that are left of it.
+        """
+        with self._lock:
+            now = time.monotonic()
+            since, count = self._refused.get(name, (now, 0))
+            if now - since >= _MINUTE:
+                since, count = now, 0
+            self._refused[name] = since, count + 1
+            return count + 1, since + _MINUTE - now
 
     def end(self, connection: Connection) -> None:
         """The query that `begin` counted is answered, or given up."""

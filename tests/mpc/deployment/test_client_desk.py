@@ -10,15 +10,17 @@ import threading
 import time
 from types import SimpleNamespace
 
+import pytest
 import torch
 
 from hf_securerouter.mpc.deployment import audit as audit_module
 from hf_securerouter.mpc.deployment import client_desk
+from hf_securerouter.mpc.deployment import limits as limits_module
 from hf_securerouter.mpc.deployment.audit import Audit
 from hf_securerouter.mpc.deployment.client_desk import ClientDesk
 from hf_securerouter.mpc.deployment.limits import Limits
 from hf_securerouter.mpc.deployment.query_queue import QueryQueue
-from hf_securerouter.mpc.net.channel import MAGIC, Channel
+from hf_securerouter.mpc.net.channel import MAGIC, Channel, ChannelClosed
 from hf_securerouter.mpc.net.socket_stream import SocketStream
 from tests.support.transport_ends import tcp_pair
 
@@ -111,6 +113,58 @@ def test_a_client_that_waits_for_the_roles_in_vain_may_come_again(monkeypatch):
         channel.send({"kind": "hello"}, timeout=20)
         answer, _ = channel.receive(timeout=20)
         assert "did not meet within 0.2 seconds" in answer["error"] and answer["again"] > 0
+
+
+UNREADABLE = struct.pack("<4sIQ", MAGIC, 1, 0) + b"x"
+
+
+def lines_of(path):
+    """The user and the outcome of each line of an audit log."""
+    return [(line["user"], line["outcome"]) for line in map(json.loads, path.read_text().splitlines())]
+
+
+def test_a_client_whose_messages_are_refused_too_often_is_closed_and_fills_no_disk(tmp_path, monkeypatch):
+    monkeypatch.setattr(client_desk, "REFUSALS", 3)
+    invalid = {"kind": "query", "id": "0" * 32, "batch": 1}
+    with Desk(audit=Audit(tmp_path / "audit", "party1")) as desk:
+        flooding = desk.caller("ada")
+        for _ in range(3):
+            flooding.send_bytes(UNREADABLE, timeout=20)
+            assert "cannot be read" in flooding.receive(timeout=20)[0]["error"]
+        for channel in (flooding, desk.caller("ada"), desk.caller("ada")):
+            channel.send(invalid, timeout=20)
+            answer, _ = channel.receive(timeout=20)
+            assert "3 refused messages of a client a minute" in answer["error"]
+            assert answer["busy"] and 0 < answer["again"] <= 60
+            with pytest.raises(ChannelClosed):
+                channel.receive(timeout=20)
+        other = desk.caller("bob")
+        other.send(invalid, timeout=20)
+        assert "A query's id" in other.receive(timeout=20)[0]["error"]
+        good = desk.caller("ada")  # what is not refused is still taken
+        good.send({"kind": "query", "id": f"{1:032x}", "batch": 1}, timeout=20)
+        assert holds(desk.queue, 1)
+        monkeypatch.setattr(limits_module, "_MINUTE", 0.0)
+        later = desk.caller("ada")
+        later.send(invalid, timeout=20)
+        assert "A query's id" in later.receive(timeout=20)[0]["error"]
+    ada, bob = ([outcome for user, outcome in lines_of(tmp_path / "audit") if user == name] for name in ("ada", "bob"))
+    assert sorted(ada) == ["closed", "left", *["refused"] * 4] and bob == ["refused"]
+
+
+def test_lines_that_are_owed_are_few_however_many_messages_come(tmp_path, monkeypatch):
+    def full(file, data):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(audit_module, "os", SimpleNamespace(**{**vars(os), "write": full}))
+    audit = Audit(tmp_path / "audit", "party1")
+    with Desk(audit=audit) as desk:
+        for number in range(5):
+            channel = desk.caller("ada")
+            channel.send_bytes(UNREADABLE, timeout=20)
+            answer, _ = channel.receive(timeout=20)
+            assert ("cannot note who asks" if number else "cannot be read") in answer["error"]
+            assert soon(lambda: len(audit._owed) == 1)
 
 
 def test_no_query_is_taken_up_while_its_line_in_the_audit_log_is_owed(tmp_path, monkeypatch):
