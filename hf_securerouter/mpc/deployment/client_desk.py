@@ -21,7 +21,7 @@ from ..net.sockets import HANDSHAKE
 from ..protocols.masked.layout import input_bytes
 from ..protocols.masked.roles import MaskedParty
 from .audit import Audit, Request
-from .limits import AGAIN, REFUSALS, Accounts, Busy, Connection, Limits
+from .limits import AGAIN, REFUSALS, Accounts, Busy, Connection
 from .query_queue import FRAME, Query, QueryQueue, failure
 
 
@@ -35,7 +35,7 @@ class ClientDesk:
         party (`MaskedParty`): Knows what a share of a query has to be.
         manifest (`Manifest`): The model's manifest.
         queue (`QueryQueue`): Where queries wait.
-        limits (`Limits`): Of each client.
+        accounts (`Accounts`): What the clients may use, and what they use.
         timeout (`float`): Seconds until an idle connection is closed, and for each row of a query to begin.
         log (callable): Takes a line; what clients cause is written once and counted.
         audit (`Audit`): Logs who asked.
@@ -46,14 +46,13 @@ class ClientDesk:
         party: MaskedParty,
         manifest: Manifest,
         queue: QueryQueue,
-        limits: Limits,
+        accounts: Accounts,
         timeout: float,
         log: Callable[[str], None],
         audit: Audit,
     ) -> None:
         self._party, self._manifest, self._queue, self._timeout = party, manifest, queue, timeout
-        self._audit = audit
-        self._accounts, self._log = Accounts(limits), CountedLog(log)
+        self._audit, self._accounts, self._log = audit, accounts, CountedLog(log)
         self._most = (input_bytes(manifest, manifest.largest_batch) if party.rank == 0 else 0) + SMALL_HEADER
 
     def close(self) -> None:

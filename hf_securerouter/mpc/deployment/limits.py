@@ -16,12 +16,16 @@ from pathlib import Path
 
 from ...errors import SecureRouterError, SecureRouterValueError
 from ..net.channel import Channel
+from ..ring.device import free_memory
 
 
 MAX_CLIENTS = 512  # connections at once, of all clients
 
 
 IDLE = 2.0  # seconds without a query after which a connection gives way to a newcomer, if there are too many
+
+
+SHARE = 4  # of the memory that a server plans batches for, waiting queries may take one part in so many beside it
 
 
 AGAIN = 1.0  # seconds after which a refused client may come again, where no better number is known
@@ -31,6 +35,9 @@ REFUSALS = 60  # messages of one client that are refused in a minute; with the n
 
 
 _MINUTE = 60.0
+
+
+_UNKNOWN = 4 << 30  # bytes that count as free where the system does not say
 
 
 class Busy(SecureRouterError):
@@ -87,6 +94,18 @@ class Limits:
         return cls(**values)
 
 
+def room_for_queries(memory: int | None, largest: int) -> int:
+    """Bytes that the queries of all clients may take until they are answered, beside the memory of a batch.
+
+    Args:
+        memory (`int`, *optional*): Bytes that the server may take; by default half of what is free.
+        largest (`int`): Bytes of the largest query, of which there is always room for two.
+    """
+    if memory is None:
+        memory = (free_memory("cpu") or _UNKNOWN) // 2
+    return max(memory // SHARE, 2 * largest)
+
+
 class Connection:
     """A client's connection to this server.
 
@@ -105,10 +124,11 @@ class Accounts:
 
     Args:
         limits (`Limits`): Of each client.
+        room (`int`): Bytes of queries that are not answered, of all clients.
     """
 
-    def __init__(self, limits: Limits) -> None:
-        self.limits = limits
+    def __init__(self, limits: Limits, room: int) -> None:
+        self.limits, self._room = limits, room
         self._lock = threading.Lock()
         self._connections: list[Connection] = []
         self._waiting: Counter[str] = Counter()
@@ -161,12 +181,16 @@ class Accounts:
             size (`int`): Bytes.
 
         Raises:
-            `Busy`: The client has too many of them; nothing was counted.
+            `Busy`: The client, or all clients, have too many of them; nothing was counted.
         """
         with self._lock:
-            if self._bytes[name] + size > self.limits.bytes_in_flight:
+            own = self._bytes[name] + size
+            if own > self.limits.bytes_in_flight:
                 raise Busy(f"`bytes_in_flight`: {self.limits.bytes_in_flight} of a client")
-            self._bytes[name] += size
+            # Nobody takes more than stays free, so that a few clients leave room for the others.
+            if size and own > self._room - self._bytes.total() - size:
+                raise Busy(f"{self._room} bytes of queries of all clients")
+            self._bytes[name] = own
 
     def give_back(self, name: str, size: int) -> None:
         """The bytes that `take` counted are no longer kept."""

@@ -30,7 +30,7 @@ from ..net.socket_stream import TlsStream
 from ..net.sockets import HANDSHAKE, Address, MeetingError, format_address
 from ..net.tls import connect
 from ..net.tls_listener import PendingConnections, TlsListener
-from ..protocols.masked.layout import SEED
+from ..protocols.masked.layout import SEED, input_bytes
 from ..protocols.masked.memory import fit_batch
 from ..protocols.masked.roles import MaskedParty
 from ..tuples.dealer_client import SILENCE
@@ -38,7 +38,7 @@ from .audit import Audit
 from .client_desk import ClientDesk
 from .dealer_server import Log
 from .key_watch import KeyWatch
-from .limits import Limits
+from .limits import Accounts, Limits, room_for_queries
 from .query_queue import MAX_WAITING, Query, QueryQueue, packed, unpacked
 from .role_folder import RoleFolder
 
@@ -67,8 +67,8 @@ class PartyServer:
             (the last for each of its inputs).
         log (callable): Takes a line of progress; never a secret.
         silence (`float`): Seconds without a sign of life from another role after which it counts as hung.
-        memory (`int`, *optional*): Bytes that the server may take, by which it limits the batches that it answers; by
-            default half of what is free.
+        memory (`int`, *optional*): Bytes that the server may take, by which it limits the batches that it answers, and
+            beside them the queries that wait; by default half of what is free.
         limits (`Limits`, *optional*): Of each client.
         max_wait (`float`): Seconds for which a batch that is not full waits for more queries; party 0's counts.
         audit (`Path`, *optional*): The file to which a line is added for each query of a client, see `Audit`.
@@ -108,7 +108,9 @@ class PartyServer:
         self._own_batch = self._batch = fitting.batch
         self._party = MaskedParty(self.rank, folder.manifest, self._ledger, ahead=fitting.ahead)
         book = Audit(audit, self._identity.role)
-        self._desk = ClientDesk(self._party, folder.manifest, self._queue, limits or Limits(), timeout, log, book)
+        room = room_for_queries(memory, input_bytes(self._manifest, fitting.batch) + SMALL_HEADER)
+        accounts = Accounts(limits or Limits(), room)
+        self._desk = ClientDesk(self._party, self._manifest, self._queue, accounts, timeout, log, book)
         self._party.receive_weights({SEED: next(value for name, value in folder.tensors() if name == SEED)})
         for name, value in folder.tensors():
             if name != SEED:

@@ -18,7 +18,7 @@ from hf_securerouter.mpc.deployment import client_desk
 from hf_securerouter.mpc.deployment import limits as limits_module
 from hf_securerouter.mpc.deployment.audit import Audit
 from hf_securerouter.mpc.deployment.client_desk import ClientDesk
-from hf_securerouter.mpc.deployment.limits import Limits
+from hf_securerouter.mpc.deployment.limits import Accounts, Limits
 from hf_securerouter.mpc.deployment.query_queue import QueryQueue
 from hf_securerouter.mpc.net.channel import MAGIC, Channel, ChannelClosed
 from hf_securerouter.mpc.net.socket_stream import SocketStream
@@ -28,11 +28,11 @@ from tests.support.transport_ends import tcp_pair
 class Desk:
     """Party 1's desk, for shares without tensors; a context manager."""
 
-    def __init__(self, timeout=20.0, audit=None, **limits):
+    def __init__(self, timeout=20.0, audit=None, room=1 << 30, **limits):
         party = SimpleNamespace(rank=1, check=lambda batch, tensors: None)
         manifest, self.queue = SimpleNamespace(largest_batch=4), QueryQueue(0)
-        limits, audit = Limits(**{"waiting": 1} | limits), audit or Audit(None, "party1")
-        self.desk = ClientDesk(party, manifest, self.queue, limits, timeout, lambda line: None, audit)
+        accounts, audit = Accounts(Limits(**{"waiting": 1} | limits), room), audit or Audit(None, "party1")
+        self.desk = ClientDesk(party, manifest, self.queue, accounts, timeout, lambda line: None, audit)
         self._threads, self._open = [], contextlib.ExitStack()
 
     def caller(self, name):
@@ -213,3 +213,18 @@ def test_bytes_count_from_the_moment_that_they_are_announced():
         assert holds(desk.queue, 1)
         slow.close()
         assert soon(lambda: "A query's id" in ask(other, 0)["error"])
+
+
+def test_clients_that_together_ask_for_too_many_bytes_are_told_to_come_again():
+    tensors = {"x": torch.zeros(400, dtype=torch.uint8)}
+    with Desk(room=1200) as desk:
+        first, second = desk.caller("ada"), desk.caller("bob")
+        first.send({"kind": "query", "id": f"{1:032x}", "batch": 1}, tensors, timeout=20)
+        assert holds(desk.queue, 1)
+        second.send({"kind": "query", "id": f"{2:032x}", "batch": 1}, tensors, timeout=20)
+        answer, _ = second.receive(timeout=20)
+        assert answer["busy"] and answer["again"] > 0 and "1200 bytes of queries of all clients" in answer["error"]
+        first.close()
+        assert soon(lambda: not desk.desk._accounts._bytes["ada"])
+        second.send({"kind": "query", "id": f"{2:032x}", "batch": 1}, tensors, timeout=20)
+        assert holds(desk.queue, 2)

@@ -8,7 +8,7 @@ import pytest
 from hf_securerouter.errors import SecureRouterError, SecureRouterValueError
 from hf_securerouter.mpc.deployment import limits as limits_module
 from hf_securerouter.mpc.deployment import query_queue
-from hf_securerouter.mpc.deployment.limits import Accounts, Busy, Limits
+from hf_securerouter.mpc.deployment.limits import Accounts, Busy, Limits, room_for_queries
 from hf_securerouter.mpc.deployment.query_queue import Query, QueryQueue, packed, unpacked
 
 
@@ -32,7 +32,7 @@ def test_limits_are_read_from_a_file(tmp_path):
 
 
 def test_each_limit_refuses_its_client_alone_and_says_when_to_come_again():
-    accounts = Accounts(Limits(connections=2, waiting=2, rows_a_minute=60, bytes_in_flight=100))
+    accounts = Accounts(Limits(connections=2, waiting=2, rows_a_minute=60, bytes_in_flight=100), 1 << 30)
     first, other = accounts.connect("a", Line()), accounts.connect("b", Line())
     accounts.take("a", 60)
     with pytest.raises(Busy, match="bytes_in_flight.*come again in"):
@@ -57,9 +57,33 @@ def test_each_limit_refuses_its_client_alone_and_says_when_to_come_again():
         accounts.connect("a", Line())
 
 
+def test_the_queries_of_all_clients_have_room_for_so_many_bytes():
+    accounts = Accounts(Limits(bytes_in_flight=100), 160)
+    accounts.take("a", 60)
+    with pytest.raises(Busy, match="160 bytes of queries of all clients.*come again in"):
+        accounts.take("a", 21)  # more than would stay free for the others
+    accounts.take("b", 50)
+    for name in ("a", "c"):
+        with pytest.raises(Busy, match="of all clients"):
+            accounts.take(name, 26)
+    accounts.take("c", 25)
+    accounts.take("d", 0)  # a message without tensors needs no room
+    accounts.give_back("a", 60)
+    accounts.take("c", 15)
+
+
+def test_room_for_queries_is_a_part_of_the_memory_and_at_least_two_of_them(monkeypatch):
+    assert room_for_queries(4000, 10) == 1000
+    assert room_for_queries(4000, 600) == 1200
+    monkeypatch.setattr(limits_module, "free_memory", lambda device: 8000)
+    assert room_for_queries(None, 10) == 1000
+    monkeypatch.setattr(limits_module, "free_memory", lambda device: None)
+    assert room_for_queries(None, 10) > 1 << 20
+
+
 def test_an_idle_connection_gives_way(monkeypatch):
     monkeypatch.setattr(limits_module, "MAX_CLIENTS", 2)
-    accounts = Accounts(Limits())
+    accounts = Accounts(Limits(), 1 << 30)
     busy, idle = accounts.connect("a", Line()), accounts.connect("b", Line())
     with pytest.raises(Busy, match="2 connections of all clients"):
         accounts.connect("c", Line())
