@@ -1,11 +1,13 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
 """A party's end of its clients' connections: each has a thread that checks queries, queues them, and sends answers.
 
-Whatever a client sends gets an answer, an error at least. Nothing that a client does can delay the party's own thread.
+Whatever a client sends gets an answer, an error at least. It is the last one after what is no whole message, or comes
+too early. Nothing that a client does can delay the party's own thread.
 """
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +16,15 @@ from torch import Tensor
 
 from ...errors import SecureRouterError
 from ..models.manifest import Manifest
-from ..net.channel import SMALL_HEADER, Channel, ChannelClosed, ChannelError, ChannelTimeout, UnreadableFrame
+from ..net.channel import (
+    SMALL_HEADER,
+    Channel,
+    ChannelClosed,
+    ChannelError,
+    ChannelTimeout,
+    SlowFrame,
+    UnreadableFrame,
+)
 from ..net.counted_log import CountedLog
 from ..net.socket_stream import TlsStream
 from ..net.sockets import HANDSHAKE
@@ -71,12 +81,15 @@ class ClientDesk:
         try:
             while self._serve_one(connection, stream):
                 pass
+            channel.finish(HANDSHAKE)
         except (ChannelClosed, ChannelTimeout):
-            pass  # the client left, or was idle for long
+            pass  # the client left, was idle for long, or took no answer
+        except ChannelError as error:
+            self._end(channel, stream.name, error)
         except SecureRouterError as error:
             self._log(f"A connection of client {stream.name} is closed: {error}")
         except Exception as error:
-            self._tell(channel, stream.name, SecureRouterError(f"The message is invalid ({type(error).__name__})."))
+            self._end(channel, stream.name, SecureRouterError(f"The message is invalid ({type(error).__name__})."))
         finally:
             self._accounts.disconnect(connection)
             channel.close()
@@ -101,10 +114,17 @@ class ClientDesk:
         header: dict[str, Any] = {}
         tensors: dict[str, Tensor] = {}
         fault: SecureRouterError | None = None
+        whole = True  # so that the next message can be received
         try:
             header, tensors = channel.receive(self._timeout, FRAME, admit)
         except (UnreadableFrame, Busy) as error:
             fault = error
+        except (ChannelClosed, ChannelTimeout):
+            raise
+        except SlowFrame as error:
+            fault, whole = SecureRouterError(f"{error} Ask for fewer texts at a time, or over a faster line."), False
+        except ChannelError as error:
+            fault, whole = error, False
         if header.get("kind") == "hello":
             self._greet(channel)
             return True
@@ -113,10 +133,10 @@ class ClientDesk:
         except SecureRouterError as error:
             self._log(f"A message of client {connection.name} is refused: {error}")
             channel.send(failure("The server cannot note who asks; try again later.", AGAIN), timeout=HANDSHAKE)
-            return True
+            return whole
         with self._audit.request(stream, channel, header.get("batch"), before) as request:
             if fault is not None:
-                return self._refuse(connection, request, fault)
+                return self._refuse(connection, request, fault) and whole
             return self._answer(connection, header, tensors, request)
 
     def _answer(
@@ -171,6 +191,12 @@ class ClientDesk:
         self._tell(connection.channel, connection.name, error)
         return count <= REFUSALS
 
+    def _end(self, channel: Channel, name: str, error: SecureRouterError) -> None:
+        """Tell a client why its connection ends."""
+        with contextlib.suppress(ChannelError):
+            self._tell(channel, name, error)
+            channel.finish(HANDSHAKE)
+
     def _tell(self, channel: Channel, name: str, error: SecureRouterError) -> None:
         self._log(f"A message of client {name} is refused: {error}")
         header = failure(str(error), error.again, busy=True) if isinstance(error, Busy) else failure(str(error))
@@ -208,7 +234,7 @@ class ClientDesk:
 def _expect_nothing(channel: Channel) -> None:
     """Check that a client that waits is still there."""
     try:
-        channel.receive(timeout=0.0)
+        channel.receive_into(bytearray(1), timeout=0.0)
     except ChannelTimeout:
         return
     raise ChannelError("The client sent something before it had its answer.")

@@ -7,6 +7,7 @@ the client, so that asking again tells nobody anything.
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import secrets
 import time
@@ -29,6 +30,9 @@ from .role_folder import RoleFolder
 
 
 RETRIES = 3  # times that a failed query is asked again
+
+
+_LAST_WORD = 1.0  # seconds to wait for what a server said before it ended a connection
 
 
 _LONGEST = 60.0  # seconds between two attempts at most
@@ -158,6 +162,17 @@ class RemoteSession(Session):
 
     def _header(self, size: int) -> dict[str, Any]:
         return super()._header(size) | {"id": secrets.token_hex(16)}
+
+    def _send(self, role: str, header: dict[str, Any], tensors: dict[str, Tensor] | None = None) -> None:
+        try:
+            super()._send(role, header, tensors)
+        except SessionError as error:
+            with contextlib.suppress(queue.Empty):
+                while True:  # a server says why it ends a connection
+                    found, event = self._events.get(timeout=_LAST_WORD)
+                    if found == role:
+                        raise self._failure(role, event) from error
+            raise
 
     def _failure(self, role: str, event: Any) -> SessionError:
         if isinstance(event, ChannelError):

@@ -63,6 +63,10 @@ class ChannelTimeout(ChannelError):
     """The other end did not send, or did not read, before the deadline."""
 
 
+class SlowFrame(ChannelError):
+    """A frame began, and did not end before the deadline."""
+
+
 class Channel:
     """One end of a stream socket that carries frames.
 
@@ -152,14 +156,30 @@ class Channel:
 
         Raises:
             ChannelClosed: The connection is closed.
-            ChannelTimeout: No whole frame arrived in time.
+            ChannelTimeout: No frame began in time.
+            SlowFrame: A frame began, and did not end in time.
             UnreadableFrame: The frame's header is no JSON object, or its payload no tensors of up to 4 dimensions.
             ChannelError: The bytes received are not a frame, or the frame is too large.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         first = self._read(1, deadline)
-        if deadline is None or rest is not None:
-            deadline = time.monotonic() + (60.0 if rest is None else rest)
+        if timeout is None or deadline is None or rest is not None:
+            timeout = 60.0 if rest is None else rest
+            deadline = time.monotonic() + timeout
+        try:
+            head, payload = self._frame(first, deadline, admit)
+        except ChannelTimeout as error:
+            raise SlowFrame(f"{self.peer} did not send a whole message within {timeout:g} seconds.") from error
+        try:
+            header = json.loads(head)
+        except (ValueError, RecursionError) as error:
+            raise UnreadableFrame(f"{self.peer} sent a header that cannot be read ({type(error).__name__}).") from None
+        if not isinstance(header, dict):
+            raise UnreadableFrame(f"{self.peer} sent a header that is not a JSON object.")
+        return header, self._tensors(payload) if payload else {}
+
+    def _frame(self, first: bytearray, deadline: float, admit: Callable[[int], None] | None) -> tuple[bytes, bytes]:
+        """Header and payload of the frame that begins with the byte `first`."""
         magic, head_length, payload_length = _PREFIX.unpack(first + self._read(_PREFIX.size - 1, deadline))
         if magic != MAGIC:
             raise ChannelError(f"{self.peer} sent {magic!r} where a frame should begin.")
@@ -170,14 +190,7 @@ class Channel:
             except SecureRouterError:
                 self._drop(head_length + payload_length, deadline)
                 raise
-        head, payload = bytes(self._read(head_length, deadline)), bytes(self._read(payload_length, deadline))
-        try:
-            header = json.loads(head)
-        except (ValueError, RecursionError) as error:
-            raise UnreadableFrame(f"{self.peer} sent a header that cannot be read ({type(error).__name__}).") from None
-        if not isinstance(header, dict):
-            raise UnreadableFrame(f"{self.peer} sent a header that is not a JSON object.")
-        return header, self._tensors(payload) if payload else {}
+        return bytes(self._read(head_length, deadline)), bytes(self._read(payload_length, deadline))
 
     def _drop(self, count: int, deadline: float | None) -> None:
         """Read bytes that nobody keeps."""
@@ -207,6 +220,18 @@ class Channel:
         """End the connection from any thread; the thread that receives or sends then fails, and closes the channel."""
         with contextlib.suppress(OSError):
             self._stream.sock.shutdown(socket.SHUT_RDWR)
+
+    def finish(self, timeout: float) -> None:
+        """Close this end so that the other end can read what was sent to it: what it still sends meanwhile is read
+        and dropped, for `timeout` seconds at most. Unread bytes would make the system drop both."""
+        deadline = time.monotonic() + timeout
+        with contextlib.suppress(OSError, ChannelError):
+            self._stream.sock.shutdown(socket.SHUT_WR)
+            while time.monotonic() < deadline:
+                self._wait(select.POLLIN, deadline, "close the link")
+                if not self._stream.sock.recv(_DROPPED):
+                    break
+        self.close()
 
     def close(self) -> None:
         """Close this end; the other end then reads the end of the stream."""

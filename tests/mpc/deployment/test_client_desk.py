@@ -5,6 +5,7 @@ import contextlib
 import errno
 import json
 import os
+import queue
 import struct
 import threading
 import time
@@ -20,8 +21,10 @@ from hf_securerouter.mpc.deployment.audit import Audit
 from hf_securerouter.mpc.deployment.client_desk import ClientDesk
 from hf_securerouter.mpc.deployment.limits import Accounts, Limits
 from hf_securerouter.mpc.deployment.query_queue import QueryQueue
+from hf_securerouter.mpc.deployment.remote_session import RemoteSession
 from hf_securerouter.mpc.net.channel import MAGIC, Channel, ChannelClosed
 from hf_securerouter.mpc.net.socket_stream import SocketStream
+from hf_securerouter.mpc.sessions.session import SessionError
 from tests.support.transport_ends import tcp_pair
 
 
@@ -165,6 +168,64 @@ def test_lines_that_are_owed_are_few_however_many_messages_come(tmp_path, monkey
             answer, _ = channel.receive(timeout=20)
             assert ("cannot note who asks" if number else "cannot be read") in answer["error"]
             assert soon(lambda: len(audit._owed) == 1)
+
+
+@pytest.mark.parametrize(
+    "begun, match",
+    [
+        (struct.pack("<4sIQ", MAGIC, 2, 1000) + b"{}" + bytes(10), "did not send a whole message within 0.2 seconds"),
+        (struct.pack("<4sIQ", MAGIC, 2, 1 << 40) + bytes(1 << 16), "past the limit"),
+        (b"GET / HTTP/1.1\r\n\r\n" + bytes(1 << 16), "where a frame should begin"),
+    ],
+    ids=["slow", "too long", "no frame"],
+)
+def test_what_is_no_whole_message_is_answered_noted_and_ends_the_connection(tmp_path, monkeypatch, begun, match):
+    monkeypatch.setattr(client_desk, "FRAME", 0.2)
+    with Desk(audit=Audit(tmp_path / "audit", "party1")) as desk:
+        channel = desk.caller("ada")
+        channel.send_bytes(begun, timeout=20)
+        answer, _ = channel.receive(timeout=20)
+        assert match in answer["error"] and "again" not in answer  # to ask again would help nobody
+        with pytest.raises(ChannelClosed):
+            channel.receive(timeout=20)
+    assert lines_of(tmp_path / "audit") == [("ada", "refused")]
+
+
+@pytest.mark.parametrize("header", [{"kind": "hello"}, {"kind": "query", "id": f"{1:032x}", "batch": 1}])
+def test_a_message_before_the_answer_to_another_one_is_answered_and_ends_both(monkeypatch, header):
+    monkeypatch.setattr(client_desk, "_BEAT", 0.05)
+    with Desk() as desk:
+        channel = desk.caller("ada")
+        channel.send(header, timeout=20)
+        channel.send_bytes(b"S", timeout=20)  # the beginning is enough
+        assert "something before it had its answer" in channel.receive(timeout=20)[0]["error"]
+        with pytest.raises(ChannelClosed):
+            channel.receive(timeout=20)
+        assert soon(lambda: not desk.queue.held())
+
+
+class SlowLine(Channel):
+    """Takes for ever to send a message."""
+
+    def send(self, header, tensors=None, timeout=60.0):
+        self.send_bytes(struct.pack("<4sIQ", MAGIC, 2, 60_000) + b"{}")
+        while True:
+            time.sleep(0.05)
+            self.send_bytes(b"x")
+
+
+def test_a_client_with_a_slow_line_reads_why_and_does_not_ask_again(monkeypatch):
+    monkeypatch.setattr(client_desk, "FRAME", 0.3)
+    monkeypatch.setattr(client_desk, "HANDSHAKE", 0.5)
+    told = []
+    session = RemoteSession.__new__(RemoteSession)  # without a folder, nobody to connect to
+    session.timeout, session._retries, session._log = 20, 3, told.append
+    session._process, session._channels, session._events = None, {}, queue.SimpleQueue()
+    with Desk() as desk:
+        session._add("party0", SlowLine(desk.caller("ada")._stream, "party0"))
+        with pytest.raises(SessionError, match="party0 gave no answer: .* within 0.3 seconds. Ask for fewer texts"):
+            session._persist(lambda: session._send("party0", {}), 20)
+    assert told == []
 
 
 def test_no_query_is_taken_up_while_its_line_in_the_audit_log_is_owed(tmp_path, monkeypatch):

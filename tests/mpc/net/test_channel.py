@@ -22,6 +22,7 @@ from hf_securerouter.mpc.net.channel import (
     ChannelClosed,
     ChannelError,
     ChannelTimeout,
+    SlowFrame,
     UnreadableFrame,
 )
 
@@ -99,7 +100,7 @@ def test_silence_ends_at_the_deadline(ends):
 def test_half_a_frame_ends_at_the_deadline(raw):
     channel, other = raw
     other.sendall(frame(b'{"kind": "query"}', b"x" * 100)[:-1])
-    with pytest.raises(ChannelTimeout):
+    with pytest.raises(SlowFrame, match="right did not send a whole message within 0.2 seconds"):
         channel.receive(timeout=0.2)
 
 
@@ -181,8 +182,29 @@ def test_a_small_header_is_all_that_a_channel_may_take(ends):
 def test_the_rest_of_a_frame_has_a_deadline_of_its_own(raw):
     channel, other = raw
     other.sendall(b"S")
-    with pytest.raises(ChannelTimeout):
+    with pytest.raises(SlowFrame, match="within 0.2 seconds"):
         channel.receive(timeout=60, rest=0.2)
+
+
+def test_a_last_word_is_read_by_a_peer_that_still_sends(raw):
+    channel, other = raw
+    channel.send({"kind": "error"})
+    ending = threading.Thread(target=channel.finish, args=(20,), daemon=True)
+    ending.start()
+    reader = Channel(other, "left")
+    reader.send({}, {"w": torch.zeros(1 << 20, dtype=torch.int64)})  # more than a socket buffers
+    assert reader.receive(timeout=20)[0] == {"kind": "error"}
+    reader.close()
+    ending.join(20)
+    assert not ending.is_alive()
+
+
+def test_a_peer_that_sends_for_ever_is_dropped_in_time(raw):
+    channel, other = raw
+    channel.finish(0.2)
+    with pytest.raises(OSError):
+        for _ in range(1000):
+            other.sendall(bytes(1 << 16))
 
 
 def test_nothing_received_is_unpickled(raw, tmp_path):
