@@ -134,9 +134,7 @@ class PartyServer:
                     self._log("All roles are here.")
                     self._serve(link)
                 except Exception as error:
-                    reason = self._reason(error)
-                    self._log(f"The roles have to connect again: {reason}")
-                    self._give_up(reason.split(" (")[0])  # what the links said is the operators'
+                    self._fail(error)
                 finally:
                     self._queue.limit(None)
                     self._party.leave()
@@ -259,16 +257,20 @@ class PartyServer:
             "rounds with the other party."
         )
 
-    def _reason(self, error: Exception) -> str:
-        """Why this party has to meet the others again, the lost role first."""
-        if not isinstance(error, SecureRouterError):
-            return f"A batch failed ({type(error).__name__})."
-        gone = self._party.gone(error)
-        return f"{error}" if gone is None else f"{gone} is gone; waiting for it. ({error})"
+    def _fail(self, error: Exception) -> None:
+        """Log why this party has to meet the others again, and fail the queries of the batch that was begun.
 
-    def _give_up(self, reason: str) -> None:
-        """Fail the queries of the batch that was begun; their clients may ask again."""
+        Their clients may ask again. They learn which role is lost, and no detail: a program's name would tell those
+        who share a batch how many of its rows went to an expert.
+        """
+        reason, told = f"A batch failed ({type(error).__name__}).", "a batch failed; they connect again."
+        if isinstance(error, SecureRouterError):
+            reason = f"{error}"
+            if (gone := self._party.gone(error)) is not None:
+                told = f"{gone} is gone; waiting for it."
+                reason = f"{told} ({error})"
+        self._log(f"The roles have to connect again: {reason}")
         for query in self._taken:
             if query is not None:
-                query.fail(f"The servers could not answer: {reason}")
+                query.fail(f"The servers could not answer: {told}")
         self._taken = []

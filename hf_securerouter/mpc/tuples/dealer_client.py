@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ...errors import SecureRouterError
-from ..net.channel import Channel, ChannelTimeout
+from ..net.channel import Channel, ChannelError, ChannelTimeout
 from ..ring.randomness import SEED_BYTES
 from .corrections import Spool
 from .party_set import PartySet, SetLabel
@@ -107,29 +107,32 @@ class DealerClient:
 
         Raises:
             `SupplyError`: The dealer is gone, was silent for `silence` seconds, or has left because the other party is
-                gone.
+                gone; or this party could not keep what the dealer sent.
         """
         with self._changed:
             failure, silent = self._failure, time.monotonic() - self._heard
         if isinstance(failure, SupplyError):
             raise SupplyError(f"{failure}", failure.gone) from failure
-        if failure is not None:
+        if isinstance(failure, ChannelError):
             raise SupplyError(f"The dealer is gone: {failure}") from failure
+        if failure is not None:  # of this party's own, such as a full disk
+            raise SupplyError(f"No tuples can be received: {failure}") from failure
         if silent >= self._silence:
             raise SupplyError(f"The dealer was silent for {self._silence:g} seconds.")
 
     def lost(self, wait: float) -> str | None:
-        """The role whose loss ended the supply: a party, by the dealer's last word, or the dealer; else None.
+        """The role whose loss ended the supply: a party, by the dealer's last word, or the dealer; else None, such as
+        where this party's own disk is full.
 
         Args:
             wait (`float`): Seconds to wait for the end of the supply.
         """
         with self._changed:
             self._changed.wait_for(lambda: self._failure is not None, wait)
-            failure, silent = self._failure, time.monotonic() - self._heard
+            failure, late = self._failure, time.monotonic() - self._heard >= self._silence
         if isinstance(failure, SupplyError):
             return failure.gone
-        return "the dealer" if failure is not None or silent >= self._silence else None
+        return "the dealer" if isinstance(failure, ChannelError) or failure is None and late else None
 
     def finished(self, labels: list[SetLabel]) -> None:
         """Tell the dealer that a query is over, and which sets the query used.

@@ -1,10 +1,13 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
 """Sets of tuples from a live dealer: what each end receives, how far ahead, and how failures end."""
 
+import errno
+import os
 import socket
 import threading
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +15,7 @@ import torch
 from hf_securerouter.mpc.net.channel import Channel
 from hf_securerouter.mpc.net.link import LinkError
 from hf_securerouter.mpc.protocols.masked.evaluator import Evaluator
+from hf_securerouter.mpc.tuples import corrections as corrections_module
 from hf_securerouter.mpc.tuples import dealer_service as supply
 from hf_securerouter.mpc.tuples import plan as plan_module
 from hf_securerouter.mpc.tuples.deal import deal_set
@@ -210,6 +214,21 @@ def test_a_dealer_that_goes_ends_both(live):
     for end in live.ends:
         assert "closed" in failure(lambda end=end: end.take(PROGRAM.name, PLAN))
         assert end.lost(LIMIT) == "the dealer" and "The dealer is gone" in failure(end.check)
+
+
+def test_a_full_disk_of_party_0_is_not_the_loss_of_the_dealer(live, monkeypatch):
+    def no_room(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(corrections_module, "os", SimpleNamespace(**{**vars(os), "posix_fallocate": no_room}))
+    end = live.ends[0]
+    live.ends[1].order(PROGRAM.name, PLAN)
+    assert "No room for" in failure(lambda: end.take(PROGRAM.name, PLAN))
+    assert end.lost(LIMIT) is None
+    idle = failure(end.check)
+    assert "set TMPDIR" in idle and "dealer" not in idle
+    time.sleep(SILENCE)  # in which nobody listens
+    assert end.lost(LIMIT) is None
 
 
 def test_a_dealer_that_is_slow_but_lives_is_waited_for(live, monkeypatch):
