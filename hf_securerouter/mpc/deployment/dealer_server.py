@@ -13,7 +13,7 @@ from ..net.channel import SMALL_HEADER, Channel
 from ..net.counted_log import never_failing
 from ..net.ledger import Ledger
 from ..net.socket_stream import TlsStream
-from ..net.sockets import HANDSHAKE, Address, format_address
+from ..net.sockets import HANDSHAKE, Address, check_seconds, format_address
 from ..net.tls_listener import PendingConnections, TlsListener
 from ..protocols.masked.memory import fit_batch
 from ..protocols.masked.roles import MaskedDealer
@@ -36,7 +36,7 @@ class DealerServer:
             by default half of what is free.
 
     Raises:
-        `SecureRouterValueError`: Not even the smallest batch fits into `memory`.
+        `SecureRouterValueError`: Not even the smallest batch fits into `memory`; or `timeout` is no time to wait.
 
     Example:
         ```python
@@ -47,6 +47,7 @@ class DealerServer:
     def __init__(
         self, folder: RoleFolder, listen: Address, timeout: float, log: Log, memory: int | None = None
     ) -> None:
+        check_seconds("timeout", timeout)
         self._folder, self._listen, self._timeout = folder, listen, timeout
         self._log = never_failing(log)
         manifest = folder.manifest

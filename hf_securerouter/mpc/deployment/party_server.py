@@ -27,7 +27,7 @@ from ..net.link import Link, LinkError
 from ..net.peer_watch import PeerWatch
 from ..net.signs_of_life import SignsOfLife
 from ..net.socket_stream import TlsStream
-from ..net.sockets import HANDSHAKE, Address, MeetingError, format_address
+from ..net.sockets import HANDSHAKE, Address, MeetingError, check_seconds, format_address
 from ..net.tls import connect
 from ..net.tls_listener import PendingConnections, TlsListener
 from ..protocols.masked.layout import SEED, input_bytes
@@ -75,8 +75,8 @@ class PartyServer:
 
     Raises:
         `MeetingError`: `peer` is missing at party 1, or given at party 0.
-        `SecureRouterValueError`: Not even the smallest batch fits into `memory`; or `audit` cannot be opened, or can
-            be read by others.
+        `SecureRouterValueError`: Not even the smallest batch fits into `memory`; `audit` cannot be opened, or can be
+            read by others; or `timeout`, `silence` or `max_wait` is no time to wait.
     """
 
     def __init__(
@@ -93,6 +93,9 @@ class PartyServer:
         max_wait: float = MAX_WAIT,
         audit: Path | None = None,
     ) -> None:
+        check_seconds("timeout", timeout)
+        check_seconds("silence", silence)
+        check_seconds("max_wait", max_wait, least=0)
         self._identity, self._manifest = folder.identity, folder.manifest
         self.rank = PARTIES.index(folder.identity.role)
         if (self.rank == 1) != (peer is not None):

@@ -60,6 +60,7 @@ class RemoteSession(Session):
         ```
 
     Raises:
+        `SecureRouterValueError`: `timeout` is no time to wait.
         `MeetingError`: A party was not reached, has no key of this sharing, or differs in version or manifest.
         `SessionError`: A party did not answer in time, left, or reported an error, as often as the query was asked;
             the session is over.

@@ -19,8 +19,28 @@ T = TypeVar("T")
 HANDSHAKE = 10.0  # seconds for a connection's TLS handshake and greeting
 
 
+LONGEST = 1_000_000  # seconds of any wait, eleven days; those of the system end at 2^31 milliseconds
+
+
 class MeetingError(SecureRouterError):
     """A role was not reached, did not connect in time, or has the wrong certificate."""
+
+
+def check_seconds(name: str, value: float, least: float = 0.001) -> None:
+    """Check a time to wait, before anything is started with it.
+
+    Args:
+        name (`str`): The argument's name.
+        value (`float`): Its seconds.
+        least (`float`): The shortest that has a meaning.
+
+    Raises:
+        `SecureRouterValueError`: `value` is no number, or not from `least` to `LONGEST`; nan and inf are not.
+    """
+    if not isinstance(value, int | float) or not least <= value <= LONGEST:
+        raise SecureRouterValueError(
+            f"`{name}` should be a number of seconds from {least:g} to {LONGEST}, got {value!r}."
+        )
 
 
 def format_address(address: Address) -> str:

@@ -27,6 +27,7 @@ from ..conversion.client import Client, Inputs
 from ..models.manifest import Manifest
 from ..net.channel import Channel, ChannelError
 from ..net.cost import Cost
+from ..net.sockets import check_seconds
 from ..protocols.base import Sharing
 from .verification import agree, differing_inputs, inputs_beyond_bounds, tolerance
 
@@ -120,9 +121,13 @@ class Session(ABC):
         timeout (`float`): Seconds to wait for the answer to each input of a query.
         batch_size (`int`): Most inputs of a batch. Under `quota` a batch has as many inputs as the quotas sum to; a
             smaller one is filled up with copies of its inputs, which no role can tell from other inputs.
+
+    Raises:
+        `SecureRouterValueError`: `timeout` is no time to wait.
     """
 
     def __init__(self, manifest: Manifest, client: Client, sharing: Sharing, timeout: float, batch_size: int) -> None:
+        check_seconds("timeout", timeout)
         self.manifest, self.client, self.sharing = manifest, client, sharing
         self.timeout = timeout
         self.batch_size = manifest.batch or batch_size

@@ -3,6 +3,7 @@
 
 import contextlib
 import json
+import math
 import os
 import signal
 import struct
@@ -13,7 +14,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from safetensors.torch import save
+from typer.testing import CliRunner
 
+from hf_securerouter import SecureRouterValueError, cli
 from hf_securerouter.classification import classify, load_checkpoint
 from hf_securerouter.mpc.convert import to_mpc
 from hf_securerouter.mpc.deployment.remote_session import RemoteSession
@@ -308,6 +311,16 @@ def test_a_role_that_stands_still_in_a_query_is_given_up_within_its_silence(plac
             deployment.roles[stopped].signal(signal.SIGCONT)
             asking.join(120)
         assert len(asked) == 5 and all(torch.allclose(one, first, atol=0.02) for one in asked) and told
+
+
+def test_no_role_starts_with_a_wait_that_never_ends(place):
+    arguments = ["dealer", str(place / "quota" / "dealer"), "--listen", "127.0.0.1:0", "--timeout", "inf"]
+    done = CliRunner().invoke(cli.app, arguments)
+    assert done.exit_code == 2 and "`timeout` should be" in done.stderr and "got inf" in done.stderr
+    folder = RoleFolder.load(place / "quota" / "client", "client")
+    for seconds in (math.inf, math.nan, 0.0):
+        with pytest.raises(SecureRouterValueError, match="`timeout` should be"):
+            RemoteSession(folder, ("127.0.0.1", 1), ("127.0.0.1", 1), seconds)
 
 
 def test_servers_end_with_0_while_clients_are_connected(place, tmp_path):
