@@ -53,7 +53,7 @@ class DealerService:
         self._orders: tuple[queue.SimpleQueue, queue.SimpleQueue] = (queue.SimpleQueue(), queue.SimpleQueue())
         self._finished: tuple[queue.SimpleQueue, queue.SimpleQueue] = (queue.SimpleQueue(), queue.SimpleQueue())
         self._dealt = threading.Condition()
-        self._costs: dict[str, tuple[float, int]] = {}  # by set id: seconds of dealing, bytes sent
+        self._costs: dict[str, tuple[float, int]] = {}  # by set id, in order: seconds of dealing, bytes sent
         self._failure: Exception | None = None
         self._over = threading.Event()
         for target, arguments in (
@@ -93,7 +93,10 @@ class DealerService:
             # The parties may have used a set a moment before its cost is recorded here.
             if not self._dealt.wait_for(lambda: self._costs.keys() >= set(used[0]), timeout=SILENCE):
                 raise SupplyError("The parties used a set that was not dealt here.")
-            costs = [self._costs.pop(identity) for identity in used[0]]
+            costs = [self._costs[identity] for identity in used[0]]
+            # Sets are dealt in order: one before the last that was used, and not used, was ordered ahead in vain.
+            while not self._costs.keys().isdisjoint(used[0]):
+                del self._costs[next(iter(self._costs))]
         return sum(seconds for seconds, _ in costs), sum(sent for _, sent in costs)
 
     def close(self) -> None:

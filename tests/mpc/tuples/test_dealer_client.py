@@ -367,5 +367,20 @@ def test_a_party_may_finish_two_queries_before_the_other_is_heard(live):
     assert "did not finish" in failure(lambda: live.service.wait(0.1))
 
 
+def test_the_costs_of_sets_that_were_ordered_in_vain_are_forgotten(live):
+    for _ in range(5):
+        for end in live.ends:
+            end.order("other", OTHER_PLAN)  # dealt, and never taken
+        used = live.take()
+        ahead = live.take()
+        for end, part in zip(live.ends, used, strict=True):
+            end.finished([part.label])
+        assert live.service.wait(LIMIT)[1] > 0
+        until(lambda label=ahead[0].label: list(live.service._costs) == [label.id])
+        for end, part in zip(live.ends, ahead, strict=True):
+            end.finished([part.label])
+        assert live.service.wait(LIMIT)[1] > 0 and not live.service._costs
+
+
 def test_an_unfinished_query_is_noticed(live):
     assert "did not finish within 0.2 seconds" in failure(lambda: live.service.wait(0.2))
