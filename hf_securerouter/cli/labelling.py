@@ -34,7 +34,7 @@ if TYPE_CHECKING:  # `securerouter --help` should not wait for torch and transfo
     from hf_securerouter.texts import Text
 
 
-_OF_A_MODEL = {".json", ".safetensors", ".bin"}  # files on which its answers depend, in subfolders too
+_OF_A_MODEL = {".json", ".safetensors", ".bin", ".txt", ".model"}  # on which its answers depend, in subfolders too
 BATCH_SIZE = 32  # most texts of a batch in clear text; with quotas, as many whole quota batches as fit
 
 

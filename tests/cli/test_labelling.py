@@ -92,8 +92,9 @@ def test_a_run_of_another_pipe_does_not_go_on_with_its_answers(texts, tmp_path):
     assert label(piped(one), output=output)["resumed_after"] == 2
 
 
-def test_a_run_does_not_go_on_with_a_model_whose_subfolder_changed(texts, tmp_path):
-    weights = tmp_path / "sentence" / "0_Transformer" / "model.safetensors"
+@pytest.mark.parametrize("file", ["model.safetensors", "vocab.txt", "sentencepiece.bpe.model"])
+def test_a_run_does_not_go_on_with_a_model_whose_subfolder_changed(texts, tmp_path, file):
+    weights = tmp_path / "sentence" / "0_Transformer" / file
     weights.parent.mkdir(parents=True)
     weights.write_bytes(b"weights")
     for expected in (2, 0):
