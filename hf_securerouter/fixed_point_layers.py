@@ -152,10 +152,11 @@ class FixedPointLayerNorm(nn.LayerNorm):
         watch(x, 2.0**bounds.residual)
         x = truncated(x, bits.normal, self.training)
         variance = x.square().mean(-1, keepdim=True) + self.eps
-        watch(variance, HIGHEST * 2.0**bounds.variance_high)
-        watch(1 / variance, 2.0**-bounds.variance_low)
-        x = x * torch.rsqrt(variance)
         ratio = self._ratio
+        shared = variance * ratio**2  # as shares divide the sum of squares
+        watch(shared, HIGHEST * 2.0**bounds.variance_high)
+        watch(1 / shared, 2.0**-bounds.variance_low)
+        x = x * torch.rsqrt(variance)
         x = truncated(x / ratio, bits.hidden, self.training) * ratio
         weight, bias = self.shared()
         return (x * weight + bias).to(dtype)

@@ -18,8 +18,9 @@ from .errors import SecureRouterValueError
 
 MARGIN = 1.5  # a bound is at least this many times the largest value of calibration, or the limit in training
 
-# Least bounds: the windows of GeLU, tanh and the exponential have to fit into the range.
-_FLOORS = {"inner": 3, "head": 3, "scores": 4, "routing": 2}
+# Least bounds: the windows of GeLU, tanh and the exponential have to fit into the range; and half of the range of the
+# scores, by which padding is moved, has to lie beyond the exponential's window, where it is 0.
+_FLOORS = {"inner": 3, "head": 3, "scores": 5, "routing": 2}
 HIGHEST = 119 / 128  # of the power of two that bounds a mean square from above: what its gate reads
 LOWEST = ("row_sum", "variance_low", "norm_low")  # bounds from below
 USUAL = ("variance", "attended_variance", "norm")  # no bounds

@@ -6,7 +6,7 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from hf_securerouter import SecureRouterValueError
-from hf_securerouter.fixed_point_layers import rounded, truncated
+from hf_securerouter.fixed_point_layers import FixedPointLayerNorm, rounded, truncated
 from hf_securerouter.mpc_friendly import use_functions
 from hf_securerouter.number_format import MARGIN, number_format
 from hf_securerouter.range_penalty import range_penalty
@@ -249,3 +249,16 @@ def test_rounding_at_random_leaves_what_needs_none_in_any_dtype():
         assert torch.equal(truncated(values, 7, training=True), values)
     found = truncated(torch.full((100_000,), 0.3), 1, training=True)
     assert set(found.tolist()) == {0.0, 0.5} and abs(found.mean() - 0.3) < 0.01
+
+
+def test_a_variance_is_watched_as_shares_divide_its_sum():
+    """By 2^ceil(log2 d): a row of 20 numbers whose variance is 1.3 times the bound is below it on shares."""
+    norm = torch.nn.LayerNorm(20).eval()
+    norm.__class__ = FixedPointLayerNorm
+    norm.format = number_format("reduced", "exact")
+    row = torch.tensor([1.0, -1.0]).repeat(10)[None, None]
+    least = 2.0**norm.format.bounds.variance_low
+    for factor, within in ((1.3, False), (1.7, True)):
+        with range_penalty(torch.ones(1, 1)) as penalty:
+            norm(row * (factor * least) ** 0.5)
+        assert (penalty.widest <= 1) == within

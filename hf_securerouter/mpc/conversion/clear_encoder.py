@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from ...expert_places import served
 from ...mpc_friendly import UNNORMALIZED, Quadratic, attention_weights
+from ...number_format import deviation_ratio
 from ..models import EncoderSpec
 from ..models.log_buckets import entries_of_pairs
 from ..models.relative_positions import relative_buckets
@@ -43,7 +44,8 @@ class ClearEncoder:
     Attributes:
         seen (`Seen`): What was recorded; kinds are named as in `Bounds`, with `span` (of a row's scores), `variance`
             (of a LayerNorm's input), `attended_variance` (of the LayerNorm behind attention) and `norm` (the mean
-            square of a row that the head divides by its length).
+            square of a row that the head divides by its length). On shares the sum of squares of a row of d numbers
+            is divided by 2^ceil(log2 d), not by d, and so it is here.
     """
 
     def __init__(self, spec: EncoderSpec, weights: Mapping[str, Tensor], dtype: torch.dtype = torch.float64) -> None:
@@ -110,7 +112,8 @@ class ClearEncoder:
         head = self.spec.head
         if head.normalize:
             row = row - row.mean(-1, keepdim=True) if head.centred else row
-            square = self._note("norm", row.square().mean(-1, keepdim=True))
+            square = row.square().mean(-1, keepdim=True)
+            self._note("norm", square * deviation_ratio(row.shape[-1]) ** 2)
             eps = self.spec.layer_norm_eps if head.centred else 0.0
             row = row / ((square + eps) * row.shape[-1]).sqrt()
         joint = head.centred or (head.dense is None and self._joint)
@@ -140,9 +143,9 @@ class ClearEncoder:
 
     def _norm(self, z: Tensor, name: str, attended: bool = False) -> Tensor:
         centred = self._note("residual", z - z.mean(-1, keepdim=True) if self.spec.norm == "layer" else z)
-        variance = self._note("variance", centred.square().mean(-1, keepdim=True))
-        if attended:
-            self._note("attended_variance", variance)
+        variance = centred.square().mean(-1, keepdim=True)
+        for kind in ("variance", "attended_variance")[: 1 + attended]:
+            self._note(kind, variance * deviation_ratio(z.shape[-1]) ** 2)
         normal = centred / (variance + self.spec.layer_norm_eps).sqrt()
         return normal * self._weights[f"{name}.weight"] + self._weights[f"{name}.bias"]
 
@@ -209,7 +212,7 @@ class ClearEncoder:
             reach = spec.windows[self._position or 0]
             near = (place[:, None] - place).abs() <= (length if reach is None else reach)
             scores = torch.where(near, scores, own)
-        self._note("scores", scores)
+        self._note("scores", scores + 5 if spec.softmax == "2quad" else scores)  # what 2Quad squares
         self._note("span", scores.amax(-1) - scores.amin(-1))
         if spec.softmax == "exact":
             weights = torch.exp(scores - scores.amax(-1, keepdim=True)) * met

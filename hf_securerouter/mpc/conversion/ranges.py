@@ -95,7 +95,7 @@ def bounds_for(found: Mapping[str, float], biased: bool, guarded: bool = False) 
         if kind in found:
             bounds[kind] = math.ceil(math.log2(max(found[kind] * MARGIN, 2.0 if kind != "context" else 2.0**-20)))
     if "scores" in found:
-        widest = max(found["scores"] * MARGIN, 8.0)
+        widest = max(found["scores"] * MARGIN, 16.0)
         if guarded:
             widest = max(widest, found["scores"] * MARGIN * (4 if biased else 2), 128 if biased else 64)
         scores = math.ceil(math.log2(widest)) + 1

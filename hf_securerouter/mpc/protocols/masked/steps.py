@@ -258,13 +258,13 @@ class SecureSteps:
         if name == "identity":
             return x.truncate(result).with_bound(bound).narrow(width)
         if name == "quadratic":
-            # x^2 / 8 + x / 4 + 1 / 2 = (x + 1)^2 / 8 + 3 / 8
+            # x^2 / 8 + x / 4 + 1 / 2
             x = yield from party.checked(x.truncate(opened).with_bound(bound), f"{self.place} activation")
-            shifted = x.add_public(1 << opened)
             grown = width + 2 * opened + 3 - result
-            square = yield from Square(shifted.shape, shifted.value_bits, grown).run(party, shifted)
-            square = party.secret(square.words, grown, square.scale + 3, 2 * bound - 3)
-            return square.add_public(3 << (square.scale - 3)).truncate(result)
+            square, lifted = yield from Square(x.shape, x.value_bits, grown).both(party, x)
+            words = square.words + (lifted.words << (opened + 1))
+            found = party.secret(words, grown, square.scale + 3, 2 * bound - 2)
+            return found.add_public(1 << (found.scale - 1)).truncate(result)
         if name == "relu":
             x = yield from party.checked(x.truncate(result).with_bound(bound), f"{self.place} activation")
             lifted = max(width, x.value_bits + 1)  # a product may need a narrower ring than what it multiplies
