@@ -93,7 +93,7 @@ def bounds_for(found: Mapping[str, float], biased: bool, guarded: bool = False) 
     bounds = {}
     for kind in ("value", "residual", "inner", "gate", "routing", "expert", "context", *ENCODER_WIDE):
         if kind in found:
-            bounds[kind] = math.ceil(math.log2(max(found[kind] * MARGIN, 2.0 if kind != "context" else 2.0**-20)))
+            bounds[kind] = math.ceil(math.log2(max(found[kind] * MARGIN, 2.0 if kind != "context" else 2.0**-4)))
     if "scores" in found:
         widest = max(found["scores"] * MARGIN, 16.0)
         if guarded:

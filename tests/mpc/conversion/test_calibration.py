@@ -18,6 +18,7 @@ from hf_securerouter.mpc.conversion.ranges import bounds_for, limit
 from hf_securerouter.mpc.conversion.validation import ConversionError
 from hf_securerouter.mpc.convert import to_mpc
 from hf_securerouter.mpc.secure_model import SecureModel
+from hf_securerouter.mpc_friendly import use_functions
 from hf_securerouter.number_format import LOWEST, MARGIN, Bounds
 from tests.support.conversation import Conversation
 from tests.tiny import VOCABULARY, family_config, noisy_classifier, pool_model
@@ -157,6 +158,29 @@ def test_samples_set_bounds_in_both_directions():
     assert narrow.residual < Bounds.residual < wide.residual
     assert secure.manifest.bounds["experts.0"]["logits"] < Bounds.logits
     assert error_of(secure, model) < 0.02
+
+
+def test_measured_contexts_that_are_small_beside_their_weights_are_answered():
+    model = scaled("query", 8, layer=0)
+    with torch.no_grad():
+        layers_of(model)[0].value.weight.mul_(0.1)
+        layers_of(model)[0].value.bias.mul_(0.1)
+    use_functions(model, "quadratic", "2quad", "reduced")
+    secure = quietly(model, calibration=batch(16, seed=1))
+    bounds = secure.manifest.bounds["experts.0.layers.0"]
+    assert secure.plan(1).rounds and bounds["context"] < 2 * bounds["scores"] - 9
+    assert error_of(secure, model) < 0.1
+
+
+@pytest.mark.parametrize("precision", ["full", "reduced"])
+def test_weights_that_are_all_zero_leave_a_context_with_a_ring(precision):
+    model = scaled("query", 0)
+    with torch.no_grad():
+        layers_of(model)[1].query.bias.zero_()
+    use_functions(model, "relu", "2relu", precision)
+    secure = quietly(model, calibration=batch(16, seed=1))
+    assert secure.manifest.bounds["experts.0.layers.1"]["context"] == -4
+    assert secure.plan(1).rounds
 
 
 def test_what_is_ranked_is_never_narrowed():

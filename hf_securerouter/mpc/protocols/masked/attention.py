@@ -201,11 +201,9 @@ class SecureAttention:
         if rings.softmax == "exact":
             return (yield from self._exponentials(party, scores, places.hidden(party, is_token)))
         scores = scores.truncate(scale)
-        # Both rings below are `mix_width` and the bits that truncation to `unnormalized` removes.
         if rings.softmax == "2quad":
             shifted = scores.add_public(5 << scale).with_bound(rings.bounds.scores - 1)
-            width = rings.mix_width + 2 * scale - rings.unnormalized
-            square = SelectedSquare(shifted.shape, shifted.value_bits, width)
+            square = SelectedSquare(shifted.shape, shifted.value_bits, rings.weights_width)
             return (yield from square.run(party, shifted, is_token))
         # Scores of padding are moved below every token's score, where ReLU is 0.
         bits = rings.bounds.scores + 2 + scale
@@ -213,8 +211,7 @@ class SecureAttention:
         alive = yield from BitToRing(shape, bits).run(party, is_token.view(shape))
         offset = (alive.words - int(party.rank == 0)) << (scale + rings.bounds.scores - 1)
         scores = scores.map(lambda words: words + offset).with_bound(rings.bounds.scores)
-        width = rings.mix_width + scale - rings.unnormalized
-        return (yield from ReLU(scores.shape, bits, width).run(party, scores))
+        return (yield from ReLU(scores.shape, bits, rings.weights_width).run(party, scores))
 
     def _exponentials(self, party: Party, scores: Secret, hidden: Tensor) -> SecretProtocol[Secret]:
         """exp(-y) with y = top - score and `top` at least the row maximum; 0 where the shared bit `hidden` is 1."""
@@ -229,7 +226,7 @@ class SecureAttention:
         # Hidden keys add the ring's top bit, and an XOR share of the ring's top bit is also an additive share.
         top_bit = hidden.to(torch.int64) << (range_bits - 1 + fraction)
         y = y.map(lambda words: words + top_bit)
-        gate = Exponential(y.shape, range_bits, fraction, rings.exponential_width)
+        gate = Exponential(y.shape, range_bits, fraction, rings.weights_width)
         return (yield from gate.run(party, y))
 
 

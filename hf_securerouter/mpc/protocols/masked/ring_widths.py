@@ -110,11 +110,18 @@ class RingWidths:
         return self.unnormalized + self.bits.value + self.context_bound + 2
 
     @property
-    def exponential_width(self) -> int:
-        """Ring width of the words that the dealer gives for the exponential."""
-        return checked_width(
-            EXP_SCALE - self.unnormalized + self.mix_width, "The exponential (max_length, value bound)"
-        )
+    def weights_width(self) -> int:
+        """Ring width of unnormalised attention weights before they are truncated for the product with V.
+
+        It holds that product and the row sums; and a ReLU's result needs a ring wider than its input's.
+        """
+        product = self.mix_width - self.unnormalized
+        if self.softmax == "exact":
+            return EXP_SCALE + product
+        scale, row_sum = self.bits.scores, self.row_sum_range[1]
+        if self.softmax == "2quad":
+            return 2 * scale + max(product, row_sum)
+        return scale + max(product, row_sum, self.bounds.scores + 3)
 
     @property
     def unit(self) -> int:
@@ -330,7 +337,7 @@ class RingWidths:
         widths = {
             "hidden state": self.attention_width,
             "attention scores": self.score_width,
-            "context": self.exponential_width if self.softmax == "exact" else self.mix_width,
+            "attention weights (max_length, value bound)": self.weights_width,
             "division by the row sum": self.attended_width + self.unnormalized + self.row_inverse - self.bits.mixed,
             "feed-forward input": self.feed_forward_width,
             "feed-forward activation": self.active_width + max(self.bits.inner, self.bits.active) - self.bits.active,

@@ -10,6 +10,7 @@ import torch
 from hf_securerouter.errors import SecureRouterValueError
 from hf_securerouter.lengths import copy_into_padding
 from hf_securerouter.mpc.conversion.clear_encoder import ClearEncoder
+from hf_securerouter.mpc.conversion.ranges import bounds_for, reached
 from hf_securerouter.mpc.gates.maximum import groups_of
 from hf_securerouter.mpc.gates.weight_share import WeightShare
 from hf_securerouter.mpc.models.spec import EncoderSpec, HeadSpec
@@ -131,6 +132,31 @@ def test_2relu_needs_a_row_that_sums_to_an_eighth():
     clear = ClearEncoder(spec, weights)
     expected = clear(x, live)
     assert (encrypted(spec, x, live, weights=weights).values - expected).abs().max() < 0.004
+
+
+@pytest.mark.parametrize("softmax", ["2quad", "2relu"])
+def test_large_weights_of_small_values_have_a_ring_for_their_row_sums(softmax):
+    spec, weights = replace(SMALL, softmax=softmax), weights_of(SMALL)
+    for layer in (0, 1):
+        for part in ("query", "key"):
+            weights[f"layers.{layer}.{part}.bias"] += 1.0
+        for part in ("weight", "bias"):
+            weights[f"layers.{layer}.value.{part}"] *= 0.005
+    x, live = batch_of(spec, [2, 1], 2)
+    clear = ClearEncoder(spec, weights)
+    expected = clear(x, live)
+    found = [bounds_for(reached(clear.seen, layer), False) for layer in (0, 1)]
+    own = {name: max(one[name] for one in found) for name in ("value", "context")}
+    assert own["context"] == {"2quad": 0, "2relu": -4}[softmax]
+    for scores in (6, 8):
+        bounds = Bounds().replaced(scores=scores, **own)
+        assert (encrypted(spec, x, live, bounds, weights).values - expected).abs().max() < 0.004
+
+
+def test_weights_that_need_more_than_64_bits_are_refused():
+    rings = RingWidths(Bounds(), 512, "2quad")
+    with pytest.raises(SecureRouterValueError, match=r"attention weights \(max_length, value bound\) needs a ring"):
+        rings.check(rings.attention_width)
 
 
 @pytest.mark.parametrize("length", [1, 2, 5, 33])
