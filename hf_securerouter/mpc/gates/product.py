@@ -6,7 +6,7 @@ values, however wide the ring of the product is.
 
 Who sees what: c of x and c of y, each uniform under a mask of its own.
 Cost: k + k' bits an element, in one round, or in two if x and y are opened apart.
-Dealer: 8 K - 5 k - 3 k' bits an element, at most.
+Dealer: 8 K - 4 k - 4 k' bits an element, and k + k' - K more where K is less than k + k'.
 """
 
 from __future__ import annotations

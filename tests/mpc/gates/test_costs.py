@@ -13,6 +13,7 @@ from hf_securerouter.mpc.gates.gate import together
 from hf_securerouter.mpc.gates.linear import Linear
 from hf_securerouter.mpc.gates.matmul import Matmul
 from hf_securerouter.mpc.gates.maximum import groups_of, maximum
+from hf_securerouter.mpc.gates.product import Product
 from hf_securerouter.mpc.gates.relu import ReLU
 from hf_securerouter.mpc.gates.row_function import RowFunction
 from hf_securerouter.mpc.gates.row_scale import RowScale
@@ -150,6 +151,18 @@ def test_rows_times_scalars(bits, scalar_bits, width, squares):
     if squares:
         element, row = element + width - bits - 1, row + width
     assert dealer == features * element + row
+
+
+@pytest.mark.parametrize(("bits", "other_bits", "width"), [(25, 18, 50), (18, 25, 50), (16, 10, 27), (20, 20, 30)])
+def test_elementwise_products(bits, other_bits, width):
+    """k + k' bits an element, one round. Dealer: 8 K - 4 k - 4 k', and k + k' - K more where that is above 0."""
+
+    def program(party):
+        x, y = (party.secret(meta((N,)), own, 0, 4) for own in (bits, other_bits))
+        return Product((N,), bits, other_bits, width).run(party, x, y)
+
+    dealer = 8 * width - 4 * (bits + other_bits) + max(0, bits + other_bits - width)
+    assert bits_of(trace(program)) == (bits + other_bits, dealer, 1)
 
 
 @pytest.mark.parametrize(("function", "words"), [("gelu", 24), ("silu", 48), ("tanh", 40)])
