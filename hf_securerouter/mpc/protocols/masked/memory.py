@@ -20,7 +20,7 @@ from ...tuples.deal import SIDE_BY_SIDE
 from ...tuples.memory import dealer_bytes, party_bytes
 from .layout import all_weight_shapes
 from .programs import secure_program
-from .row_bytes import row_bytes
+from .row_bytes import most_row_bytes
 from .schedule import programs
 
 
@@ -102,7 +102,7 @@ def _traced_cost(description: str, batch: int) -> BatchCost:
 
 def rough_bytes(manifest: Manifest, batch: int) -> int:
     """More than a batch takes at all roles together, from sizes alone: where that fits, no plan has to be traced."""
-    total = 3 * PROCESS_BYTES + batch * sum(row_bytes(manifest, name) for name in manifest.members)
+    total = 3 * PROCESS_BYTES + batch * sum(most_row_bytes(manifest, name) for name in manifest.members)
     copies = batch if manifest.selects else 1  # a selected expert's weights are chosen anew for every text
     words = sum(math.prod(shape) for shape in all_weight_shapes(manifest).values())
     return total + copies * words * _ROUGH_WEIGHT

@@ -9,9 +9,9 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from hf_securerouter import SecureRouterValueError, to_mpc
 from hf_securerouter.mpc.protocols.masked import memory, schedule
-from hf_securerouter.mpc.protocols.masked.memory import batch_cost, fit_batch, rough_bytes
+from hf_securerouter.mpc.protocols.masked.memory import PROCESS_BYTES, batch_cost, fit_batch, rough_bytes
 from hf_securerouter.mpc.protocols.masked.schedule import programs
-from tests.mpc.protocols.masked.test_encoder import BASE, TINY
+from tests.mpc.protocols.masked.test_encoder import BASE, HEAD, TINY, bert
 from tests.mpc.protocols.masked.test_routing_privacy import same_shape
 from tests.support.children import children
 from tests.support.conversation import Conversation
@@ -164,6 +164,34 @@ def test_the_rough_bound_is_above_the_plan_and_only_saves_tracing(secure, monkey
     assert fit_batch(secure.manifest, 8, 10 * enough, roles).ahead == 10 * enough // 4
     monkeypatch.undo()
     assert fit_batch(secure.manifest, 8, secure.plan(8).party0, ["party0"]).batch == 8
+
+
+SILU = replace(bert(2, 256, 2, 1024), hidden_act="silu")
+GATED = replace(SILU, gated=True, rotary=(1e4, 1e4), norm_first=True, norm="rms")
+MIXTURE = replace(bert(1, 8, 1, 8), sparse_layers=(0,), num_experts=128, experts_per_token=2, expert_capacity=16)
+
+
+@pytest.mark.parametrize(
+    ("spec", "length"),
+    [
+        (bert(2, 256, 4, 1024), 256),
+        (bert(2, 64, 1, 4096), 64),
+        (SILU, 256),
+        (replace(bert(2, 64, 1, 4096), hidden_act="silu"), 64),
+        (replace(GATED, head=replace(HEAD, activation="gelu")), 512),
+        (replace(SILU, hidden_size=768, num_heads=12, intermediate_size=3072, gated=True, rotary=(1e4, 1e4)), 128),
+        (replace(GATED, pooling="late", head=replace(HEAD, activation="gelu", inner_size=2048)), 128),
+        (replace(GATED, pooling="late", head=replace(HEAD, inner_size=4096)), 64),
+        (MIXTURE, 256),
+        (replace(MIXTURE, num_experts=16, expert_capacity=64), 256),
+        (replace(MIXTURE, intermediate_size=256, hidden_act="silu", num_experts=8, expert_capacity=32), 64),
+    ],
+    ids=["bert", "wide", "silu", "wide silu", "gated", "nomic", "late", "late tanh", "places", "few", "silu experts"],
+)
+def test_the_rough_bound_holds_for_every_kind_of_layer(secure, spec, length):
+    manifest = replace(secure.manifest, experts=(spec,), router=None, max_length=length, bounds={})
+    taken, rough = (most - 3 * PROCESS_BYTES for most in (batch_cost(manifest, 8).memory, rough_bytes(manifest, 8)))
+    assert taken < rough < 2 * taken
 
 
 def test_only_masked_shares_have_plans(tokenizer):
