@@ -18,7 +18,7 @@ from ...gates.widen import Widen
 from ...ring.words import checked_width
 from .pooling import MeanPooling
 from .ring_widths import RingWidths
-from .steps import NORMAL_BOUND, SecureSteps, Squares
+from .steps import SecureSteps, Squares, normal_bound
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class SecureHead(SecureSteps):
         """log2 bound of the pooled row that heads read."""
         if self.reads_sum:
             return self.layer_rings[-1].bounds.residual
-        return self.rings.bounds.head if self.spec.pooling == "late" else NORMAL_BOUND
+        return self.rings.bounds.head if self.spec.pooling == "late" else normal_bound(self.spec.hidden_size)
 
     @property
     def logit_width(self) -> int:

@@ -34,7 +34,6 @@ from ...ring.words import MAX_BITS
 from .ring_widths import RingWidths
 
 
-NORMAL_BOUND = 5  # log2 bound of normalised values
 NONE: Mapping[str, int] = MappingProxyType({})
 
 
@@ -157,7 +156,7 @@ class SecureSteps:
             party.guard.later(between(party, variance, gate.low))
         inverse = yield from gate.run(party, variance)
         yield from rows.open_scalar(inverse.map(lambda words: words.unsqueeze(-1)))
-        return rows.product(NORMAL_BOUND).truncate(bits.hidden)
+        return rows.product(normal_bound(z.shape[-1])).truncate(bits.hidden)
 
     def _normed_width(self, squares: Squares, bound: int) -> int:
         """Ring width in which `_normed_products` multiplies a row of a mean square up to 2^`squares.high` with a
@@ -273,6 +272,11 @@ class SecureSteps:
         x = yield from party.checked(x.truncate(scale).with_bound(bound), f"{self.place} activation")
         active = yield from Activation(name, x.shape, bound, opened, scale, width + scale - result).run(party, x)
         return active.truncate(result)
+
+
+def normal_bound(features: int) -> int:
+    """log2 bound of a normalised row's values, which reach the root of its width; 5 up to a width of 1024."""
+    return max(5, -(-deviation_bits(features) // 2))
 
 
 def centred(x: Secret, fraction: int) -> Secret:

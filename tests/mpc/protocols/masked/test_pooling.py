@@ -10,6 +10,7 @@ import torch
 from hf_securerouter.errors import SecureRouterValueError
 from hf_securerouter.mpc.conversion.clear_encoder import ClearEncoder
 from hf_securerouter.mpc.models.spec import EncoderSpec, HeadSpec
+from hf_securerouter.mpc.protocols.masked.encoder import MaskedEncoder
 from hf_securerouter.mpc.protocols.masked.pooling import MeanPooling
 from hf_securerouter.mpc.protocols.masked.ring_widths import Bounds, RingWidths
 from tests.mpc.protocols.masked.test_encoder import HEAD, SMALL, batch_of, encrypted, plan_of, weights_of
@@ -44,8 +45,8 @@ def weights_for(spec):
     return weights
 
 
-def mean(rows, live, width=40):
-    pooling = MeanPooling(rows.shape[1], 14, 5, width)
+def mean(rows, live, pooling=None):
+    pooling = pooling or MeanPooling(rows.shape[1], 14, 5, 40)
     pooling.check()
     given, mask = Input.real(rows, pooling.row_width, 14), Bits(live)
 
@@ -76,6 +77,16 @@ def test_the_largest_rows_are_summed_rightly():
         rows = torch.full((1, 64, 2), value)
         done = mean(rows, torch.ones(1, 64, dtype=torch.uint8))
         assert (done.values - value).abs().max() < 0.02
+
+
+def test_the_largest_value_of_a_wide_normalised_row_is_summed_rightly():
+    """A row of width d with one value that is not 0 has sqrt(d) there."""
+    for features in (1024, 2048, 4096):
+        pooling = MaskedEncoder(replace(ONE_LAYER, hidden_size=features, pooling="mean"), RingWidths(Bounds(), 8)).mean
+        rows = torch.full((200, 8, 1), 0.99 * features**0.5)
+        done = mean(rows, torch.ones(200, 8, dtype=torch.uint8), pooling)
+        assert (done.values - rows[:, 0]).abs().max() < 0.05
+        assert pooling.bound == 5 + (features > 1024)
 
 
 def test_a_mean_beyond_64_bits_is_refused():
