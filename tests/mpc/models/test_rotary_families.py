@@ -132,6 +132,20 @@ def test_the_reference_runs_them_too(name):
             assert float((session(batch).logits - expected).abs().max()) < 0.05
 
 
+def test_padding_out_of_reach_has_no_weight_in_the_reference():
+    """Raw scores of the windowed layer span up to 188: some padding out of reach lies 110 below the largest score."""
+    model = made(ModernBertConfig(**MODERN, num_hidden_layers=2, local_attention=4, classifier_pooling="mean"))
+    mask = (torch.arange(10) < torch.tensor([[3], [4], [5], [6]])).long()
+    ids = torch.randint(5, 40, (4, 10), generator=torch.Generator().manual_seed(22)) * mask
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore", UserWarning)
+        model.model.layers[1].attn.Wqkv.weight[:16].mul_(35)  # queries
+        expected = model(input_ids=ids, attention_mask=mask).logits
+        with to_mpc(model, max_length=10, protocol="crypten", provider="tfp").local_session(timeout=60) as session:
+            logits = session({"input_ids": ids, "attention_mask": mask}).logits
+    assert float((logits - expected).abs().max()) < 0.05
+
+
 def plan_of(architecture, length):
     config = config_of(architecture, length)
     spec = architecture_for(config.model_type).spec(config)

@@ -123,8 +123,7 @@ class CryptenEncoder:
             query, key = (one * cos + _turned_by_quarter(one) * sin for one in (query, key))
         reach = spec.windows[position] if spec.windows else None
         if reach is not None and reach < length - 1:
-            place = torch.arange(length, device=x.device)
-            bias = bias + ((place[:, None] - place).abs() > reach).float()[None, None] * MASKED_SCORE
+            bias = functions.windowed(bias, reach, MASKED_SCORE)
         with self._ledger.gate("attention"):
             scores = (query * spec.score_scale).matmul(key.transpose(2, 3)) + bias
             if spec.position_terms:

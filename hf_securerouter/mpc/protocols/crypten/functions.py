@@ -158,6 +158,22 @@ def masked_mean(rows: Any, mask: Any) -> Any:
     return total.div(shrink) * inverse
 
 
+def windowed(bias: Any, reach: int, score: float) -> Any:
+    """What is added to scores, with `score` alone wherever a key is out of a query's reach. Local and exact.
+
+    Args:
+        bias (`MPCTensor`): Shape (..., 1 or T, T).
+        reach (`int`): How many places a query and a key lie apart at most.
+        score (`float`): Public.
+
+    Returns:
+        `MPCTensor`: Shape (..., T, T).
+    """
+    place = torch.arange(bias.size(-1), device=bias.device)
+    far = (place[:, None] - place).abs() > reach
+    return MPCTensor.from_shares(bias.share * ~far) + far.float() * score
+
+
 def softmax(scores: Any) -> Any:
     """Softmax over the last dimension, for rows of up to 512 scores that span less than 490.
 

@@ -12,7 +12,7 @@ from ..base import Shares, Sharing
 from .fixed_point import from_fixed_point, to_fixed_point
 
 
-# Added to the scores of padding keys; their exp is 0 as long as all scores of a row span less than 490.
+# Added to the scores of padding keys; their exp is 0 as long as all scores of a row span less than 188.
 MASKED_SCORE = -200.0
 
 

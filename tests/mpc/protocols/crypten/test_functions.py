@@ -56,6 +56,8 @@ def cases():
             torch.reciprocal,
         )
 
+    bias = torch.tensor([0.0, -200.0]).repeat_interleave(5).expand(2, 1, 1, 10)
+    found["windowed"] = ("windowed", [bias], {"reach": 3, "score": -200.0}, windowed)
     flat = torch.cat([torch.zeros(24, 1), -torch.linspace(0, 12, 24)[:, None].expand(24, 511)], dim=1)
     masked = normal(6, 128) * 20
     masked[:, 100:] -= 200
@@ -104,6 +106,11 @@ def cases():
             layer_norm(eps),
         )
     return found
+
+
+def windowed(bias):
+    place = torch.arange(bias.shape[-1])
+    return torch.where((place[:, None] - place).abs() > 3, -200.0, bias)
 
 
 def one_hot(scores):
