@@ -260,8 +260,8 @@ class SecureSteps:
             # x^2 / 8 + x / 4 + 1 / 2
             x = yield from party.checked(x.truncate(opened).with_bound(bound), f"{self.place} activation")
             grown = width + 2 * opened + 3 - result
-            square, lifted = yield from Square(x.shape, x.value_bits, grown).both(party, x)
-            words = square.words + (lifted.words << (opened + 1))
+            square, same = yield from Square(x.shape, x.value_bits, grown).both(party, x)
+            words = square.words + (same.words << (opened + 1))
             found = party.secret(words, grown, square.scale + 3, 2 * bound - 2)
             return found.add_public(1 << (found.scale - 1)).truncate(result)
         if name == "relu":
