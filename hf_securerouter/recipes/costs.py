@@ -96,6 +96,10 @@ def measure_costs(
         beyond = _beyond_the_router(costs[unit], pool.config.router_shares_expert)
         left = routed[unit] / batch - float(np.dot(quotas, beyond)) / batch
         router = max(left, *(own - cost for own, cost in zip(costs[unit], beyond, strict=True)))
+        if router > left:
+            announce(
+                f"A routed batch took fewer {unit} than its parts: the router is charged with {router:g} a query."
+            )
         costs[f"routed_{unit}"] = [router + cost for cost in beyond]
     return costs
 

@@ -115,12 +115,13 @@ def test_the_router_costs_what_a_routed_batch_takes_beyond_its_experts(
 
 @pytest.mark.parametrize(("shares", "router"), [(True, 1.0), (False, 0.0)])
 def test_a_router_never_costs_less_than_the_encoder_that_it_shares(
-    made, tmp_path, monkeypatch, shares, router, two_experts
+    made, tmp_path, monkeypatch, capsys, shares, router, two_experts
 ):
     args = measured_arguments(made, tmp_path)
     measured(monkeypatch, 8.0, 32.0, 5.0)  # of a routed batch; its parts alone take 12 and 11
     costs = recipe.measure_costs(args, two_experts, [12, 30], two_experts[1], lambda costs: pool_of(shares))
     assert costs["routed_seconds"] == pytest.approx([router + (0 if shares else 1), router + 4])
+    assert f"fewer seconds than its parts: the router is charged with {router:g} a query" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

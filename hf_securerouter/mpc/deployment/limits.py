@@ -25,7 +25,7 @@ MAX_CLIENTS = 512  # connections at once, of all clients
 IDLE = 2.0  # seconds without a query after which a connection gives way to a newcomer, if there are too many
 
 
-SHARE = 4  # of the memory that a server plans batches for, waiting queries may take one part in so many beside it
+_PART = 4  # waiting queries may take a quarter of the memory that a server plans batches for, beside it
 
 
 AGAIN = 1.0  # seconds after which a refused client may come again, where no better number is known
@@ -103,7 +103,7 @@ def room_for_queries(memory: int | None, largest: int) -> int:
     """
     if memory is None:
         memory = (free_memory("cpu") or _UNKNOWN) // 2
-    return max(memory // SHARE, 2 * largest)
+    return max(memory // _PART, 2 * largest)
 
 
 class Connection:
