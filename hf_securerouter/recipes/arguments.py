@@ -148,6 +148,9 @@ class RunArguments(DataArguments):
         "With 2 or more, the router learns from experts trained without the fold that they answer, and the final "
         "experts are trained on all rows; with 0, up to three tenths of the training rows are held out from experts.",
     )
+    reinitialized_layers: int | None = option(
+        None, "Last layers of the largest expert that start from random weights, which helps after sentence embedding."
+    )
     distillation_epochs: float = option(3.0, "Epochs of the experts that learn from the largest.")
     perturbed_copies: int = option(1, "Perturbed copies of the training data that these experts learn from as well.")
     self_distillation: bool = option(

@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from hf_securerouter.errors import SecureRouterValueError
-from hf_securerouter.families import resized, usable_positions
+from hf_securerouter.families import encoder_config, resized, usable_positions
 from hf_securerouter.known_arguments import refuses_unknown
 from hf_securerouter.mpc_friendly import use_functions
 from hf_securerouter.pool import cut_layers
@@ -182,6 +182,43 @@ def narrow(model: PreTrainedModel) -> PreTrainedModel:
 
 
 @refuses_unknown
+def reinitialize(model: PreTrainedModel, layers: int, seed: int) -> PreTrainedModel:
+    """
+    A copy of a classifier whose last layers have random weights, as its family draws them. The last layers of a
+    checkpoint that was made for another end, such as sentence embeddings, are a poor start for a task that asks for
+    something else, such as grammar.
+
+    Args:
+        model (`PreTrainedModel`): The classifier.
+        layers (`int`): How many, from 1 to all but one.
+        seed (`int`): Of the weights.
+
+    Raises:
+        `SecureRouterValueError`: The classifier has too few layers, they share their weights, or its family cannot be
+            cut.
+
+    Reference:
+        Zhang et al., Revisiting Few-sample BERT Fine-tuning, arXiv 2006.05987.
+    """
+    kept = encoder_config(model.config).num_hidden_layers - layers
+    if layers < 1 or kept < 1:
+        raise SecureRouterValueError(
+            f"`reinitialized_layers` should be from 1 to {kept + layers - 1}, so that the largest expert keeps a "
+            f"layer of its checkpoint, got {layers}."
+        )
+    weights = cut_layers(model, kept).state_dict()
+    set_seed(seed)
+    fresh = type(model)._from_config(copy.deepcopy(model.config), dtype=model.dtype)
+    missing, _ = fresh.load_state_dict(weights, strict=False)
+    if not missing:
+        raise SecureRouterValueError(
+            f"`reinitialized_layers` is {layers}, and the layers of {type(model).__name__} share their weights: leave "
+            "it out."
+        )
+    return fresh
+
+
+@refuses_unknown
 def train_pool(
     args: RunArguments,
     task: Task,
@@ -263,6 +300,8 @@ def train_pool(
     largest = load_classifier(largest_name(args), task, args.seed, args.cache_dir)
     if kind == "cut":
         largest = cut_layers(largest, int(value or 0))
+    if args.reinitialized_layers is not None:
+        largest = reinitialize(largest, args.reinitialized_layers, args.seed)
     make(teacher, length, largest.train(), rows, args.num_train_epochs, args.learning_rate)
     if args.self_distillation:
         distil([last], teacher)

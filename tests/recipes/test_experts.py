@@ -1,14 +1,25 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
 """Experts: which are planned, what they start from, and what they learn from."""
 
+import copy
+
 import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, BertForSequenceClassification
 
 from hf_securerouter import SecureRouterValueError
+from hf_securerouter.pool import cut_layers
 from hf_securerouter.recipes import experts as recipe
 from hf_securerouter.recipes.arguments import RunArguments
-from hf_securerouter.recipes.experts import Member, check_length, narrow, plan_pool, train_pool
+from hf_securerouter.recipes.experts import (
+    Member,
+    check_length,
+    load_classifier,
+    narrow,
+    plan_pool,
+    reinitialize,
+    train_pool,
+)
 from hf_securerouter.recipes.fit_with_trainer import parse_args
 from hf_securerouter.recipes.routed_pool import RoutedPoolRun
 from hf_securerouter.recipes.tasks import TASKS
@@ -86,6 +97,45 @@ def test_the_largest_expert_learns_from_its_own_answers(made, tmp_path):
     teacher, largest = (AutoModelForSequenceClassification.from_pretrained(experts / own) for own in ("teacher", "1"))
     assert torch.equal(teacher.get_input_embeddings().weight, largest.get_input_embeddings().weight)
     assert not torch.equal(teacher.classifier.weight, largest.classifier.weight)
+
+
+@pytest.mark.parametrize("family", ["bert", "mpnet", "distilbert"])
+def test_the_last_layers_are_drawn_again_and_nothing_else(family):
+    model = AutoModelForSequenceClassification.from_config(family_config(family, layers=3))
+    fresh, again, other = (reinitialize(model, 2, seed) for seed in (5, 5, 6))
+    cut = set(cut_layers(model, 1).state_dict())
+    own, new, others = model.state_dict(), fresh.state_dict(), other.state_dict()
+    assert all(torch.equal(own[name], new[name]) for name in cut)
+    drawn = [name for name in own.keys() - cut if own[name].dim() == 2]
+    assert len(drawn) >= 12
+    assert not any(torch.equal(own[name], new[name]) or torch.equal(others[name], new[name]) for name in drawn)
+    assert all(torch.equal(new[name], value) for name, value in again.state_dict().items())
+
+
+@pytest.mark.parametrize("family, layers", [("bert", 0), ("bert", 2), ("albert", 1)])
+def test_layers_that_cannot_be_drawn_again_are_refused(family, layers):
+    model = AutoModelForSequenceClassification.from_config(family_config(family, layers=2))
+    with pytest.raises(SecureRouterValueError, match="`reinitialized_layers`"):
+        reinitialize(model, layers, seed=0)
+
+
+def test_a_run_draws_the_last_layers_of_its_largest_expert_alone(made, tmp_path):
+    started = {}
+
+    def recording_pool(*args):
+        *others, _ = args
+        return train_pool(
+            *others, lambda name, model, *rest: started.update({name: copy.deepcopy(model.state_dict())})
+        )
+
+    argv = arguments(made, tmp_path / "out", "--reinitialized_layers", "1")
+    run = loop_run(argv, train_pool=recording_pool)
+    run.trained("final", run.rows(run.load_rows("train")), range(20))
+    kept = load_classifier(made / "checkpoint", TASKS["mrpc"], 42).state_dict()
+    first = "bert.encoder.layer.{}.attention.self.query.weight"
+    assert torch.equal(started["final-expert-1"][first.format(0)], kept[first.format(0)])
+    assert not torch.equal(started["final-expert-1"][first.format(2)], kept[first.format(2)])
+    assert torch.equal(started["final-expert-0"][first.format(0)], kept[first.format(0)])
 
 
 def test_experts_that_learn_from_the_largest_have_a_rate_of_their_own(made, tmp_path):
