@@ -1,5 +1,5 @@
 # The environment is .venv; it is made once and brought up to date when pyproject.toml changes.
-# Another interpreter or torch build: make demo PYTHON=python3.12 TORCH='torch==2.12.0'
+# Another interpreter or torch build: make demo PYTHON=python3.12 TORCH='torch==2.12.0', after make clean.
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 CRYPTEN ?= crypten==0.4.1

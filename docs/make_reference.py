@@ -75,7 +75,9 @@ HEAD = """# Reference
 Public names, one line each, and where they live. `python docs/make_reference.py` writes this page from docstrings.
 
 - Arguments, shapes, errors and examples are in the docstrings: `help(name)`.
-- `from hf_securerouter import ...` has config, model and output, the clients and the errors; all else by its module.
+- `from hf_securerouter import ...` has configs, models, a pool's output, the clients, `to_mpc`,
+  `classifier_from_sentence_transformer`, `SecureRouterError`, `SecureRouterValueError`, `UnknownArgumentError` and
+  `SecureRouterWarning`; all else, other errors too, by its module.
 - Commands: `securerouter COMMAND --help`. Recipes: `hf_securerouter/recipes/__init__.py` is their map.
 - Terms: [glossary](glossary.md). The folders: [architecture](architecture.md).
 """

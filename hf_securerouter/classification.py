@@ -81,7 +81,8 @@ def load_checkpoint(path: str | Path) -> tuple[SecureRouterForSequenceClassifica
     """Load a pool in float32, in evaluation mode, and its tokenizer.
 
     Raises:
-        `SecureRouterValueError`: `path` is neither a folder nor a name on the Hub.
+        `SecureRouterValueError`: `path` is neither a folder nor a name on the Hub, or its pool is not whole.
+        `OSError`: A file is missing, or the Hub was not reached; of transformers.
     """
     name = checked_name(path)
     with only_download_bars():
@@ -113,7 +114,8 @@ def classify(
         abstain_below: The probability below which a label is withheld, for all or by label; None withholds none.
 
     Raises:
-        `SecureRouterValueError`: `abstain_below` is no probability or of no label, or the model predicts a number.
+        `SecureRouterValueError`: There is no text; `quotas` has not one count for each expert; `max_windows` or
+            `stride` does not fit; `abstain_below` is no probability or of no label, or the model predicts a number.
         `BadRowsError`: A row is no text, is empty, has half of a surrogate pair, or a token id beyond the vocabulary.
     """
     windows = Windows(max_windows, stride)

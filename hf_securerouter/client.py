@@ -280,7 +280,7 @@ class SecureRouterClient:
         revision: str | None = None,
         create_pr: bool = False,
     ) -> CommitInfo:
-        """Push what `save_pretrained` writes to the Hub. Whoever can read it there has the embedding tables.
+        """Push what `save_pretrained` writes to the Hub. Whoever can read it there has the embedding layers.
 
         Args:
             repo_id (`str`): The repository; made if it does not exist. A `README.md` in it stays.

@@ -218,6 +218,13 @@ class SecureRouterConfig(MemberConfigs, PreTrainedConfig):
         max_length (`int`, *optional*):
             Longest input in tokens. Defaults to the shortest position table of router and experts.
 
+    Raises:
+        `StrictDataclassError`: A field has a wrong type or value, or not one entry for each expert; of
+            huggingface_hub.
+        `SecureRouterValueError`: A sub-config is no config that a member may have, or the experts differ in labels or
+            problem type and none is given.
+        `UnknownArgumentError`: There is no such field.
+
     Example:
         ```python
         >>> from transformers import BertConfig

@@ -76,6 +76,10 @@ def compute_metrics_for(task: str | None = None, regression: bool = False) -> Ca
 
     Inputs:
         An `EvalPrediction` whose predictions are logits: (N, C) for classification, (N, 1) or (N,) for regression.
+
+    Raises:
+        SecureRouterValueError: `task` is not a GLUE task. The function itself raises it where predictions and labels
+            differ in shape.
     """
     if task is None:
         regression_task = regression

@@ -110,6 +110,9 @@ def generate_model_card(
 
     Returns:
         The card: YAML metadata, text, and a last line that lets a later call recognise an unedited card.
+
+    Raises:
+        SecureRouterValueError: `model` is no pool, or `routing_shares` has not one entry for each expert.
     """
     adapter, model = adapter_of(model), pool_inside(model)
     config: Any = model.config  # its optional fields are set once a model is built
@@ -188,6 +191,10 @@ def write_model_card(
 
     Returns:
         Whether the card was written.
+
+    Raises:
+        SecureRouterValueError: As for [`generate_model_card`].
+        OSError: The file cannot be written, such as in a folder that is not there.
     """
     path = Path(folder) / "README.md"
     data = card_data or getattr(pool_inside(model), "model_card_data", None) or SecureRouterModelCardData()

@@ -62,6 +62,13 @@ class SecureMoeExpert(nn.Module):
         self.dense = nn.Linear(config.intermediate_size, config.hidden_size)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        r"""
+        Args:
+            hidden_states (`torch.Tensor`): (..., H), the tokens of this expert.
+
+        Returns:
+            `torch.Tensor`: (..., H).
+        """
         return self.dense(self.intermediate(hidden_states))
 
 
@@ -112,6 +119,15 @@ class SecureMoeLayer(BertLayer):
     def forward(
         self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None, is_token: torch.Tensor, **kwargs: Any
     ) -> torch.Tensor:
+        r"""
+        Args:
+            hidden_states (`torch.Tensor`): (B, T, H).
+            attention_mask (`torch.Tensor`, *optional*): Of the attention; broadcasts to (B, heads, T, T).
+            is_token (`torch.Tensor`): True for tokens, False for padding, bool (B, T).
+
+        Returns:
+            `torch.Tensor`: (B, T, H).
+        """
         attended, _ = self.attention(hidden_states, attention_mask, **kwargs)
         mixed, _ = self.intermediate(attended, is_token)
         output: torch.Tensor = self.output(mixed, attended)
@@ -136,6 +152,15 @@ class SecureMoeEncoder(BertEncoder):
         is_token: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPastAndCrossAttentions:
+        r"""
+        Args:
+            hidden_states (`torch.Tensor`): (B, T, H), the embeddings.
+            attention_mask (`torch.Tensor`, *optional*): Of the attention; broadcasts to (B, heads, T, T).
+            is_token (`torch.Tensor`, *optional*): True for tokens, bool (B, T); None for no padding.
+
+        Returns:
+            `BaseModelOutputWithPastAndCrossAttentions`: `last_hidden_state` is (B, T, H).
+        """
         if is_token is None:
             is_token = torch.ones(hidden_states.shape[:2], dtype=torch.bool, device=hidden_states.device)
         for layer in self.layer:

@@ -32,6 +32,18 @@ class ReplacedAttention(MPNetSelfAttention):
         output_attentions: bool = False,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, ...]:
+        r"""
+        Args:
+            hidden_states (`torch.Tensor`): (B, T, H).
+            attention_mask (`torch.Tensor`, *optional*): Added to scores, 0 for tokens and less for padding; broadcasts
+                to (B, heads, T, T).
+            position_bias (`torch.Tensor`, *optional*): Added to scores; broadcasts to (B, heads, T, T).
+            output_attentions (`bool`): Whether to return the attention weights, too.
+
+        Returns:
+            `tuple[torch.Tensor, ...]`: The attention's output, (B, T, H), and with `output_attentions` the weights,
+            (B, heads, T, T).
+        """
         shape = (*hidden_states.shape[:-1], -1, self.attention_head_size)
         query, key, value = (part(hidden_states).view(shape).transpose(1, 2) for part in (self.q, self.k, self.v))
         context, weights = self.attend(

@@ -45,6 +45,7 @@ CHECKPOINTS = {"prajjwal1/bert-tiny": 1, "google-bert/bert-base-uncased": 2, "go
 CSV = 'text,label\n"a good film",praise\n"a bad film",complaint\n"the film is slow",other\n"a great film",praise\n'
 # What a page tells to make, and so is not there.
 EXAMPLES = {"hf_securerouter/mpc/models/camembert.py", "hf_securerouter/mpc/protocols/plain/protocol.py"}
+MADE = {"README.md": ["sst2-router"], "docs/quickstart.md": ["my-pool", "bert-router"]}  # pools that a page makes
 ANSWERS = {  # what blocks print, page by page
     "README.md": r"^\['LABEL_\d', 'LABEL_\d'\] None \d+$",
     "docs/deployment.md": r"^\[\{'label': 'LABEL_\d', 'score': 0\.\d+\}\]$",
@@ -203,8 +204,15 @@ def stand_ins(tmp_path_factory, tokenizer):
     for name, layers in ETTIN.items():
         ModernBertModel(modern_config(layers)).save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)
-    pool_model(("bert", "bert")).save_pretrained(folder / "sst2-router")
-    tokenizer.save_pretrained(folder / "sst2-router")
+    three = dict(enumerate(["complaint", "other", "praise"]))
+    pools = {
+        "sst2-router": pool_model(("bert", "bert")),
+        "bert-router": pool_model(("bert", "bert", "bert")),
+        "my-router": pool_model(("bert", "bert"), id2label=three, quotas=[2, 2]),
+    }
+    for name, pool in pools.items():
+        pool.save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / name)
     noisy_classifier("bert", width=16, heads=2).save_pretrained(folder / "my-classifier")
     tokenizer.save_pretrained(folder / "my-classifier")
     for name in ("reviews.csv", "held_out.csv"):
@@ -285,16 +293,17 @@ def test_every_page_with_code_is_run():
 
 @pytest.mark.parametrize("page", ANSWERS)
 def test_code_runs_in_the_order_of_its_page(page, workplace, monkeypatch, capsys):
-    if "sst2-router" in "".join(re.findall(r"TrainingArguments\(.*", text_of(page))):
-        shutil.rmtree("sst2-router")  # the page makes it
+    for name in MADE.get(page, []):
+        shutil.rmtree(name, ignore_errors=True)
     if "import peft" in text_of(page):
         pytest.importorskip("peft")
     if page != "README.md":
         monkeypatch.setattr(SecureModel, "local_session", lambda secure, memory=None: SessionOfThreads(secure))
     run_page(page)
     assert re.search(ANSWERS[page], capsys.readouterr().out, flags=re.MULTILINE)
-    made = {path.name for path in Path("sst2-router").iterdir()}
-    assert {"config.json", "model.safetensors", "tokenizer.json"} <= made
+    for name in MADE.get(page, []):
+        made = {path.name for path in Path(name).iterdir()}
+        assert {"config.json", "model.safetensors", "tokenizer.json"} <= made
     assert workplace == (["you/sst2-router"] if page == "docs/hub-and-pipelines.md" else [])
 
 

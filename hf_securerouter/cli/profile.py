@@ -33,7 +33,7 @@ def profile(
         typer.Option(help='A mixture of experts: "exact" or "capacity"; without it the cheaper one by their plans.'),
     ] = None,
     plan_only: Annotated[
-        bool, typer.Option(help="Run nothing: print the bytes, rounds and memory of the plan, which no run changes.")
+        bool, typer.Option(help="Run nothing: print the plan's bytes, rounds and memory. A run has one round more.")
     ] = False,
     json: JsonOption = False,
 ) -> None:

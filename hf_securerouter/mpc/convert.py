@@ -48,8 +48,8 @@ def to_mpc(
             experts have one shape and neither tables of positions (DeBERTa) nor mixtures, one expert that is selected
             under encryption.
         device (`str`): Where the parties and the dealer compute: `"cpu"` or `"cuda"`.
-        max_length (`int`, *optional*): The public length to which every input is padded; defaults to
-            `config.max_length`. The cost of a query depends on it, and on nothing in the query.
+        max_length (`int`, *optional*): The public length to which every input is padded; defaults to the least
+            limit of model and tokenizer. The cost of a query depends on it, and on nothing in the query.
         provider (`str`): `"ttp"`, a dealer process that sees no input, or `"tfp"`: party 0 deals and can unmask
             everything, for debugging only.
         calibration (iterable or `Mapping`, *optional*): Sample inputs, as for a session. What the encoders reach on

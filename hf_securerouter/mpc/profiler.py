@@ -169,7 +169,7 @@ def planned(
     moe_dispatch: str | None = None,
 ) -> dict[str, Any]:
     """What `profile` would count, and take of memory, under `"masked"`, from plans alone: nothing is run, and a model
-    of a known name is not even built.
+    of a known name is not even built. A run has one round more, in which the parties compare what was dealt.
 
     Args:
         architecture (`str`), seq_length (`int`), batch_size (`int`), network (`str`), hidden_act (`str`),
@@ -177,6 +177,11 @@ def planned(
 
     Returns:
         `dict`: The arguments, the fields of `BatchCost`, the number of parameters, and the planner's `choices`.
+
+    Raises:
+        `FileError`: A file of the folder is missing, cut or wrong.
+        `SecureRouterValueError`: `architecture` is neither a known name nor a folder, its family has no such function
+            or precision, `batch_size` is less than 1, or `moe_dispatch` is not there for it.
     """
     with torch.device("meta") if architecture in ARCHITECTURES else nullcontext():
         model = build(architecture, seq_length)

@@ -1,7 +1,7 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
 """The client: tokens, embeddings in clear, and labels from reconstructed logits.
 
-The client holds the embedding tables of the router and of every expert, and no other weights.
+The client holds the embedding layers (tables and their norm) of the router and of every expert, and no other weights.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
 """A client's folder without a key, as it may lie in a repository on the Hub: found there, and copied for it.
 
-It has the manifest, the embedding tables, the labels, the tokenizer, and the certificates of servers and dealer.
+It has the manifest, the embedding layers, the labels, the tokenizer, and the certificates of servers and dealer.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ FILES = (*_NEEDED, *_TOKENIZER)
 _TEXT = """
 # Client of an encrypted classifier
 
-What a client needs to ask two servers, neither of which sees a text or an answer: embedding tables, tokenizer, labels,
+What a client needs to ask two servers, neither of which sees a text or an answer: embedding layers, tokenizer, labels,
 the public description of the model, and the certificates of the servers. There is no key in it: make yours with
 `securerouter keygen client --name ...`, and have the servers' operators add its certificate.
 

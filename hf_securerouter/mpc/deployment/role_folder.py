@@ -95,7 +95,7 @@ class RoleFolder:
             raise FileError(what, str(self.path / TENSORS), _REMEDY) from error
 
     def client(self) -> Client:
-        """The client of this folder: embedding tables, labels, and the tokenizer if the folder has one.
+        """The client of this folder: embedding layers, labels, and the tokenizer if the folder has one.
 
         Raises:
             `FileError`: A file is missing, cut or wrong.

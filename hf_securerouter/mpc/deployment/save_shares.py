@@ -1,7 +1,7 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
 """Writes a converted model as one folder per role.
 
-`party0` and `party1` hold the masked weights and one seed each, `dealer` both seeds, `client` the embedding tables,
+`party0` and `party1` hold the masked weights and one seed each, `dealer` both seeds, `client` the embedding layers,
 the tokenizer, the labels and the configs of its embeddings. Every folder holds the public manifest, the digest of its
 tensors, and the certificates of the roles that it trusts. The dealer's folder and a party's together reveal the
 weights: give each folder to its role alone, and keep no copy.

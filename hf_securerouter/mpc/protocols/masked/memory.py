@@ -39,7 +39,8 @@ class BatchCost:
         party0 (`int`), party1 (`int`), dealer (`int`): Peak bytes of memory at each role, without what a party draws
             ahead if memory is left. An estimate, up to half above what was measured.
         online_bytes (`int`): Bytes on the parties' link, both directions, without the frames' headers.
-        rounds (`int`): Sequential exchanges on that link.
+        rounds (`int`): Sequential exchanges on that link, without the first one of each program, in which the parties
+            compare the labels of what was dealt.
         dealer_bytes (`int`): Bytes of corrections from the dealer, which wait in party 0's temporary files.
 
     Under `revealed`, which experts serve a batch is not known before: bytes are those of the costliest expert serving
