@@ -165,7 +165,9 @@ class RunArguments(DataArguments):
         None, "Mean seconds of a query, router included; default: half of the largest expert's."
     )
     quota_batch_size: int = option(32, "Queries of one batch, which the quotas sum to.")
-    profile_seq_length: int = option(128, "Tokens of the inputs that costs are measured on.")
+    profile_seq_length: int = option(
+        128, "Tokens of the inputs that costs are measured on; no more than `max_seq_length`."
+    )
     max_seq_length: int = option(128, "Longest input in tokens.")
     encrypted_eval_samples: int = option(
         0, "Classify this many validation rows, the first ones, on secret shares as well, and report the differences."

@@ -297,6 +297,6 @@ def _exact(secure: SecureModel, batch: int) -> dict[str, int]:
 
 
 def _length(args: RunArguments, experts: Sequence[Any]) -> int:
-    """Tokens of the inputs that costs are measured on."""
+    """Tokens of the inputs that costs are measured on: no more than the run's pool and all of the experts read."""
     positions = [usable_positions(expert.config) or 512 for expert in experts]
-    return min(args.profile_seq_length, *positions)
+    return min(args.profile_seq_length, args.max_seq_length, *positions)

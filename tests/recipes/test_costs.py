@@ -3,6 +3,7 @@
 
 import re
 from contextlib import nullcontext
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -101,7 +102,7 @@ def test_the_router_costs_what_a_routed_batch_takes_beyond_its_experts(
 
     small, large = two_experts
     costs = recipe.measure_costs(args, [small, large], [12, 30], large, make_pool)
-    assert asked == [(1, 12, 8), (3, 24, 8), ((7, 1), 24, 8)] and pools == [[1.0, 4.0]]
+    assert asked == [(1, 12, 8), (3, 16, 8), ((7, 1), 16, 8)] and pools == [[1.0, 4.0]]
     assert (
         costs["seconds"] == [1.0, 4.0]
         and costs["largest_seconds"] == 4.0
@@ -209,8 +210,22 @@ def test_a_routed_batch_is_measured_against_the_largest_expert(made, tmp_path, m
     args = measured_arguments(made, tmp_path)
     asked = measured(monkeypatch, 10.0, 25.0)
     found = recipe.measure_routed(args, load_expert(made / "checkpoint"), pool_of(True), [6, 2])
-    assert asked == [((6, 2), 24, 8), (3, 24, 8)]
+    assert asked == [((6, 2), 16, 8), (3, 16, 8)]
     assert found["seconds"] == {"routed": 10.0, "largest": 25.0, "relative": 0.4}
+
+
+def test_no_input_is_measured_that_is_longer_than_a_run_s_pool_reads(made, tmp_path, monkeypatch, two_experts):
+    args = measured_arguments(made, tmp_path, "--max_seq_length", "11", "--output_dir", str(tmp_path / "run"))
+    folders = [tmp_path / "shallow", made / "checkpoint"]
+    asked = measured(monkeypatch, 8.0, 32.0, 40.0, 10.0)
+    run = RoutedPoolRun(args, print, "")
+    make_pool = partial(run.pool, folders, objective="utility")
+    costs = recipe.measure_costs(args, two_experts, run.lengths, two_experts[1], make_pool)
+    found = recipe.measure_routed(args, two_experts[1], make_pool(costs), [6, 2])
+    assert asked == [(1, 11, 8), (3, 11, 8), ((7, 1), 11, 8), ((6, 2), 11, 8)] and found["length"] == 11
+    args.profile_seq_length = 9
+    measured(monkeypatch, 8.0, 32.0)
+    assert recipe.measure_routed(args, two_experts[1], make_pool(costs), [6, 2])["length"] == 9
 
 
 @pytest.mark.slow

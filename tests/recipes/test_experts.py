@@ -16,12 +16,14 @@ from tests.recipes.made_up import TRAINER, arguments, loop_run
 from tests.tiny import family_config
 
 
-@pytest.mark.parametrize("lengths", [["128"], ["1", "128"], ["8", "64"]])
+@pytest.mark.parametrize("lengths", [["16"], ["1", "16"], ["8", "15"]])
 def test_pools_of_lengths_that_do_not_fit_are_refused(made, lengths):
     argv = arguments(made, "out", *TRAINER, "--expert_max_lengths", *lengths)
     args, _ = parse_args(argv, RunArguments, "")
-    with pytest.raises(SecureRouterValueError, match="`expert_max_lengths` should hold .* each of 2 .* 128 or more"):
+    with pytest.raises(SecureRouterValueError, match="`expert_max_lengths` should hold .* each of 2 .* 16 or more"):
         plan_pool(args)
+    args.expert_max_lengths = [8, 16]  # a run's longest input
+    assert [member.length for member in plan_pool(args)] == [8, 16]
 
 
 def test_a_pool_of_one_is_refused():
