@@ -19,7 +19,6 @@ where it was.
 from __future__ import annotations
 
 import json
-import math
 import random
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -394,11 +393,11 @@ class RoutedPoolRun:
         found = make_report(answers, compared, chosen, self.args.bootstrap_resamples)
         metric, everyone = task.metric(), np.arange(len(rows))
         for name, served in chosen.items():
-            found["policies"][name]["metrics"] = finite(metric(predictions[everyone, served], answers.references))
+            found["policies"][name]["metrics"] = metric(predictions[everyone, served], answers.references)
         found["calibration"] = calibration_report(
             task, raw, temperatures, labels, {name: torch.from_numpy(served) for name, served in chosen.items()}
         )
-        found["largest_metrics"] = finite(metric(answers.largest, answers.references))
+        found["largest_metrics"] = metric(answers.largest, answers.references)
         if count := self.args.encrypted_eval_samples:
             objective, some = self.args.router_objective, slice(count)
             model, quotas = models[objective].cpu(), tuning[objective]["quotas"]
@@ -461,8 +460,3 @@ class RoutedPoolRun:
         api = HfApi(token=token)
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
         api.upload_folder(repo_id=repo_id, folder_path=self.folder, allow_patterns=UPLOADED)
-
-
-def finite(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Metrics with 0 for what is not defined, such as the correlation of answers that are all the same."""
-    return {name: value if math.isfinite(value) else 0.0 for name, value in metrics.items()}

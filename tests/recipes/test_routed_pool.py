@@ -3,7 +3,6 @@
 
 import functools
 import json
-import math
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,7 +20,7 @@ from hf_securerouter.recipes.data import tokenize
 from hf_securerouter.recipes.distillation import expert_loss
 from hf_securerouter.recipes.experts import train_pool
 from hf_securerouter.recipes.results import FIELDS
-from hf_securerouter.recipes.routed_pool import RoutedPoolRun, finite
+from hf_securerouter.recipes.routed_pool import RoutedPoolRun
 from hf_securerouter.recipes.tasks import TASKS
 from tests.recipes.made_up import SCRIPTS, arguments, loop_run, made_up_rows
 
@@ -152,10 +151,6 @@ def test_another_budget_may_be_named_until_quotas_are_found(made, tmp_path):
 def test_what_all_experts_cut_off_counts_as_cut(made, tmp_path):
     report = loop_run(arguments(made, tmp_path / "out", "--max_seq_length", "8"))()
     assert report["cut"] == [1, 1]  # the rows have 10 tokens and more
-
-
-def test_a_metric_that_is_not_defined_is_0():
-    assert finite({"pearson": math.nan, "mse": 1.0}) == {"pearson": 0.0, "mse": 1.0}
 
 
 def test_a_step_goes_on_from_its_newest_whole_checkpoint(tmp_path):
