@@ -131,7 +131,9 @@ class RunArguments(DataArguments):
     narrow_expert: bool = option(False, "Add an expert of 2 layers and width 128, distilled from the largest.")
     router_name_or_path: str | None = option(None, "The router's own encoder; default: the cheapest expert's.")
     share_router_encoder: bool = option(
-        True, "Let the router read the cheapest expert's encoder itself, not a copy that is trained further."
+        True,
+        "Let the router read an expert's encoder itself, not a copy that is trained further: that of the cheapest "
+        "expert, under encryption of those whose head reads the row that a router reads.",
     )
     router_objective: str = option(
         "utility", "Objective of the saved model's router; both are compared.", choices=["utility", "gumbel"]

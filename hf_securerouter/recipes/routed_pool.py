@@ -44,14 +44,7 @@ from hf_securerouter.recipes.artifacts import announce, once, once_tensors
 from hf_securerouter.recipes.calibration import calibration_report, fit_temperatures, fold_temperature
 from hf_securerouter.recipes.card import card_data
 from hf_securerouter.recipes.cascade import cascade_scores
-from hf_securerouter.recipes.costs import (
-    Costs,
-    check_conversion,
-    check_costs,
-    measure_costs,
-    measure_routed,
-    shares_encoder,
-)
+from hf_securerouter.recipes.costs import Costs, check_conversion, check_costs, measure_costs, measure_routed
 from hf_securerouter.recipes.data import open_data, rows_digest, shortened, split_rows, token_counts, tokenize
 from hf_securerouter.recipes.encrypted_check import SAMPLES, compare_with_clear, encrypted_logits
 from hf_securerouter.recipes.experts import EXACT, check_length, largest_name, load_expert, plan_pool, train_pool
@@ -59,6 +52,7 @@ from hf_securerouter.recipes.fitting import Fit, Row
 from hf_securerouter.recipes.prediction import decide, labels_of, predict, to_device
 from hf_securerouter.recipes.results import publish
 from hf_securerouter.recipes.router_training import summarize_rows, train_router, with_answers
+from hf_securerouter.recipes.shared_encoder import shared_expert
 from hf_securerouter.reports import PoolAnswers, draw_report, make_report
 from hf_securerouter.routing import choose_expert, lambda_for_budget, quotas_for_budget, serve_by_quota
 
@@ -277,8 +271,8 @@ class RoutedPoolRun:
 
         Args:
             folders (sequence of `Path`): The experts.
-            costs (`dict`): Their costs, with `seconds`, `routed_seconds` and `source`. The router reads the encoder of
-                the one that costs least alone.
+            costs (`dict`): Their costs, with `seconds`, `routed_seconds` and `source`. They say whose encoder the
+                router reads; see [`~hf_securerouter.recipes.shared_encoder.shared_expert`].
             objective (`str`): Of the router.
             lengths (sequence of `int`, *optional*): Tokens that each of these experts reads, if they are not all of
                 the run's.
@@ -286,13 +280,13 @@ class RoutedPoolRun:
         args, seconds = self.args, costs["routed_seconds"]
         set_seed(args.seed)
         router: str | Path | None = args.router_name_or_path
-        cheapest = int(np.argmin(costs["seconds"]))
-        if router is None and not shares_encoder(args):
-            router = folders[cheapest]
+        shared = shared_expert(args, costs, folders)
+        if router is None and shared is None:
+            router = folders[int(np.argmin(costs["seconds"]))]
         model = SecureRouterForSequenceClassification.from_expert_pretrained(
             router=router,
             experts=folders,
-            router_shares_expert=cheapest if router is None else None,
+            router_shares_expert=shared,
             id2label=self.task.id2label,
             problem_type=self.task.problem_type,
             router_objective=objective,
