@@ -32,7 +32,7 @@ from hf_securerouter.mpc.secure_model import SecureModel
 from hf_securerouter.recipes.arguments import RunArguments
 from hf_securerouter.recipes.artifacts import Countdown, announce
 from hf_securerouter.recipes.experts import largest_name
-from hf_securerouter.recipes.shared_encoder import shares_encoder, sharing_problem
+from hf_securerouter.recipes.shared_encoder import SHARED, shares_encoder, sharing_problem
 
 
 UNITS = ("seconds", "bytes")
@@ -71,7 +71,7 @@ def measure_costs(
     Returns:
         `dict`: `source`, and for each unit what an expert takes alone (`seconds`, `bytes`), what a query takes that
         the router sends to it, router included (`routed_seconds`, `routed_bytes`), and what `largest` takes
-        (`largest_seconds`, `largest_bytes`).
+        (`largest_seconds`, `largest_bytes`); and `router_shares_expert`, whose encoder the router reads there.
 
     Raises:
         `SecureRouterValueError`: `expert_costs` has not one entry for each expert.
@@ -109,7 +109,7 @@ def measure_costs(
                 f"A routed batch took fewer {unit} than its parts: the router is charged with {router:g} a query."
             )
         costs[f"routed_{unit}"] = [router + cost for cost in beyond]
-    return costs
+    return costs | {SHARED: shared}
 
 
 @refuses_unknown
@@ -183,7 +183,7 @@ def _given_costs(args: RunArguments, experts: int) -> Costs:
     shared = int(np.argmin(own)) if shares_encoder(args) else None
     routed = [min(own) + cost for cost in _beyond_the_router(own, shared)]
     found = {"seconds": own, "routed_seconds": routed, "largest_seconds": own[-1]}
-    return {"source": "given", **found, **{name.replace("seconds", "bytes"): None for name in found}}
+    return {"source": "given", SHARED: shared, **found, **{name.replace("seconds", "bytes"): None for name in found}}
 
 
 def _beyond_the_router(own: Sequence[float], shared: int | None) -> list[float]:

@@ -52,7 +52,7 @@ from hf_securerouter.recipes.fitting import Fit, Row
 from hf_securerouter.recipes.prediction import decide, labels_of, predict, to_device
 from hf_securerouter.recipes.results import publish
 from hf_securerouter.recipes.router_training import summarize_rows, train_router, with_answers
-from hf_securerouter.recipes.shared_encoder import shared_expert
+from hf_securerouter.recipes.shared_encoder import SHARED, refuse_another_encoder, shared_expert
 from hf_securerouter.reports import PoolAnswers, draw_report, make_report
 from hf_securerouter.routing import choose_expert, lambda_for_budget, quotas_for_budget, serve_by_quota
 
@@ -168,12 +168,19 @@ class RoutedPoolRun:
         return rows
 
     def costs(self, folders: Sequence[Path]) -> Costs:
-        """The experts' costs, measured or given; see [`~hf_securerouter.recipes.costs.measure_costs`]."""
+        """The experts' costs, measured or given; see [`~hf_securerouter.recipes.costs.measure_costs`].
+
+        Raises:
+            `SecureRouterValueError`: They, or routers of the folder, are those of another shared encoder.
+        """
         make_pool = partial(self.pool, folders, objective="utility")
-        return once(
+        costs: Costs = once(
             self.folder / "costs.json",
             lambda: measure_costs(self.args, self.experts(folders), self.lengths, self.largest(folders), make_pool),
         )
+        shared = shared_expert(self.args, costs, folders)
+        refuse_another_encoder(self.folder, shared, costs, partial(self.experts, folders))
+        return costs
 
     @property
     def lengths(self) -> list[int | None]:
@@ -318,7 +325,9 @@ class RoutedPoolRun:
         for objective in OBJECTIVES:
             model = self.pool(folders, costs, objective)
             path = self.folder / f"router-{objective}.safetensors"
-            weights = once_tensors(path, partial(self.train_router, model, training))
+            shared = model.config.router_shares_expert
+            record = None if shared is None else {SHARED: str(shared)}
+            weights = once_tensors(path, partial(self.train_router, model, training), record)
             model.router.load_state_dict({name: value.to(model.dtype) for name, value in weights.items()})
             models[objective] = model.eval()
             settings = once(self.folder / f"tuning-{objective}.json", partial(self.tune, model, tenth, costs))

@@ -8,15 +8,25 @@ ModernBERT's or a EuroBERT's may, is passed over there; in clear text it is not.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, PreTrainedConfig
+from safetensors import safe_open
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
+from hf_securerouter.errors import SecureRouterValueError
 from hf_securerouter.mpc.models import architecture_for
 from hf_securerouter.mpc.models.spec import Problem
 from hf_securerouter.recipes.arguments import RunArguments
+
+
+SHARED = "router_shares_expert"  # under which `costs.json` and the routers' files say it
+# What a run leaves that depends on the shared encoder, beside its costs.
+_OF_THE_ROUTER = (
+    *("router-*.safetensors", "steps/router-*", "tuning-*.json"),
+    *("routed.json", "sweep.json", "routers.json", "report.json"),
+)
 
 
 def shares_encoder(args: RunArguments) -> bool:
@@ -59,3 +69,49 @@ def shared_expert(args: RunArguments, costs: Mapping[str, Any], folders: Sequenc
     configs = [AutoConfig.from_pretrained(folder) for folder in folders]
     readable = (index for index in cheapest_first if sharing_problem(configs[index], str(folders[index])) is None)
     return next(readable, cheapest_first[0])
+
+
+def refuse_another_encoder(
+    folder: Path, shared: int | None, costs: Mapping[str, Any], experts: Callable[[], Sequence[PreTrainedModel]]
+) -> None:
+    """
+    Refuses to go on with costs and routers of another shared encoder, as an older version may have left them.
+
+    Args:
+        folder (`Path`): Of the run.
+        shared (`int`, *optional*): The expert whose encoder the router shares now; None for an encoder of its own.
+        costs (`dict`): As `costs.json` holds them.
+        experts (callable): Loads the experts. It is called where costs or a router do not say whose encoder is shared:
+            then it was that of the expert with the fewest parameters.
+
+    Raises:
+        `SecureRouterValueError`: They are of another encoder; the message names what to remove.
+    """
+    if shared is None:
+        return
+    routers = sorted(folder.glob("router-*.safetensors"))
+    recorded = [costs.get(SHARED), *map(_recorded, routers)]
+    fewest = None
+    if None in recorded:
+        sizes = [expert.num_parameters() for expert in experts()]
+        fewest = sizes.index(min(sizes))
+    found = [fewest if own is None else own for own in recorded]
+    other = next((own for own in found if own != shared), None)
+    if other is None:
+        return
+    stale = [] if found[0] == shared else [folder / "costs.json"]
+    stale += [path for pattern in _OF_THE_ROUTER for path in sorted(folder.glob(pattern))]
+    names = ", ".join(str(path.relative_to(folder)) for path in stale)
+    chosen = ", as older versions chose it" if None in recorded else ""
+    raise SecureRouterValueError(
+        f"`output_dir` {str(folder)!r} holds figures of a router that reads the encoder of expert {other + 1}"
+        f"{chosen}, and now it reads that of expert {shared + 1}: remove {names} there, and they are made again, or "
+        "name another folder."
+    )
+
+
+def _recorded(router: Path) -> int | None:
+    """The expert whose encoder a router in a file reads; None if the file does not say it."""
+    with safe_open(router, "pt") as file:
+        value = (file.metadata() or {}).get(SHARED)
+    return None if value is None else int(value)
