@@ -227,7 +227,8 @@ def train_pool(
     ) -> None:
         def run() -> None:
             if epochs > 0:
-                train(f"{folder.name}-expert-{path.name}", model, shortened(data, length), epochs, learning_rate)
+                read = shortened(data, length, model.config)
+                train(f"{folder.name}-expert-{path.name}", model, read, epochs, learning_rate)
 
         save_once(path, model, tokenizer, run)
 

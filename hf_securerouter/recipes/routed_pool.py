@@ -267,7 +267,7 @@ class RoutedPoolRun:
         found = []
         for index, (expert, length) in enumerate(zip(self.experts(folders), self.lengths, strict=True), start=1):
             announce(f"Expert {index} of {len(folders)} answers {len(rows)} rows ...")
-            found += predict(to_device(expert), shortened(rows, length), self.collate)
+            found += predict(to_device(expert), shortened(rows, length, expert.config), self.collate)
         return {"logits": torch.stack(found, dim=1)}
 
     def pool(
