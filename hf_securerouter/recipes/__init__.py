@@ -21,6 +21,7 @@
 | `experts` | `plan_pool`, `train_pool`, `load_expert` |
 | `closed_form_router` | `fit_closed_form_router` |
 | `router_training` | `train_router`, `summarize_rows` |
+| `shared_encoder` | `shared_expert`, `refuse_another_encoder`: whose encoder the router of a run reads |
 | `costs` | `measure_costs`, `measure_routed`, `measure_expert` |
 | `head_pruning` | `measure_importance`, `prune` |
 | `score_scaling` | `measure_scores`, `scale_down_queries` |

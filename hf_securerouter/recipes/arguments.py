@@ -131,7 +131,9 @@ class RunArguments(DataArguments):
     narrow_expert: bool = option(False, "Add an expert of 2 layers and width 128, distilled from the largest.")
     router_name_or_path: str | None = option(None, "The router's own encoder; default: the cheapest expert's.")
     share_router_encoder: bool = option(
-        True, "Let the router read the cheapest expert's encoder itself, not a copy that is trained further."
+        True,
+        "Let the router read an expert's encoder itself, not a copy that is trained further: that of the cheapest "
+        "expert, under encryption of those whose head reads the row that a router reads.",
     )
     router_objective: str = option(
         "utility", "Objective of the saved model's router; both are compared.", choices=["utility", "gumbel"]
@@ -168,7 +170,9 @@ class RunArguments(DataArguments):
         None, "Mean seconds of a query, router included; default: half of the largest expert's."
     )
     quota_batch_size: int = option(32, "Queries of one batch, which the quotas sum to.")
-    profile_seq_length: int = option(128, "Tokens of the inputs that costs are measured on.")
+    profile_seq_length: int = option(
+        128, "Tokens of the inputs that costs are measured on; no more than `max_seq_length`."
+    )
     max_seq_length: int = option(128, "Longest input in tokens.")
     encrypted_eval_samples: int = option(
         0, "Classify this many validation rows, the first ones, on secret shares as well, and report the differences."

@@ -78,13 +78,16 @@ def once(path: Path, make: Callable[[], Any]) -> Any:
 
 
 @refuses_unknown
-def once_tensors(path: Path, make: Callable[[], Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+def once_tensors(
+    path: Path, make: Callable[[], Mapping[str, torch.Tensor]], metadata: Mapping[str, str] | None = None
+) -> dict[str, torch.Tensor]:
     """
     The tensors in a file; all processes make them together, and the main one writes them, if the file is not there.
 
     Args:
         path (`Path`): The file, of safetensors.
         make (callable): Gives tensors by their names, on the CPU and the same in every process.
+        metadata (`Mapping`, *optional*): What a file that is written says beside its tensors.
     """
     state = PartialState()
     missing = not path.exists()
@@ -93,7 +96,7 @@ def once_tensors(path: Path, make: Callable[[], Mapping[str, torch.Tensor]]) -> 
         tensors = {name: value.contiguous() for name, value in make().items()}
         if state.is_main_process:
             with write_atomically(path) as temporary:
-                save_file(tensors, temporary)
+                save_file(tensors, temporary, None if metadata is None else dict(metadata))
         state.wait_for_everyone()
     return load_file(path)
 

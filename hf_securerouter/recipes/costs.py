@@ -32,6 +32,7 @@ from hf_securerouter.mpc.secure_model import SecureModel
 from hf_securerouter.recipes.arguments import RunArguments
 from hf_securerouter.recipes.artifacts import Countdown, announce
 from hf_securerouter.recipes.experts import largest_name
+from hf_securerouter.recipes.shared_encoder import SHARED, shares_encoder, sharing_problem
 
 
 UNITS = ("seconds", "bytes")
@@ -70,7 +71,7 @@ def measure_costs(
     Returns:
         `dict`: `source`, and for each unit what an expert takes alone (`seconds`, `bytes`), what a query takes that
         the router sends to it, router included (`routed_seconds`, `routed_bytes`), and what `largest` takes
-        (`largest_seconds`, `largest_bytes`).
+        (`largest_seconds`, `largest_bytes`); and `router_shares_expert`, whose encoder the router reads there.
 
     Raises:
         `SecureRouterValueError`: `expert_costs` has not one entry for each expert.
@@ -89,11 +90,18 @@ def measure_costs(
         costs[unit] = costs[f"routed_{unit}"] = [cost[unit] / batch for cost in found]
         costs[f"largest_{unit}"] = alone[unit] / batch
     pool = make_pool(costs)
+    shared, cheapest = pool.config.router_shares_expert, int(np.argmin(costs["seconds"]))
+    if shared not in (None, cheapest):
+        announce(
+            f"The router reads the encoder of expert {shared + 1} of {len(experts)}, at {costs['seconds'][shared]:g} "
+            f"s a query, as it cannot read that of the cheapest, expert {cheapest + 1}, at "
+            f"{costs['seconds'][cheapest]:g} s: with `--share_router_encoder false` it gets a copy of that one."
+        )
     quotas = _quotas_of_equal_time(costs["seconds"], batch)
     secure = pool.to_mpc(routing_privacy="quota", quotas=list(quotas), max_length=length)
     routed = _measured(args, secure, batch, f"the routed pool, quotas {'/'.join(map(str, quotas))}", (steps, steps))
     for unit in UNITS:
-        beyond = _beyond_the_router(costs[unit], pool.config.router_shares_expert)
+        beyond = _beyond_the_router(costs[unit], shared)
         left = routed[unit] / batch - float(np.dot(quotas, beyond)) / batch
         router = max(left, *(own - cost for own, cost in zip(costs[unit], beyond, strict=True)))
         if router > left:
@@ -101,7 +109,7 @@ def measure_costs(
                 f"A routed batch took fewer {unit} than its parts: the router is charged with {router:g} a query."
             )
         costs[f"routed_{unit}"] = [router + cost for cost in beyond]
-    return costs
+    return costs | {SHARED: shared}
 
 
 @refuses_unknown
@@ -130,7 +138,8 @@ def check_costs(args: RunArguments, experts: int) -> None:
 @refuses_unknown
 def check_conversion(args: RunArguments) -> None:
     """
-    Refuses experts that shares do not compute, before anything is trained: their costs could not be measured.
+    Refuses experts that shares do not compute, and pools whose router shares an encoder and can read none, before
+    anything is trained: their costs could not be measured.
 
     Args:
         args ([`RunArguments`]): With given `expert_costs`, nothing is measured, and nothing refused.
@@ -140,9 +149,8 @@ def check_conversion(args: RunArguments) -> None:
     """
     if args.expert_costs:
         return
-    problems, names = [], args.experts or [largest_name(args)]
-    smallest = names[-1] if args.narrow_expert else names[0]  # a narrow expert's head is like the largest one's
-    for name in names:
+    problems, unshared, names = [], list[Problem](), args.experts or [largest_name(args)]
+    for name in names:  # a narrow expert is like the largest one
         config = AutoConfig.from_pretrained(name, cache_dir=args.cache_dir)
         architecture = architecture_for(config.model_type)
         if architecture is None:
@@ -150,13 +158,10 @@ def check_conversion(args: RunArguments) -> None:
             problems.append(Problem(name, reason, "Take another checkpoint, or pass `--expert_costs`, for clear text"))
             continue
         problems += (own := architecture.problems(config, name))
-        if name == smallest and shares_encoder(args) and not own:
-            pooling = architecture.spec(config).pooling
-            if pooling != "first":
-                reason = (
-                    f"the router, which shares its encoder, reads the first token, and its head the {pooling!r} row"
-                )
-                problems.append(Problem(name, reason, "Pass `--share_router_encoder false`"))
+        if not own and shares_encoder(args) and (problem := sharing_problem(config, name)):
+            unshared.append(problem)
+    if len(unshared) == len(names):
+        problems += unshared
     if problems:
         raise ConversionError(problems)
 
@@ -178,12 +183,7 @@ def _given_costs(args: RunArguments, experts: int) -> Costs:
     shared = int(np.argmin(own)) if shares_encoder(args) else None
     routed = [min(own) + cost for cost in _beyond_the_router(own, shared)]
     found = {"seconds": own, "routed_seconds": routed, "largest_seconds": own[-1]}
-    return {"source": "given", **found, **{name.replace("seconds", "bytes"): None for name in found}}
-
-
-def shares_encoder(args: RunArguments) -> bool:
-    """Whether the router reads the cheapest expert's encoder."""
-    return args.router_name_or_path is None and args.share_router_encoder
+    return {"source": "given", SHARED: shared, **found, **{name.replace("seconds", "bytes"): None for name in found}}
 
 
 def _beyond_the_router(own: Sequence[float], shared: int | None) -> list[float]:
@@ -297,6 +297,6 @@ def _exact(secure: SecureModel, batch: int) -> dict[str, int]:
 
 
 def _length(args: RunArguments, experts: Sequence[Any]) -> int:
-    """Tokens of the inputs that costs are measured on."""
+    """Tokens of the inputs that costs are measured on: no more than the run's pool and all of the experts read."""
     positions = [usable_positions(expert.config) or 512 for expert in experts]
-    return min(args.profile_seq_length, *positions)
+    return min(args.profile_seq_length, args.max_seq_length, *positions)

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, set_seed
+from transformers import AutoConfig, PreTrainedModel, set_seed
 
 from hf_securerouter.errors import SecureRouterValueError
 from hf_securerouter.known_arguments import refuses_unknown, refuses_unknown_init
@@ -158,12 +158,13 @@ class CotrainedRun(RoutedPoolRun):
         variants: list[dict[str, Any]] = []
         steps: list[list[str]] = []
         for index, length in enumerate(self.lengths):
-            seen, unseen = (shortened([rows[row] for row in chosen], length) for chosen in (part, others))
             exact = self.exact(index, name)
             if not exact.exists():
                 raise SecureRouterValueError(
                     f"`exact_dir` {str(self.exact_dir)!r} holds no expert {index} ({name}): let its run end first."
                 )
+            config = AutoConfig.from_pretrained(exact)
+            seen, unseen = (shortened([rows[row] for row in chosen], length, config) for chosen in (part, others))
             if decides:
                 taken, tried, own = self.search(name, index, exact, seen, unseen)
                 variants, steps = [*variants, *tried], [*steps, own]

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
+from hf_securerouter.admission import reads_last_token
 from hf_securerouter.errors import SecureRouterValueError
+from hf_securerouter.families import encoder_config
 from hf_securerouter.known_arguments import refuses_unknown
 from hf_securerouter.lengths import truncate
 from hf_securerouter.recipes.arguments import DataArguments
@@ -270,21 +272,24 @@ def perturb(rows: Sequence[Row], copies: int, special_ids: set[int], seed: int) 
 
 
 @refuses_unknown
-def shortened(rows: Sequence[Row], length: int | None) -> list[Row]:
+def shortened(rows: Sequence[Row], length: int | None, config: PreTrainedConfig) -> list[Row]:
     """
-    Tokenized rows as an expert reads them; see [`hf_securerouter.lengths.truncate`].
+    Tokenized rows as an expert of a pool reads them: texts of an expert on a causal encoder lose their end, those of
+    others keep their separators; see [`hf_securerouter.lengths.truncate`].
 
     Args:
         rows (sequence of `dict`): With `input_ids`, and whatever else there is of `attention_mask` and
             `token_type_ids`.
         length (`int`, *optional*): Tokens to keep of each row; None for all.
+        config (`PreTrainedConfig`): Of the expert, or of the encoder that a router shares with it.
     """
+    separators = not reads_last_token(encoder_config(config))
 
     def shorter(row: Row) -> Row:
         if length is None or len(row["input_ids"]) <= length:
             return row
         names = [name for name in ("input_ids", "attention_mask", "token_type_ids") if name in row]
-        kept, _ = truncate({name: torch.tensor([row[name]]) for name in names}, length)
+        kept, _ = truncate({name: torch.tensor([row[name]]) for name in names}, length, separators)
         return row | {name: values[0].tolist() for name, values in kept.items()}
 
     return [shorter(row) for row in rows]

@@ -62,7 +62,7 @@ def encrypted_logits(
         and `in_bounds`, how many inputs were in batches whose values all kept their bounds: the others' answers may
         be wrong. The guard that tells is part of the costs, a few percent.
     """
-    own = shortened(samples, max_length)
+    own = shortened(samples, max_length, pool.config)  # no causal encoder is computed on shares
     calibration = _inputs(own, collate) if own else None
     secure = pool.to_mpc(
         routing_privacy="quota", quotas=list(quotas), max_length=max_length, calibration=calibration, guard=True
@@ -172,7 +172,8 @@ def check_pool(
         )
     scores = predict(pool, rows, collate, ("router_logits",))[0]
     answers = [
-        predict(expert, shortened(rows, config.length_of(index)), collate)[0] for index, expert in enumerate(experts)
+        predict(expert, shortened(rows, config.length_of(index), expert.config), collate)[0]
+        for index, expert in enumerate(experts)
     ]
     length = min(max(len(row["input_ids"]) for row in rows), cast(int, config.max_length))
     found, query = encrypted_logits(pool, quotas, rows, collate, length, samples)

@@ -120,7 +120,7 @@ def plan_pool(args: RunArguments) -> list[Member]:
             "A pool needs two experts or more: pass `--expert_layers 2 4 6`, `--experts ...` or `--narrow_expert`."
         )
     lengths: Sequence[int | None] = args.expert_max_lengths or [None] * len(members)
-    given, longest = args.expert_max_lengths, max(args.max_seq_length, args.profile_seq_length)
+    given, longest = args.expert_max_lengths, args.max_seq_length
     if given and (len(given) != len(members) or min(given) < 2 or given[-1] < longest):
         raise SecureRouterValueError(
             f"`expert_max_lengths` should hold a number of tokens for each of {len(members)} experts, the last one "
@@ -264,7 +264,8 @@ def train_pool(
     ) -> None:
         def run() -> None:
             if epochs > 0:
-                train(f"{folder.name}-expert-{path.name}", model, shortened(data, length), epochs, learning_rate)
+                read = shortened(data, length, model.config)
+                train(f"{folder.name}-expert-{path.name}", model, read, epochs, learning_rate)
 
         save_once(path, model, tokenizer, run)
 

@@ -67,7 +67,7 @@ def answers(
     scores = predict(model, rows, collate, ("router_logits",))[0]
     experts: Any = model.experts
     classes = [
-        predict(expert, shortened(rows, model.config.length_of(index)), collate)[0].argmax(dim=1)
+        predict(expert, shortened(rows, model.config.length_of(index), expert.config), collate)[0].argmax(dim=1)
         for index, expert in enumerate(experts)
     ]
     return scores, torch.stack(classes, dim=1)

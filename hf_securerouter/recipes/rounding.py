@@ -102,7 +102,7 @@ def errors_by_place(
         for module in expert.modules():
             if isinstance(module, nn.Dropout):
                 module.p = 0.0
-        batch = dict(collate(shortened(rows, model.config.length_of(index))))
+        batch = dict(collate(shortened(rows, model.config.length_of(index), expert.config)))
         del batch["labels"]
         kinds = places(expert)
         kinds = {"all": [module for modules in kinds.values() for module in modules]} | kinds

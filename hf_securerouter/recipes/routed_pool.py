@@ -19,7 +19,6 @@ where it was.
 from __future__ import annotations
 
 import json
-import math
 import random
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -45,14 +44,7 @@ from hf_securerouter.recipes.artifacts import announce, once, once_tensors
 from hf_securerouter.recipes.calibration import calibration_report, fit_temperatures, fold_temperature
 from hf_securerouter.recipes.card import card_data
 from hf_securerouter.recipes.cascade import cascade_scores
-from hf_securerouter.recipes.costs import (
-    Costs,
-    check_conversion,
-    check_costs,
-    measure_costs,
-    measure_routed,
-    shares_encoder,
-)
+from hf_securerouter.recipes.costs import Costs, check_conversion, check_costs, measure_costs, measure_routed
 from hf_securerouter.recipes.data import open_data, rows_digest, shortened, split_rows, token_counts, tokenize
 from hf_securerouter.recipes.encrypted_check import SAMPLES, compare_with_clear, encrypted_logits
 from hf_securerouter.recipes.experts import EXACT, check_length, largest_name, load_expert, plan_pool, train_pool
@@ -60,6 +52,7 @@ from hf_securerouter.recipes.fitting import Fit, Row
 from hf_securerouter.recipes.prediction import decide, labels_of, predict, to_device
 from hf_securerouter.recipes.results import publish
 from hf_securerouter.recipes.router_training import summarize_rows, train_router, with_answers
+from hf_securerouter.recipes.shared_encoder import SHARED, refuse_another_encoder, shared_expert
 from hf_securerouter.reports import PoolAnswers, draw_report, make_report
 from hf_securerouter.routing import choose_expert, lambda_for_budget, quotas_for_budget, serve_by_quota
 
@@ -175,12 +168,19 @@ class RoutedPoolRun:
         return rows
 
     def costs(self, folders: Sequence[Path]) -> Costs:
-        """The experts' costs, measured or given; see [`~hf_securerouter.recipes.costs.measure_costs`]."""
+        """The experts' costs, measured or given; see [`~hf_securerouter.recipes.costs.measure_costs`].
+
+        Raises:
+            `SecureRouterValueError`: They, or routers of the folder, are those of another shared encoder.
+        """
         make_pool = partial(self.pool, folders, objective="utility")
-        return once(
+        costs: Costs = once(
             self.folder / "costs.json",
             lambda: measure_costs(self.args, self.experts(folders), self.lengths, self.largest(folders), make_pool),
         )
+        shared = shared_expert(self.args, costs, folders)
+        refuse_another_encoder(self.folder, shared, costs, partial(self.experts, folders))
+        return costs
 
     @property
     def lengths(self) -> list[int | None]:
@@ -267,7 +267,7 @@ class RoutedPoolRun:
         found = []
         for index, (expert, length) in enumerate(zip(self.experts(folders), self.lengths, strict=True), start=1):
             announce(f"Expert {index} of {len(folders)} answers {len(rows)} rows ...")
-            found += predict(to_device(expert), shortened(rows, length), self.collate)
+            found += predict(to_device(expert), shortened(rows, length, expert.config), self.collate)
         return {"logits": torch.stack(found, dim=1)}
 
     def pool(
@@ -278,8 +278,8 @@ class RoutedPoolRun:
 
         Args:
             folders (sequence of `Path`): The experts.
-            costs (`dict`): Their costs, with `seconds`, `routed_seconds` and `source`. The router reads the encoder of
-                the one that costs least alone.
+            costs (`dict`): Their costs, with `seconds`, `routed_seconds` and `source`. They say whose encoder the
+                router reads; see [`~hf_securerouter.recipes.shared_encoder.shared_expert`].
             objective (`str`): Of the router.
             lengths (sequence of `int`, *optional*): Tokens that each of these experts reads, if they are not all of
                 the run's.
@@ -287,13 +287,13 @@ class RoutedPoolRun:
         args, seconds = self.args, costs["routed_seconds"]
         set_seed(args.seed)
         router: str | Path | None = args.router_name_or_path
-        cheapest = int(np.argmin(costs["seconds"]))
-        if router is None and not shares_encoder(args):
-            router = folders[cheapest]
+        shared = shared_expert(args, costs, folders)
+        if router is None and shared is None:
+            router = folders[int(np.argmin(costs["seconds"]))]
         model = SecureRouterForSequenceClassification.from_expert_pretrained(
             router=router,
             experts=folders,
-            router_shares_expert=cheapest if router is None else None,
+            router_shares_expert=shared,
             id2label=self.task.id2label,
             problem_type=self.task.problem_type,
             router_objective=objective,
@@ -325,7 +325,9 @@ class RoutedPoolRun:
         for objective in OBJECTIVES:
             model = self.pool(folders, costs, objective)
             path = self.folder / f"router-{objective}.safetensors"
-            weights = once_tensors(path, partial(self.train_router, model, training))
+            shared = model.config.router_shares_expert
+            record = None if shared is None else {SHARED: str(shared)}
+            weights = once_tensors(path, partial(self.train_router, model, training), record)
             model.router.load_state_dict({name: value.to(model.dtype) for name, value in weights.items()})
             models[objective] = model.eval()
             settings = once(self.folder / f"tuning-{objective}.json", partial(self.tune, model, tenth, costs))
@@ -394,11 +396,11 @@ class RoutedPoolRun:
         found = make_report(answers, compared, chosen, self.args.bootstrap_resamples)
         metric, everyone = task.metric(), np.arange(len(rows))
         for name, served in chosen.items():
-            found["policies"][name]["metrics"] = finite(metric(predictions[everyone, served], answers.references))
+            found["policies"][name]["metrics"] = metric(predictions[everyone, served], answers.references)
         found["calibration"] = calibration_report(
             task, raw, temperatures, labels, {name: torch.from_numpy(served) for name, served in chosen.items()}
         )
-        found["largest_metrics"] = finite(metric(answers.largest, answers.references))
+        found["largest_metrics"] = metric(answers.largest, answers.references)
         if count := self.args.encrypted_eval_samples:
             objective, some = self.args.router_objective, slice(count)
             model, quotas = models[objective].cpu(), tuning[objective]["quotas"]
@@ -461,8 +463,3 @@ class RoutedPoolRun:
         api = HfApi(token=token)
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
         api.upload_folder(repo_id=repo_id, folder_path=self.folder, allow_patterns=UPLOADED)
-
-
-def finite(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Metrics with 0 for what is not defined, such as the correlation of answers that are all the same."""
-    return {name: value if math.isfinite(value) else 0.0 for name, value in metrics.items()}

@@ -97,7 +97,7 @@ def compare_routers(
         costs = run.costs(folders)
         pool = run.pool(folders, costs, "utility")
         announce(f"Reading {len(held_out)} rows layer by layer ...")
-        read = shortened(held_out, pool.router.max_length)
+        read = shortened(held_out, pool.router.max_length, pool.router.encoder.config)
         (summaries,) = predict(to_device(LayerSummaries(pool)), read, run.collate, ("summaries",))
         logits = torch.tensor([row["expert_logits"] for row in held_out])
         return comparison(run, pool, costs, summaries, logits, labels_of(held_out), resamples)

@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+
+import numpy as np
 
 from hf_securerouter.configuration_securerouter import ProblemType
 from hf_securerouter.known_arguments import refuses_unknown_init
@@ -69,8 +72,15 @@ class Task:
 
     def metric(self) -> Metric:
         """A function of predictions (N,) and references (N,), giving every metric; GLUE's are those of `evaluate`
-        where that library can load them."""
-        return glue_metric(self.name) if self.is_glue else local_metric(self.metrics)
+        where that library can load them. A metric that is not defined, such as the correlation of answers that are all
+        the same, is 0, as in a score: JSON has no NaN."""
+        metric = glue_metric(self.name) if self.is_glue else local_metric(self.metrics)
+
+        def finite(predictions: np.ndarray, references: np.ndarray) -> dict[str, float]:
+            found = metric(predictions, references)
+            return {name: value if math.isfinite(value) else 0.0 for name, value in found.items()}
+
+        return finite
 
     def score(self) -> Score:
         """A function of predictions (N,) and references (N,), giving one number, at most 1, by which answers are

@@ -3,13 +3,19 @@
 
 import re
 from contextlib import nullcontext
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
 import torch
-from transformers import BertForSequenceClassification, GPT2Config
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertForSequenceClassification, GPT2Config
 
-from hf_securerouter import SecureRouterConfig, SecureRouterForSequenceClassification, SecureRouterValueError
+from hf_securerouter import (
+    PooledEncoderConfig,
+    SecureRouterConfig,
+    SecureRouterForSequenceClassification,
+    SecureRouterValueError,
+)
 from hf_securerouter.mpc.conversion.validation import ConversionError
 from hf_securerouter.mpc.convert import to_mpc
 from hf_securerouter.recipes import costs as recipe
@@ -101,7 +107,7 @@ def test_the_router_costs_what_a_routed_batch_takes_beyond_its_experts(
 
     small, large = two_experts
     costs = recipe.measure_costs(args, [small, large], [12, 30], large, make_pool)
-    assert asked == [(1, 12, 8), (3, 24, 8), ((7, 1), 24, 8)] and pools == [[1.0, 4.0]]
+    assert asked == [(1, 12, 8), (3, 16, 8), ((7, 1), 16, 8)] and pools == [[1.0, 4.0]]
     assert (
         costs["seconds"] == [1.0, 4.0]
         and costs["largest_seconds"] == 4.0
@@ -179,9 +185,8 @@ def test_given_costs_count_a_shared_encoder_once(made, tmp_path):
     [
         (GPT2Config(n_embd=8, n_layer=1, n_head=2, vocab_size=30), "'gpt2' has no counterpart on shares"),
         (family_config("bert", hidden_act="mish"), "'mish'"),
-        (modern_config(classifier_pooling="mean"), "its head the 'mean' row. Pass `--share_router_encoder false`"),
     ],
-    ids=["family", "activation", "pooling"],
+    ids=["family", "activation"],
 )
 def test_experts_whose_costs_cannot_be_measured_are_refused_before_they_are_trained(config, reason, made, tmp_path):
     args = measured_arguments(made, tmp_path, "--output_dir", str(tmp_path / "run"))
@@ -195,13 +200,51 @@ def test_experts_whose_costs_cannot_be_measured_are_refused_before_they_are_trai
     recipe.check_conversion(args)
 
 
-def test_a_narrow_expert_s_head_reads_what_the_largest_one_s_does(made, tmp_path):
-    args = measured_arguments(made, tmp_path, "--narrow_expert")
-    modern_config(classifier_pooling="mean").save_pretrained(tmp_path / "checkpoint")
-    args.model_name_or_path = str(tmp_path / "checkpoint")
-    with pytest.raises(ConversionError, match="its head the 'mean' row"):
+@pytest.fixture
+def averaging(made, tmp_path):
+    """The folder of an expert whose head reads the mean of the tokens, where a router reads the first one."""
+    torch.manual_seed(0)
+    config = modern_config(classifier_pooling="mean", num_labels=2)
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path / "averaging")
+    AutoTokenizer.from_pretrained(made / "checkpoint").save_pretrained(tmp_path / "averaging")
+    return tmp_path / "averaging"
+
+
+@pytest.mark.parametrize("cheapest", [0, 1])
+@pytest.mark.parametrize("shared", [0, 1])
+def test_the_router_shares_the_cheapest_encoder_that_it_can_read(
+    made, tmp_path, monkeypatch, averaging, cheapest, shared, capsys
+):
+    args = measured_arguments(made, tmp_path, "--output_dir", str(tmp_path / "run"))
+    folders = [made / "checkpoint", averaging] if shared == 0 else [averaging, made / "checkpoint"]
+    args.experts, args.expert_layers = [str(folder) for folder in folders], []
+    measured(monkeypatch, *([8.0, 32.0] if cheapest == 0 else [32.0, 8.0]), 40.0, 72.0, 10.0)
+    run = RoutedPoolRun(args, print, "")
+    experts, make_pool = run.experts(folders), partial(run.pool, folders, objective="utility")
+    costs = recipe.measure_costs(args, experts, run.lengths, experts[1], make_pool)
+    assert make_pool(costs).config.router_shares_expert == shared
+    router = min(costs["routed_seconds"])  # that expert has been run already
+    assert costs["routed_seconds"][shared] == router >= costs["seconds"][shared]
+    assert costs["routed_seconds"][1 - shared] == pytest.approx(router + costs["seconds"][1 - shared])
+    assert recipe.measure_routed(args, experts[1], make_pool(costs), [6, 2])["seconds"]["routed"] > 0
+    told = f"reads the encoder of expert {shared + 1} of 2, at 4 s a query, as it cannot read that of the cheapest"
+    assert (told in capsys.readouterr().out) == (shared != cheapest)
+
+
+def test_a_router_that_can_read_no_expert_s_encoder_is_refused_before_training(made, tmp_path, averaging):
+    for more in (["--narrow_expert"], []):
+        args = measured_arguments(made, tmp_path, *more)
+        args.model_name_or_path = str(averaging)
+        with pytest.raises(ConversionError, match="its head the 'mean' row. Pass `--share_router_encoder false`"):
+            recipe.check_conversion(args)
+        args.share_router_encoder = False
         recipe.check_conversion(args)
-    args.share_router_encoder = False
+
+
+def test_a_router_reads_the_row_of_a_pooled_expert_whichever_it_is(made, tmp_path):
+    args = measured_arguments(made, tmp_path)
+    PooledEncoderConfig(text_config=family_config("bert")).save_pretrained(tmp_path / "pooled")
+    args.model_name_or_path = str(tmp_path / "pooled")
     recipe.check_conversion(args)
 
 
@@ -209,8 +252,22 @@ def test_a_routed_batch_is_measured_against_the_largest_expert(made, tmp_path, m
     args = measured_arguments(made, tmp_path)
     asked = measured(monkeypatch, 10.0, 25.0)
     found = recipe.measure_routed(args, load_expert(made / "checkpoint"), pool_of(True), [6, 2])
-    assert asked == [((6, 2), 24, 8), (3, 24, 8)]
+    assert asked == [((6, 2), 16, 8), (3, 16, 8)]
     assert found["seconds"] == {"routed": 10.0, "largest": 25.0, "relative": 0.4}
+
+
+def test_no_input_is_measured_that_is_longer_than_a_run_s_pool_reads(made, tmp_path, monkeypatch, two_experts):
+    args = measured_arguments(made, tmp_path, "--max_seq_length", "11", "--output_dir", str(tmp_path / "run"))
+    folders = [tmp_path / "shallow", made / "checkpoint"]
+    asked = measured(monkeypatch, 8.0, 32.0, 40.0, 10.0)
+    run = RoutedPoolRun(args, print, "")
+    make_pool = partial(run.pool, folders, objective="utility")
+    costs = recipe.measure_costs(args, two_experts, run.lengths, two_experts[1], make_pool)
+    found = recipe.measure_routed(args, two_experts[1], make_pool(costs), [6, 2])
+    assert asked == [(1, 11, 8), (3, 11, 8), ((7, 1), 11, 8), ((6, 2), 11, 8)] and found["length"] == 11
+    args.profile_seq_length = 9
+    measured(monkeypatch, 8.0, 32.0)
+    assert recipe.measure_routed(args, two_experts[1], make_pool(costs), [6, 2])["length"] == 9
 
 
 @pytest.mark.slow

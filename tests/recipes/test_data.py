@@ -5,14 +5,27 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import DataCollatorWithPadding, GPT2Config
 
-from hf_securerouter import SecureRouterValueError
+from hf_securerouter import PooledEncoderConfig, SecureRouterValueError
 from hf_securerouter.recipes.arguments import DataArguments
-from hf_securerouter.recipes.data import open_data, perturb, rows_digest, split_by_sentence, split_rows, tokenize
+from hf_securerouter.recipes.data import (
+    open_data,
+    perturb,
+    rows_digest,
+    shortened,
+    split_by_sentence,
+    split_rows,
+    tokenize,
+)
+from hf_securerouter.recipes.prediction import predict
+from hf_securerouter.recipes.quota_accuracy import answers
 from hf_securerouter.recipes.tasks import TASKS
 from tests.recipes.made_up import made_up_rows
+from tests.tiny import VOCABULARY, family_config, pool_model
 
 
 def test_the_same_rows_from_another_kind_of_file_have_one_digest():
@@ -35,6 +48,32 @@ def test_a_distilled_expert_learns_from_perturbed_copies_too(tokenizer):
         changed = [a for a, b in zip(row["input_ids"], copy["input_ids"], strict=True) if a != b]
         assert not special & set(changed) and not special & (set(copy["input_ids"]) - set(row["input_ids"]))
     assert sum(a["input_ids"] != b["input_ids"] for a, b in zip(rows * 2, copies, strict=True)) > 20
+
+
+GPT2 = GPT2Config(vocab_size=len(VOCABULARY), n_embd=16, n_layer=1, n_head=2, n_positions=24, pad_token_id=0)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [GPT2, PooledEncoderConfig(text_config=GPT2), family_config("bert")],
+    ids=["causal", "pooled causal", "encoder"],
+)
+def test_an_expert_learns_from_what_its_pool_will_give_it(config, tokenizer):
+    whole, length = family_config("bert", layers=2), 7
+    configs = {"router_config": family_config("bert"), "expert_configs": [config, whole]}
+    pool = pool_model(**configs, expert_costs=[1.0, 2.0], expert_max_lengths=[length, 24], num_labels=2)
+    texts = [list(range(5, 5 + count)) for count in range(1, 9)]
+    ids = [[2, *texts[-1 - index], 3, *text, 3] for index, text in enumerate(texts)]  # 6 is no separator
+    rows = [{"input_ids": row, "attention_mask": [1] * len(row), "labels": 1} for row in [*ids, [2, 7, 3], [2, 6, 8]]]
+    collate = DataCollatorWithPadding(tokenizer)
+    inputs = {name: values for name, values in collate(rows).items() if name != "labels"}
+    expected = pool.run_experts(inputs, torch.zeros(len(rows), dtype=torch.long)).detach()
+    read = shortened(rows, length, pool.experts[0].config)
+    assert [len(row["input_ids"]) for row in read] == [length] * 8 + [3, 3] and read[0]["labels"] == 1
+    torch.testing.assert_close(predict(pool.experts[0], read, collate)[0], expected)
+    _, classes = answers(pool, rows, collate)
+    assert torch.equal(classes[:, 0], expected.argmax(dim=1))
+    assert shortened(rows, None, pool.experts[0].config) == rows
 
 
 def test_parts_are_disjoint_and_seeded():

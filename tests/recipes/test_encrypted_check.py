@@ -12,6 +12,7 @@ from transformers import DataCollatorWithPadding
 
 from hf_securerouter import SecureRouterValueError
 from hf_securerouter.classification import classify
+from hf_securerouter.metrics import GLUE_METRICS, local_metric
 from hf_securerouter.recipes import encrypted_check
 from hf_securerouter.recipes.encrypted_check import compare_with_clear
 from hf_securerouter.recipes.tasks import TASKS
@@ -45,6 +46,15 @@ def test_encrypted_answers_are_compared_with_the_clear_policy():
     found = compare_with_clear(task, other, scores, logits, [1, 1], [1.0, 2.0], labels)
     assert found["labels_equal"] == found["sure_labels_equal"] == 0 and found["sure"] == 3
     assert found["metrics"] != found["clear_metrics"]
+
+
+def test_a_metric_that_is_not_defined_is_0_in_the_comparison(monkeypatch):
+    monkeypatch.setattr("hf_securerouter.recipes.tasks.glue_metric", lambda task: local_metric(GLUE_METRICS[task]))
+    logits = torch.tensor([[[0.5], [1.0]], [[2.0], [1.5]], [[3.0], [3.5]], [[4.5], [4.0]]])
+    policy = torch.zeros(4, 2), logits, [2, 2], [1.0, 2.0]
+    found = compare_with_clear(TASKS["stsb"], logits[:, 0], *policy, torch.full((4,), 2.5))
+    assert found["metrics"] == found["clear_metrics"] == {"pearson": 0.0, "spearmanr": 0.0}
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
 
 
 def test_rows_are_asked_of_a_saved_pool(model, tokenizer, tmp_path, monkeypatch, capsys):

@@ -5,7 +5,12 @@ import copy
 
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification, BertForSequenceClassification
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertForSequenceClassification,
+    GPT2Config,
+    GPT2ForSequenceClassification,
+)
 
 from hf_securerouter import SecureRouterValueError
 from hf_securerouter.pool import cut_layers
@@ -27,12 +32,14 @@ from tests.recipes.made_up import TRAINER, arguments, loop_run
 from tests.tiny import family_config
 
 
-@pytest.mark.parametrize("lengths", [["128"], ["1", "128"], ["8", "64"]])
+@pytest.mark.parametrize("lengths", [["16"], ["1", "16"], ["8", "15"]])
 def test_pools_of_lengths_that_do_not_fit_are_refused(made, lengths):
     argv = arguments(made, "out", *TRAINER, "--expert_max_lengths", *lengths)
     args, _ = parse_args(argv, RunArguments, "")
-    with pytest.raises(SecureRouterValueError, match="`expert_max_lengths` should hold .* each of 2 .* 128 or more"):
+    with pytest.raises(SecureRouterValueError, match="`expert_max_lengths` should hold .* each of 2 .* 16 or more"):
         plan_pool(args)
+    args.expert_max_lengths = [8, 16]  # a run's longest input
+    assert [member.length for member in plan_pool(args)] == [8, 16]
 
 
 def test_a_pool_of_one_is_refused():
@@ -71,6 +78,23 @@ def test_two_tasks_of_one_seed_begin_with_different_heads(tokenizer, tmp_path, m
     assert torch.equal(first, again)
     for own, others in zip(first, other, strict=True):
         assert torch.corrcoef(torch.stack([own, others]))[0, 1].abs() < 0.5
+
+
+def test_an_expert_on_a_causal_encoder_learns_from_texts_without_their_end(made, tokenizer, tmp_path, monkeypatch):
+    config = GPT2Config(vocab_size=len(tokenizer), n_embd=8, n_layer=1, n_head=2, n_positions=24, pad_token_id=0)
+    GPT2ForSequenceClassification(config).save_pretrained(tmp_path / "causal")
+    tokenizer.save_pretrained(tmp_path / "causal")
+    rows = [{"input_ids": [2, 7, 8, 9, 3, 10, 11, 3], "attention_mask": [1] * 8, "labels": 1}]
+    monkeypatch.setattr(recipe, "distillation_rows", lambda *args: rows)
+    args, read = RunArguments(model_name_or_path=str(made / "checkpoint")), {}
+    members = [Member("checkpoint", str(tmp_path / "causal"), 5), Member("cut", 1, 5), Member("cut", 3, None)]
+
+    def train(name, model, data, *rest):
+        read[name] = data[0]["input_ids"]
+
+    train_pool(args, TASKS["mrpc"], members, rows, tmp_path / "final", tokenizer, None, train)
+    assert read["final-expert-0"] == [2, 7, 8, 9, 3] and read["final-expert-2"] == rows[0]["input_ids"]
+    assert read["final-expert-1"] == [2, 7, 3, 10, 3]  # separators of another one stay
 
 
 def test_the_largest_expert_learns_from_its_own_answers(made, tmp_path):

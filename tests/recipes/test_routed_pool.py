@@ -3,7 +3,6 @@
 
 import functools
 import json
-import math
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,6 +11,8 @@ import run_glue_no_trainer
 import torch
 from accelerate import PartialState
 from huggingface_hub.utils import filter_repo_objects
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertForSequenceClassification
 
 from hf_securerouter import SecureRouterForSequenceClassification, SecureRouterValueError
@@ -21,7 +22,7 @@ from hf_securerouter.recipes.data import tokenize
 from hf_securerouter.recipes.distillation import expert_loss
 from hf_securerouter.recipes.experts import train_pool
 from hf_securerouter.recipes.results import FIELDS
-from hf_securerouter.recipes.routed_pool import RoutedPoolRun, finite
+from hf_securerouter.recipes.routed_pool import RoutedPoolRun
 from hf_securerouter.recipes.tasks import TASKS
 from tests.recipes.made_up import SCRIPTS, arguments, loop_run, made_up_rows
 
@@ -154,10 +155,6 @@ def test_what_all_experts_cut_off_counts_as_cut(made, tmp_path):
     assert report["cut"] == [1, 1]  # the rows have 10 tokens and more
 
 
-def test_a_metric_that_is_not_defined_is_0():
-    assert finite({"pearson": math.nan, "mse": 1.0}) == {"pearson": 0.0, "mse": 1.0}
-
-
 def test_a_step_goes_on_from_its_newest_whole_checkpoint(tmp_path):
     for step, state in ((9, True), (100, True), (200, False)):
         (tmp_path / f"checkpoint-{step}").mkdir()
@@ -165,6 +162,45 @@ def test_a_step_goes_on_from_its_newest_whole_checkpoint(tmp_path):
             (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text("{}")
     assert fit_with_trainer.last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-100")
     assert fit_with_trainer.last_checkpoint(tmp_path / "none") is None
+
+
+def without_record(folder, costs=True):
+    """A run's folder as an older version left it: nothing says whose encoder its router reads."""
+    if costs:
+        values = json.loads((folder / "costs.json").read_text())
+        values.pop("router_shares_expert", None)
+        (folder / "costs.json").write_text(json.dumps(values))
+    for path in folder.glob("router-*.safetensors"):
+        save_file(load_file(path), path)
+
+
+@pytest.mark.parametrize("costs, agree", [(("1", "4"), True), (("4", "1"), False)])
+def test_a_run_does_not_go_on_with_a_router_that_reads_another_encoder(made, tmp_path, costs, agree):
+    argv = arguments(made, tmp_path / "out", "--expert_costs", *costs)
+    fitted = loop_run(argv)
+    fitted()
+    router = fitted.folder / "router-utility.safetensors"
+    with safe_open(router, "pt") as file:
+        assert file.metadata() == {"router_shares_expert": str(int(not agree))}
+    expected = loop_run(argv)()  # a folder of this version goes on
+    folders = [fitted.folder / "experts" / "final" / name for name in "01"]
+    # An older version shared the encoder of the expert with the fewest parameters, here the first one.
+    for costs_too in (False, True):
+        without_record(fitted.folder, costs_too)
+        if agree:
+            assert loop_run(argv)() == expected
+            continue
+        remedy = "remove " + "costs.json, " * costs_too + "router-gumbel.safetensors, router-utility.safetensors, "
+        remedy += "tuning-gumbel.json, tuning-utility.json, report.json"
+        with pytest.raises(SecureRouterValueError, match=f"encoder of expert 1.* that of expert 2.*{remedy} there"):
+            loop_run(argv)()
+    if not agree:
+        for name in remedy.removeprefix("remove ").split(", ")[1:]:
+            (fitted.folder / name).unlink()
+        with pytest.raises(SecureRouterValueError, match=r"remove costs.json there"):  # it charges the other expert
+            loop_run(argv).costs(folders)
+        (fitted.folder / "costs.json").unlink()
+        assert loop_run(argv)()["routed_costs"] == expected["routed_costs"]
 
 
 class Stopped(Exception):
