@@ -20,6 +20,7 @@ from hf_securerouter.lengths import truncate
 from hf_securerouter.recipes.arguments import DataArguments
 from hf_securerouter.recipes.fitting import Row
 from hf_securerouter.recipes.own_data import OwnData
+from hf_securerouter.recipes.packages import check_packages
 from hf_securerouter.recipes.tables import read_table
 from hf_securerouter.recipes.tasks import GLUE, TASKS, Task
 
@@ -53,7 +54,9 @@ def open_data(args: DataArguments, labels: Sequence[str] | None = None) -> Data:
     Raises:
         `SecureRouterValueError`: No data or two kinds of data are named; or own data are not as [`OwnData`] wants
             them.
+        `MissingPackageError`: They need `datasets`, which is not installed.
     """
+    check_packages(args)
     named = [f"--{name}" for name in _OWN if getattr(args, name) is not None]
     if args.task_name is not None:
         if named:

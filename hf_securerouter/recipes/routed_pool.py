@@ -57,6 +57,7 @@ from hf_securerouter.recipes.data import open_data, rows_digest, shortened, spli
 from hf_securerouter.recipes.encrypted_check import SAMPLES, compare_with_clear, encrypted_logits
 from hf_securerouter.recipes.experts import EXACT, check_length, largest_name, load_expert, plan_pool, train_pool
 from hf_securerouter.recipes.fitting import Fit, Row
+from hf_securerouter.recipes.packages import FIGURE, check_packages
 from hf_securerouter.recipes.prediction import decide, labels_of, predict, to_device
 from hf_securerouter.recipes.results import publish
 from hf_securerouter.recipes.router_training import summarize_rows, train_router, with_answers
@@ -88,6 +89,7 @@ class RoutedPoolRun:
     Raises:
         `SecureRouterValueError`: The output folder holds a run with other arguments or other labels, the experts do
             not make a pool, or the data are not as [`~hf_securerouter.recipes.data.open_data`] wants them.
+        `MissingPackageError`: What draws the figure or reads the data is not installed.
     """
 
     @refuses_unknown
@@ -96,6 +98,7 @@ class RoutedPoolRun:
     ) -> None:
         self.args, self.command, self.train_pool = args, command, train_pool
         self.train = partial(fit, self)
+        check_packages(args, FIGURE)
         self.members = plan_pool(args)
         check_length(args)
         check_costs(args, len(self.members))
@@ -414,10 +417,9 @@ class RoutedPoolRun:
         return found if task.is_glue else found | {"labels": list(task.labels)}
 
     def save(self, model: SecureRouterForSequenceClassification, report: dict[str, Any]) -> None:
-        """The model with its card, the figure, and the row of results."""
+        """The model with its card and its row of results, then the figure: one that fails loses nothing else."""
         objective, args = self.args.router_objective, self.args
         policy = report["policies"][f"{objective}, quotas"]
-        draw_report(report, self.folder / "curve.png", f"{self.task.name}, seed {args.seed}", report["metric"])
         path = self.folder / "routed.json"
         measured = json.loads(path.read_text()) if path.exists() else None
         row = {
@@ -440,6 +442,7 @@ class RoutedPoolRun:
         model.cpu().model_card_data = card  # type: ignore[assignment]
         self.tokenizer.save_pretrained(self.folder)
         model.save_pretrained(self.folder)
+        draw_report(report, self.folder / "curve.png", f"{self.task.name}, seed {args.seed}", report["metric"])
         if args.results_file:
             publish(args.results_file, [self.folder])
         shutil.rmtree(self.folder / "steps", ignore_errors=True)  # checkpoints of steps that are finished
