@@ -190,18 +190,31 @@ def split_rows(task: Task, rows: Sequence[Row], shares: Sequence[float], seed: i
         list of lists of `int`: Indices of the rest, then those of one part for each share.
 
     Raises:
-        `SecureRouterValueError`: As for [`split_by_sentence`].
+        `SecureRouterValueError`: A part would be empty.
     """
     if task.has_phrases:
         return split_by_sentence([row[task.columns[0]] for row in rows], shares, seed)
     order = list(range(len(rows)))
     random.Random(seed).shuffle(order)
+    rest, *sizes = part_sizes(len(rows), shares)
+    if not all((rest, *sizes)):
+        raise SecureRouterValueError(
+            f"`rows` are {len(rows)}, too few for {len(sizes) + 1} parts of which none is empty: pass more rows."
+        )
     parts = []
-    for share in shares:
-        size = round(share * len(rows))
+    for size in sizes:
         parts.append(sorted(order[:size]))
         order = order[size:]
     return [sorted(order), *parts]
+
+
+def part_sizes(count: int, shares: Sequence[float]) -> list[int]:
+    """Rows of the rest and of each part that [`split_rows`] makes of `count` rows without phrases."""
+    sizes, left = [], count
+    for share in shares:
+        sizes.append(min(left, round(share * count)))
+        left -= sizes[-1]
+    return [left, *sizes]
 
 
 def split_by_sentence(texts: Sequence[str], shares: Sequence[float], seed: int) -> list[list[int]]:

@@ -53,7 +53,7 @@ from hf_securerouter.recipes.costs import (
     measure_routed,
     shares_encoder,
 )
-from hf_securerouter.recipes.data import open_data, rows_digest, shortened, split_rows, token_counts, tokenize
+from hf_securerouter.recipes.data import open_data, rows_digest, shortened, token_counts, tokenize
 from hf_securerouter.recipes.encrypted_check import SAMPLES, compare_with_clear, encrypted_logits
 from hf_securerouter.recipes.experts import EXACT, check_length, largest_name, load_expert, plan_pool, train_pool
 from hf_securerouter.recipes.fitting import Fit, Row
@@ -61,12 +61,11 @@ from hf_securerouter.recipes.packages import FIGURE, check_packages
 from hf_securerouter.recipes.prediction import decide, labels_of, predict, to_device
 from hf_securerouter.recipes.results import publish
 from hf_securerouter.recipes.router_training import summarize_rows, train_router, with_answers
+from hf_securerouter.recipes.row_parts import check_count, split_training_rows
 from hf_securerouter.reports import PoolAnswers, draw_report, make_report
 from hf_securerouter.routing import choose_expert, lambda_for_budget, quotas_for_budget, serve_by_quota
 
 
-ROUTER_SHARE, TUNING_SHARE = 0.2, 0.1  # of the training rows, which are held out from the experts
-ROUTER_ROWS = 2000  # at most, of a large data set: the experts learn from the rest
 CROSS_FITTED_ROWS = 20_000  # at most, of cross-fitted rows: each is kept with all that a router reads of it
 OBJECTIVES = ("gumbel", "utility")
 UPLOADED = ["config.json", "*.safetensors.index.json", "model*.safetensors", "tokenizer*", "README.md"]
@@ -164,9 +163,12 @@ class RoutedPoolRun:
         """The rows of "train" or "validation", not tokenized.
 
         Raises:
-            `SecureRouterValueError`: They are others than those that the run began with.
+            `SecureRouterValueError`: They are others than those that the run began with, or the training rows are too
+                few to be split.
         """
         rows = self.data.rows(split)
+        if split == "train":
+            check_count(self.task, len(rows), self.args.cross_fit_folds)
         own, path = rows_digest(self.task, rows), self.folder / f"rows-{split}.json"
         if not path.exists() and PartialState().is_main_process:  # no wait: the validation rows are the main process's
             write_json(own, path)
@@ -208,8 +210,9 @@ class RoutedPoolRun:
         """
         args, rows = self.args, self.rows(raw)
         logits = torch.zeros(len(rows), len(self.members), len(self.task.id2label))
+        splits = split_training_rows(self.task, raw, args.cross_fit_folds, args.seed)
         if args.cross_fit_folds >= 2:
-            folds = split_rows(self.task, raw, [1 / args.cross_fit_folds] * (args.cross_fit_folds - 1), args.seed)
+            folds, (router_part, tuning_part) = splits
             for number, fold in enumerate(folds):
                 announce(f"Fold {number + 1} of {len(folds)}: experts that have not seen its {len(fold)} rows ...")
                 others = sorted(set(range(len(rows))) - set(fold))
@@ -218,13 +221,11 @@ class RoutedPoolRun:
                     self.folder / f"answers-{number}.safetensors",
                     lambda n=number, o=others, u=unseen: self.answers(self.trained(f"fold-{n}", rows, o), u),  # type: ignore[misc]
                 )["logits"]
-            router_part, tuning_part = split_rows(self.task, raw, [TUNING_SHARE], args.seed + 1)
             if len(router_part) > CROSS_FITTED_ROWS:
                 router_part = sorted(random.Random(args.seed).sample(router_part, CROSS_FITTED_ROWS))
             folders = self.trained("final", rows, range(len(rows)))
         else:
-            shares = [min(ROUTER_SHARE, ROUTER_ROWS / len(raw)), TUNING_SHARE]
-            own, router_part, tuning_part = split_rows(self.task, raw, shares, args.seed)
+            ((own, router_part, tuning_part),) = splits
             part = router_part + tuning_part
             folders = self.final_experts(rows, own, part)
             logits[part] = once_tensors(
