@@ -158,13 +158,43 @@ def check_length(args: RunArguments) -> None:
         )
 
 
+@refuses_unknown
+def check_narrow(args: RunArguments) -> None:
+    """
+    Refuses a narrow expert that [`narrow`] cannot make of the largest one, before anything is trained.
+
+    Raises:
+        `SecureRouterValueError`: The largest expert's embeddings are narrower than 128, or not where those of BERT's
+            cousins are.
+    """
+    if not args.narrow_expert:
+        return
+    name = largest_name(args)
+    with torch.device("meta"):
+        model = AutoModelForSequenceClassification.from_config(
+            AutoConfig.from_pretrained(name, cache_dir=args.cache_dir)
+        )
+    width = cast(torch.Tensor, model.get_input_embeddings().weight).shape[1]
+    if width < NARROW_WIDTH:
+        raise SecureRouterValueError(
+            f"`narrow_expert` adds an expert of width {NARROW_WIDTH}, and the embeddings of {name!r} have the width "
+            f"{width}: leave it out, and name the depths of smaller experts by `--expert_layers`, or take a wider "
+            "checkpoint."
+        )
+    if not hasattr(model.base_model, "embeddings"):
+        raise SecureRouterValueError(
+            f"`narrow_expert` takes over embeddings, which a checkpoint of {model.config.model_type!r} keeps in "
+            "another place: leave it out, and name the depths of smaller experts by `--expert_layers`."
+        )
+
+
 def narrow(model: PreTrainedModel) -> PreTrainedModel:
     """
     A new classifier of a model's family, with 2 layers of width 128. Its embeddings are the principal components of
     the model's.
 
     Args:
-        model (`PreTrainedModel`): A classifier, wider than 128.
+        model (`PreTrainedModel`): A classifier whose embeddings have the width 128 or more; see [`check_narrow`].
     """
     config = resized(model.config, NARROW_LAYERS, NARROW_WIDTH, heads=2)
     config.name_or_path = ""

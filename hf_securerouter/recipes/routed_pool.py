@@ -55,7 +55,15 @@ from hf_securerouter.recipes.costs import (
 )
 from hf_securerouter.recipes.data import open_data, rows_digest, shortened, token_counts, tokenize
 from hf_securerouter.recipes.encrypted_check import SAMPLES, compare_with_clear, encrypted_logits
-from hf_securerouter.recipes.experts import EXACT, check_length, largest_name, load_expert, plan_pool, train_pool
+from hf_securerouter.recipes.experts import (
+    EXACT,
+    check_length,
+    check_narrow,
+    largest_name,
+    load_expert,
+    plan_pool,
+    train_pool,
+)
 from hf_securerouter.recipes.fitting import Fit, Row
 from hf_securerouter.recipes.packages import FIGURE, check_packages
 from hf_securerouter.recipes.prediction import decide, labels_of, predict, to_device
@@ -100,6 +108,7 @@ class RoutedPoolRun:
         check_packages(args, FIGURE)
         self.members = plan_pool(args)
         check_length(args)
+        check_narrow(args)
         check_costs(args, len(self.members))
         check_conversion(args)
         self.functions: dict[Path, dict[str, str]] = {}  # of the experts that are not exact, by their folders

@@ -3,17 +3,21 @@
 
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification, BertForSequenceClassification
+from transformers import AutoModelForSequenceClassification, BertForSequenceClassification, EuroBertConfig
 
-from hf_securerouter import SecureRouterValueError
+from hf_securerouter import PooledEncoderConfig, PooledEncoderForSequenceClassification, SecureRouterValueError
 from hf_securerouter.recipes import experts as recipe
 from hf_securerouter.recipes.arguments import RunArguments
-from hf_securerouter.recipes.experts import Member, check_length, narrow, plan_pool, train_pool
+from hf_securerouter.recipes.experts import Member, check_length, check_narrow, narrow, plan_pool, train_pool
 from hf_securerouter.recipes.fit_with_trainer import parse_args
 from hf_securerouter.recipes.routed_pool import RoutedPoolRun
 from hf_securerouter.recipes.tasks import TASKS
 from tests.recipes.made_up import TRAINER, arguments, loop_run
 from tests.tiny import family_config
+
+
+EUROBERT = {"vocab_size": 30, "hidden_size": 128, "intermediate_size": 64, "num_hidden_layers": 1, "bos_token_id": 1}
+EUROBERT |= {"num_attention_heads": 2, "pad_token_id": 0, "eos_token_id": 2, "mask_token_id": 3}
 
 
 @pytest.mark.parametrize("lengths", [["128"], ["1", "128"], ["8", "64"]])
@@ -41,6 +45,32 @@ def test_inputs_longer_than_the_largest_expert_reads_are_refused_before_training
     with pytest.raises(SecureRouterValueError, match="`max_seq_length` is 65"):
         RoutedPoolRun(args, lambda *_: None, "")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        (family_config("bert", width=64), "adds an expert of width 128, and the embeddings of .* have the width 64: "),
+        (family_config("electra", width=128, embedding_size=64), "have the width 64: leave it out"),
+        (EuroBertConfig(**EUROBERT), "which a checkpoint of 'eurobert' keeps in another place: leave it out"),
+    ],
+    ids=["width", "embeddings", "family"],
+)
+def test_a_narrow_expert_that_cannot_be_made_is_refused_before_training(config, reason, tmp_path):
+    config.save_pretrained(tmp_path)
+    args = RunArguments(task_name="mrpc", model_name_or_path=str(tmp_path), narrow_expert=True, max_seq_length=16)
+    args.profile_seq_length, args.output_dir = 16, str(tmp_path / "out")
+    with pytest.raises(SecureRouterValueError, match=f"`narrow_expert` .*{reason}"):
+        RoutedPoolRun(args, lambda *_: None, "")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("more", [{"width": 128}, {"family": "electra", "width": 64, "embedding_size": 128}])
+def test_a_narrow_expert_is_made_of_embeddings_of_its_own_width(more, tmp_path):
+    config = family_config(**{"family": "bert"} | more)
+    config.save_pretrained(tmp_path)
+    check_narrow(RunArguments(model_name_or_path=str(tmp_path), narrow_expert=True))
+    assert narrow(AutoModelForSequenceClassification.from_config(config)).config.hidden_size == 128
 
 
 def test_two_tasks_of_one_seed_begin_with_different_heads(tokenizer, tmp_path, monkeypatch):
@@ -111,3 +141,12 @@ def test_the_narrow_expert_starts_from_the_principal_components():
     kept = small.bert.embeddings.word_embeddings.weight
     torch.testing.assert_close(kept @ kept.T, table @ table.T, rtol=1e-3, atol=0.5)
     assert large.config.hidden_size == 256
+
+
+def test_a_pooled_encoder_has_a_narrow_expert_too():
+    torch.manual_seed(0)
+    config = PooledEncoderConfig(text_config=family_config("bert", width=256), dense_size=32)
+    small = narrow(PooledEncoderForSequenceClassification(config))
+    assert small.config.text_config.hidden_size == 128 and small.config.dense_size == 32
+    ids = torch.tensor([[2, 7, 9, 3]])
+    assert small(input_ids=ids, attention_mask=torch.ones_like(ids)).logits.shape == (1, 2)
