@@ -18,7 +18,8 @@ from transformers import (
     set_seed,
 )
 
-from hf_securerouter.errors import SecureRouterValueError
+from hf_securerouter.checkpoint_files import not_got
+from hf_securerouter.errors import FileError, SecureRouterValueError
 from hf_securerouter.families import resized, usable_positions
 from hf_securerouter.known_arguments import refuses_unknown
 from hf_securerouter.mpc_friendly import use_functions
@@ -140,6 +141,29 @@ def largest_name(args: RunArguments) -> str:
     if name is None:
         raise SecureRouterValueError("`model_name_or_path` should name the largest expert's checkpoint, got nothing.")
     return name
+
+
+@refuses_unknown
+def check_checkpoints(args: RunArguments) -> None:
+    """
+    Refuses checkpoints that cannot be got, before anything is trained.
+
+    Raises:
+        `FileError`: A folder holds no config.json.
+        `SecureRouterError`: The Hub was not reached; a `SecureRouterValueError` if a name may be wrong.
+    """
+    argument = "experts" if args.experts else "model_name_or_path"
+    named = [(argument, name, args.cache_dir) for name in args.experts or [largest_name(args)]]
+    if args.router_name_or_path is not None:
+        named.append(("router_name_or_path", args.router_name_or_path, None))
+    for argument, name, cache_dir in named:
+        if Path(name).is_dir() and not Path(name, "config.json").exists():
+            where = str(Path(name, "config.json"))
+            raise FileError(f"`{argument}` {name!r} has no config.json", where, "pass the folder of a saved model")
+        try:
+            AutoConfig.from_pretrained(name, cache_dir=cache_dir)
+        except OSError as error:
+            raise not_got(name, "config.json", error, argument) from error
 
 
 @refuses_unknown

@@ -57,6 +57,7 @@ from hf_securerouter.recipes.data import open_data, rows_digest, shortened, toke
 from hf_securerouter.recipes.encrypted_check import SAMPLES, compare_with_clear, encrypted_logits
 from hf_securerouter.recipes.experts import (
     EXACT,
+    check_checkpoints,
     check_length,
     check_narrow,
     largest_name,
@@ -107,6 +108,7 @@ class RoutedPoolRun:
         self.train = partial(fit, self)
         check_packages(args, FIGURE)
         self.members = plan_pool(args)
+        check_checkpoints(args)
         check_length(args)
         check_narrow(args)
         check_costs(args, len(self.members))

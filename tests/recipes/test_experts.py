@@ -3,9 +3,16 @@
 
 import pytest
 import torch
+from huggingface_hub import constants
 from transformers import AutoModelForSequenceClassification, BertForSequenceClassification, EuroBertConfig
 
-from hf_securerouter import PooledEncoderConfig, PooledEncoderForSequenceClassification, SecureRouterValueError
+from hf_securerouter import (
+    PooledEncoderConfig,
+    PooledEncoderForSequenceClassification,
+    SecureRouterError,
+    SecureRouterValueError,
+)
+from hf_securerouter.errors import FileError
 from hf_securerouter.recipes import experts as recipe
 from hf_securerouter.recipes.arguments import RunArguments
 from hf_securerouter.recipes.experts import Member, check_length, check_narrow, narrow, plan_pool, train_pool
@@ -45,6 +52,28 @@ def test_inputs_longer_than_the_largest_expert_reads_are_refused_before_training
     with pytest.raises(SecureRouterValueError, match="`max_seq_length` is 65"):
         RoutedPoolRun(args, lambda *_: None, "")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_checkpoint_that_cannot_be_got_is_named_before_anything_is_trained(made, tmp_path, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    (tmp_path / "empty").mkdir()
+    offline, here = "nobody/nothing", str(made / "checkpoint")
+    for given, error, message in (
+        ({"model_name_or_path": offline}, SecureRouterError, "`model_name_or_path` 'nobody/nothing' was not got from"),
+        ({"experts": [offline, here]}, SecureRouterError, "`experts` 'nobody/nothing' was not got from the Hub"),
+        ({"model_name_or_path": here, "router_name_or_path": offline}, SecureRouterError, "`router_name_or_path` 'no"),
+        (
+            {"model_name_or_path": str(tmp_path / "none")},
+            SecureRouterValueError,
+            "none' is not on the Hub, or .* corr",
+        ),
+        ({"model_name_or_path": str(tmp_path / "empty")}, FileError, "empty' has no config.json .*: pass the folder"),
+    ):
+        args = RunArguments(task_name="mrpc", expert_layers=[] if "experts" in given else [1, 2], **given)
+        args.cache_dir, args.output_dir = str(tmp_path / "cache"), str(tmp_path / "out")
+        with pytest.raises(error, match=message):
+            RoutedPoolRun(args, lambda *_: None, "")
+        assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
