@@ -128,13 +128,14 @@ def _path_of(name: str, file: str) -> Path:
         raise not_got(name, file, error) from error
 
 
-def not_got(name: str, file: str, error: Exception) -> SecureRouterError:
+def not_got(name: str, file: str, error: Exception, argument: str = "model") -> SecureRouterError:
     """The error for the user, when a file of a repository was not got.
 
     Args:
         name (`str`): The repository.
         file (`str`): The file.
         error (`Exception`): Of huggingface_hub or transformers; its text is not shown.
+        argument (`str`): The argument that names the repository.
 
     Returns:
         `SecureRouterError`: A `SecureRouterValueError` if the name may be wrong.
@@ -143,10 +144,10 @@ def not_got(name: str, file: str, error: Exception) -> SecureRouterError:
     absent = (EntryNotFoundError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError)
     if any(isinstance(one, absent) and not isinstance(one, LocalEntryNotFoundError) for one in causes):
         return SecureRouterValueError(
-            f"`model` {name!r} is not on the Hub, or not open to you, or has no {file}: correct the name, or sign "
-            "in with `hf auth login`."
+            f"`{argument}` {name!r} is not on the Hub, or not open to you, or has no {file}: correct the name, or "
+            "sign in with `hf auth login`."
         )
     return SecureRouterError(
-        f"`model` {name!r} was not got from the Hub ({type(error).__name__}): is this machine online? A folder "
+        f"`{argument}` {name!r} was not got from the Hub ({type(error).__name__}): is this machine online? A folder "
         "on this machine needs no network."
     )

@@ -4,7 +4,7 @@
 import os
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 
 _PACKAGE = os.path.dirname(__file__) + os.sep
@@ -66,3 +66,17 @@ def warn(message: str) -> None:
 class UnknownArgumentError(SecureRouterValueError, TypeError):
     """A callable or a config does not know an argument; the message names the nearest one that it knows. It is also a
     `TypeError`, which Python raises for this."""
+
+
+class MissingPackageError(SecureRouterError, ImportError):
+    """Packages of an extra of this package are not installed. It is also an `ImportError`, which Python raises for
+    this.
+
+    Args:
+        purpose (`str`): What needs them, such as "The figure".
+        names (sequence of `str`): The packages.
+        extra (`str`): The extra that has them.
+    """
+
+    def __init__(self, purpose: str, names: Sequence[str], extra: str) -> None:
+        super().__init__(f"{purpose} needs {' and '.join(names)}: `pip install 'hf_securerouter[{extra}]'`.")

@@ -257,8 +257,9 @@ def why_not_cut(config: PreTrainedConfig) -> tuple[str, str] | None:
 
 
 def resized(config: PreTrainedConfig, layers: int, width: int, heads: int) -> PreTrainedConfig:
-    """A copy of a config with other sizes; its feed-forward layers are four times as wide as `width`."""
-    other: Any = copy.deepcopy(config)
+    """A copy of a config whose encoder has other sizes; its feed-forward layers are four times as wide as `width`."""
+    copied = copy.deepcopy(config)
+    other = encoder_config(copied)
     other.num_hidden_layers, other.hidden_size, other.num_attention_heads = layers, width, heads
     for name, size in (
         ("intermediate_size", 4 * width),
@@ -268,4 +269,4 @@ def resized(config: PreTrainedConfig, layers: int, width: int, heads: int) -> Pr
     ):
         if hasattr(other, name):
             setattr(other, name, size)
-    return other
+    return copied

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from .errors import MissingPackageError
 from .files import write_atomically
 from .routing import choose_expert, lambda_grid
 
@@ -268,12 +269,12 @@ def draw_report(
     they have `seconds` and a `score`.
 
     Raises:
-        ImportError: matplotlib is not installed.
+        `MissingPackageError`: matplotlib is not installed.
     """
     try:
         import matplotlib
     except ModuleNotFoundError as error:
-        raise ImportError("The figure needs matplotlib: `pip install 'hf_securerouter[train]'`.") from error
+        raise MissingPackageError("The figure", ["matplotlib"], "train") from error
     matplotlib.use("agg")
     from matplotlib import pyplot
 

@@ -26,6 +26,7 @@ _REPORTED = (
 _OPTIONAL = {  # the extra that has it, and what it is for
     "datasets": ("train", "the training scripts"),
     "evaluate": ("train", "the training scripts"),
+    "matplotlib": ("train", "the training scripts"),
     "numba": ("fast", "faster products of a few rows"),
 }
 

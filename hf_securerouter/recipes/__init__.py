@@ -8,9 +8,11 @@
 | `fitting` | `Fit`, `Train`, `Workspace`: what a run and a training loop promise each other |
 | `tables` | `read_table`, `read_split`: rows of CSV, JSON lines, Parquet and `datasets` folders |
 | `arguments` | `DataArguments`, `RunArguments`, `make_parser`, `command_line` |
+| `packages` | `check_packages`: of the extra `train` |
 | `script` | `run_script`: how a training script ends, and what it prints of warnings |
 | `own_data` | `OwnData`: a user's own files, their columns and labels |
 | `data` | `open_data`, `tokenize`, `split_rows`, `perturb`, `shortened` |
+| `row_parts` | `split_training_rows`, `check_count`: of the experts, the router and its tuning |
 | `artifacts` | `once`, `once_tensors`, `save_once`: files that are made once; `announce` |
 | `half_precision` | `announce_bfloat16`: what a CPU has for it |
 | `prediction` | `predict`, `decide`, `to_device` |

@@ -22,6 +22,7 @@ from hf_securerouter.lengths import truncate
 from hf_securerouter.recipes.arguments import DataArguments
 from hf_securerouter.recipes.fitting import Row
 from hf_securerouter.recipes.own_data import OwnData
+from hf_securerouter.recipes.packages import check_packages
 from hf_securerouter.recipes.tables import read_table
 from hf_securerouter.recipes.tasks import GLUE, TASKS, Task
 
@@ -55,7 +56,9 @@ def open_data(args: DataArguments, labels: Sequence[str] | None = None) -> Data:
     Raises:
         `SecureRouterValueError`: No data or two kinds of data are named; or own data are not as [`OwnData`] wants
             them.
+        `MissingPackageError`: They need `datasets`, which is not installed.
     """
+    check_packages(args)
     named = [f"--{name}" for name in _OWN if getattr(args, name) is not None]
     if args.task_name is not None:
         if named:
@@ -189,18 +192,31 @@ def split_rows(task: Task, rows: Sequence[Row], shares: Sequence[float], seed: i
         list of lists of `int`: Indices of the rest, then those of one part for each share.
 
     Raises:
-        `SecureRouterValueError`: As for [`split_by_sentence`].
+        `SecureRouterValueError`: A part would be empty.
     """
     if task.has_phrases:
         return split_by_sentence([row[task.columns[0]] for row in rows], shares, seed)
     order = list(range(len(rows)))
     random.Random(seed).shuffle(order)
+    rest, *sizes = part_sizes(len(rows), shares)
+    if not all((rest, *sizes)):
+        raise SecureRouterValueError(
+            f"`rows` are {len(rows)}, too few for {len(sizes) + 1} parts of which none is empty: pass more rows."
+        )
     parts = []
-    for share in shares:
-        size = round(share * len(rows))
+    for size in sizes:
         parts.append(sorted(order[:size]))
         order = order[size:]
     return [sorted(order), *parts]
+
+
+def part_sizes(count: int, shares: Sequence[float]) -> list[int]:
+    """Rows of the rest and of each part that [`split_rows`] makes of `count` rows without phrases."""
+    sizes, left = [], count
+    for share in shares:
+        sizes.append(min(left, round(share * count)))
+        left -= sizes[-1]
+    return [left, *sizes]
 
 
 def split_by_sentence(texts: Sequence[str], shares: Sequence[float], seed: int) -> list[list[int]]:

@@ -18,7 +18,8 @@ from transformers import (
     set_seed,
 )
 
-from hf_securerouter.errors import SecureRouterValueError
+from hf_securerouter.checkpoint_files import not_got
+from hf_securerouter.errors import FileError, SecureRouterValueError
 from hf_securerouter.families import encoder_config, resized, usable_positions
 from hf_securerouter.known_arguments import refuses_unknown
 from hf_securerouter.mpc_friendly import use_functions
@@ -143,6 +144,29 @@ def largest_name(args: RunArguments) -> str:
 
 
 @refuses_unknown
+def check_checkpoints(args: RunArguments) -> None:
+    """
+    Refuses checkpoints that cannot be got, before anything is trained.
+
+    Raises:
+        `FileError`: A folder holds no config.json.
+        `SecureRouterError`: The Hub was not reached; a `SecureRouterValueError` if a name may be wrong.
+    """
+    argument = "experts" if args.experts else "model_name_or_path"
+    named = [(argument, name, args.cache_dir) for name in args.experts or [largest_name(args)]]
+    if args.router_name_or_path is not None:
+        named.append(("router_name_or_path", args.router_name_or_path, None))
+    for argument, name, cache_dir in named:
+        if Path(name).is_dir() and not Path(name, "config.json").exists():
+            where = str(Path(name, "config.json"))
+            raise FileError(f"`{argument}` {name!r} has no config.json", where, "pass the folder of a saved model")
+        try:
+            AutoConfig.from_pretrained(name, cache_dir=cache_dir)
+        except OSError as error:
+            raise not_got(name, "config.json", error, argument) from error
+
+
+@refuses_unknown
 def check_length(args: RunArguments) -> None:
     """
     Refuses inputs longer than the largest expert reads, before anything is trained.
@@ -158,13 +182,43 @@ def check_length(args: RunArguments) -> None:
         )
 
 
+@refuses_unknown
+def check_narrow(args: RunArguments) -> None:
+    """
+    Refuses a narrow expert that [`narrow`] cannot make of the largest one, before anything is trained.
+
+    Raises:
+        `SecureRouterValueError`: The largest expert's embeddings are narrower than 128, or not where those of BERT's
+            cousins are.
+    """
+    if not args.narrow_expert:
+        return
+    name = largest_name(args)
+    with torch.device("meta"):
+        model = AutoModelForSequenceClassification.from_config(
+            AutoConfig.from_pretrained(name, cache_dir=args.cache_dir)
+        )
+    width = cast(torch.Tensor, model.get_input_embeddings().weight).shape[1]
+    if width < NARROW_WIDTH:
+        raise SecureRouterValueError(
+            f"`narrow_expert` adds an expert of width {NARROW_WIDTH}, and the embeddings of {name!r} have the width "
+            f"{width}: leave it out, and name the depths of smaller experts by `--expert_layers`, or take a wider "
+            "checkpoint."
+        )
+    if not hasattr(model.base_model, "embeddings"):
+        raise SecureRouterValueError(
+            f"`narrow_expert` takes over embeddings, which a checkpoint of {model.config.model_type!r} keeps in "
+            "another place: leave it out, and name the depths of smaller experts by `--expert_layers`."
+        )
+
+
 def narrow(model: PreTrainedModel) -> PreTrainedModel:
     """
     A new classifier of a model's family, with 2 layers of width 128. Its embeddings are the principal components of
     the model's.
 
     Args:
-        model (`PreTrainedModel`): A classifier, wider than 128.
+        model (`PreTrainedModel`): A classifier whose embeddings have the width 128 or more; see [`check_narrow`].
     """
     config = resized(model.config, NARROW_LAYERS, NARROW_WIDTH, heads=2)
     config.name_or_path = ""

@@ -45,20 +45,29 @@ from hf_securerouter.recipes.calibration import calibration_report, fit_temperat
 from hf_securerouter.recipes.card import card_data
 from hf_securerouter.recipes.cascade import cascade_scores
 from hf_securerouter.recipes.costs import Costs, check_conversion, check_costs, measure_costs, measure_routed
-from hf_securerouter.recipes.data import open_data, rows_digest, shortened, split_rows, token_counts, tokenize
+from hf_securerouter.recipes.data import open_data, rows_digest, shortened, token_counts, tokenize
 from hf_securerouter.recipes.encrypted_check import SAMPLES, compare_with_clear, encrypted_logits
-from hf_securerouter.recipes.experts import EXACT, check_length, largest_name, load_expert, plan_pool, train_pool
+from hf_securerouter.recipes.experts import (
+    EXACT,
+    check_checkpoints,
+    check_length,
+    check_narrow,
+    largest_name,
+    load_expert,
+    plan_pool,
+    train_pool,
+)
 from hf_securerouter.recipes.fitting import Fit, Row
+from hf_securerouter.recipes.packages import FIGURE, check_packages
 from hf_securerouter.recipes.prediction import decide, labels_of, predict, to_device
 from hf_securerouter.recipes.results import publish
 from hf_securerouter.recipes.router_training import summarize_rows, train_router, with_answers
+from hf_securerouter.recipes.row_parts import check_count, split_training_rows
 from hf_securerouter.recipes.shared_encoder import SHARED, refuse_another_encoder, shared_expert
 from hf_securerouter.reports import PoolAnswers, draw_report, make_report
 from hf_securerouter.routing import choose_expert, lambda_for_budget, quotas_for_budget, serve_by_quota
 
 
-ROUTER_SHARE, TUNING_SHARE = 0.2, 0.1  # of the training rows, which are held out from the experts
-ROUTER_ROWS = 2000  # at most, of a large data set: the experts learn from the rest
 CROSS_FITTED_ROWS = 20_000  # at most, of cross-fitted rows: each is kept with all that a router reads of it
 OBJECTIVES = ("gumbel", "utility")
 UPLOADED = ["config.json", "*.safetensors.index.json", "model*.safetensors", "tokenizer*", "README.md"]
@@ -81,6 +90,7 @@ class RoutedPoolRun:
     Raises:
         `SecureRouterValueError`: The output folder holds a run with other arguments or other labels, the experts do
             not make a pool, or the data are not as [`~hf_securerouter.recipes.data.open_data`] wants them.
+        `MissingPackageError`: What draws the figure or reads the data is not installed.
     """
 
     @refuses_unknown
@@ -89,8 +99,11 @@ class RoutedPoolRun:
     ) -> None:
         self.args, self.command, self.train_pool = args, command, train_pool
         self.train = partial(fit, self)
+        check_packages(args, FIGURE)
         self.members = plan_pool(args)
+        check_checkpoints(args)
         check_length(args)
+        check_narrow(args)
         check_costs(args, len(self.members))
         check_conversion(args)
         self.functions: dict[Path, dict[str, str]] = {}  # of the experts that are not exact, by their folders
@@ -154,9 +167,12 @@ class RoutedPoolRun:
         """The rows of "train" or "validation", not tokenized.
 
         Raises:
-            `SecureRouterValueError`: They are others than those that the run began with.
+            `SecureRouterValueError`: They are others than those that the run began with, or the training rows are too
+                few to be split.
         """
         rows = self.data.rows(split)
+        if split == "train":
+            check_count(self.task, len(rows), self.args.cross_fit_folds)
         own, path = rows_digest(self.task, rows), self.folder / f"rows-{split}.json"
         if not path.exists() and PartialState().is_main_process:  # no wait: the validation rows are the main process's
             write_json(own, path)
@@ -205,8 +221,9 @@ class RoutedPoolRun:
         """
         args, rows = self.args, self.rows(raw)
         logits = torch.zeros(len(rows), len(self.members), len(self.task.id2label))
+        splits = split_training_rows(self.task, raw, args.cross_fit_folds, args.seed)
         if args.cross_fit_folds >= 2:
-            folds = split_rows(self.task, raw, [1 / args.cross_fit_folds] * (args.cross_fit_folds - 1), args.seed)
+            folds, (router_part, tuning_part) = splits
             for number, fold in enumerate(folds):
                 announce(f"Fold {number + 1} of {len(folds)}: experts that have not seen its {len(fold)} rows ...")
                 others = sorted(set(range(len(rows))) - set(fold))
@@ -215,13 +232,11 @@ class RoutedPoolRun:
                     self.folder / f"answers-{number}.safetensors",
                     lambda n=number, o=others, u=unseen: self.answers(self.trained(f"fold-{n}", rows, o), u),  # type: ignore[misc]
                 )["logits"]
-            router_part, tuning_part = split_rows(self.task, raw, [TUNING_SHARE], args.seed + 1)
             if len(router_part) > CROSS_FITTED_ROWS:
                 router_part = sorted(random.Random(args.seed).sample(router_part, CROSS_FITTED_ROWS))
             folders = self.trained("final", rows, range(len(rows)))
         else:
-            shares = [min(ROUTER_SHARE, ROUTER_ROWS / len(raw)), TUNING_SHARE]
-            own, router_part, tuning_part = split_rows(self.task, raw, shares, args.seed)
+            ((own, router_part, tuning_part),) = splits
             part = router_part + tuning_part
             folders = self.final_experts(rows, own, part)
             logits[part] = once_tensors(
@@ -416,10 +431,9 @@ class RoutedPoolRun:
         return found if task.is_glue else found | {"labels": list(task.labels)}
 
     def save(self, model: SecureRouterForSequenceClassification, report: dict[str, Any]) -> None:
-        """The model with its card, the figure, and the row of results."""
+        """The model with its card and its row of results, then the figure: one that fails loses nothing else."""
         objective, args = self.args.router_objective, self.args
         policy = report["policies"][f"{objective}, quotas"]
-        draw_report(report, self.folder / "curve.png", f"{self.task.name}, seed {args.seed}", report["metric"])
         path = self.folder / "routed.json"
         measured = json.loads(path.read_text()) if path.exists() else None
         row = {
@@ -442,6 +456,7 @@ class RoutedPoolRun:
         model.cpu().model_card_data = card  # type: ignore[assignment]
         self.tokenizer.save_pretrained(self.folder)
         model.save_pretrained(self.folder)
+        draw_report(report, self.folder / "curve.png", f"{self.task.name}, seed {args.seed}", report["metric"])
         if args.results_file:
             publish(args.results_file, [self.folder])
         shutil.rmtree(self.folder / "steps", ignore_errors=True)  # checkpoints of steps that are finished

@@ -46,7 +46,7 @@ class TestEnv:
         crypten = json.loads(run("env", "--json").stdout)["crypten"]
         assert crypten["state"] == "broken" and crypten["error"] == "`onnx` is missing"
 
-    @pytest.mark.parametrize(("name", "extra"), [("datasets", "train"), ("numba", "fast")])
+    @pytest.mark.parametrize(("name", "extra"), [("datasets", "train"), ("matplotlib", "train"), ("numba", "fast")])
     def test_a_missing_extra_is_reported(self, monkeypatch, name, extra):
         from hf_securerouter.cli import env as env_module
 

@@ -5,20 +5,29 @@ import copy
 
 import pytest
 import torch
+from huggingface_hub import constants
 from transformers import (
     AutoModelForSequenceClassification,
     BertForSequenceClassification,
+    EuroBertConfig,
     GPT2Config,
     GPT2ForSequenceClassification,
 )
 
-from hf_securerouter import SecureRouterValueError
+from hf_securerouter import (
+    PooledEncoderConfig,
+    PooledEncoderForSequenceClassification,
+    SecureRouterError,
+    SecureRouterValueError,
+)
+from hf_securerouter.errors import FileError
 from hf_securerouter.pool import cut_layers
 from hf_securerouter.recipes import experts as recipe
 from hf_securerouter.recipes.arguments import RunArguments
 from hf_securerouter.recipes.experts import (
     Member,
     check_length,
+    check_narrow,
     load_classifier,
     narrow,
     plan_pool,
@@ -30,6 +39,10 @@ from hf_securerouter.recipes.routed_pool import RoutedPoolRun
 from hf_securerouter.recipes.tasks import TASKS
 from tests.recipes.made_up import TRAINER, arguments, loop_run
 from tests.tiny import family_config
+
+
+EUROBERT = {"vocab_size": 30, "hidden_size": 128, "intermediate_size": 64, "num_hidden_layers": 1, "bos_token_id": 1}
+EUROBERT |= {"num_attention_heads": 2, "pad_token_id": 0, "eos_token_id": 2, "mask_token_id": 3}
 
 
 @pytest.mark.parametrize("lengths", [["16"], ["1", "16"], ["8", "15"]])
@@ -59,6 +72,54 @@ def test_inputs_longer_than_the_largest_expert_reads_are_refused_before_training
     with pytest.raises(SecureRouterValueError, match="`max_seq_length` is 65"):
         RoutedPoolRun(args, lambda *_: None, "")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_checkpoint_that_cannot_be_got_is_named_before_anything_is_trained(made, tmp_path, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    (tmp_path / "empty").mkdir()
+    offline, here = "nobody/nothing", str(made / "checkpoint")
+    for given, error, message in (
+        ({"model_name_or_path": offline}, SecureRouterError, "`model_name_or_path` 'nobody/nothing' was not got from"),
+        ({"experts": [offline, here]}, SecureRouterError, "`experts` 'nobody/nothing' was not got from the Hub"),
+        ({"model_name_or_path": here, "router_name_or_path": offline}, SecureRouterError, "`router_name_or_path` 'no"),
+        (
+            {"model_name_or_path": str(tmp_path / "none")},
+            SecureRouterValueError,
+            "none' is not on the Hub, or .* corr",
+        ),
+        ({"model_name_or_path": str(tmp_path / "empty")}, FileError, "empty' has no config.json .*: pass the folder"),
+    ):
+        args = RunArguments(task_name="mrpc", expert_layers=[] if "experts" in given else [1, 2], **given)
+        args.cache_dir, args.output_dir = str(tmp_path / "cache"), str(tmp_path / "out")
+        with pytest.raises(error, match=message):
+            RoutedPoolRun(args, lambda *_: None, "")
+        assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        (family_config("bert", width=64), "adds an expert of width 128, and the embeddings of .* have the width 64: "),
+        (family_config("electra", width=128, embedding_size=64), "have the width 64: leave it out"),
+        (EuroBertConfig(**EUROBERT), "which a checkpoint of 'eurobert' keeps in another place: leave it out"),
+    ],
+    ids=["width", "embeddings", "family"],
+)
+def test_a_narrow_expert_that_cannot_be_made_is_refused_before_training(config, reason, tmp_path):
+    config.save_pretrained(tmp_path)
+    args = RunArguments(task_name="mrpc", model_name_or_path=str(tmp_path), narrow_expert=True, max_seq_length=16)
+    args.profile_seq_length, args.output_dir = 16, str(tmp_path / "out")
+    with pytest.raises(SecureRouterValueError, match=f"`narrow_expert` .*{reason}"):
+        RoutedPoolRun(args, lambda *_: None, "")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("more", [{"width": 128}, {"family": "electra", "width": 64, "embedding_size": 128}])
+def test_a_narrow_expert_is_made_of_embeddings_of_its_own_width(more, tmp_path):
+    config = family_config(**{"family": "bert"} | more)
+    config.save_pretrained(tmp_path)
+    check_narrow(RunArguments(model_name_or_path=str(tmp_path), narrow_expert=True))
+    assert narrow(AutoModelForSequenceClassification.from_config(config)).config.hidden_size == 128
 
 
 def test_two_tasks_of_one_seed_begin_with_different_heads(tokenizer, tmp_path, monkeypatch):
@@ -185,3 +246,12 @@ def test_the_narrow_expert_starts_from_the_principal_components():
     kept = small.bert.embeddings.word_embeddings.weight
     torch.testing.assert_close(kept @ kept.T, table @ table.T, rtol=1e-3, atol=0.5)
     assert large.config.hidden_size == 256
+
+
+def test_a_pooled_encoder_has_a_narrow_expert_too():
+    torch.manual_seed(0)
+    config = PooledEncoderConfig(text_config=family_config("bert", width=256), dense_size=32)
+    small = narrow(PooledEncoderForSequenceClassification(config))
+    assert small.config.text_config.hidden_size == 128 and small.config.dense_size == 32
+    ids = torch.tensor([[2, 7, 9, 3]])
+    assert small(input_ids=ids, attention_mask=torch.ones_like(ids)).logits.shape == (1, 2)

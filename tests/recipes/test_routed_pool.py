@@ -331,7 +331,7 @@ def test_a_router_takes_no_more_rows_from_the_experts_than_it_can_use(made, tmp_
             sizes.append((len(own), len(held_out)))
             return super().final_experts(rows, own, held_out)
 
-    monkeypatch.setattr("hf_securerouter.recipes.routed_pool.ROUTER_ROWS", most)
+    monkeypatch.setattr("hf_securerouter.recipes.row_parts.ROUTER_ROWS", most)
     loop_run(arguments(made, tmp_path / "out"), Recording)()
     assert sizes == [(120 - held_out, held_out)]
 
