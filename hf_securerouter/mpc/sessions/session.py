@@ -216,7 +216,8 @@ class Session(ABC):
             verify (`float` or `bool`): Share of the batches, drawn at random, that are asked a second time under
                 fresh shares and masks. Two answers within the bounds of the shares differ by rounding only, see
                 `tolerance`; beyond the bounds they differ by whole units. A warning names the inputs that differ.
-                Where two experts are as good by the router's scores, the second run may take the other one.
+                Where two experts are as good by the router's scores, or under `quota` two inputs as hard, the second
+                run may take the other expert, whose answer may be right, too: `in_bounds` then is True, with a guard.
             max_windows (`int`): Windows of `max_length` tokens into which texts are cut; the answer is the mean of
                 their logits. Every text costs as many queries, however long it is: windows that it does not need are
                 copies, which do not count. The servers see this number, and none of a text's own.
@@ -279,7 +280,7 @@ class Session(ABC):
         revealed = len(experts) == count
         verified = [_all_of(verified[row : row + max_windows]) for row in range(0, count, max_windows)]
         if differing := [index for index, agreed in enumerate(verified) if agreed is False]:
-            warn(differing_inputs(differing))
+            warn(differing_inputs(differing, self.manifest))
         in_bounds = [_all_of(in_bounds[row : row + max_windows]) for row in range(0, count, max_windows)]
         if beyond := [index for index, inside in enumerate(in_bounds) if inside is False]:
             warn(inputs_beyond_bounds(beyond))

@@ -55,12 +55,23 @@ def _named(rows: Sequence[int]) -> str:
     return ", ".join(map(str, rows[:10])) + (", ..." if len(rows) > 10 else "")
 
 
-def differing_inputs(rows: Sequence[int]) -> str:
-    """The warning about inputs, by their positions in the call, that were answered differently under fresh masks."""
+def differing_inputs(rows: Sequence[int], manifest: Manifest) -> str:
+    """The warning about inputs that were answered differently under fresh masks.
+
+    Args:
+        rows (`list[int]`): Their positions in the call.
+        manifest (`Manifest`): Of the model. Where a router chooses, an answer may be another expert's, and right.
+    """
+    found = f"{len(rows)} inputs were answered differently under fresh masks (positions {_named(rows)})"
+    remedy = "have the model converted again with such texts as `calibration=`, and look at `securerouter check`"
+    if not manifest.routes:
+        return f"{found}: do not use their answers. Their values may exceed the bounds of the shares: {remedy}."
+    alike = "rank two inputs nearly alike" if manifest.batch else "are nearly the same for two experts"
+    tells = "Its guard tells which" if manifest.guard else "A guard, `securerouter share --guard`, would tell which"
     return (
-        f"{len(rows)} inputs were answered differently under fresh masks (positions {_named(rows)}): do not use their "
-        "answers. Their values may exceed the bounds of the shares: have the model converted again with such texts as "
-        "`calibration=`, and look at `securerouter check`."
+        f"{found}. Either their values exceed the bounds of the shares: then do not use their answers, and {remedy}. "
+        f"Or the router's scores {alike}, so that another expert answered, and both answers may be right. {tells}: "
+        "`in_bounds` is true where only the expert is another."
     )
 
 

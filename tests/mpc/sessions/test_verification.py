@@ -2,6 +2,7 @@
 """Wrong answers are noticed: by the model in clear text, by a second run, and by the parties when they debug."""
 
 import ast
+import itertools
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -14,8 +15,10 @@ from hf_securerouter.mpc import deployment
 from hf_securerouter.mpc.conversion.clear_model import ClearModel
 from hf_securerouter.mpc.convert import to_mpc
 from hf_securerouter.mpc.net.channel import ChannelError
+from hf_securerouter.mpc.net.cost import Cost
 from hf_securerouter.mpc.secure_model import SecureModel
 from hf_securerouter.mpc.sessions.local import LocalSession, SessionError
+from hf_securerouter.mpc.sessions.session import Answer
 from hf_securerouter.mpc.sessions.verification import VerificationError, agree, refuse_other_answers, tolerance
 from tests.tiny import VOCABULARY, noisy_classifier, pool_model
 
@@ -43,6 +46,17 @@ class Unaware(LocalSession):
         pass
 
 
+class Undecided(Unaware):
+    """A session without roles, which never gives the same answer twice."""
+
+    is_open = True
+    answers = itertools.count()
+
+    def _query(self, batch):
+        size = len(batch["input_ids"])
+        return Answer(torch.full((size, 2), float(next(self.answers))), None, [None] * size, Cost())
+
+
 def test_a_second_run_agrees_within_the_bounds(secure):
     with warnings.catch_warnings():
         warnings.simplefilter("error", SecureRouterWarning)
@@ -59,6 +73,18 @@ def test_a_second_run_shows_what_exceeds_the_bounds(beyond):
         with pytest.warns(SecureRouterWarning, match=r"inputs were answered differently .* do not use their answers"):
             result = session(INPUTS, verify=1)
     assert False in result.verified
+
+
+@pytest.mark.parametrize(("guard", "told"), [(True, "Its guard tells"), (False, "A guard, .* would tell")])
+@pytest.mark.parametrize(
+    ("privacy", "reason"),
+    [("quota", "rank two inputs nearly alike"), ("revealed", "are nearly the same for two experts")],
+)
+def test_where_a_router_chooses_another_expert_may_have_answered(privacy, reason, guard, told):
+    secure = pool_model(("bert", "bert")).to_mpc(max_length=LENGTH, routing_privacy=privacy, guard=guard)
+    message = f"Either .* exceed the bounds .* Or .* {reason}, so that another expert .* {told} which: `in_bounds` is"
+    with pytest.warns(SecureRouterWarning, match=message):
+        Undecided(secure.converted)(INPUTS, verify=1)
 
 
 def test_a_share_of_the_batches_is_verified(secure, monkeypatch):
