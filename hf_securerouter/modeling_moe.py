@@ -169,11 +169,15 @@ class SecureMoeModel(SecureMoePreTrainedModel, BertModel):
         self.post_init()
 
     def forward(
-        self, input_ids: torch.Tensor | None = None, attention_mask: torch.Tensor | None = None, **kwargs: Any
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,  # by name, which says that they are read
+        **kwargs: Any,
     ) -> Any:
         if attention_mask is not None:
             kwargs["is_token"] = attention_mask.bool()
-        return super().forward(input_ids, attention_mask=attention_mask, **kwargs)
+        return super().forward(input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids, **kwargs)
 
 
 class SecureMoeForSequenceClassification(SecureMoePreTrainedModel):

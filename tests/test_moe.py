@@ -136,6 +136,17 @@ def test_a_pool_in_training_adds_the_weighted_losses_of_a_mixture(objective):
     torch.testing.assert_close(evaluated.loss, parts)
 
 
+def test_a_router_that_shares_the_encoder_of_a_mixture_reads_the_second_text_as_such():
+    pool = pool_with_a_mixture().eval()
+    pair = {"input_ids": IDS, "attention_mask": MASK, "token_type_ids": (torch.arange(9) > 3).long().expand(2, 9)}
+    with torch.no_grad():
+        read = pool.experts[0].bert(**pair).last_hidden_state[:, 0]
+        torch.testing.assert_close(pool.router.summarize(**pair), read)
+        torch.testing.assert_close(pool(**pair).router_logits, pool.router(read))
+        del pair["token_type_ids"]
+        assert not torch.allclose(pool.router.summarize(**pair), read)
+
+
 def test_a_mixture_out_of_a_dense_layer_starts_as_that_layer(tmp_path):
     dense = noisy_classifier("bert", width=16, heads=2)
     dense.save_pretrained(tmp_path)
