@@ -136,6 +136,44 @@ def test_a_pool_in_training_adds_the_weighted_losses_of_a_mixture(objective):
     torch.testing.assert_close(evaluated.loss, parts)
 
 
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_checkpointed_layers_pass_the_gradient_of_their_routers_losses_on(use_reentrant):
+    model = moe_classifier(layers=4, router_aux_loss_coef=3.0, router_z_loss_coef=2.0).train()
+
+    def gradients():
+        model.zero_grad()
+        model(IDS, attention_mask=MASK).router_loss.backward()
+        missing = torch.zeros(())  # where one way of checkpointing has none, the other has zeros
+        return {
+            name: missing if w.grad is None or not w.grad.any() else w.grad for name, w in model.named_parameters()
+        }
+
+    expected = gradients()
+    assert expected["bert.encoder.layer.3.intermediate.router.weight"].any()
+    # The name since transformers 5.23, and the one before it.
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": use_reentrant})
+    torch.testing.assert_close(gradients(), expected)
+
+
+def test_what_a_mixture_returns_beside_its_logits_is_that_of_a_bert():
+    model = moe_classifier(layers=4)
+    model.set_attn_implementation("eager")  # no other returns attention weights
+    asked = {"output_hidden_states": True, "output_attentions": True}
+    output = model(IDS, attention_mask=MASK, output_router_logits=True, **asked)
+    assert [state.shape for state in output.hidden_states] == [(2, 9, 16)] * 5
+    assert [weights.shape for weights in output.attentions] == [(2, 2, 9, 9)] * 4
+    assert [logits.shape for logits in output.router_logits] == [(2, 9, 4)] * 2
+    inner = model.bert(inputs_embeds=model.get_input_embeddings()(IDS), attention_mask=MASK, **asked)
+    torch.testing.assert_close(inner.hidden_states, output.hidden_states)
+    assert inner.last_hidden_state is inner.hidden_states[-1] and inner.router_logits is None
+    assert len(model.bert(IDS, return_dict=False, output_router_logits=True)) == 3
+    with pytest.raises(SecureRouterValueError, match="`input_ids` or `inputs_embeds` should be given, got both"):
+        model.bert(IDS, inputs_embeds=inner.last_hidden_state)
+    with pytest.raises(SecureRouterValueError, match="got neither"):
+        model.bert(attention_mask=MASK)
+
+
 def test_a_router_that_shares_the_encoder_of_a_mixture_reads_the_second_text_as_such():
     pool = pool_with_a_mixture().eval()
     pair = {"input_ids": IDS, "attention_mask": MASK, "token_type_ids": (torch.arange(9) > 3).long().expand(2, 9)}
