@@ -49,7 +49,7 @@ class SecureMoeConfig(BertConfig):
     """
 
     model_type = "secure_moe"
-    keys_to_ignore_at_inference = ["router_logits", "aux_loss", "z_loss"]
+    keys_to_ignore_at_inference = ["router_logits", "aux_loss", "z_loss", "router_loss"]
 
     num_experts: int = 8
     num_experts_per_tok: int = 1

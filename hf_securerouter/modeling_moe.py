@@ -13,7 +13,8 @@ from typing import Any, cast
 import torch
 from torch import nn
 from transformers import AutoModel, AutoModelForSequenceClassification, BertForSequenceClassification, BertModel
-from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions, SequenceClassifierOutput
+from transformers.masking_utils import create_bidirectional_mask
+from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceClassifierOutput
 from transformers.models.bert.modeling_bert import (
     BertEmbeddings,
     BertEncoder,
@@ -23,14 +24,20 @@ from transformers.models.bert.modeling_bert import (
     BertPreTrainedModel,
 )
 from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
-from transformers.models.switch_transformers.modeling_switch_transformers import router_z_loss_func
 from transformers.utils.generic import can_return_tuple
-from transformers.utils.output_capturing import OutputRecorder
+from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_moe import SecureMoeConfig
 from .errors import SecureRouterValueError
 from .expert_places import served
 from .known_arguments import refuse_unknown
+
+
+@dataclass
+class SecureMoeModelOutput(BaseModelOutputWithPooling):
+    """Output of [`SecureMoeModel`]: BERT's, and `router_logits`, (B, T, N) of each sparse layer, if asked for."""
+
+    router_logits: tuple[torch.Tensor, ...] | None = None
 
 
 @dataclass
@@ -108,7 +115,11 @@ class SecureMoeMixture(nn.Module):
 
 
 class SecureMoeLayer(BertLayer):
-    """A BERT layer whose feed-forward layer is a mixture."""
+    """A BERT layer whose feed-forward layer is a mixture, and which returns its router's logits too.
+
+    They are returned, not recorded by a hook or on the module: so a checkpointed layer passes their gradient on, a
+    compiled graph holds them, and no graph outlives its step.
+    """
 
     def __init__(self, config: SecureMoeConfig, layer_idx: int | None = None):
         super().__init__(config, layer_idx=layer_idx)
@@ -118,7 +129,7 @@ class SecureMoeLayer(BertLayer):
 
     def forward(
         self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None, is_token: torch.Tensor, **kwargs: Any
-    ) -> torch.Tensor:
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         r"""
         Args:
             hidden_states (`torch.Tensor`): (B, T, H).
@@ -126,12 +137,11 @@ class SecureMoeLayer(BertLayer):
             is_token (`torch.Tensor`): True for tokens, False for padding, bool (B, T).
 
         Returns:
-            `torch.Tensor`: (B, T, H).
+            `tuple`: Hidden states (B, T, H), and the router's logits (B, T, N).
         """
         attended, _ = self.attention(hidden_states, attention_mask, **kwargs)
-        mixed, _ = self.intermediate(attended, is_token)
-        output: torch.Tensor = self.output(mixed, attended)
-        return output
+        mixed, router_logits = self.intermediate(attended, is_token)
+        return self.output(mixed, attended), router_logits
 
 
 class SecureMoeEncoder(BertEncoder):
@@ -146,42 +156,37 @@ class SecureMoeEncoder(BertEncoder):
         )
 
     def forward(
-        self,
-        hidden_states: torch.Tensor,
-        attention_mask: torch.Tensor | None,
-        is_token: torch.Tensor | None = None,
-        **kwargs: Any,
-    ) -> BaseModelOutputWithPastAndCrossAttentions:
+        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None, is_token: torch.Tensor, **kwargs: Any
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
         r"""
         Args:
             hidden_states (`torch.Tensor`): (B, T, H), the embeddings.
             attention_mask (`torch.Tensor`, *optional*): Of the attention; broadcasts to (B, heads, T, T).
-            is_token (`torch.Tensor`, *optional*): True for tokens, bool (B, T); None for no padding.
+            is_token (`torch.Tensor`): True for tokens, False for padding, bool (B, T).
 
         Returns:
-            `BaseModelOutputWithPastAndCrossAttentions`: `last_hidden_state` is (B, T, H).
+            `tuple`: Hidden states (B, T, H), and the routers' logits, (B, T, N) of each sparse layer.
         """
-        if is_token is None:
-            is_token = torch.ones(hidden_states.shape[:2], dtype=torch.bool, device=hidden_states.device)
-        for layer in self.layer:
-            tokens = {"is_token": is_token} if isinstance(layer, SecureMoeLayer) else {}
-            hidden_states = layer(hidden_states, attention_mask, **tokens, **kwargs)
-        return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=hidden_states)
+        routed = []
+        for index, layer in enumerate(self.layer):
+            if self.config.is_sparse(index):
+                hidden_states, router_logits = layer(hidden_states, attention_mask, is_token, **kwargs)
+                routed.append(router_logits)
+            else:
+                hidden_states = layer(hidden_states, attention_mask, **kwargs)
+        return hidden_states, tuple(routed)
 
 
 class SecureMoePreTrainedModel(BertPreTrainedModel):
-    """Base class: BERT's, whose sparse layers record their routers' logits."""
+    """Base class of models with sparse layers: BERT's."""
 
     config: SecureMoeConfig
     config_class = SecureMoeConfig
-    _can_record_outputs = BertPreTrainedModel._can_record_outputs | {
-        "router_logits": OutputRecorder(SecureMoeMixture, index=1)
-    }
 
 
 class SecureMoeModel(SecureMoePreTrainedModel, BertModel):
-    """BERT with sparse layers, without a head; arguments and outputs are those of `BertModel`, and `router_logits` if
-    `output_router_logits=True`."""
+    """BERT with sparse layers, without a head; arguments and outputs are those of `BertModel` as an encoder, and
+    `router_logits` if `output_router_logits=True`."""
 
     _no_split_modules = ["BertEmbeddings", "BertLayer", "SecureMoeLayer"]
 
@@ -193,12 +198,50 @@ class SecureMoeModel(SecureMoePreTrainedModel, BertModel):
         self.pooler = BertPooler(config) if add_pooling_layer else None
         self.post_init()
 
+    @capture_outputs
     def forward(
-        self, input_ids: torch.Tensor | None = None, attention_mask: torch.Tensor | None = None, **kwargs: Any
-    ) -> Any:
-        if attention_mask is not None:
-            kwargs["is_token"] = attention_mask.bool()
-        return super().forward(input_ids, attention_mask=attention_mask, **kwargs)
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        output_router_logits: bool | None = None,
+        **kwargs: Any,
+    ) -> SecureMoeModelOutput:
+        r"""Encodes a batch.
+
+        Args:
+            output_router_logits (`bool`, *optional*): Whether to return the routers' logits.
+            input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds: As for
+                [`SecureMoeForSequenceClassification`].
+
+        Returns:
+            [`SecureMoeModelOutput`]
+
+        Raises:
+            `SecureRouterValueError`: Not exactly one of `input_ids` and `inputs_embeds` is given.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise SecureRouterValueError(
+                f"`input_ids` or `inputs_embeds` should be given, got {'neither' if input_ids is None else 'both'}: "
+                "pass one of them."
+            )
+        places = {"position_ids": position_ids, "token_type_ids": token_type_ids}
+        embedded = self.embeddings(input_ids=input_ids, inputs_embeds=inputs_embeds, **places)
+        if attention_mask is None:
+            is_token = torch.ones(embedded.shape[:2], dtype=torch.bool, device=embedded.device)
+        else:
+            is_token = attention_mask.bool()
+        attended = create_bidirectional_mask(self.config, embedded, attention_mask)
+        hidden_states, router_logits = self.encoder(embedded, attended, is_token, position_ids=position_ids, **kwargs)
+        if output_router_logits is None:
+            output_router_logits = getattr(self.config, "output_router_logits", False)
+        return SecureMoeModelOutput(
+            last_hidden_state=hidden_states,
+            pooler_output=None if self.pooler is None else self.pooler(hidden_states),
+            router_logits=router_logits if output_router_logits else None,
+        )
 
 
 class SecureMoeForSequenceClassification(SecureMoePreTrainedModel):
@@ -348,13 +391,18 @@ class SecureMoeForSequenceClassification(SecureMoePreTrainedModel):
     def _router_losses(
         self, routed: tuple[torch.Tensor, ...], attention_mask: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The load-balance loss and the z-loss over the tokens of all sparse layers, without padding."""
-        rows = [logits.flatten(0, 1).float() for logits in routed]
+        """The load-balance loss and the z-loss over the tokens of all sparse layers, without padding, which weighs 0.
+
+        It is not taken out by an index: a compiled graph does not know how many tokens a batch has.
+        """
+        home = routed[0].device
+        rows = torch.stack([logits.to(home).float().flatten(0, 1) for logits in routed])  # (layers, B * T, N)
+        is_token = torch.ones(rows.shape[1], device=home)
         if attention_mask is not None:
-            rows = [own[attention_mask.bool().flatten()] for own in rows]
+            is_token = attention_mask.to(home).flatten().bool().float()
         experts, choices = self.config.num_experts, self.config.num_experts_per_tok
-        balance: Any = load_balancing_loss_func(tuple(rows), experts, choices)  # type: ignore[arg-type]
-        z_loss: Any = router_z_loss_func(torch.stack(rows))
+        balance: Any = load_balancing_loss_func(rows.unbind(), experts, choices, is_token)  # type: ignore[arg-type]
+        z_loss = (rows.logsumexp(-1).square() * is_token).sum() / (is_token.sum() * len(rows))
         return balance, z_loss
 
 
@@ -372,4 +420,4 @@ AutoModel.register(SecureMoeConfig, SecureMoeModel, exist_ok=True)
 AutoModelForSequenceClassification.register(SecureMoeConfig, SecureMoeForSequenceClassification, exist_ok=True)
 
 
-__all__ = ["SecureMoeForSequenceClassification", "SecureMoeModel", "SecureMoeOutput"]
+__all__ = ["SecureMoeForSequenceClassification", "SecureMoeModel", "SecureMoeModelOutput", "SecureMoeOutput"]

@@ -4,7 +4,7 @@
 import pytest
 import torch
 
-from tests.tiny import pool_model
+from tests.tiny import family_config, moe_classifier, pool_model
 
 
 @pytest.fixture
@@ -41,6 +41,26 @@ def test_a_pool_is_one_graph_in_evaluation_and_in_training(compiled, batch, labe
 
     compiled(model.train(), **batch, labels=labels).loss.backward()
     assert all(parameter.grad is not None for parameter in model.router.dense.parameters())
+
+
+def test_a_pool_with_a_mixture_of_experts_is_one_full_graph_in_training(batch, labels):
+    configs = [moe_classifier(num_labels=2, num_experts=2).config, family_config("bert")]
+    shared = {"expert_costs": [1.0, 2.0], "problem_type": "single_label_classification"}
+    model = pool_model(expert_configs=configs, **shared).train()
+    found = {}
+    torch._dynamo.reset()
+    for name, run in (("alone", model), ("together", torch.compile(model, backend="eager", fullgraph=True))):
+        torch.manual_seed(0)  # of the Gumbel-softmax
+        output = run(**batch, labels=labels)
+        model.zero_grad()
+        output.loss.backward()
+        found[name] = output, {key: weight.grad for key, weight in model.named_parameters()}
+    torch._dynamo.reset()
+    (alone, expected), (together, gradients) = found.values()
+    torch.testing.assert_close(together.logits, alone.logits)
+    torch.testing.assert_close(together.loss, alone.loss)
+    torch.testing.assert_close(gradients, expected)
+    assert all(gradient.any() for name, gradient in expected.items() if ".intermediate.router." in name)
 
 
 def test_the_first_compiled_step_stores_the_problem_type(compiled, batch):

@@ -1,6 +1,9 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
 """BERT classifiers with sparse layers, in clear text."""
 
+import dataclasses
+
+import numpy as np
 import pytest
 import torch
 from transformers import (
@@ -10,6 +13,7 @@ from transformers import (
     TrainingArguments,
     pipeline,
 )
+from transformers.modeling_outputs import SequenceClassifierOutput
 
 from hf_securerouter import (
     SecureMoeConfig,
@@ -18,7 +22,8 @@ from hf_securerouter import (
     SecureRouterForSequenceClassification,
     SecureRouterValueError,
 )
-from hf_securerouter.modeling_moe import SecureMoeMixture, SecureMoeModel
+from hf_securerouter.modeling_moe import SecureMoeMixture, SecureMoeModel, SecureMoeOutput
+from hf_securerouter.outputs import SecureRouterOutput
 from hf_securerouter.trainer import SecureRouterTrainer, SecureRouterTrainingArguments
 from tests.tiny import VOCABULARY, moe_classifier, noisy_classifier
 
@@ -84,14 +89,43 @@ def test_losses_are_of_tokens_alone_and_reach_every_weight():
     assert model(IDS).router_logits is None
 
 
+def pool_with_a_mixture(**fields):
+    """A pool of a mixture, whose encoder the router reads, and of a dense expert."""
+    experts = [
+        moe_classifier(hidden_dropout_prob=0.0, router_aux_loss_coef=3.0, router_z_loss_coef=2.0).config,
+        noisy_classifier("bert", width=16, heads=2).config,
+    ]
+    shared = {"router_shares_expert": 0, "expert_costs": [1.0, 2.0], "num_labels": 3, "router_dropout": 0.0}
+    return SecureRouterForSequenceClassification(SecureRouterConfig(expert_configs=experts, **shared | fields))
+
+
+@pytest.mark.parametrize("make", [moe_classifier, pool_with_a_mixture])
+def test_the_predictions_of_a_trainer_are_the_logits_alone(tmp_path, make):
+    rows = [{"input_ids": ids, "attention_mask": mask, "labels": 1} for ids, mask in zip(IDS, MASK, strict=True)]
+    metrics = []
+    trainer = Trainer(
+        make(),
+        TrainingArguments(str(tmp_path), report_to=[], use_cpu=True),
+        eval_dataset=rows,
+        compute_metrics=lambda pairs: metrics.append(np.argmax(pairs.predictions, -1).shape) or {},
+    )
+    predictions = trainer.predict(rows).predictions
+    assert isinstance(predictions, np.ndarray) and predictions.shape == (2, 3)
+    trainer.evaluate()
+    assert metrics == [(2,), (2,)]
+
+
+@pytest.mark.parametrize(
+    ("output", "config"), [(SecureMoeOutput, SecureMoeConfig), (SecureRouterOutput, SecureRouterConfig)]
+)
+def test_a_trainer_leaves_out_every_output_beside_those_of_any_classifier(output, config):
+    own, common = ({field.name for field in dataclasses.fields(kind)} for kind in (output, SequenceClassifierOutput))
+    assert own - common == set(config.keys_to_ignore_at_inference)
+
+
 @pytest.mark.parametrize("objective", ["gumbel", "utility"])
 def test_a_pool_in_training_adds_the_weighted_losses_of_a_mixture(objective):
-    mixture = moe_classifier(hidden_dropout_prob=0.0, router_aux_loss_coef=3.0, router_z_loss_coef=2.0)
-    fields = {"router_shares_expert": 0, "expert_costs": [1.0, 2.0], "num_labels": 3, "alpha": 0.5, "beta": 0.25}
-    configs = [mixture.config, noisy_classifier("bert", width=16, heads=2).config]
-    pool = SecureRouterForSequenceClassification(
-        SecureRouterConfig(expert_configs=configs, router_objective=objective, router_dropout=0.0, **fields)
-    )
+    pool = pool_with_a_mixture(router_objective=objective, alpha=0.5, beta=0.25)
     batch = {"input_ids": IDS, "attention_mask": MASK, "labels": torch.tensor([0, 2])}
     own = pool.experts[0].eval()(**batch)
     out = pool.train()(**batch)
@@ -100,6 +134,55 @@ def test_a_pool_in_training_adds_the_weighted_losses_of_a_mixture(objective):
     evaluated = pool.eval()(**batch)
     parts = evaluated.task_loss + 0.5 * evaluated.balance_loss + 0.25 * evaluated.cost_loss
     torch.testing.assert_close(evaluated.loss, parts)
+
+
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_checkpointed_layers_pass_the_gradient_of_their_routers_losses_on(use_reentrant):
+    model = moe_classifier(layers=4, router_aux_loss_coef=3.0, router_z_loss_coef=2.0).train()
+
+    def gradients():
+        model.zero_grad()
+        model(IDS, attention_mask=MASK).router_loss.backward()
+        missing = torch.zeros(())  # where one way of checkpointing has none, the other has zeros
+        return {
+            name: missing if w.grad is None or not w.grad.any() else w.grad for name, w in model.named_parameters()
+        }
+
+    expected = gradients()
+    assert expected["bert.encoder.layer.3.intermediate.router.weight"].any()
+    # The name since transformers 5.23, and the one before it.
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": use_reentrant})
+    torch.testing.assert_close(gradients(), expected)
+
+
+def test_what_a_mixture_returns_beside_its_logits_is_that_of_a_bert():
+    model = moe_classifier(layers=4)
+    model.set_attn_implementation("eager")  # no other returns attention weights
+    asked = {"output_hidden_states": True, "output_attentions": True}
+    output = model(IDS, attention_mask=MASK, output_router_logits=True, **asked)
+    assert [state.shape for state in output.hidden_states] == [(2, 9, 16)] * 5
+    assert [weights.shape for weights in output.attentions] == [(2, 2, 9, 9)] * 4
+    assert [logits.shape for logits in output.router_logits] == [(2, 9, 4)] * 2
+    inner = model.bert(inputs_embeds=model.get_input_embeddings()(IDS), attention_mask=MASK, **asked)
+    torch.testing.assert_close(inner.hidden_states, output.hidden_states)
+    assert inner.last_hidden_state is inner.hidden_states[-1] and inner.router_logits is None
+    assert len(model.bert(IDS, return_dict=False, output_router_logits=True)) == 3
+    with pytest.raises(SecureRouterValueError, match="`input_ids` or `inputs_embeds` should be given, got both"):
+        model.bert(IDS, inputs_embeds=inner.last_hidden_state)
+    with pytest.raises(SecureRouterValueError, match="got neither"):
+        model.bert(attention_mask=MASK)
+
+
+def test_a_router_that_shares_the_encoder_of_a_mixture_reads_the_second_text_as_such():
+    pool = pool_with_a_mixture().eval()
+    pair = {"input_ids": IDS, "attention_mask": MASK, "token_type_ids": (torch.arange(9) > 3).long().expand(2, 9)}
+    with torch.no_grad():
+        read = pool.experts[0].bert(**pair).last_hidden_state[:, 0]
+        torch.testing.assert_close(pool.router.summarize(**pair), read)
+        torch.testing.assert_close(pool(**pair).router_logits, pool.router(read))
+        del pair["token_type_ids"]
+        assert not torch.allclose(pool.router.summarize(**pair), read)
 
 
 def test_a_mixture_out_of_a_dense_layer_starts_as_that_layer(tmp_path):

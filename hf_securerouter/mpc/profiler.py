@@ -26,6 +26,7 @@ from .convert import to_mpc
 from .gates.maximum import groups_of
 from .models.manifest import Manifest
 from .net.cost import Cost
+from .net.delay import check_delay
 from .net.network_model import NETWORKS, NetworkModel
 from .profiled_models import ARCHITECTURES, config_of
 from .protocols.masked.dispatch import DISPATCHES, cheaper_dispatch, dispatch_costs, switch_capacity
@@ -105,6 +106,7 @@ def profile(
     Raises:
         `SecureRouterValueError`: An argument is wrong, or the encoder cannot be converted.
     """
+    delay_ms = None if delay_ms is None else check_delay(delay_ms)
     log = progress or (lambda message: None)
     log(f"Building {architecture} ...")
     torch.manual_seed(0)  # for the random weights and tokens; shares never use this generator

@@ -86,8 +86,9 @@ class SecureModel:
             `LocalSession`: A context manager; call it with texts.
 
         Raises:
-            `SecureRouterValueError`: `delay_ms` is out of range, or the protocol's dealer cannot be delayed, or its
-                bounds cannot be checked; or not even one text, or under `quota` one batch, fits into `memory`.
+            `SecureRouterValueError`: `timeout` or `silence` is no time to wait, `delay_ms` is out of range, the
+                protocol's dealer cannot be delayed, its bounds cannot be checked, or not even one text, or under
+                `quota` one batch, fits into `memory`.
 
         Example:
             ```python

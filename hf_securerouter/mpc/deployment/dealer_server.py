@@ -47,7 +47,7 @@ class DealerServer:
     def __init__(
         self, folder: RoleFolder, listen: Address, timeout: float, log: Log, memory: int | None = None
     ) -> None:
-        check_seconds("timeout", timeout)
+        timeout = check_seconds("timeout", timeout)
         self._folder, self._listen, self._timeout = folder, listen, timeout
         self._log = never_failing(log)
         manifest = folder.manifest

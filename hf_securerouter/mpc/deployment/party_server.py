@@ -93,19 +93,18 @@ class PartyServer:
         max_wait: float = MAX_WAIT,
         audit: Path | None = None,
     ) -> None:
-        check_seconds("timeout", timeout)
-        check_seconds("silence", silence)
-        check_seconds("max_wait", max_wait, least=0)
+        timeout = check_seconds("timeout", timeout)
+        self._silence = check_seconds("silence", silence)
+        self._max_wait = check_seconds("max_wait", max_wait, least=0)
         self._identity, self._manifest = folder.identity, folder.manifest
         self.rank = PARTIES.index(folder.identity.role)
         if (self.rank == 1) != (peer is not None):
             raise MeetingError("Party 1 connects to party 0, and not the other way round: only party 1 takes `peer`.")
         self._listen, self._dealer, self._peer = listen, dealer, peer
         log = never_failing(log)
-        self._timeout, self._log, self._silence = timeout, log, silence
+        self._timeout, self._log = timeout, log
         self._watch = KeyWatch(self._identity, log)
         self._pending, self._queue, self._ledger = PendingConnections(), QueryQueue(self.rank), Ledger()
-        self._max_wait = max_wait
         self._taken: Sequence[Query | None] = []  # the batch that is under way
         fitting = fit_batch(self._manifest, self._manifest.largest_batch, memory, [folder.identity.role])
         self._own_batch = self._batch = fitting.batch

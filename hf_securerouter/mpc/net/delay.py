@@ -8,6 +8,7 @@ needs a kernel module that many machines lack.
 
 from __future__ import annotations
 
+import numbers
 import os
 import shutil
 import socket
@@ -26,6 +27,25 @@ _START_SECONDS = 10.0
 
 class DelayError(SecureRouterError):
     """This machine cannot delay the parties' link, or the relay did not start."""
+
+
+def check_delay(delay_ms: float) -> float:
+    """Check a delay, before anything is run with it.
+
+    Args:
+        delay_ms (`float`): One-way delay in milliseconds, any real number, also one of NumPy.
+
+    Returns:
+        `float`: The milliseconds.
+
+    Raises:
+        `SecureRouterValueError`: `delay_ms` is no number, or not above 0 and at most 10000.
+    """
+    if isinstance(delay_ms, bool) or not isinstance(delay_ms, numbers.Real) or not 0 < delay_ms <= 10_000:
+        raise SecureRouterValueError(
+            f"`delay_ms` should be a number above 0 and at most 10000, got {delay_ms!r}; leave it out for no delay."
+        )
+    return float(delay_ms)
 
 
 class DelayedNetwork:
@@ -51,10 +71,7 @@ class DelayedNetwork:
     environment = {"GLOO_SOCKET_IFNAME": DEVICE}
 
     def __init__(self, seconds: float) -> None:
-        if not 0 < seconds <= 10:
-            raise SecureRouterValueError(
-                f"`delay_ms` should be above 0 and at most 10000, got {seconds * 1000:g}; leave it out for no delay."
-            )
+        seconds = check_delay(seconds * 1000) / 1000
         for needed, found in (
             ("`nsenter` (of util-linux)", shutil.which("nsenter")),
             (f"the device {_DEVICE_FILE}, open to this user", os.access(_DEVICE_FILE, os.R_OK | os.W_OK)),

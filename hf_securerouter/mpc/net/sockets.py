@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ipaddress
+import numbers
 import resource
 import socket
 import time
@@ -26,21 +27,25 @@ class MeetingError(SecureRouterError):
     """A role was not reached, did not connect in time, or has the wrong certificate."""
 
 
-def check_seconds(name: str, value: float, least: float = 0.001) -> None:
+def check_seconds(name: str, value: float, least: float = 0.001) -> float:
     """Check a time to wait, before anything is started with it.
 
     Args:
         name (`str`): The argument's name.
-        value (`float`): Its seconds.
+        value (`float`): Its seconds, any real number, also one of NumPy.
         least (`float`): The shortest that has a meaning.
+
+    Returns:
+        `float`: The seconds. A number of NumPy is no JSON, and would lower the precision of a clock it is added to.
 
     Raises:
         `SecureRouterValueError`: `value` is no number, or not from `least` to `LONGEST`; nan and inf are not.
     """
-    if not isinstance(value, int | float) or not least <= value <= LONGEST:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not least <= value <= LONGEST:
         raise SecureRouterValueError(
             f"`{name}` should be a number of seconds from {least:g} to {LONGEST}, got {value!r}."
         )
+    return float(value)
 
 
 def format_address(address: Address) -> str:

@@ -27,7 +27,8 @@ from ..conversion.clear_model import ClearModel
 from ..conversion.converted import Converted
 from ..models.manifest import BATCH_SIZE
 from ..net.channel import Channel, ChannelError
-from ..net.delay import DelayedNetwork
+from ..net.delay import DelayedNetwork, check_delay
+from ..net.sockets import check_seconds
 from ..protocols.masked.memory import fit_batch, sharing_bytes
 from ..tuples.dealer_client import SILENCE
 from .fork_server import ForkedProcess, ForkError, ForkServer, shared_fork_server
@@ -76,8 +77,9 @@ class LocalSession(Session):
 
     Raises:
         `DelayError`: This machine cannot delay the parties' link.
-        `SecureRouterValueError`: `delay_ms` is out of range, or the model's protocol and provider cannot be delayed,
-            or its protocol cannot be debugged or has no plans, or not even the smallest batch fits into `memory`.
+        `SecureRouterValueError`: `timeout` or `silence` is no time to wait, `delay_ms` is out of range, the model's
+            protocol and provider cannot be delayed, its protocol cannot be debugged or has no plans, or not even the
+            smallest batch fits into `memory`.
         `SessionError`: A role died, did not answer in time, or reported an error.
         `VerificationError`: The answers to the first batch are not those of the model in clear text.
     """
@@ -93,6 +95,8 @@ class LocalSession(Session):
         debug: bool = False,
         memory: int | None = None,
     ) -> None:
+        self.silence = check_seconds("silence", silence)
+        self.delay_ms = None if delay_ms is None else check_delay(delay_ms)
         if debug and model.manifest.protocol != "masked":
             raise SecureRouterValueError(
                 f"`debug` checks the bounds of protocol 'masked', got {model.manifest.protocol!r}: leave it out."
@@ -113,8 +117,6 @@ class LocalSession(Session):
             )
         super().__init__(model.manifest, model.client, model.sharing, timeout, batch_size)
         self.model = model
-        self.delay_ms = delay_ms
-        self.silence = silence
         self.debug = debug
         self._roles: dict[str, _Role] = {}
         self._folder: Path | None = None

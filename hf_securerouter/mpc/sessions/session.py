@@ -127,9 +127,8 @@ class Session(ABC):
     """
 
     def __init__(self, manifest: Manifest, client: Client, sharing: Sharing, timeout: float, batch_size: int) -> None:
-        check_seconds("timeout", timeout)
+        self.timeout = check_seconds("timeout", timeout)
         self.manifest, self.client, self.sharing = manifest, client, sharing
-        self.timeout = timeout
         self.batch_size = manifest.batch or batch_size
         self.setup_seconds = 0.0
         self._lock = threading.RLock()

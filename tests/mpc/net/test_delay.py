@@ -220,7 +220,7 @@ def test_what_is_missing_is_named(monkeypatch, tmp_path):
 
 def test_wrong_delays_and_cryptens_dealer_are_refused():
     for seconds in (0.0, -0.01, math.nan, math.inf):
-        with pytest.raises(SecureRouterValueError, match="`delay_ms` should be above 0"):
+        with pytest.raises(SecureRouterValueError, match="`delay_ms` should be a number above 0"):
             DelayedNetwork(seconds)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
