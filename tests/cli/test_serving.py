@@ -36,6 +36,7 @@ def in_a_finalizer(*numbers):  # where Python drops what the handler raises
     weakref.finalize(value, signals, *numbers)
     del value
 
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # `nohup` lets children ignore it
 serving.GRACE = {grace}
 with serving.until_stopped():
     {signals}

@@ -3,6 +3,7 @@
 
 import datetime
 import json
+import os
 import resource
 import shutil
 import stat
@@ -342,6 +343,13 @@ def test_share_takes_all_keys_or_none(place, checkpoint, tmp_path):
     assert done.exit_code == 0 and "A trial: all keys were made here" in done.stderr
     made = Certificate.load(tmp_path / "out" / "party0" / "certificate.pem")
     assert 88 < (made.until - datetime.datetime.now(datetime.UTC)).days <= 90
+
+
+def test_secrets_of_another_user_are_refused(place, monkeypatch):
+    folder, _ = place
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    with pytest.raises(SecureRouterValueError, match="belongs to another user"):
+        RoleFolder.load(folder / "shares" / "client", "client", key=folder / "client-key")
 
 
 def test_keys_that_others_can_read_are_refused(place, tmp_path):

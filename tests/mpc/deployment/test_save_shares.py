@@ -81,6 +81,9 @@ def test_two_sharings_have_nothing_in_common(secure, folder, tmp_path):
     secure.save_shares(tmp_path / "again")
     first, second = tensors_of(folder, "party0"), tensors_of(tmp_path / "again", "party0")
     assert not any(torch.equal(first[name], second[name]) for name in first)
+    for name, fields in (("integrity.json", ["salt"]), ("manifest.json", ["sharing", "digest"])):
+        one, other = (json.loads((own / "party0" / name).read_text()) for own in (folder, tmp_path / "again"))
+        assert all(one[field] != other[field] for field in fields)
 
 
 def test_a_failed_write_leaves_nothing(secure, tmp_path, monkeypatch):

@@ -16,7 +16,7 @@ from hf_securerouter.mpc.net.certificates import make_certificates
 from hf_securerouter.mpc.net.counted_log import CountedLog
 from hf_securerouter.mpc.net.identity import Identity
 from hf_securerouter.mpc.net.peer_watch import PeerWatch
-from hf_securerouter.mpc.net.socket_stream import TlsStream
+from hf_securerouter.mpc.net.socket_stream import TlsStream, check_context
 from hf_securerouter.mpc.net.tls import connect
 from hf_securerouter.mpc.net.tls_listener import MAX_FROM_ADDRESS, TlsListener
 from hf_securerouter.mpc.net.trusted import AllowList, write_list
@@ -197,3 +197,15 @@ def test_counted_lines_are_told_at_the_end_of_their_window(monkeypatch):
     monkeypatch.setattr(counted_log, "WINDOW", 0.0)
     log("next")
     assert lines[-2:] == [f"{200 - counted_log.MOST} more such lines within 0 seconds, the last one: line 99", "next"]
+
+
+def test_both_ends_require_tls_1_3_and_certificates_and_resume_nothing(identities):
+    for context in (identities["party0"].server, identities["client"].client):
+        check_context(context)
+    assert identities["party0"].server.num_tickets == 0
+
+
+def test_a_servers_key_is_no_clients(identities, tmp_path):
+    write_list(tmp_path / "users.json", [identities["party0"].own])
+    with pytest.raises(SecureRouterValueError, match="has a certificate of party0; only clients stand in it"):
+        AllowList(tmp_path / "users.json")

@@ -3,7 +3,12 @@
 
 import hashlib
 import math
+import random
+import struct
+import sys
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
@@ -12,6 +17,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from hf_securerouter.errors import SecureRouterError, SecureRouterValueError
+from hf_securerouter.mpc.gates.gate import Dealing
 from hf_securerouter.mpc.ring import randomness
 from hf_securerouter.mpc.ring.randomness import (
     AES,
@@ -178,3 +184,30 @@ def test_large_draws_match_small_ones():
     parts = [generator.ring((size,), 40) for size in (1, 50_000, count - 50_001)]
     assert torch.equal(whole, torch.cat(parts))
     assert math.prod(whole.shape) == count
+
+
+def test_a_device_reads_its_key_stream_on(monkeypatch):
+    """The kernel is replaced by the same blocks from a library; what is read of them is the device's own code."""
+
+    def stream(first, count):
+        key = algorithms.ChaCha20(SEED, struct.pack("<I", first) + bytes(12))
+        return Cipher(key, None).encryptor().update(bytes(64 * count))
+
+    kernel = SimpleNamespace(
+        state=lambda key, device: torch.zeros(1),
+        blocks=lambda state, first, count: torch.frombuffer(bytearray(stream(first, count)), dtype=torch.uint8),
+    )
+    monkeypatch.setitem(sys.modules, "hf_securerouter.mpc.ring.chacha_cuda", kernel)
+    device = randomness._DeviceKeystream(SEED, "cpu")
+    found = b"".join(bytes(device.bytes(count).tolist()) for count in (5, 64, 0, 59, 1, 200))
+    assert found == stream(0, 6)[:329]
+
+
+def test_secrets_do_not_come_from_generators_that_can_be_seeded():
+    def drawn():
+        torch.manual_seed(0)
+        random.seed(0)
+        np.random.seed(0)
+        return new_seed(), Dealing((None, None)).permutation(64).tolist()
+
+    assert all(first != second for first, second in zip(drawn(), drawn(), strict=True))

@@ -289,3 +289,11 @@ def test_a_leaky_quota_mode_is_noticed():
         reveals = [key for key in openings if key[3] == "Reveal" and key[2] == "opened"]
         rates.append([torch.cat(openings[key]).float().mean().item() for key in reveals])
     assert max(abs(one - other) for one, other in zip(*rates, strict=True)) > 0.9
+
+
+def test_quota_reveals_the_ranks_once_and_nothing_else():
+    manifest = converted(small_pool(), "quota", quotas=[2, 2]).manifest
+    names = ("route/4", "serve/2.2", "restore/4")
+    plans = {name: masked_programs.secure_program(manifest, name).plan() for name in names}
+    revealed = {name: [gate.shape for gate in plan.gates if isinstance(gate, Reveal)] for name, plan in plans.items()}
+    assert revealed == {"route/4": [(1, 6)], "serve/2.2": [], "restore/4": []}  # a bit for each pair of four queries
