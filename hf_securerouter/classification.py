@@ -22,7 +22,7 @@ from hf_securerouter.loading import only_download_bars
 from hf_securerouter.modeling_securerouter import SecureRouterForSequenceClassification
 from hf_securerouter.mpc.conversion.client import Labels
 from hf_securerouter.pool import accepted_inputs
-from hf_securerouter.routing import assign_by_quota, fill_batch
+from hf_securerouter.routing import assign_by_quota, check_quotas, fill_batch
 from hf_securerouter.texts import Text, as_texts
 from hf_securerouter.token_ids import check_ids, vocabulary_of
 from hf_securerouter.windows import Windows
@@ -114,11 +114,14 @@ def classify(
         abstain_below: The probability below which a label is withheld, for all or by label; None withholds none.
 
     Raises:
-        `SecureRouterValueError`: There is no text; `quotas` has not one count for each expert; `max_windows` or
-            `stride` does not fit; `abstain_below` is no probability or of no label, or the model predicts a number.
+        `SecureRouterValueError`: There is no text; `quotas` serve no text, or are not one count for each expert;
+            `max_windows` or `stride` does not fit; `abstain_below` is no probability or of no label, or the model
+            predicts a number.
         `BadRowsError`: A row is no text, is empty, has half of a surrogate pair, or a token id beyond the vocabulary.
     """
     windows = Windows(max_windows, stride)
+    if quotas is not None:
+        check_quotas(quotas)
     encoded, counts = _encoded(model, tokenizer, as_texts(texts), windows)
     size = len(encoded) if quotas is None else sum(quotas)
     logits, experts = [], []

@@ -19,7 +19,7 @@ from .families import encoder_config, usable_positions
 from .hub_ids import without_local_paths
 from .known_arguments import nearest, refuse_unknown
 from .member_configs import MemberConfigs
-from .number_format import current_precision
+from .number_format import PRECISIONS, SOFTMAXES, current_precision
 
 
 ProblemType = Literal["regression", "single_label_classification", "multi_label_classification"]
@@ -40,8 +40,8 @@ COST_SOURCES = ("estimate", "given", "measured")
 # The functions and the precision of an expert, cheaper or more exact under encryption; the first value is the default.
 EXPERT_MPC_CHOICES = {
     "hidden_act": ("exact", "quadratic", "relu"),
-    "softmax": ("exact", "2quad", "2relu"),
-    "precision": ("full", "reduced"),
+    "softmax": SOFTMAXES,
+    "precision": PRECISIONS,
 }
 
 

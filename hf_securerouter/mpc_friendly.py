@@ -58,7 +58,15 @@ def attention_weights(scores: torch.Tensor, is_token: torch.Tensor | None, softm
 
     Returns:
         `torch.Tensor` like `scores`. A row sums to 1, unless its unnormalised weights sum to less than 1/8.
+
+    Raises:
+        `SecureRouterValueError`: `softmax` has another name, such as `"exact"`, which is PyTorch's own.
     """
+    if softmax not in UNNORMALIZED:
+        raise SecureRouterValueError(
+            f"`softmax` should be one of {', '.join(UNNORMALIZED)}, got {softmax!r}: call `torch.softmax` for the "
+            "exact one."
+        )
     unnormalized = UNNORMALIZED[softmax](scores.to(torch.promote_types(scores.dtype, torch.float32)))
     if is_token is not None:
         unnormalized = unnormalized * is_token

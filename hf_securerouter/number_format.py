@@ -16,6 +16,9 @@ from dataclasses import dataclass, fields, replace
 from .errors import SecureRouterValueError
 
 
+PRECISIONS = ("full", "reduced")
+SOFTMAXES = ("exact", "2quad", "2relu")
+
 MARGIN = 1.5  # a bound is at least this many times the largest value of calibration, or the limit in training
 
 # Least bounds: the windows of GeLU, tanh and the exponential have to fit into the range; and half of the range of the
@@ -248,7 +251,14 @@ def number_format(precision: str, softmax: str = "exact", padding_differs: bool 
         precision (`str`): `"full"` or `"reduced"`.
         softmax (`str`): The expert's softmax.
         padding_differs (`bool`): As in [`widest_distance`], which a bit more of the scores makes up for.
+
+    Raises:
+        `SecureRouterValueError`: `precision` or `softmax` has another name.
     """
+    precision = current_precision(precision)
+    for name, value, known in (("precision", precision, PRECISIONS), ("softmax", softmax, SOFTMAXES)):
+        if value not in known:
+            raise SecureRouterValueError(f"`{name}` should be one of {', '.join(known)}, got {value!r}.")
     if precision == "full":
         return _FULL
     if softmax == "2quad":

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .errors import MissingPackageError
+from .errors import MissingPackageError, SecureRouterValueError
 from .files import write_atomically
 from .routing import choose_expert, lambda_grid
 
@@ -125,11 +125,22 @@ def audc(curve: Curve) -> float:
     points lies on the line between them), and is constant left of the cheapest point and right of the costliest. So
     AUDC is the mean score of a pool whose budget is uniform between 0 and the cost of the largest expert. Costs
     include the router's.
+
+    Raises:
+        `SecureRouterValueError`: The curve has no point.
     """
+    _check_curve(curve)
     costs, scores = np.array(curve).T
     inside = (costs > 0) & (costs < 1)
     x = np.concatenate([[0.0], costs[inside], [1.0]])
     return float(np.trapezoid(np.interp(x, costs, scores), x))
+
+
+def _check_curve(curve: Curve) -> None:
+    if not curve:
+        raise SecureRouterValueError(
+            "`curve` should have a point (cost, score) or more, got none: pass the result of `routed_curve`."
+        )
 
 
 def qnc(curve: Curve, score: float) -> float | None:
@@ -137,7 +148,11 @@ def qnc(curve: Curve, score: float) -> float | None:
 
     Returns:
         `float`, or None if the curve never reaches it. Straight lines join the operating points.
+
+    Raises:
+        `SecureRouterValueError`: The curve has no point.
     """
+    _check_curve(curve)
     for (c0, s0), (c1, s1) in zip([curve[0], *curve], curve, strict=False):
         if s1 >= score:
             return c1 if s0 >= score or s1 == s0 else c0 + (c1 - c0) * (score - s0) / (s1 - s0)

@@ -15,6 +15,9 @@ import torch
 from .errors import SecureRouterValueError
 
 
+_ROUNDING = 0.01  # what shares that were rounded, as those of a card are, may sum to beside 1
+
+
 def choose_expert(scores: torch.Tensor, costs: Sequence[float] | torch.Tensor, routing_lambda: float) -> torch.Tensor:
     """The expert with the best score - lambda * cost; of equal experts the first.
 
@@ -51,8 +54,10 @@ def lambda_for_budget(scores: torch.Tensor, costs: Sequence[float], budget: floa
         `float`: lambda, at least 0.
 
     Raises:
-        `SecureRouterValueError`: The cheapest expert alone costs more than `budget`.
+        `SecureRouterValueError`: The cheapest expert alone costs more than `budget`, or the number of `costs` is not
+            K.
     """
+    _check_costs(scores, costs)
     _check_budget(costs, budget)
     costs_tensor = torch.tensor(costs, dtype=torch.float64)
     scores = scores.detach().double().cpu()
@@ -72,6 +77,14 @@ def lambda_for_budget(scores: torch.Tensor, costs: Sequence[float], budget: floa
         else:
             low = middle + 1
     return candidates[low].item()
+
+
+def _check_costs(scores: torch.Tensor, costs: Sequence[float]) -> None:
+    if scores.dim() != 2 or len(costs) != scores.shape[1]:
+        raise SecureRouterValueError(
+            f"`costs` should have one entry for each expert, a column of `scores`, got {list(costs)} for scores of "
+            f"the shape {tuple(scores.shape)}: pass both for the same experts."
+        )
 
 
 def _check_budget(costs: Sequence[float], budget: float) -> None:
@@ -101,7 +114,11 @@ def lambda_grid(scores: torch.Tensor, costs: Sequence[float], points: int = 101)
 
     Returns:
         `list[float]`: Ascending, from 0.
+
+    Raises:
+        `SecureRouterValueError`: The number of `costs` is not K.
     """
+    _check_costs(scores, costs)
     candidates = _decisive_lambdas(scores.detach().double().cpu(), torch.tensor(costs, dtype=torch.float64))
     if len(candidates) >= points:
         candidates = candidates[torch.linspace(0, len(candidates) - 1, points - 1).round().long()]
@@ -125,9 +142,12 @@ def quotas_for_budget(scores: torch.Tensor, costs: Sequence[float], budget: floa
         `list[int]`: K counts.
 
     Raises:
-        `SecureRouterValueError`: The cheapest expert alone costs more than `budget`.
+        `SecureRouterValueError`: The cheapest expert alone costs more than `budget`, the number of `costs` is not K,
+            or `batch_size` is less than 1.
     """
+    _check_costs(scores, costs)
     _check_budget(costs, budget)
+    _check_size("batch_size", batch_size)
     queries, experts = scores.shape
     order = by_cost(costs)[::-1]  # the costliest serves the hardest queries
     scores = scores.detach().double().cpu()
@@ -161,9 +181,31 @@ def quotas_for_batch(quotas: Sequence[int], batch_size: int) -> list[int]:
 
     Returns:
         `list[int]`: K counts, whose sum is the smallest multiple of `sum(quotas)` that holds all queries.
+
+    Raises:
+        `SecureRouterValueError`: The quotas are no counts or serve no query, or `batch_size` is less than 1.
     """
+    check_quotas(quotas)
+    _check_size("batch_size", batch_size)
     batches = -(-batch_size // sum(quotas))
     return [batches * quota for quota in quotas]
+
+
+def check_quotas(quotas: Sequence[int]) -> None:
+    """Refuses quotas by which no batch can be served.
+
+    Raises:
+        `SecureRouterValueError`: One is negative, or all are 0.
+    """
+    if min(quotas, default=0) < 0 or sum(quotas) < 1:
+        raise SecureRouterValueError(
+            f"`quotas` should be counts of queries, at least one of them above 0, got {list(quotas)}: raise one."
+        )
+
+
+def _check_size(name: str, size: int) -> None:
+    if size < 1:
+        raise SecureRouterValueError(f"`{name}` should be at least 1, got {size}: pass the number of queries.")
 
 
 def quotas_for_shares(shares: Sequence[float], batch_size: int) -> list[int]:
@@ -171,13 +213,23 @@ def quotas_for_shares(shares: Sequence[float], batch_size: int) -> list[int]:
 
     Args:
         shares (K numbers): Fraction of all queries that each expert serves, such as the routing distribution on
-            training data; the fractions sum to 1.
+            training data; the fractions sum to 1, but for their rounding.
         batch_size (`int`): The sum of the quotas.
 
     Returns:
         `list[int]`: K counts.
+
+    Raises:
+        `SecureRouterValueError`: A share is negative, they do not sum to 1, or `batch_size` is less than 1.
     """
-    exact = [share * batch_size for share in shares]
+    total = sum(shares)
+    if min(shares, default=0) < 0 or not abs(total - 1) <= _ROUNDING:
+        raise SecureRouterValueError(
+            f"`shares` should be fractions that sum to 1, got {list(shares)}, which sum to {total:.4g}: divide each "
+            "by their sum."
+        )
+    _check_size("batch_size", batch_size)
+    exact = [share * batch_size / total for share in shares]
     quotas = [int(part) for part in exact]
     order = sorted(range(len(shares)), key=lambda k: quotas[k] - exact[k])
     for k in order[: batch_size - sum(quotas)]:
@@ -228,7 +280,12 @@ def fill_batch(count: int, size: int) -> torch.Tensor:
 
     Returns:
         `torch.Tensor` of shape (size,), int64; the first `count` are 0, 1, 2, ...
+
+    Raises:
+        `SecureRouterValueError`: `count` or `size` is less than 1.
     """
+    _check_size("count", count)
+    _check_size("size", size)
     return torch.arange(size) % count
 
 
@@ -242,7 +299,13 @@ def serve_by_quota(scores: torch.Tensor, quotas: Sequence[int], costs: Sequence[
 
     Returns:
         `torch.Tensor` of shape (B,), int64. The last batch is filled up with copies of its queries, in turn.
+
+    Raises:
+        `SecureRouterValueError`: The quotas are no counts or serve no query, or their number is not K.
     """
+    check_quotas(quotas)
+    if len(scores) == 0:
+        return torch.empty(0, dtype=torch.int64, device=scores.device)
     size = sum(quotas)
     return torch.cat([
         assign_by_quota(part[fill_batch(len(part), size)], quotas, costs)[: len(part)] for part in scores.split(size)

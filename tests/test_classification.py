@@ -29,6 +29,11 @@ class TestClassify:
             assert alone.logits == pytest.approx(one.logits, abs=1e-5)
             assert (alone.expert, alone.label) == (one.expert, one.label)
 
+    @pytest.mark.parametrize("quotas", [[0, 0, 0], [], [-2, 1, 0]])
+    def test_quotas_that_serve_no_text_are_refused(self, model, tokenizer, quotas):
+        with pytest.raises(SecureRouterValueError, match="`quotas` should be counts of queries"):
+            classify(model, tokenizer, ["good"], quotas)
+
     @pytest.mark.parametrize("quotas", [None, [1, 1, 1]])
     def test_the_side_of_padding_changes_nothing(self, model, tokenizer, monkeypatch, quotas):
         model.eval()

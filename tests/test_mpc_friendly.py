@@ -111,3 +111,10 @@ def test_rows_sum_to_one_unless_their_numerators_vanish(softmax):
     weights = attention_weights(torch.tensor([[1.0, 3.0, 100.0], [-5.0, -5.0, 9.0]]), live, softmax)
     expected = {"2quad": [36 / 100, 64 / 100, 0], "2relu": [0.25, 0.75, 0]}[softmax]
     torch.testing.assert_close(weights, torch.tensor([expected, [0.0, 0.0, 0.0]]))
+
+
+def test_the_exact_softmax_has_no_unnormalised_weights():
+    with pytest.raises(
+        SecureRouterValueError, match="`softmax` should be one of 2quad, 2relu, got 'exact': call `tor"
+    ):
+        attention_weights(torch.zeros(1, 2, 2), None, "exact")

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_securerouter import files, reports
+from hf_securerouter import SecureRouterValueError, files, reports
 from hf_securerouter.reports import PoolAnswers, audc, bootstrap, qnc, routed_curve, single_experts, zero_router
 
 
@@ -195,3 +195,11 @@ def test_a_failed_write_leaves_the_file_as_it_was(tmp_path):
     with pytest.raises(ValueError):
         files.write_json({"a": float("nan")}, path)
     assert json.loads(path.read_text()) == {"a": 1} and [p.name for p in tmp_path.iterdir()] == ["report.json"]
+
+
+def test_a_curve_without_a_point_is_refused():
+    for call in (lambda: audc([]), lambda: qnc([], 0.5)):
+        with pytest.raises(
+            SecureRouterValueError, match=r"`curve` should have a point \(cost, score\) or more, got none"
+        ):
+            call()

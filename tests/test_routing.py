@@ -11,6 +11,7 @@ from hf_securerouter import SecureRouterValueError
 from hf_securerouter.routing import (
     assign_by_quota,
     choose_expert,
+    fill_batch,
     lambda_for_budget,
     lambda_grid,
     quotas_for_batch,
@@ -174,3 +175,53 @@ def test_quotas_of_equally_costly_experts_are_chosen_as_they_are_served():
 @pytest.mark.parametrize("cost, rows", [(0.1, 3), (0.7, 7), (2.3, 33)])
 def test_a_budget_of_equal_costs_is_kept(cost, rows):
     assert lambda_for_budget(torch.rand(rows, 2), [cost, cost], cost) == 0.0
+
+
+@pytest.mark.parametrize("quotas", [[0, 0, 0], [], [3, -1, 1]])
+def test_quotas_that_serve_no_query_are_refused(quotas):
+    for serve in (lambda: serve_by_quota(torch.zeros(4, 3), quotas, COSTS), lambda: quotas_for_batch(quotas, 4)):
+        with pytest.raises(SecureRouterValueError, match=r"`quotas` should be counts of queries, .* got \["):
+            serve()
+
+
+def test_no_queries_are_served_by_nobody():
+    served = serve_by_quota(torch.zeros(0, 3), [1, 1, 1], COSTS)
+    assert served.shape == (0,) and served.dtype == torch.int64
+
+
+@pytest.mark.parametrize(
+    ("call", "name"),
+    [
+        (lambda: fill_batch(0, 4), "count"),
+        (lambda: fill_batch(2, 0), "size"),
+        (lambda: quotas_for_batch([1, 1], 0), "batch_size"),
+        (lambda: quotas_for_budget(torch.zeros(4, 3), COSTS, 2.0, 0), "batch_size"),
+        (lambda: quotas_for_shares([0.5, 0.5], 0), "batch_size"),
+    ],
+)
+def test_a_batch_of_no_query_is_refused(call, name):
+    with pytest.raises(SecureRouterValueError, match=f"`{name}` should be at least 1, got 0"):
+        call()
+
+
+@pytest.mark.parametrize("costs", [COSTS[:2], [*COSTS, 20.0], []])
+def test_costs_of_other_experts_than_the_scores_are_refused(costs):
+    scores = torch.zeros(4, 3)
+    for call in (
+        lambda: quotas_for_budget(scores, costs, 2.0, 6),
+        lambda: lambda_for_budget(scores, costs, 2.0),
+        lambda: lambda_grid(scores, costs),
+    ):
+        with pytest.raises(SecureRouterValueError, match=r"`costs` should have one entry for each expert, .*\(4, 3\)"):
+            call()
+
+
+@pytest.mark.parametrize("shares", [[0.9, 0.9], [0.3, 0.3], [1.5, -0.5], []])
+def test_shares_that_do_not_sum_to_1_are_refused(shares):
+    with pytest.raises(SecureRouterValueError, match="`shares` should be fractions that sum to 1"):
+        quotas_for_shares(shares, 4)
+
+
+def test_shares_that_were_rounded_make_whole_quotas():
+    assert quotas_for_shares([0.3333, 0.3333, 0.3333], 30_000) == [10_000] * 3
+    assert quotas_for_shares([0.667, 0.334], 2000) == [1333, 667]

@@ -99,7 +99,38 @@ def load_protocol(name: str) -> ModuleType:
     return importlib.import_module(f"{__package__}.{name}.protocol")
 
 
+def require(setup: Mapping[str, Any], *names: str) -> None:
+    """Refuses a set-up message that lacks one of these entries.
+
+    Raises:
+        `SecureRouterValueError`: It names all that are missing.
+    """
+    missing = [name for name in names if name not in setup]
+    if missing:
+        raise SecureRouterValueError(
+            f"`setup` should have {', '.join(names)}, and lacks {', '.join(missing)}: pass what a session sends, as "
+            "in `mpc/sessions/local.py`."
+        )
+
+
 def make_program(role: str, setup: dict[str, Any], ledger: Ledger) -> Program:
-    """The program of one role, from the set-up message that its process received."""
-    manifest = Manifest.from_dict(setup["manifest"])
+    """The program of one role, from the set-up message that its process received.
+
+    Args:
+        role (`str`): One of the manifest's roles.
+        setup (`dict`): With the `manifest` as `Manifest.to_dict` gives it, and what the protocol needs.
+        ledger (`Ledger`): Counts what the role sends.
+
+    Raises:
+        `SecureRouterValueError`: `setup` lacks something, or the model has no such role or protocol.
+    """
+    require(setup, "manifest")
+    try:
+        manifest = Manifest.from_dict(setup["manifest"])
+    except KeyError as error:
+        raise SecureRouterValueError(
+            f"`setup['manifest']` lacks {error}: pass what `Manifest.to_dict` gives."
+        ) from error
+    if role not in manifest.roles:
+        raise SecureRouterValueError(f"`role` should be one of {', '.join(manifest.roles)}, got {role!r}.")
     return load_protocol(manifest.protocol).program(role, manifest, setup, ledger)

@@ -22,7 +22,7 @@ from ...models.manifest import Manifest
 from ...models.spec import Problem
 from ...net.ledger import Ledger
 from ...ring.device import DEVICES
-from ..base import Program, Sharing
+from ..base import Program, Sharing, require
 from .compat import import_crypten
 from .sharing import CryptenSharing
 
@@ -116,7 +116,9 @@ def program(role: str, manifest: Manifest, setup: dict[str, Any], ledger: Ledger
 
     Raises:
         `ImportError`: `crypten` is not installed.
+        `SecureRouterValueError`: `setup` lacks something.
     """
+    require(setup, "folder", "timeout")
     from .roles import CryptenDealer, CryptenParty
 
     kind = CryptenDealer if role == "dealer" else CryptenParty

@@ -16,7 +16,7 @@ from ...models.manifest import Manifest
 from ...models.spec import Problem
 from ...net.ledger import Ledger
 from ...ring.device import DEVICES, what_is_missing
-from ..base import Program, Sharing
+from ..base import Program, Sharing, require
 from .sharing import MaskedSharing
 
 
@@ -50,7 +50,12 @@ def sharing(manifest: Manifest) -> Sharing:
 
 
 def program(role: str, manifest: Manifest, setup: dict[str, Any], ledger: Ledger) -> Program:
-    """The program of `role` in a local session; returns once all roles have met."""
+    """The program of `role` in a local session; returns once all roles have met.
+
+    Raises:
+        `SecureRouterValueError`: `setup` lacks something.
+    """
+    require(setup, "folder", "timeout", *(() if role == "dealer" else ("debug", "ahead", "silence")))
     from ...net.loopback import accept_parties, connect_dealer, connect_parties
     from .roles import MaskedDealer, MaskedParty
 
