@@ -69,7 +69,8 @@ def test_long_texts_cost_and_look_like_short_ones(opened, tokenizer, monkeypatch
     texts = [" ".join(WORDS[:14]), "bad", ("a film", " ".join(WORDS[3:9]))]
     results = [session([text], verify=True, max_windows=3, stride=1) for text in texts]
     assert asked == [(3, 8)] * 6  # each asked twice: what a server sees says nothing of a text's own windows
-    assert len({(result.cost.online_bytes, result.cost.rounds) for result in results}) == 1
+    costs = {(own.cost.online_bytes, own.cost.rounds, own.cost.dealer_bytes) for own in results}
+    assert len(costs) == 1
     rows, counts = Windows(3, 1).split(tokenizer, texts, 8)
     assert counts == [3, 1, 3]
     with torch.no_grad():
