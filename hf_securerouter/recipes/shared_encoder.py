@@ -16,6 +16,7 @@ from safetensors import safe_open
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from hf_securerouter.errors import SecureRouterValueError
+from hf_securerouter.known_arguments import refuses_unknown
 from hf_securerouter.mpc.models import architecture_for
 from hf_securerouter.mpc.models.spec import Problem
 from hf_securerouter.recipes.arguments import RunArguments
@@ -29,11 +30,13 @@ _OF_THE_ROUTER = (
 )
 
 
+@refuses_unknown
 def shares_encoder(args: RunArguments) -> bool:
     """Whether the router reads an expert's encoder itself."""
     return args.router_name_or_path is None and args.share_router_encoder
 
 
+@refuses_unknown
 def sharing_problem(config: PreTrainedConfig, path: str) -> Problem | None:
     """
     Why a router on shares cannot read an expert's encoder; None if it can.
@@ -51,6 +54,7 @@ def sharing_problem(config: PreTrainedConfig, path: str) -> Problem | None:
     return Problem(path, reason, "Pass `--share_router_encoder false`, or an expert whose head reads the first token")
 
 
+@refuses_unknown
 def shared_expert(args: RunArguments, costs: Mapping[str, Any], folders: Sequence[Path]) -> int | None:
     """
     The index of the expert whose encoder the router shares; None if it has its own.
@@ -71,6 +75,7 @@ def shared_expert(args: RunArguments, costs: Mapping[str, Any], folders: Sequenc
     return next(readable, cheapest_first[0])
 
 
+@refuses_unknown
 def refuse_another_encoder(
     folder: Path, shared: int | None, costs: Mapping[str, Any], experts: Callable[[], Sequence[PreTrainedModel]]
 ) -> None:

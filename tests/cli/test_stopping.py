@@ -32,6 +32,11 @@ def never_done():
     files.shutil.rmtree = hung_up_again
 
 
+def never_done_under_a_terminal():
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup
+    never_done()
+
+
 def never_done_under_nohup():
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     never_done()
@@ -40,7 +45,7 @@ def never_done_under_nohup():
 @pytest.mark.parametrize(
     "before, sent",
     [
-        (never_done, [signal.SIGHUP]),
+        (never_done_under_a_terminal, [signal.SIGHUP]),
         (never_done, [signal.SIGTERM]),
         (never_done_under_nohup, [signal.SIGHUP, signal.SIGTERM]),
     ],
