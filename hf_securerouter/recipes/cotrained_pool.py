@@ -54,7 +54,8 @@ CHANGES = {
 # What both runs must have in common, or experts would be asked for rows that they have seen.
 SAME_ROWS = ("task_name", "max_train_samples", "cross_fit_folds", "seed")
 
-# Shares that a slim expert keeps. In reduced precision, 12 heads and 32 tokens, it opens half of the bytes.
+# Shares that a slim expert keeps unless it is told. In reduced precision, 12 heads and 32 tokens, it opens half of the
+# bytes.
 HEADS, NEURONS = 2 / 3, 5 / 6
 
 BATCH = 64
@@ -71,12 +72,20 @@ class CotrainArguments(RunArguments):
     variants: list[str] = option(
         ["reduced", "reduced+slim"], f"What to try, in this order: any of {', '.join(CHANGES)}, joined by +."
     )
+    slim_heads: float | None = option(None, "Share of its heads that a slim copy keeps; default: two thirds.")
+    slim_neurons: float | None = option(None, "Share of its neurons that a slim copy keeps; default: five sixths.")
     copied_experts: int | None = option(
         None, "Copy so many experts, the cheapest ones; the others, which serve few inputs, stay exact. Default: all."
     )
 
     def __post_init__(self) -> None:
         self.variants = current_variants(self.variants)
+
+    @property
+    def slim_shares(self) -> tuple[float, float]:
+        """Shares of its heads and of its neurons that a slim copy keeps."""
+        heads = HEADS if self.slim_heads is None else self.slim_heads
+        return heads, NEURONS if self.slim_neurons is None else self.slim_neurons
 
     def differences(self, found: Mapping[str, Any]) -> list[str]:
         """As for a run; variants by their old names are the same."""
@@ -97,8 +106,8 @@ class CotrainedRun(RoutedPoolRun):
         fit (callable), command (`str`), train_pool (callable): As for [`RoutedPoolRun`].
 
     Raises:
-        `SecureRouterValueError`: `exact_dir` is missing or divided its rows in another way, or a variant has an
-            unknown name; and as for [`RoutedPoolRun`].
+        `SecureRouterValueError`: `exact_dir` is missing or divided its rows in another way, a variant has an unknown
+            name, or `slim_heads` or `slim_neurons` is no share; and as for [`RoutedPoolRun`].
     """
 
     args: CotrainArguments
@@ -118,6 +127,10 @@ class CotrainedRun(RoutedPoolRun):
             raise SecureRouterValueError(
                 f"`variants` should join {', '.join(CHANGES)} by +, got {', '.join(map(repr, unknown))}."
             )
+        for option_name in ("slim_heads", "slim_neurons"):
+            share = getattr(args, option_name)
+            if share is not None and not 0 < share <= 1:
+                raise SecureRouterValueError(f"`{option_name}` should be a share above 0 and at most 1, got {share:g}.")
         self.exact_dir = Path(args.exact_dir)
         super().__init__(args, fit, command, train_pool)
         self._check_rows()
@@ -323,7 +336,7 @@ class CotrainedRun(RoutedPoolRun):
         exact.set_attn_implementation("eager")  # no other implementation returns attention weights
         importance = measure_importance(exact, self.sample(rows, exact.device))
         set_seed(self.args.seed)
-        return prune(expert, *pruned_shape(exact.config, HEADS, NEURONS), importance)
+        return prune(expert, *pruned_shape(exact.config, *self.args.slim_shares), importance)
 
     def sample(self, rows: Sequence[Row], where: torch.device) -> list[dict[str, torch.Tensor]]:
         """The first batches of the rows, on a device."""

@@ -125,6 +125,21 @@ def test_a_variant_with_all_heads_does_not_start_from_a_slim_one(made, exact_dir
     assert [one["heads"] for one in tried] == [2, 1, 2, 2] * 2
 
 
+def test_a_slim_copy_keeps_the_shares_that_are_asked_for(made, exact_dir, tmp_path):
+    shares = ("--slim_heads", "1", "--slim_neurons", "0.25", "--copied_experts", "1")
+    run_of(made, exact_dir, tmp_path / "out", "--variants", "slim", *shares)()
+    tried = json.loads((tmp_path / "out" / "variants.json").read_text())
+    assert [(one["heads"], one["neurons"], one["precision"]) for one in tried][:2] == [(2, 32, "full"), (2, 8, "full")]
+
+
+@pytest.mark.parametrize("option", ["slim_heads", "slim_neurons"])
+@pytest.mark.parametrize("share", ["0", "1.5", "-1", "nan"])
+def test_a_slim_copy_keeps_no_more_than_there_is(made, exact_dir, tmp_path, option, share):
+    with pytest.raises(SecureRouterValueError, match=f"`{option}` should be a share above 0 and at most 1"):
+        run_of(made, exact_dir, tmp_path / "out", f"--{option}", share)
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_expert_with_values_out_of_bounds_is_not_taken(made, exact_dir, tmp_path):
     run_of(made, exact_dir, tmp_path / "out", largest_values=[1.0, 1.01, 1.01, 1.01])()
     model = SecureRouterForSequenceClassification.from_pretrained(tmp_path / "out")
