@@ -12,10 +12,10 @@
 | `script` | `run_script`: how a training script ends, and what it prints of warnings |
 | `own_data` | `OwnData`: a user's own files, their columns and labels |
 | `data` | `open_data`, `tokenize`, `split_rows`, `perturb`, `shortened` |
-| `row_parts` | `split_training_rows`, `check_count`: of the experts, the router and its tuning |
+| `row_parts` | `split_training_rows`, `check_count`, `check_validation`: of the experts, the router and its tuning |
 | `artifacts` | `once`, `once_tensors`, `save_once`: files that are made once; `announce` |
 | `half_precision` | `announce_bfloat16`: what a CPU has for it |
-| `prediction` | `predict`, `decide`, `to_device` |
+| `prediction` | `expert_inputs`, `predict`, `decide`, `to_device` |
 | **The pieces** | |
 | `distillation` | `expert_loss`, `distillation_rows`, `Follower`, `distil_layers`, `widest_value` |
 | `calibration` | `fit_temperatures`, `fold_temperature`, `calibration_report` |
