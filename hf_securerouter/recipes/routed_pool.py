@@ -62,7 +62,7 @@ from hf_securerouter.recipes.packages import FIGURE, check_packages
 from hf_securerouter.recipes.prediction import decide, labels_of, predict, to_device
 from hf_securerouter.recipes.results import publish
 from hf_securerouter.recipes.router_training import summarize_rows, train_router, with_answers
-from hf_securerouter.recipes.row_parts import check_count, split_training_rows
+from hf_securerouter.recipes.row_parts import check_count, check_validation, split_training_rows
 from hf_securerouter.recipes.shared_encoder import SHARED, refuse_another_encoder, shared_expert
 from hf_securerouter.reports import PoolAnswers, draw_report, make_report
 from hf_securerouter.routing import choose_expert, lambda_for_budget, quotas_for_budget, serve_by_quota
@@ -147,6 +147,7 @@ class RoutedPoolRun:
 
     def _take_steps(self) -> dict[str, Any]:
         raw = self.load_rows("train")
+        check_validation(self.task, len(self.data.rows("validation")))
         folders, rows, parts = self.experts_and_answers(raw)
         costs = self.costs(folders)
         models, tuning = self.routers(folders, rows, parts, costs)
