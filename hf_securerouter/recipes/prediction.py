@@ -35,6 +35,7 @@ def to_device(model: M) -> M:
     return cast(Any, model).to(device())  # transformers types the `to` of its models as if it were unbound
 
 
+@refuses_unknown
 def expert_inputs(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Any]:
     """
     The columns of a batch that a model is given: an expert alone reads token types where it reads them in a pool.
