@@ -13,7 +13,7 @@ from tests.support import ROOT
 HOUSE = (
     "errors",
     "abstention card_figures expert_places files families hub_ids lengths number_format plain_messages texts "
-    "token_ids config_fields known_arguments member_configs",
+    "token_ids config_fields known_arguments member_configs value_checks",
     "configuration_securerouter configuration_moe configuration_pooled linear_head routing metrics windows",
     "admission labels loading forward_arguments outputs",
     "losses adapters modeling_moe modeling_pooled sentence_transformer pool router model_card reports range_penalty "
