@@ -99,6 +99,11 @@ def check_integer(name: str, value: Any, at_least: int, remedy: str = "") -> int
     return int(value)
 
 
+def is_number(value: Any) -> bool:
+    """Whether an argument is a real number, also one of NumPy; True and False are none."""
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
 def _no_integer(name: str, value: Any, at_least: int, remedy: str = "") -> SecureRouterValueError:
     after = f": {remedy}." if remedy else "."
     return SecureRouterValueError(f"`{name}` should be an integer of at least {at_least}, got {value!r}{after}")

@@ -12,8 +12,9 @@ from tests.support import ROOT
 # From the ground up. A module may import its own floor and those below, wherever the import stands in it.
 HOUSE = (
     "errors",
+    "value_checks",
     "abstention card_figures expert_places files families hub_ids lengths number_format plain_messages texts "
-    "token_ids config_fields known_arguments member_configs value_checks",
+    "token_ids config_fields known_arguments member_configs",
     "configuration_securerouter configuration_moe configuration_pooled linear_head routing metrics windows",
     "admission labels loading forward_arguments outputs",
     "losses adapters modeling_moe modeling_pooled sentence_transformer pool router model_card reports range_penalty "
