@@ -32,6 +32,7 @@
 | `cascade` | `cascade_scores`: the baseline of routers |
 | `card` | `card_data`, `task_card` |
 | `results` | `publish`: the table of tasks |
+| `pushing` | `push_run`: to the Hub |
 | **The runs** | |
 | `routed_pool` | `RoutedPoolRun` |
 | `cotrained_pool` | `CotrainedRun`: experts of reduced precision, with fewer heads or cheaper functions |

@@ -29,7 +29,6 @@ from typing import Any, cast
 import numpy as np
 import torch
 from accelerate import PartialState
-from huggingface_hub import HfApi
 from transformers import AutoTokenizer, DataCollatorWithPadding, PreTrainedModel, set_seed
 
 from hf_securerouter.errors import SecureRouterValueError
@@ -60,6 +59,7 @@ from hf_securerouter.recipes.experts import (
 from hf_securerouter.recipes.fitting import Fit, Row
 from hf_securerouter.recipes.packages import FIGURE, check_packages
 from hf_securerouter.recipes.prediction import decide, labels_of, predict, to_device
+from hf_securerouter.recipes.pushing import push_run
 from hf_securerouter.recipes.results import publish
 from hf_securerouter.recipes.router_training import summarize_rows, train_router, with_answers
 from hf_securerouter.recipes.row_parts import check_count, check_validation, split_training_rows
@@ -70,8 +70,6 @@ from hf_securerouter.routing import choose_expert, lambda_for_budget, quotas_for
 
 CROSS_FITTED_ROWS = 20_000  # at most, of cross-fitted rows: each is kept with all that a router reads of it
 OBJECTIVES = ("gumbel", "utility")
-UPLOADED = ["config.json", "*.safetensors.index.json", "model*.safetensors", "tokenizer*", "README.md"]
-UPLOADED += ["curve.png", "report.json"]
 
 Parts = tuple[Sequence[int], Sequence[int]]  # indices of the router's rows, and of the tuning rows
 
@@ -475,7 +473,5 @@ class RoutedPoolRun:
         return ", ".join([f"{config.model_type} {config.num_hidden_layers}x{config.hidden_size}", *length, *special])
 
     def push(self, repo_id: str, token: str | None = None, private: bool | None = None) -> None:
-        """Upload the checkpoint, its card, the figure and the report; nothing else of the folder."""
-        api = HfApi(token=token)
-        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-        api.upload_folder(repo_id=repo_id, folder_path=self.folder, allow_patterns=UPLOADED)
+        """Upload the run; see [`~hf_securerouter.recipes.pushing.push_run`]."""
+        push_run(self.folder, repo_id, token, private)

@@ -103,7 +103,10 @@ def test_protocol_and_length_are_checked(model, tokenizer):
         ({"quotas": [1.5, 1, 1]}, r"`quotas`: it should hold 3 counts .* got \[1.5, 1, 1\]"),
         ({"quotas": 3}, "`quotas`: it should hold 3 counts .* got 3"),
         ({"routing_privacy": "revealed", "routing_lambda": "x"}, "`routing_lambda`: it should be at least 0, got 'x'"),
-        ({"tokenizer": "bert"}, "`tokenizer`: it is a name, not a tokenizer. Pass `AutoTokenizer.from_pretrained..bert..`"),
+        (
+            {"tokenizer": "bert"},
+            "it is a name, not a tokenizer. Pass `AutoTokenizer.from_pretrained..bert..`",
+        ),
     ],
 )
 def test_an_option_of_another_kind_is_named(model, options, message):
