@@ -8,6 +8,7 @@
 | `fitting` | `Fit`, `Train`, `Workspace`: what a run and a training loop promise each other |
 | `tables` | `read_table`, `read_split`: rows of CSV, JSON lines, Parquet and `datasets` folders |
 | `arguments` | `DataArguments`, `RunArguments`, `make_parser`, `command_line` |
+| `argument_values` | `check_values`: numbers that no run can have |
 | `packages` | `check_packages`: of the extra `train` |
 | `script` | `run_script`: how a training script ends, and what it prints of warnings |
 | `own_data` | `OwnData`: a user's own files, their columns and labels |

@@ -38,6 +38,7 @@ from hf_securerouter.known_arguments import refuses_unknown
 from hf_securerouter.loading import only_download_bars
 from hf_securerouter.losses import expert_utilities
 from hf_securerouter.modeling_securerouter import SecureRouterForSequenceClassification
+from hf_securerouter.recipes.argument_values import check_values
 from hf_securerouter.recipes.arguments import RunArguments
 from hf_securerouter.recipes.artifacts import announce, once, once_tensors
 from hf_securerouter.recipes.calibration import calibration_report, fit_temperatures, fold_temperature
@@ -86,8 +87,9 @@ class RoutedPoolRun:
         train_pool (callable): Trains the experts; see [`~hf_securerouter.recipes.experts.train_pool`].
 
     Raises:
-        `SecureRouterValueError`: The output folder holds a run with other arguments or other labels, the experts do
-            not make a pool, or the data are not as [`~hf_securerouter.recipes.data.open_data`] wants them.
+        `SecureRouterValueError`: The output folder holds a run with other arguments or other labels, a number is out of
+            range, the experts do not make a pool, or the data are not as
+            [`~hf_securerouter.recipes.data.open_data`] wants them.
         `MissingPackageError`: What draws the figure or reads the data is not installed.
     """
 
@@ -97,6 +99,7 @@ class RoutedPoolRun:
     ) -> None:
         self.args, self.command, self.train_pool = args, command, train_pool
         self.train = partial(fit, self)
+        check_values(args)
         check_packages(args, FIGURE)
         self.members = plan_pool(args)
         check_checkpoints(args)
