@@ -210,7 +210,7 @@ def check_quotas(quotas: Sequence[int]) -> None:
 def are_counts(quotas: Any) -> bool:
     """Whether a value is a list, or another sequence, of integers of at least 0."""
     return isinstance(quotas, Sequence | np.ndarray) and all(
-        isinstance(count, numbers.Integral) and not isinstance(count, bool) and count >= 0 for count in quotas
+        isinstance(count, numbers.Integral) and not isinstance(count, bool) and int(count) >= 0 for count in quotas
     )
 
 

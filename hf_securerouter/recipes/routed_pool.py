@@ -87,8 +87,8 @@ class RoutedPoolRun:
         train_pool (callable): Trains the experts; see [`~hf_securerouter.recipes.experts.train_pool`].
 
     Raises:
-        `SecureRouterValueError`: The output folder holds a run with other arguments or other labels, a number is out of
-            range, the experts do not make a pool, or the data are not as
+        `SecureRouterValueError`: The output folder holds a run with other arguments or other labels, a number is out
+            of range, the experts do not make a pool, or the data are not as
             [`~hf_securerouter.recipes.data.open_data`] wants them.
         `MissingPackageError`: What draws the figure or reads the data is not installed.
     """

@@ -109,7 +109,8 @@ class LocalSession(Session):
             )
         batch_size = check_integer("batch_size", batch_size, 1)
         if memory is not None:
-            whole = int(memory) if isinstance(memory, float) and memory.is_integer() else memory  # such as 4e9
+            given: Any = memory
+            whole = int(given) if isinstance(given, float) and given.is_integer() else given  # such as 4e9
             memory = check_integer("memory", whole, 1, "leave it out for half of what is free")
         self._ahead: int | None = None
         if model.manifest.protocol == "masked":
