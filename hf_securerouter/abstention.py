@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from .errors import SecureRouterValueError
 from .known_arguments import nearest
+from .value_checks import is_number
 
 
 AbstainBelow = float | Mapping[str, float]  # one threshold for every label, or thresholds by label
@@ -47,6 +48,6 @@ def least_probabilities(
             other = nearest(name, labels)
             meant = f"did you mean {other!r}?" if other else f"its labels are {labels}."
             raise SecureRouterValueError(f"`abstain_below` has the label {name!r}, and the model has not: {meant}")
-        if not 0 <= least <= 1:
+        if not is_number(least) or not 0 <= least <= 1:
             raise SecureRouterValueError(f"`abstain_below` should be a probability, from 0 to 1, got {least!r}.")
     return [abstain_below.get(name, LIKELY if several else 0.0) for name in labels]

@@ -114,7 +114,8 @@ def classify(
         abstain_below: The probability below which a label is withheld, for all or by label; None withholds none.
 
     Raises:
-        `SecureRouterValueError`: There is no text; `quotas` serve no text, or are not one count for each expert;
+        `SecureRouterValueError`: There is no text; `quotas` serve no text, are not one count for each expert, or are
+            given for a plain classifier;
             `max_windows` or `stride` does not fit; `abstain_below` is no probability or of no label, or the model
             predicts a number.
         `BadRowsError`: A row is no text, is empty, has half of a surrogate pair, or a token id beyond the vocabulary.
@@ -122,6 +123,11 @@ def classify(
     windows = Windows(max_windows, stride)
     if quotas is not None:
         check_quotas(quotas)
+        if not isinstance(model, SecureRouterForSequenceClassification):
+            raise SecureRouterValueError(
+                f"`quotas` are of the experts of a pool, and a {type(model).__name__} has none, got {list(quotas)}: "
+                "leave them out."
+            )
     encoded, counts = _encoded(model, tokenizer, as_texts(texts), windows)
     size = len(encoded) if quotas is None else sum(quotas)
     logits, experts = [], []

@@ -22,6 +22,7 @@ from hf_securerouter.mpc.deployment.role_folder import RoleFolder, read_manifest
 from hf_securerouter.mpc.models.manifest import PARTIES
 from hf_securerouter.mpc.net.sockets import Address, parse_address
 from hf_securerouter.texts import Text
+from hf_securerouter.value_checks import check_integer
 
 
 BEST: Any = ""  # in place of `top_k`: the best label alone, as in transformers' pipeline
@@ -102,11 +103,13 @@ class SecureRouterClient:
         Raises:
             `FileError`: A file of the folder is missing, cut or wrong.
             `SecureRouterValueError`: `model` is neither a client's folder nor open to this user on the Hub; one
-                address is missing or wrong; a key is missing, has ended, or is not that of its pin.
+                address is missing or wrong; `timeout` is no time to wait, or `retries` no number of times; a key is
+                missing, has ended, or is not that of its pin.
             `SecureRouterError`: The Hub was not reached.
         """
         options = {"revision": revision, "token": token, "cache_dir": cache_dir}
         switches = {"force_download": force_download, "local_files_only": local_files_only}
+        retries = check_integer("retries", retries, 0)
         folder = find_folder(model, **options, **switches)
         if party0 is None and party1 is None:
             read_manifest(folder)
@@ -190,7 +193,8 @@ class SecureRouterClient:
 
         Raises:
             `BadRowsError`: Inputs cannot be read; they are named, and nothing was sent.
-            `SecureRouterValueError`: The inputs are no texts, or there is no such function.
+            `SecureRouterValueError`: The inputs are no texts, there is no such function, or `top_k` is no number of
+                labels.
             `MeetingError`: A server was not reached, or does not know this client.
             `SessionError`: A server failed or did not answer in time, as often as it was asked.
         """
@@ -315,6 +319,8 @@ class SecureRouterClient:
 
 def as_rows(inputs: Any, top_k: int | None) -> tuple[Any, Callable[[list[list[Answer]]], Any]]:
     """What a session is asked for the inputs of a call, and a function from all labels of its rows to the result."""
+    if top_k is not None and top_k != BEST:
+        top_k = check_integer("top_k", top_k, 1, "pass None for all labels")
     is_one = isinstance(inputs, str) or (isinstance(inputs, Mapping) and isinstance(inputs.get("text"), str))
 
     def shape(found: list[list[Answer]]) -> Any:

@@ -9,6 +9,23 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, BertConfig
 
 from .errors import SecureRouterValueError
+from .known_arguments import refuse_misspelt
+from .value_checks import check_integer, integer, number, one_of
+
+
+def _capacity(value: Any) -> None:
+    if value is not None:
+        check_integer("expert_capacity", value, 1, "leave it out for no limit")
+
+
+_CHECKS = {
+    "num_experts": integer("num_experts", 2),
+    "num_experts_per_tok": one_of("num_experts_per_tok", (1, 2)),
+    "sparse_step": integer("sparse_step", 1),
+    "expert_capacity": _capacity,
+    "router_aux_loss_coef": number("router_aux_loss_coef", at_least=0),
+    "router_z_loss_coef": number("router_z_loss_coef", at_least=0),
+}
 
 
 @strict
@@ -33,7 +50,7 @@ class SecureMoeConfig(BertConfig):
             Weight of the z-loss, which keeps router logits small.
 
     Raises:
-        `SecureRouterValueError`: A field of a mixture is out of range, or the config is of a decoder.
+        `SecureRouterValueError`: A field of a mixture is out of range or misspelt, or the config is of a decoder.
 
     Example:
         ```python
@@ -60,16 +77,9 @@ class SecureMoeConfig(BertConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
-        least = {"num_experts": 2, "sparse_step": 1, "router_aux_loss_coef": 0.0, "router_z_loss_coef": 0.0}
-        for name, low in least.items():
-            if not getattr(self, name) >= low:
-                raise SecureRouterValueError(f"`{name}` should be at least {low}, got {getattr(self, name)!r}.")
-        if self.num_experts_per_tok not in (1, 2):
-            raise SecureRouterValueError(f"`num_experts_per_tok` should be 1 or 2, got {self.num_experts_per_tok!r}.")
-        if self.expert_capacity is not None and self.expert_capacity < 1:
-            raise SecureRouterValueError(
-                f"`expert_capacity` should be at least 1, or None for no limit, got {self.expert_capacity!r}."
-            )
+        refuse_misspelt(f"`{type(self).__name__}`", kwargs, _CHECKS)
+        for name, check in _CHECKS.items():
+            check(getattr(self, name))
         if self.sparse_step > self.num_hidden_layers:
             raise SecureRouterValueError(
                 f"`sparse_step` should be at most the {self.num_hidden_layers} layers, or none is sparse, got "

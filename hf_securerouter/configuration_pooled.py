@@ -4,17 +4,26 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from huggingface_hub.dataclasses import strict
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
 from .errors import SecureRouterValueError
 from .hub_ids import without_local_paths
+from .known_arguments import refuse_misspelt
+from .value_checks import integer, one_of, optional
 
 
 Pooling = Literal["mean", "first"]
 DenseActivation = Literal["identity", "tanh", "relu", "gelu"]
+
+_CHECKS = {
+    "pooling": one_of("pooling", get_args(Pooling)),
+    "dense_size": optional(integer("dense_size", 1)),
+    "dense_act": one_of("dense_act", get_args(DenseActivation)),
+    "normalize": one_of("normalize", (True, False)),
+}
 
 
 @strict
@@ -37,7 +46,8 @@ class PooledEncoderConfig(PreTrainedConfig):
             Whether the row is divided by its Euclidean length before it is classified.
 
     Raises:
-        `SecureRouterValueError`: `text_config` is no config, or the dict of none that transformers knows.
+        `SecureRouterValueError`: `text_config` is no config, or the dict of none that transformers knows; or another
+            field has no such value, or is misspelt.
 
     Example:
         ```python
@@ -65,6 +75,9 @@ class PooledEncoderConfig(PreTrainedConfig):
         if self.text_config is not None:
             self.text_config = _as_config(self.text_config)
         super().__post_init__(**kwargs)
+        refuse_misspelt(f"`{type(self).__name__}`", kwargs, ("text_config", *_CHECKS))
+        for name, check in _CHECKS.items():
+            check(getattr(self, name))
 
     def to_dict(self) -> dict[str, Any]:
         """The config as a dict that JSON can hold, without a path of this machine."""
@@ -74,6 +87,10 @@ class PooledEncoderConfig(PreTrainedConfig):
 def _as_config(value: Any) -> PreTrainedConfig:
     if isinstance(value, PreTrainedConfig):
         return copy.deepcopy(value)
+    if not isinstance(value, dict):
+        raise SecureRouterValueError(
+            f"`text_config` should be an encoder's config, or its dict with a `model_type`, got {value!r}."
+        )
     kind = value.get("model_type")
     if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
         raise SecureRouterValueError(

@@ -6,7 +6,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
 from typing import Any, Literal, cast
 
 from huggingface_hub.dataclasses import strict, validated_field
@@ -17,9 +16,10 @@ from .configuration_pooled import PooledEncoderConfig
 from .errors import SecureRouterValueError
 from .families import encoder_config, usable_positions
 from .hub_ids import without_local_paths
-from .known_arguments import nearest, refuse_unknown
+from .known_arguments import nearest, refuse_misspelt, refuse_unknown
 from .member_configs import MemberConfigs
 from .number_format import PRECISIONS, SOFTMAXES, current_precision
+from .value_checks import integer, number, one_for_each_expert, one_of, optional
 
 
 ProblemType = Literal["regression", "single_label_classification", "multi_label_classification"]
@@ -56,62 +56,9 @@ _FROM_TRANSFORMERS = frozenset(
     "tie_last_hidden_states tie_word_embeddings tokenizer_class torch_dtype torchscript transformers.js_config "
     "use_bfloat16 use_cache".split()
 )
-_ALIKE = 0.8  # an attribute whose name is that close to a field's is taken for a misspelt field
 
 # Fields that are stated once, at the top of the config, and copied to every expert.
 _SHARED_WITH_EXPERTS = ("id2label", "label2id", "problem_type", "dtype")
-
-
-def _number(name: str, *, above: float | None = None, at_least: float | None = None, below: float | None = None):
-    bounds = {"above": above, "at least": at_least, "below": below}
-    wanted = " and ".join(f"{word} {bound}" for word, bound in bounds.items() if bound is not None)
-
-    def check(value: Any) -> None:
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, (int, float))
-            or not math.isfinite(value)
-            or (above is not None and value <= above)
-            or (at_least is not None and value < at_least)
-            or (below is not None and value >= below)
-        ):
-            raise SecureRouterValueError(f"`{name}` should be a finite number {wanted}, got {value!r}.")
-
-    return check
-
-
-def _integer(name: str, at_least: int):
-    def check(value: Any) -> None:
-        if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
-            raise SecureRouterValueError(f"`{name}` should be an integer of at least {at_least}, got {value!r}.")
-
-    return check
-
-
-def _choice(name: str, options: Sequence[str]):
-    def check(value: Any) -> None:
-        if value not in options:
-            raise SecureRouterValueError(f"`{name}` should be one of {', '.join(options)}, got {value!r}.")
-
-    return check
-
-
-def _list_of(name: str, check_item: Callable[[Any], None]):
-    def check(value: Any) -> None:
-        if not isinstance(value, (list, tuple)):
-            raise SecureRouterValueError(f"`{name}` should be a list with one entry for each expert, got {value!r}.")
-        for item in value:
-            check_item(item)
-
-    return check
-
-
-def _optional(check: Callable[[Any], None]):
-    def check_optional(value: Any) -> None:
-        if value is not None:
-            check(value)
-
-    return check_optional
 
 
 def _check_expert_mpc(value: Any) -> None:
@@ -125,7 +72,7 @@ def _check_expert_mpc(value: Any) -> None:
             raise SecureRouterValueError(
                 f"`expert_mpc` knows {', '.join(EXPERT_MPC_CHOICES)}, got {key!r}: correct or remove this key."
             )
-        _choice(f"expert_mpc[...]['{key}']", EXPERT_MPC_CHOICES[key])(
+        one_of(f"expert_mpc[...]['{key}']", EXPERT_MPC_CHOICES[key])(
             current_precision(choice) if key == "precision" else choice
         )
 
@@ -255,34 +202,36 @@ class SecureRouterConfig(MemberConfigs, PreTrainedConfig):
 
     router_config: PreTrainedConfig | dict | None = None
     expert_configs: list[PreTrainedConfig | dict] | None = None
-    router_shares_expert: int | None = validated_field(_optional(_integer("router_shares_expert", 0)), default=None)
-    router_hidden_size: int = validated_field(_integer("router_hidden_size", 1), default=128)
-    router_dropout: float = validated_field(_number("router_dropout", at_least=0, below=1), default=0.1)
+    router_shares_expert: int | None = validated_field(optional(integer("router_shares_expert", 0)), default=None)
+    router_hidden_size: int = validated_field(integer("router_hidden_size", 1), default=128)
+    router_dropout: float = validated_field(number("router_dropout", at_least=0, below=1), default=0.1)
     expert_costs: list[float] | None = validated_field(
-        _optional(_list_of("expert_costs", _number("expert_costs", above=0))), default=None
+        optional(one_for_each_expert("expert_costs", number("expert_costs", above=0))), default=None
     )
     expert_costs_source: str | None = validated_field(
-        _optional(_choice("expert_costs_source", COST_SOURCES)), default=None
+        optional(one_of("expert_costs_source", COST_SOURCES)), default=None
     )
-    alpha: float = validated_field(_number("alpha", at_least=0), default=0.01)
-    beta: float = validated_field(_number("beta", at_least=0), default=0.01)
-    temperature: float = validated_field(_number("temperature", above=0), default=1.0)
-    min_temperature: float = validated_field(_number("min_temperature", above=0), default=0.5)
+    alpha: float = validated_field(number("alpha", at_least=0), default=0.01)
+    beta: float = validated_field(number("beta", at_least=0), default=0.01)
+    temperature: float = validated_field(number("temperature", above=0), default=1.0)
+    min_temperature: float = validated_field(number("min_temperature", above=0), default=0.5)
     temperature_annealing: str = validated_field(
-        _choice("temperature_annealing", TEMPERATURE_SCHEDULES), default="linear"
+        one_of("temperature_annealing", TEMPERATURE_SCHEDULES), default="linear"
     )
-    temperature_annealing_rate: float = validated_field(_number("temperature_annealing_rate", above=0), default=1e-4)
-    router_objective: str = validated_field(_choice("router_objective", ROUTER_OBJECTIVES), default="gumbel")
-    routing_lambda: float = validated_field(_number("routing_lambda", at_least=0), default=0.0)
-    routing_privacy: str = validated_field(_choice("routing_privacy", ROUTING_PRIVACY_MODES), default="quota")
-    quotas: list[int] | None = validated_field(_optional(_list_of("quotas", _integer("quotas", 0))), default=None)
+    temperature_annealing_rate: float = validated_field(number("temperature_annealing_rate", above=0), default=1e-4)
+    router_objective: str = validated_field(one_of("router_objective", ROUTER_OBJECTIVES), default="gumbel")
+    routing_lambda: float = validated_field(number("routing_lambda", at_least=0), default=0.0)
+    routing_privacy: str = validated_field(one_of("routing_privacy", ROUTING_PRIVACY_MODES), default="quota")
+    quotas: list[int] | None = validated_field(
+        optional(one_for_each_expert("quotas", integer("quotas", 0))), default=None
+    )
     expert_mpc: list[dict[str, str]] | None = validated_field(
-        _optional(_list_of("expert_mpc", _check_expert_mpc)), default=None
+        optional(one_for_each_expert("expert_mpc", _check_expert_mpc)), default=None
     )
     expert_max_lengths: list[int] | None = validated_field(
-        _optional(_list_of("expert_max_lengths", _integer("expert_max_lengths", 2))), default=None
+        optional(one_for_each_expert("expert_max_lengths", integer("expert_max_lengths", 2))), default=None
     )
-    max_length: int | None = validated_field(_optional(_integer("max_length", 2)), default=None)
+    max_length: int | None = validated_field(optional(integer("max_length", 2)), default=None)
 
     def __post_init__(self, **kwargs):
         if kwargs.get("model_type") not in (None, self.model_type):
@@ -324,8 +273,7 @@ class SecureRouterConfig(MemberConfigs, PreTrainedConfig):
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name not in self.known_fields() and not name.startswith("_") and not hasattr(type(self), name):
-            if nearest(name, self._own_fields(), _ALIKE):
-                refuse_unknown(f"`{type(self).__name__}`", [name], self._own_fields())
+            refuse_misspelt(f"`{type(self).__name__}`", [name], self._own_fields())
         super().__setattr__(name, value)
 
     @classmethod

@@ -16,6 +16,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 C = TypeVar("C", bound=type)
 
+ALIKE = 0.8  # a name that is that close to a known one is taken for a misspelt one
+
 
 def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
     """The known name that is spelt most like `name`, whatever its case; None if none is.
@@ -45,12 +47,31 @@ def refuse_unknown(where: str, given: Iterable[str], known: Iterable[str]) -> No
     unknown = [name for name in given if name not in known]
     if not unknown:
         return
+    listed = f" It knows {', '.join(sorted(known))}." if len(known) <= 16 else ""
+    raise UnknownArgumentError(_unknown(where, unknown, known) + listed)
+
+
+def refuse_misspelt(where: str, given: Iterable[str], known: Iterable[str]) -> None:
+    """Refuses names that are spelt almost like known ones, where others may be meant for somebody else.
+
+    Args:
+        where (`str`), given (iterable of `str`), known (iterable of `str`): As for [`refuse_unknown`].
+
+    Raises:
+        `UnknownArgumentError`: A name is misspelt; the message says how it is spelt.
+    """
+    known = set(known)
+    misspelt = [name for name in given if name not in known and nearest(name, known, ALIKE)]
+    if misspelt:
+        raise UnknownArgumentError(_unknown(where, misspelt, known))
+
+
+def _unknown(where: str, names: Iterable[str], known: Iterable[str]) -> str:
     found = []
-    for name in unknown:
+    for name in names:
         other = nearest(name, known)
         found.append(f"`{name}`" + (f" (did you mean `{other}`?)" if other else ""))
-    listed = f" It knows {', '.join(sorted(known))}." if len(known) <= 16 else ""
-    raise UnknownArgumentError(f"{where} does not know {', '.join(found)}: correct or remove it.{listed}")
+    return f"{where} does not know {', '.join(found)}: correct or remove it."
 
 
 def refuses_unknown(function: Callable[P, R]) -> Callable[P, R]:

@@ -7,9 +7,12 @@ query (`expert_costs`). Shapes: B queries, K experts.
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Sequence
 from itertools import combinations
+from typing import Any
 
+import numpy as np
 import torch
 
 from .errors import SecureRouterValueError
@@ -195,12 +198,20 @@ def check_quotas(quotas: Sequence[int]) -> None:
     """Refuses quotas by which no batch can be served.
 
     Raises:
-        `SecureRouterValueError`: One is negative, or all are 0.
+        `SecureRouterValueError`: They are no list of integers, one is negative, or all are 0.
     """
-    if min(quotas, default=0) < 0 or sum(quotas) < 1:
+    if not are_counts(quotas) or sum(quotas) < 1:
         raise SecureRouterValueError(
-            f"`quotas` should be counts of queries, at least one of them above 0, got {list(quotas)}: raise one."
+            f"`quotas` should be counts of queries, at least one of them above 0, got {quotas!r}: pass an integer for "
+            "each expert."
         )
+
+
+def are_counts(quotas: Any) -> bool:
+    """Whether a value is a list, or another sequence, of integers of at least 0."""
+    return isinstance(quotas, Sequence | np.ndarray) and all(
+        isinstance(count, numbers.Integral) and not isinstance(count, bool) and int(count) >= 0 for count in quotas
+    )
 
 
 def _check_size(name: str, size: int) -> None:

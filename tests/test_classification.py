@@ -7,6 +7,7 @@ import torch
 from hf_securerouter import SecureRouterValueError, classification
 from hf_securerouter.classification import classify, from_logits
 from hf_securerouter.mpc.conversion.client import Labels
+from tests.tiny import noisy_classifier
 
 
 class TestClassify:
@@ -29,10 +30,15 @@ class TestClassify:
             assert alone.logits == pytest.approx(one.logits, abs=1e-5)
             assert (alone.expert, alone.label) == (one.expert, one.label)
 
-    @pytest.mark.parametrize("quotas", [[0, 0, 0], [], [-2, 1, 0]])
+    @pytest.mark.parametrize("quotas", [[0, 0, 0], [], [-2, 1, 0], [1.5, 1, 1], "111", 3])
     def test_quotas_that_serve_no_text_are_refused(self, model, tokenizer, quotas):
         with pytest.raises(SecureRouterValueError, match="`quotas` should be counts of queries"):
             classify(model, tokenizer, ["good"], quotas)
+
+    def test_a_plain_classifier_has_no_quotas(self, tokenizer):
+        plain = noisy_classifier("bert", 16, 2)
+        with pytest.raises(SecureRouterValueError, match=r"`quotas` are of the experts of a pool, .* got \[2, 1\]"):
+            classify(plain, tokenizer, ["good"], [2, 1])
 
     @pytest.mark.parametrize("quotas", [None, [1, 1, 1]])
     def test_the_side_of_padding_changes_nothing(self, model, tokenizer, monkeypatch, quotas):
@@ -92,7 +98,7 @@ class TestClassify:
             assert (one.score, one.logits, one.expert) == (other.score, other.logits, other.expert)
 
     def test_thresholds_that_are_no_probability_are_refused(self, model, tokenizer):
-        for wrong in (-0.1, 1.5):
+        for wrong in (-0.1, 1.5, "0.5", True, {model.config.id2label[0]: "0.5"}):
             with pytest.raises(SecureRouterValueError, match="`abstain_below` should be a probability"):
                 classify(model, tokenizer, ["good"], abstain_below=wrong)
         first = model.config.id2label[0]

@@ -86,6 +86,9 @@ def test_what_cannot_be_asked_is_refused_before_it_is_sent(servers):
         client("bad", function_to_apply="tanh")
     with pytest.raises(SecureRouterValueError, match="did you mean `top_k`"):
         client("bad", topk=1)
+    for top_k in (0, -1, 1.5, "2", True):
+        with pytest.raises(SecureRouterValueError, match=f"`top_k` should be an integer of at least 1, got {top_k!r}"):
+            client("bad", top_k=top_k)
     with pytest.raises(BadRowsError, match=r"`inputs\[1\]` is empty"):
         client(["bad", ""])
     assert not servers.sizes

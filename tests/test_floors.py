@@ -12,6 +12,7 @@ from tests.support import ROOT
 # From the ground up. A module may import its own floor and those below, wherever the import stands in it.
 HOUSE = (
     "errors",
+    "value_checks",
     "abstention card_figures expert_places files families hub_ids lengths number_format plain_messages texts "
     "token_ids config_fields known_arguments member_configs",
     "configuration_securerouter configuration_moe configuration_pooled linear_head routing metrics windows",

@@ -150,7 +150,7 @@ def test_quotas_are_shown(model):
 
 def test_roles_and_collusion_are_stated(model):
     content = generate_model_card(model)
-    assert "embedding tables" in table_row(content, "client")[1]
+    assert "embedding layers (tables and their norm)" in table_row(content, "client")[1]
     assert "no input" in table_row(content, "dealer")[2]
     assert "dealer and one server together recover them" in content
     assert "The protocol `crypten` is the reference" in content

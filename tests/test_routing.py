@@ -177,7 +177,7 @@ def test_a_budget_of_equal_costs_is_kept(cost, rows):
     assert lambda_for_budget(torch.rand(rows, 2), [cost, cost], cost) == 0.0
 
 
-@pytest.mark.parametrize("quotas", [[0, 0, 0], [], [3, -1, 1]])
+@pytest.mark.parametrize("quotas", [[0, 0, 0], [], [3, -1, 1], [3.0, 1, 1], [True, 1, 1]])
 def test_quotas_that_serve_no_query_are_refused(quotas):
     for serve in (lambda: serve_by_quota(torch.zeros(4, 3), quotas, COSTS), lambda: quotas_for_batch(quotas, 4)):
         with pytest.raises(SecureRouterValueError, match=r"`quotas` should be counts of queries, .* got \["):

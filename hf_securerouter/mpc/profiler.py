@@ -21,6 +21,7 @@ from ..configuration_moe import SecureMoeConfig
 from ..errors import SecureRouterValueError, SecureRouterWarning
 from ..known_arguments import refuses_unknown
 from ..mpc_friendly import use_functions
+from ..value_checks import check_integer, one_of
 from .conversion.description import Options, describe, make_manifest
 from .convert import to_mpc
 from .gates.maximum import groups_of
@@ -52,7 +53,7 @@ def build(architecture: str, seq_length: int) -> Any:
     """
     if architecture in ARCHITECTURES:
         return AutoModelForSequenceClassification.from_config(config_of(architecture, seq_length)).eval()
-    if not Path(architecture).exists():
+    if not isinstance(architecture, (str, Path)) or not Path(architecture).exists():
         raise SecureRouterValueError(
             f"`architecture` should be one of {', '.join(ARCHITECTURES)} or the folder of a sequence classifier, "
             f"got {architecture!r}."
@@ -107,6 +108,7 @@ def profile(
         `SecureRouterValueError`: An argument is wrong, or the encoder cannot be converted.
     """
     delay_ms = None if delay_ms is None else check_delay(delay_ms)
+    seq_length, batch_size = _checked(seq_length, batch_size, network)
     log = progress or (lambda message: None)
     log(f"Building {architecture} ...")
     torch.manual_seed(0)  # for the random weights and tokens; shares never use this generator
@@ -160,6 +162,7 @@ def profile(
     }
 
 
+@refuses_unknown
 def planned(
     architecture: str,
     seq_length: int = 128,
@@ -183,8 +186,10 @@ def planned(
     Raises:
         `FileError`: A file of the folder is missing, cut or wrong.
         `SecureRouterValueError`: `architecture` is neither a known name nor a folder, its family has no such function
-            or precision, `batch_size` is less than 1, or `moe_dispatch` is not there for it.
+            or precision, `seq_length` or `batch_size` is too small, there is no such `network`, or `moe_dispatch` is
+            not there for it.
     """
+    seq_length, batch_size = _checked(seq_length, batch_size, network)
     with torch.device("meta") if architecture in ARCHITECTURES else nullcontext():
         model = build(architecture, seq_length)
     use_functions(model, hidden_act, softmax, precision)
@@ -199,6 +204,12 @@ def planned(
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         **batch_cost(manifest, batch_size).to_dict(),
     }
+
+
+def _checked(seq_length: int, batch_size: int, network: str) -> tuple[int, int]:
+    """The shape of the batch, checked with the network before anything is built."""
+    one_of("network", tuple(NETWORKS))(network)
+    return check_integer("seq_length", seq_length, 2), check_integer("batch_size", batch_size, 1)
 
 
 def _manifest(model: Any, seq_length: int, network: str) -> Manifest:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..errors import SecureRouterValueError
 from ..known_arguments import refuses_unknown
+from ..value_checks import check_integer
 from .conversion.client import Client
 from .conversion.converted import Converted
 from .conversion.ranges import Range
@@ -87,8 +88,8 @@ class SecureModel:
 
         Raises:
             `SecureRouterValueError`: `timeout` or `silence` is no time to wait, `delay_ms` is out of range, the
-                protocol's dealer cannot be delayed, its bounds cannot be checked, or not even one text, or under
-                `quota` one batch, fits into `memory`.
+                protocol's dealer cannot be delayed, its bounds cannot be checked, `batch_size` or `memory` is no
+                number above 0, or not even one text, or under `quota` one batch, fits into `memory`.
 
         Example:
             ```python
@@ -120,7 +121,8 @@ class SecureModel:
             raise SecureRouterValueError(
                 f"Only protocol 'masked' has plans, got {self.manifest.protocol!r}: convert with `protocol='masked'`."
             )
-        return batch_cost(self.manifest, self.manifest.largest_batch if batch is None else batch)
+        batch = self.manifest.largest_batch if batch is None else check_integer("batch", batch, 1)
+        return batch_cost(self.manifest, batch)
 
     @refuses_unknown
     def save_shares(self, folder: str | os.PathLike, keys: Sequence[str | os.PathLike] = ()) -> None:

@@ -8,14 +8,15 @@
 | `fitting` | `Fit`, `Train`, `Workspace`: what a run and a training loop promise each other |
 | `tables` | `read_table`, `read_split`: rows of CSV, JSON lines, Parquet and `datasets` folders |
 | `arguments` | `DataArguments`, `RunArguments`, `make_parser`, `command_line` |
+| `argument_values` | `check_values`: numbers that no run can have |
 | `packages` | `check_packages`: of the extra `train` |
 | `script` | `run_script`: how a training script ends, and what it prints of warnings |
 | `own_data` | `OwnData`: a user's own files, their columns and labels |
 | `data` | `open_data`, `tokenize`, `split_rows`, `perturb`, `shortened` |
-| `row_parts` | `split_training_rows`, `check_count`: of the experts, the router and its tuning |
+| `row_parts` | `split_training_rows`, `check_count`, `check_validation`: of the experts, the router and its tuning |
 | `artifacts` | `once`, `once_tensors`, `save_once`: files that are made once; `announce` |
 | `half_precision` | `announce_bfloat16`: what a CPU has for it |
-| `prediction` | `predict`, `decide`, `to_device` |
+| `prediction` | `expert_inputs`, `predict`, `decide`, `to_device` |
 | **The pieces** | |
 | `distillation` | `expert_loss`, `distillation_rows`, `Follower`, `distil_layers`, `widest_value` |
 | `calibration` | `fit_temperatures`, `fold_temperature`, `calibration_report` |
@@ -32,6 +33,7 @@
 | `cascade` | `cascade_scores`: the baseline of routers |
 | `card` | `card_data`, `task_card` |
 | `results` | `publish`: the table of tasks |
+| `pushing` | `push_run`: to the Hub |
 | **The runs** | |
 | `routed_pool` | `RoutedPoolRun` |
 | `cotrained_pool` | `CotrainedRun`: experts of reduced precision, with fewer heads or cheaper functions |

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from transformers import AutoConfig, PreTrainedModel
 
-from hf_securerouter.errors import SecureRouterValueError
+from hf_securerouter.errors import SecureRouterValueError, warn
 from hf_securerouter.families import usable_positions
 from hf_securerouter.files import write_json
 from hf_securerouter.known_arguments import refuses_unknown
@@ -139,7 +139,7 @@ def check_costs(args: RunArguments, experts: int) -> None:
 def check_conversion(args: RunArguments) -> None:
     """
     Refuses experts that shares do not compute, and pools whose router shares an encoder and can read none, before
-    anything is trained: their costs could not be measured.
+    anything is trained: their costs could not be measured. Warns of a router that can read the largest expert's alone.
 
     Args:
         args ([`RunArguments`]): With given `expert_costs`, nothing is measured, and nothing refused.
@@ -164,6 +164,12 @@ def check_conversion(args: RunArguments) -> None:
         problems += unshared
     if problems:
         raise ConversionError(problems)
+    if unshared and [problem.path for problem in unshared] == names[:-1] and not args.narrow_expert:
+        warn(
+            f"The router can read the encoder of the largest expert alone, {names[-1]!r}, which then runs for every "
+            "text, so that routing saves nothing: pass `--share_router_encoder false`, and it gets a copy of the "
+            "cheapest expert's."
+        )
 
 
 def _quotas_of_equal_time(seconds: Sequence[float], batch: int) -> list[int]:

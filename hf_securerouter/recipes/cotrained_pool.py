@@ -37,7 +37,7 @@ from hf_securerouter.recipes.distillation import distil_layers, distillation_row
 from hf_securerouter.recipes.experts import EXACT, load_expert, train_pool
 from hf_securerouter.recipes.fitting import Fit, Row
 from hf_securerouter.recipes.head_pruning import measure_importance, prune, pruned_shape
-from hf_securerouter.recipes.prediction import decide, labels_of, predict, to_device
+from hf_securerouter.recipes.prediction import decide, expert_inputs, labels_of, predict, to_device
 from hf_securerouter.recipes.routed_pool import RoutedPoolRun
 from hf_securerouter.recipes.score_scaling import scale_down_queries
 
@@ -329,20 +329,21 @@ class CotrainedRun(RoutedPoolRun):
 
     def scale_scores(self, expert: PreTrainedModel, rows: Sequence[Row]) -> None:
         """Scales heads down, in the place, whose scores come too close to their bounds."""
-        scale_down_queries(expert, self.sample(rows, expert.device))
+        scale_down_queries(expert, self.sample(rows, expert))
 
     def pruned(self, expert: PreTrainedModel, exact: PreTrainedModel, rows: Sequence[Row]) -> PreTrainedModel:
         """A copy of an expert without the heads and neurons that matter least to the exact one."""
         exact.set_attn_implementation("eager")  # no other implementation returns attention weights
-        importance = measure_importance(exact, self.sample(rows, exact.device))
+        importance = measure_importance(exact, self.sample(rows, exact))
         set_seed(self.args.seed)
         return prune(expert, *pruned_shape(exact.config, *self.args.slim_shares), importance)
 
-    def sample(self, rows: Sequence[Row], where: torch.device) -> list[dict[str, torch.Tensor]]:
-        """The first batches of the rows, on a device."""
+    def sample(self, rows: Sequence[Row], expert: PreTrainedModel) -> list[dict[str, torch.Tensor]]:
+        """The first batches of the rows, as an expert reads them, on its device."""
         rows = list(rows[: SAMPLE_BATCHES * BATCH])
         batches = (self.collate(rows[start : start + BATCH]) for start in range(0, len(rows), BATCH))
-        return [{name: value.to(where) for name, value in batch.items()} for batch in batches]
+        read = (expert_inputs(expert, batch) for batch in batches)
+        return [{name: value.to(expert.device) for name, value in batch.items()} for batch in read]
 
     def measured(
         self, index: int, folder: Path, functions: Mapping[str, str], unseen: Sequence[Row]

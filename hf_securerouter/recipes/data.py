@@ -19,6 +19,7 @@ from hf_securerouter.errors import SecureRouterValueError
 from hf_securerouter.families import encoder_config
 from hf_securerouter.known_arguments import refuses_unknown
 from hf_securerouter.lengths import truncate
+from hf_securerouter.recipes.argument_values import check_values
 from hf_securerouter.recipes.arguments import DataArguments
 from hf_securerouter.recipes.fitting import Row
 from hf_securerouter.recipes.own_data import OwnData
@@ -54,10 +55,11 @@ def open_data(args: DataArguments, labels: Sequence[str] | None = None) -> Data:
             then the training rows are read when they are asked for.
 
     Raises:
-        `SecureRouterValueError`: No data or two kinds of data are named; or own data are not as [`OwnData`] wants
-            them.
+        `SecureRouterValueError`: No data or two kinds of data are named, a number of rows is less than 1, or own data
+            are not as [`OwnData`] wants them.
         `MissingPackageError`: They need `datasets`, which is not installed.
     """
+    check_values(args)
     check_packages(args)
     named = [f"--{name}" for name in _OWN if getattr(args, name) is not None]
     if args.task_name is not None:

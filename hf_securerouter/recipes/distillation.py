@@ -19,7 +19,7 @@ from hf_securerouter.losses import distillation_loss, layer_loss
 from hf_securerouter.range_penalty import range_penalty
 from hf_securerouter.recipes.data import perturb
 from hf_securerouter.recipes.fitting import Collate, Row, Train
-from hf_securerouter.recipes.prediction import predict
+from hf_securerouter.recipes.prediction import expert_inputs, predict
 from hf_securerouter.recipes.tasks import Task
 
 
@@ -43,7 +43,7 @@ def expert_loss(model: nn.Module, batch: dict[str, Any]) -> tuple[torch.Tensor, 
     batch = dict(batch)
     teacher = batch.pop("teacher_logits", None)
     labels = batch.pop("labels")
-    output = model(**batch)
+    output = model(**expert_inputs(model, batch))
     config: Any = getattr(model, "module", model).config
     loss = distillation_loss(output.logits, labels, teacher, config.problem_type)
     for own in (output.loss, output.get("router_loss")):
@@ -130,7 +130,8 @@ class Follower(nn.Module):
         return self
 
     def forward(self, attention_mask: torch.Tensor, **inputs: Any) -> SequenceClassifierOutput:
-        inputs |= {"attention_mask": attention_mask, "output_hidden_states": True, "output_attentions": True}
+        inputs = expert_inputs(self.expert, inputs) | {"attention_mask": attention_mask}
+        inputs |= {"output_hidden_states": True, "output_attentions": True}
         with range_penalty(attention_mask) as penalty:
             own = self.expert(**inputs)
         with torch.no_grad():
@@ -187,6 +188,6 @@ def widest_value(expert: PreTrainedModel, rows: Sequence[Row], collate: Collate,
         batch = collate(list(rows[start : start + batch_size]))
         inputs = {name: value.to(expert.device) for name, value in batch.items() if name != "labels"}
         with range_penalty(inputs["attention_mask"]) as penalty:
-            expert(**inputs)
+            expert(**expert_inputs(expert, inputs))
         widest = max(widest, penalty.widest)
     return widest

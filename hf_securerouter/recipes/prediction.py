@@ -4,15 +4,17 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from hf_securerouter.known_arguments import refuses_unknown
 from hf_securerouter.modeling_securerouter import SecureRouterForSequenceClassification
+from hf_securerouter.pool import accepted_inputs
 from hf_securerouter.recipes.artifacts import Countdown
 from hf_securerouter.recipes.fitting import Collate, Row
 from hf_securerouter.recipes.tasks import Task
@@ -31,6 +33,23 @@ def device() -> torch.device:
 def to_device(model: M) -> M:
     """A model, moved to where inference runs."""
     return cast(Any, model).to(device())  # transformers types the `to` of its models as if it were unbound
+
+
+@refuses_unknown
+def expert_inputs(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    The columns of a batch that a model is given: an expert alone reads token types where it reads them in a pool.
+    GPT-2 would look them up among its words.
+
+    Args:
+        model (`nn.Module`): An expert, perhaps in a wrapper that trains it in several processes; or a model that holds
+            experts and chooses for each what it reads, such as a pool.
+        batch (`Mapping`): Inputs of shape (B, T), perhaps with labels.
+    """
+    model = getattr(model, "module", model)
+    if isinstance(model, PreTrainedModel) and not isinstance(model, SecureRouterForSequenceClassification):
+        return accepted_inputs(model, dict(batch))
+    return dict(batch)
 
 
 @refuses_unknown
@@ -66,9 +85,9 @@ def predict(
     for start in range(0, len(order), batch_size):
         countdown(start)
         batch = collate([rows[index] for index in order[start : start + batch_size]])
-        inputs = {name: value.to(where) for name, value in batch.items() if name in accepted and name != "labels"}
+        batch = {name: value.to(where) for name, value in batch.items() if name in accepted and name != "labels"}
         with torch.autocast(where.type, torch.bfloat16, enabled=bf16):
-            output = model(**inputs)
+            output = model(**expert_inputs(model, batch))
         for name in outputs:
             found[name].append(output[name].float().cpu())
     back = torch.tensor(order).argsort()

@@ -21,6 +21,7 @@ from hf_securerouter.modeling_securerouter import SecureRouterForSequenceClassif
 from hf_securerouter.recipes.arguments import DataArguments, option
 from hf_securerouter.recipes.data import shortened
 from hf_securerouter.recipes.fitting import Collate, Row
+from hf_securerouter.recipes.prediction import expert_inputs
 
 
 PARTS = "query", "key", "value", "attention output", "norm", "intermediate", "output", "norm"
@@ -102,7 +103,7 @@ def errors_by_place(
         for module in expert.modules():
             if isinstance(module, nn.Dropout):
                 module.p = 0.0
-        batch = dict(collate(shortened(rows, model.config.length_of(index), expert.config)))
+        batch = expert_inputs(expert, collate(shortened(rows, model.config.length_of(index), expert.config)))
         del batch["labels"]
         kinds = places(expert)
         kinds = {"all": [module for modules in kinds.values() for module in modules]} | kinds

@@ -29,7 +29,6 @@ from typing import Any, cast
 import numpy as np
 import torch
 from accelerate import PartialState
-from huggingface_hub import HfApi
 from transformers import AutoTokenizer, DataCollatorWithPadding, PreTrainedModel, set_seed
 
 from hf_securerouter.errors import SecureRouterValueError
@@ -39,6 +38,7 @@ from hf_securerouter.known_arguments import refuses_unknown
 from hf_securerouter.loading import only_download_bars
 from hf_securerouter.losses import expert_utilities
 from hf_securerouter.modeling_securerouter import SecureRouterForSequenceClassification
+from hf_securerouter.recipes.argument_values import check_values
 from hf_securerouter.recipes.arguments import RunArguments
 from hf_securerouter.recipes.artifacts import announce, once, once_tensors
 from hf_securerouter.recipes.calibration import calibration_report, fit_temperatures, fold_temperature
@@ -60,9 +60,10 @@ from hf_securerouter.recipes.experts import (
 from hf_securerouter.recipes.fitting import Fit, Row
 from hf_securerouter.recipes.packages import FIGURE, check_packages
 from hf_securerouter.recipes.prediction import decide, labels_of, predict, to_device
+from hf_securerouter.recipes.pushing import push_run
 from hf_securerouter.recipes.results import publish
 from hf_securerouter.recipes.router_training import summarize_rows, train_router, with_answers
-from hf_securerouter.recipes.row_parts import check_count, split_training_rows
+from hf_securerouter.recipes.row_parts import check_count, check_validation, split_training_rows
 from hf_securerouter.recipes.shared_encoder import SHARED, refuse_another_encoder, shared_expert
 from hf_securerouter.reports import PoolAnswers, draw_report, make_report
 from hf_securerouter.routing import choose_expert, lambda_for_budget, quotas_for_budget, serve_by_quota
@@ -70,8 +71,6 @@ from hf_securerouter.routing import choose_expert, lambda_for_budget, quotas_for
 
 CROSS_FITTED_ROWS = 20_000  # at most, of cross-fitted rows: each is kept with all that a router reads of it
 OBJECTIVES = ("gumbel", "utility")
-UPLOADED = ["config.json", "*.safetensors.index.json", "model*.safetensors", "tokenizer*", "README.md"]
-UPLOADED += ["curve.png", "report.json"]
 
 Parts = tuple[Sequence[int], Sequence[int]]  # indices of the router's rows, and of the tuning rows
 
@@ -88,8 +87,9 @@ class RoutedPoolRun:
         train_pool (callable): Trains the experts; see [`~hf_securerouter.recipes.experts.train_pool`].
 
     Raises:
-        `SecureRouterValueError`: The output folder holds a run with other arguments or other labels, the experts do
-            not make a pool, or the data are not as [`~hf_securerouter.recipes.data.open_data`] wants them.
+        `SecureRouterValueError`: The output folder holds a run with other arguments or other labels, a number is out
+            of range, the experts do not make a pool, or the data are not as
+            [`~hf_securerouter.recipes.data.open_data`] wants them.
         `MissingPackageError`: What draws the figure or reads the data is not installed.
     """
 
@@ -99,6 +99,7 @@ class RoutedPoolRun:
     ) -> None:
         self.args, self.command, self.train_pool = args, command, train_pool
         self.train = partial(fit, self)
+        check_values(args)
         check_packages(args, FIGURE)
         self.members = plan_pool(args)
         check_checkpoints(args)
@@ -147,6 +148,7 @@ class RoutedPoolRun:
 
     def _take_steps(self) -> dict[str, Any]:
         raw = self.load_rows("train")
+        check_validation(self.task, len(self.data.rows("validation")))
         folders, rows, parts = self.experts_and_answers(raw)
         costs = self.costs(folders)
         models, tuning = self.routers(folders, rows, parts, costs)
@@ -474,7 +476,5 @@ class RoutedPoolRun:
         return ", ".join([f"{config.model_type} {config.num_hidden_layers}x{config.hidden_size}", *length, *special])
 
     def push(self, repo_id: str, token: str | None = None, private: bool | None = None) -> None:
-        """Upload the checkpoint, its card, the figure and the report; nothing else of the folder."""
-        api = HfApi(token=token)
-        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-        api.upload_folder(repo_id=repo_id, folder_path=self.folder, allow_patterns=UPLOADED)
+        """Upload the run; see [`~hf_securerouter.recipes.pushing.push_run`]."""
+        push_run(self.folder, repo_id, token, private)

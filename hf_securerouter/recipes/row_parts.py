@@ -64,6 +64,25 @@ def check_count(task: Task, count: int, folds: int) -> None:
     )
 
 
+@refuses_unknown
+def check_validation(task: Task, count: int) -> None:
+    """
+    Refuses a validation split that has no score, before anything is trained.
+
+    Args:
+        task ([`Task`]): Its description.
+        count (`int`): Validation rows.
+
+    Raises:
+        `SecureRouterValueError`: A regression has a single row, of which there is no correlation.
+    """
+    if task.regression and count < 2:
+        raise SecureRouterValueError(
+            f"There is {count} validation row, and a regression needs at least 2, as one has no correlation: pass "
+            "more rows, or a larger `max_eval_samples`."
+        )
+
+
 def _suffices(task: Task, count: int, folds: int) -> bool:
     sizes = [part_sizes(count, shares) for shares in _shares(count, folds)]
     routers = sizes[1][0] if folds >= 2 else sizes[0][1]

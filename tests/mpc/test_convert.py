@@ -97,6 +97,23 @@ def test_protocol_and_length_are_checked(model, tokenizer):
     assert paths(model, unpadded) == ["tokenizer.pad_token"]
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"quotas": [1.5, 1, 1]}, r"`quotas`: it should hold 3 counts .* got \[1.5, 1, 1\]"),
+        ({"quotas": 3}, "`quotas`: it should hold 3 counts .* got 3"),
+        ({"routing_privacy": "revealed", "routing_lambda": "x"}, "`routing_lambda`: it should be at least 0, got 'x'"),
+        (
+            {"tokenizer": "bert"},
+            "it is a name, not a tokenizer. Pass `AutoTokenizer.from_pretrained..bert..`",
+        ),
+    ],
+)
+def test_an_option_of_another_kind_is_named(model, options, message):
+    with pytest.raises(ConversionError, match=message):
+        to_mpc(model, **options)
+
+
 def test_functions_that_a_family_has_not_are_one_reason_more(tokenizer):
     expert = AutoModelForSequenceClassification.from_config(modern_config())
     use_functions(expert, softmax="2quad")

@@ -14,7 +14,7 @@ from hf_securerouter.mpc.conversion.validation import validate
 from hf_securerouter.mpc.convert import to_mpc
 from hf_securerouter.mpc.gates.maximum import groups_of
 from hf_securerouter.mpc.net.network_model import NETWORKS
-from hf_securerouter.mpc.profiler import build, planned
+from hf_securerouter.mpc.profiler import build, planned, profile
 from tests.tiny import family_config, moe_classifier, pool_model
 
 
@@ -66,6 +66,24 @@ def test_what_an_expert_computes_instead_is_measured(tmp_path):
 def test_an_unknown_architecture_is_refused():
     with pytest.raises(SecureRouterValueError, match="bert-tiny, bert-base, bert-large, .* or the folder"):
         build("bert-gigantic", 8)
+
+
+@pytest.mark.parametrize("measure", [planned, profile])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"network": "x"}, "`network` should be one of lan, wan, got 'x'"),
+        ({"seq_length": 0}, "`seq_length` should be an integer of at least 2, got 0"),
+        ({"seq_length": "x"}, "`seq_length` should be an integer of at least 2, got 'x'"),
+        ({"batch_size": 0}, "`batch_size` should be an integer of at least 1, got 0"),
+        ({"batch_size": 1.5}, "`batch_size` should be an integer of at least 1, got 1.5"),
+        ({"architecture": 3}, "`architecture` should be one of .* got 3"),
+        ({"sequence_length": 3}, "does not know `sequence_length` .did you mean `seq_length`"),
+    ],
+)
+def test_what_cannot_be_measured_is_named_before_anything_is_built(measure, arguments, message):
+    with pytest.raises(SecureRouterValueError, match=message):
+        measure(**{"architecture": "bert-tiny"} | arguments)
 
 
 def test_a_slow_network_never_takes_more_rounds():

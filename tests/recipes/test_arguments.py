@@ -11,10 +11,12 @@ import run_glue
 import run_glue_no_trainer
 
 from hf_securerouter.errors import SecureRouterValueError
-from hf_securerouter.recipes.arguments import RunArguments, command_line
+from hf_securerouter.recipes.arguments import DataArguments, RunArguments, command_line
 from hf_securerouter.recipes.cotrained_pool import CotrainArguments
+from hf_securerouter.recipes.data import open_data
 from hf_securerouter.recipes.experts import plan_pool
 from hf_securerouter.recipes.fit_with_trainer import parse_args
+from tests.recipes.made_up import arguments, loop_run
 from tests.support import ROOT
 
 
@@ -140,3 +142,30 @@ def test_every_script_has_help(script, capsys):
 def test_arguments_of_the_trainer_that_a_run_does_not_use_are_refused(option):
     with pytest.raises(SecureRouterValueError, match=f"`{option[0]}` has no effect on a run"):
         parse_args(["--output_dir", "out", *option], RunArguments, "")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("max_eval_samples", -3, "should be an integer of at least 1, got -3"),
+        ("max_train_samples", 0, "should be an integer of at least 1, got 0"),
+        ("encrypted_eval_samples", -1, "should be an integer of at least 0, got -1"),
+        ("perturbed_copies", -1, "should be an integer of at least 0, got -1"),
+        ("quota_batch_size", 0, "should be an integer of at least 1, got 0"),
+        ("quota_batch_size", 300, "should be at most 256, .* got 300"),
+        ("cross_fit_folds", 1, "should be 2 or more, or 0 .* got 1"),
+        ("bootstrap_resamples", 0, "should be an integer of at least 1, got 0"),
+        ("temperature", 0.0, "should be a finite number above 0, got 0.0"),
+        ("alpha", -1.0, "should be a finite number at least 0, got -1.0"),
+        ("expert_costs", -1.0, "should be a finite number above 0, got -1.0"),
+        ("distillation_epochs", float("nan"), "should be a finite number at least 0, got nan"),
+    ],
+)
+def test_a_number_that_no_run_can_have_is_refused_before_anything_is_read(made, tmp_path, name, value, message):
+    more = [str(value), "4"] if name == "expert_costs" else [str(value)]
+    with pytest.raises(SecureRouterValueError, match=f"`{name}` {message}"):
+        loop_run(arguments(made, tmp_path / "out", f"--{name}", *more))
+    assert not (tmp_path / "out").exists()
+    if name.endswith("_samples") and name.startswith("max"):
+        with pytest.raises(SecureRouterValueError, match=f"`{name}` {message}"):
+            open_data(DataArguments(task_name="mrpc", **{name: value}))

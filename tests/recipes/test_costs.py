@@ -2,6 +2,7 @@
 """Costs: what is measured, what is shared between runs, and what the router is charged."""
 
 import re
+import warnings
 from contextlib import nullcontext
 from functools import partial
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ from hf_securerouter import (
     SecureRouterConfig,
     SecureRouterForSequenceClassification,
     SecureRouterValueError,
+    SecureRouterWarning,
 )
 from hf_securerouter.mpc.conversion.validation import ConversionError
 from hf_securerouter.mpc.convert import to_mpc
@@ -239,6 +241,20 @@ def test_a_router_that_can_read_no_expert_s_encoder_is_refused_before_training(m
             recipe.check_conversion(args)
         args.share_router_encoder = False
         recipe.check_conversion(args)
+
+
+def test_a_router_that_can_read_the_largest_encoder_alone_is_warned_of_before_training(made, tmp_path, averaging):
+    args = measured_arguments(made, tmp_path)
+    args.expert_layers = []
+    for experts, warned in (([averaging, made / "checkpoint"], True), ([made / "checkpoint", averaging], False)):
+        args.experts = [str(expert) for expert in experts]
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            recipe.check_conversion(args)
+        found = [str(one.message) for one in caught if one.category is SecureRouterWarning]
+        assert [("largest expert alone" in text and "--share_router_encoder false" in text) for text in found] == (
+            [True] if warned else []
+        )
 
 
 def test_a_router_reads_the_row_of_a_pooled_expert_whichever_it_is(made, tmp_path):

@@ -9,6 +9,7 @@ from hf_securerouter.mpc_friendly import use_functions
 from hf_securerouter.recipes.distillation import Follower, distillation_rows, expert_loss, widest_value
 from hf_securerouter.recipes.experts import load_expert
 from hf_securerouter.recipes.tasks import TASKS
+from tests.recipes.test_prediction import gpt2_classifier
 from tests.tiny import moe_classifier, noisy_classifier
 
 
@@ -89,3 +90,23 @@ def test_the_widest_value_is_that_of_all_batches(tokenizer):
         found = widest_value(expert, [rows[index] for index in places], collate, batch_size=3)
         assert found == pytest.approx(max(alone), rel=1e-5)
     assert min(alone) < 0.99 * max(alone)
+
+
+def test_token_types_change_no_loss_of_an_expert_that_reads_none_in_a_pool():
+    expert = gpt2_classifier()
+    expert.config.problem_type = "single_label_classification"
+    batch = {"input_ids": torch.tensor([[2, 7, 8, 3]]), "attention_mask": torch.ones(1, 4, dtype=torch.long)}
+    batch |= {"labels": torch.tensor([1])}
+    typed = batch | {"token_type_ids": torch.tensor([[0, 0, 1, 1]])}
+    torch.testing.assert_close(expert_loss(expert, typed)[0], expert_loss(expert, batch)[0])
+
+
+def test_token_types_reach_no_copy_of_an_expert_that_reads_none_in_a_pool(tokenizer):
+    expert, exact = (noisy_classifier("roberta", width=16, heads=4) for _ in range(2))
+    use_functions(expert, precision="reduced")
+    expert.config.problem_type = "single_label_classification"
+    row = {"input_ids": [2, 7, 8, 3], "attention_mask": [1] * 4, "labels": 0}
+    typed, collate = row | {"token_type_ids": [0, 0, 1, 1]}, DataCollatorWithPadding(tokenizer)
+    assert widest_value(expert, [typed], collate) == widest_value(expert, [row], collate)
+    found = [expert_loss(Follower(expert, exact).eval(), dict(collate([own])))[0] for own in (row, typed)]
+    torch.testing.assert_close(*found)

@@ -1,11 +1,13 @@
 # Copyright 2026 The hf_securerouter authors. Licensed under the Apache License, Version 2.0.
 """Outputs for many rows: in their order, whatever their lengths; and what they stand for."""
 
+import pytest
 import torch
-from transformers import DataCollatorWithPadding
+from transformers import DataCollatorWithPadding, GPT2Config, GPT2ForSequenceClassification
 
-from hf_securerouter.recipes.prediction import Summary, decide, predict
+from hf_securerouter.recipes.prediction import Summary, decide, expert_inputs, predict
 from hf_securerouter.recipes.tasks import TASKS
+from tests.tiny import MAX_POSITIONS, VOCABULARY, noisy_classifier
 
 
 def test_predictions_come_in_the_order_of_the_rows(model, tokenizer):
@@ -24,3 +26,25 @@ def test_a_decision_is_a_class_or_a_value():
     logits = torch.tensor([[[0.0, 2.0, 1.0], [3.0, 2.0, 1.0]]])
     assert decide(TASKS["mnli"], logits).tolist() == [[1, 0]]
     assert decide(TASKS["stsb"], logits[..., :1]).tolist() == [[0.0, 3.0]]
+
+
+def gpt2_classifier():
+    """It takes `token_type_ids`, and looks them up among its words."""
+    torch.manual_seed(0)
+    sizes = {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": MAX_POSITIONS, "vocab_size": len(VOCABULARY)}
+    return GPT2ForSequenceClassification(GPT2Config(**sizes, pad_token_id=0, num_labels=2)).eval()
+
+
+@pytest.mark.parametrize("make", [gpt2_classifier, lambda: noisy_classifier("roberta", 16, 2)])
+def test_an_expert_reads_token_types_only_where_it_reads_them_in_a_pool(make, tokenizer):
+    model, ids = make(), [2, 7, 8, 3, 9, 3]
+    row = {"input_ids": ids, "attention_mask": [1] * 6, "token_type_ids": [0, 0, 0, 0, 1, 1], "labels": 0}
+    (logits,) = predict(model, [row], DataCollatorWithPadding(tokenizer))
+    torch.testing.assert_close(logits, model(torch.tensor([ids])).logits.detach())
+
+
+def test_only_an_expert_itself_loses_token_types(model):
+    batch = {"input_ids": torch.ones(1, 2, dtype=torch.long), "token_type_ids": torch.ones(1, 2, dtype=torch.long)}
+    for other in (model, Summary(model), noisy_classifier("bert", 16, 2)):
+        assert expert_inputs(other, batch).keys() == batch.keys()
+    assert expert_inputs(gpt2_classifier(), batch).keys() == {"input_ids"}

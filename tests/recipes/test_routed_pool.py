@@ -36,11 +36,11 @@ def test_a_run_leaves_a_checkpoint_a_report_and_a_row(made, tmp_path, script, ta
     if script == "trainer":
         more = (*more, "--push_to_hub", "--hub_model_id", "you/router")
         monkeypatch.setattr(
-            "hf_securerouter.recipes.routed_pool.HfApi.create_repo",
+            "hf_securerouter.recipes.pushing.HfApi.create_repo",
             lambda self, name, **kwargs: SimpleNamespace(repo_id=name),
         )
         monkeypatch.setattr(
-            "hf_securerouter.recipes.routed_pool.HfApi.upload_folder", lambda self, **kwargs: uploads.append(kwargs)
+            "hf_securerouter.recipes.pushing.HfApi.upload_folder", lambda self, **kwargs: uploads.append(kwargs)
         )
     report = module.main(arguments(made, out, *more, "--results_file", str(table), task=task))
 

@@ -66,6 +66,36 @@ def test_a_run_on_the_fewest_rows_ends(made, tmp_path, task, fewest):
     assert report["inputs"] == 40
 
 
+def with_validation(tmp_path, rows):
+    path = tmp_path / "validation.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return ("--validation_file", str(path))
+
+
+def test_one_validation_row_of_a_regression_is_refused_before_training(made, tmp_path):
+    more = with_validation(tmp_path, made_up_rows(1, 1, True))
+    run = run_of(made, tmp_path, made_up_rows(8, 0, True), *more, task="stsb", train_pool=no_training)
+    message = "There is 1 validation row, and a regression needs at least 2.*: pass more rows, or a larger `max_eval_s"
+    with pytest.raises(SecureRouterValueError, match=message):
+        run()
+
+
+@pytest.mark.parametrize("more", [(), ("--max_eval_samples", "1")])
+def test_validation_rows_that_are_wrong_are_refused_before_training(made, tmp_path, more):
+    rows = made_up_rows(2, 1, True) if more else []
+    more = (*with_validation(tmp_path, rows), *more)
+    run = run_of(made, tmp_path, made_up_rows(8, 0, True), *more, task="stsb", train_pool=no_training)
+    with pytest.raises(SecureRouterValueError, match="validation row|got no row"):
+        run()
+
+
+@pytest.mark.parametrize(("task", "fewest"), [("mrpc", 1), ("stsb", 2)])
+def test_a_run_on_the_fewest_validation_rows_ends(made, tmp_path, task, fewest):
+    more = with_validation(tmp_path, made_up_rows(fewest, 1, task == "stsb"))
+    report = run_of(made, tmp_path, made_up_rows(12, 0, task == "stsb"), *more, task=task)()
+    assert report["inputs"] == fewest
+
+
 def test_a_part_that_would_be_empty_is_refused():
     with pytest.raises(SecureRouterValueError, match="`rows` are 3, too few for 3 parts"):
         split_rows(TASKS["mrpc"], made_up_rows(3, 0), [0.2, 0.1], 0)

@@ -93,7 +93,7 @@ def shared_expert(model: Any) -> int | None:
 def chosen_quotas(model: Any, options: Options) -> list[int]:
     """How many queries of a batch each expert serves; one each unless the caller or the config says otherwise."""
     chosen = options.quotas if options.quotas is not None else getattr(model.config, "quotas", None)
-    return list(chosen) if chosen is not None else [1] * count_experts(model)
+    return [int(count) for count in chosen] if chosen is not None else [1] * count_experts(model)
 
 
 def chosen_privacy(model: Any, options: Options) -> str:

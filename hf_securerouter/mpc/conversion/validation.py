@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,8 @@ from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
 from ...configuration_securerouter import ROUTING_PRIVACY_MODES
 from ...errors import SecureRouterValueError
 from ...families import encoder_config, usable_positions
+from ...routing import are_counts
+from ...value_checks import is_number
 from ..models import supported_model_types
 from ..models.spec import EncoderSpec, Problem
 from ..net.network_model import NETWORKS
@@ -66,6 +69,10 @@ def validate(model: Any, tokenizer: Any = None, options: Options | None = None) 
         found.append(Problem("protocol", f"there is no {options.protocol!r}", f"Pass one of {', '.join(PROTOCOLS)}"))
     if options.network not in NETWORKS:
         found.append(Problem("network", f"there is no {options.network!r}", f"Pass one of {', '.join(NETWORKS)}"))
+    if isinstance(tokenizer, (str, os.PathLike)):
+        remedy = f"Pass `AutoTokenizer.from_pretrained({str(tokenizer)!r})`"
+        found.append(Problem("tokenizer", "it is a name, not a tokenizer", remedy))
+        tokenizer = None
     if options.guard and options.protocol == "crypten":
         found.append(Problem("guard", "protocol 'crypten' has none", "Pass `protocol='masked'`"))
     found += _routing_problems(model, options) if is_pool(model) else _classifier_problems(model, options)
@@ -136,12 +143,13 @@ def _routing_problems(model: Any, options: Options) -> list[Problem]:
             )
         )
     price = options.routing_lambda
-    if price is not None and not (math.isfinite(price) and price >= 0):
+    if price is not None and not (is_number(price) and math.isfinite(price) and price >= 0):
         found.append(Problem("routing_lambda", f"it should be at least 0, got {price!r}", "Pass 0.1"))
     if options.quotas is not None and privacy != "quota":
         found.append(Problem("quotas", f"{privacy!r} has none", "Pass `routing_privacy='quota'`, or no quotas"))
-    counts = chosen_quotas(model, options)
-    if len(counts) != experts or any(count < 0 for count in counts) or not 1 <= sum(counts) <= MAX_BATCH:
+    asked = options.quotas
+    counts = chosen_quotas(model, options) if asked is None or are_counts(asked) else asked
+    if not are_counts(counts) or len(counts) != experts or not 1 <= sum(counts) <= MAX_BATCH:
         found.append(
             Problem(
                 "quotas",

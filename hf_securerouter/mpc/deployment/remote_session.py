@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ...errors import warn
 from ...known_arguments import refuses_unknown
+from ...value_checks import check_integer
 from ..net.channel import SMALL_HEADER, Channel, ChannelError
 from ..net.cost import Cost
 from ..net.sockets import Address
@@ -60,7 +61,7 @@ class RemoteSession(Session):
         ```
 
     Raises:
-        `SecureRouterValueError`: `timeout` is no time to wait.
+        `SecureRouterValueError`: `timeout` is no time to wait, or `retries` no number of times.
         `MeetingError`: A party was not reached, has no key of this sharing, or differs in version or manifest.
         `SessionError`: A party did not answer in time, left, or reported an error, as often as the query was asked;
             the session is over.
@@ -77,7 +78,7 @@ class RemoteSession(Session):
         share_batches: bool = False,
         log: Callable[[str], None] | None = None,
     ) -> None:
-        manifest = folder.manifest
+        retries, manifest = check_integer("retries", retries, 0), folder.manifest
         sharing = load_protocol(manifest.protocol).sharing(manifest)
         super().__init__(manifest, folder.client(), sharing, timeout, manifest.largest_batch)
         self._identity, self._retries, self._share_batches = folder.identity, retries, share_batches

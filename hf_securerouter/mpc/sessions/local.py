@@ -23,6 +23,7 @@ from torch import Tensor
 
 from ...errors import SecureRouterValueError
 from ...known_arguments import refuses_unknown
+from ...value_checks import check_integer
 from ..conversion.clear_model import ClearModel
 from ..conversion.converted import Converted
 from ..models.manifest import BATCH_SIZE
@@ -78,8 +79,8 @@ class LocalSession(Session):
     Raises:
         `DelayError`: This machine cannot delay the parties' link.
         `SecureRouterValueError`: `timeout` or `silence` is no time to wait, `delay_ms` is out of range, the model's
-            protocol and provider cannot be delayed, its protocol cannot be debugged or has no plans, or not even the
-            smallest batch fits into `memory`.
+            protocol and provider cannot be delayed, its protocol cannot be debugged or has no plans, `batch_size` or
+            `memory` is no number above 0, or not even the smallest batch fits into `memory`.
         `SessionError`: A role died, did not answer in time, or reported an error.
         `VerificationError`: The answers to the first batch are not those of the model in clear text.
     """
@@ -106,6 +107,11 @@ class LocalSession(Session):
                 "`delay_ms` delays the link of two parties, and CrypTen's dealer needs links to both of them: to "
                 "measure, convert with `provider='tfp'`, where party 0 deals."
             )
+        batch_size = check_integer("batch_size", batch_size, 1)
+        if memory is not None:
+            given: Any = memory
+            whole = int(given) if isinstance(given, float) and given.is_integer() else given  # such as 4e9
+            memory = check_integer("memory", whole, 1, "leave it out for half of what is free")
         self._ahead: int | None = None
         if model.manifest.protocol == "masked":
             own = sharing_bytes(model.manifest)

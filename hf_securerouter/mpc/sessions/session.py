@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import numbers
 import os
 import queue
 import secrets
@@ -237,7 +238,7 @@ class Session(ABC):
             `VerificationError`: The roles run on the machine of the model's owner, and the first batch's answers are
                 not those of the model in clear text; the session is over.
         """
-        if not 0 <= verify <= 1:
+        if not isinstance(verify, numbers.Real) or not 0 <= verify <= 1:
             raise SecureRouterValueError(f"`verify` should be a share of the batches, from 0 to 1, got {verify!r}.")
         self.client.labels.least(abstain_below)
         windows = Windows(max_windows, stride)

@@ -9,9 +9,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from hf_securerouter import SecureRouterValueError, to_mpc
+from hf_securerouter import SecureRouterClient, SecureRouterValueError, to_mpc
 from hf_securerouter.mpc.deployment.dealer_server import DealerServer
 from hf_securerouter.mpc.deployment.party_server import PartyServer
+from hf_securerouter.mpc.deployment.remote_session import RemoteSession
 from hf_securerouter.mpc.net.sockets import LONGEST, check_seconds
 from hf_securerouter.mpc.profiler import profile
 from hf_securerouter.mpc.sessions.local import LocalSession
@@ -62,6 +63,21 @@ def test_a_delay_is_checked_before_anything_is_run_with_it(delay_ms):
         LocalSession(SimpleNamespace(), delay_ms=delay_ms)
     with pytest.raises(SecureRouterValueError, match="`delay_ms` should be a number above 0 and at most 10000"):
         profile("no such folder", delay_ms=delay_ms)
+
+
+@pytest.mark.parametrize("name", ["batch_size", "memory"])
+@pytest.mark.parametrize("value", [0, -1, 2.5, "8", True])
+def test_a_local_session_checks_its_sizes_before_it_plans_or_starts_anything(name, value):
+    with pytest.raises(SecureRouterValueError, match=f"`{name}` should be an integer of at least 1, got {value!r}"):
+        LocalSession(SimpleNamespace(), **{name: value})
+
+
+@pytest.mark.parametrize("retries", [-1, 2.5, "3", None, True])
+def test_a_client_checks_how_often_it_asks_again(retries):
+    with pytest.raises(SecureRouterValueError, match=f"`retries` should be an integer of at least 0, got {retries!r}"):
+        RemoteSession(FOLDER, HERE, HERE, retries=retries)
+    with pytest.raises(SecureRouterValueError, match=f"`retries` should be an integer of at least 0, got {retries!r}"):
+        SecureRouterClient.from_pretrained("no such folder", retries=retries)
 
 
 @pytest.mark.parametrize("seconds", [600, np.int64(600), np.float32(600), np.float64(600), Fraction(600)])

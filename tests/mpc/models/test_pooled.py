@@ -186,6 +186,23 @@ def test_what_has_no_counterpart_is_named():
         PooledEncoderConfig(text_config={"model_type": "none such"})
 
 
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"pooling": "x"}, "`pooling` should be one of mean, first, got 'x'"),
+        ({"dense_size": 2.5}, "`dense_size` should be an integer of at least 1, got 2.5"),
+        ({"dense_size": 0}, "`dense_size` should be an integer of at least 1, got 0"),
+        ({"dense_act": "silu"}, "`dense_act` should be one of identity, tanh, relu, gelu, got 'silu'"),
+        ({"normalize": "no"}, "`normalize` should be one of True, False, got 'no'"),
+        ({"text_config": "bert"}, "`text_config` should be an encoder's config, or its dict .* got 'bert'"),
+        ({"poling": "first"}, "does not know `poling` .did you mean `pooling`"),
+    ],
+)
+def test_a_field_with_a_wrong_value_is_named(fields, message):
+    with pytest.raises(SecureRouterValueError, match=message):
+        PooledEncoderConfig(**fields)
+
+
 def test_the_clients_folder_knows_the_encoder(tmp_path, tokenizer):
     model = pooled("mpnet")
     secure = converted(model, tokenizer=tokenizer, max_length=9)

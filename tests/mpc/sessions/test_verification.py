@@ -92,7 +92,7 @@ def test_a_share_of_the_batches_is_verified(secure, monkeypatch):
     monkeypatch.setattr("hf_securerouter.mpc.sessions.session._DRAW.random", lambda: next(drawn))
     with Unaware(secure.converted, timeout=60, batch_size=2) as session:
         assert session(INPUTS, verify=0.2).verified == [None, None, True, True]
-        for wrong in (-0.1, 1.5):
+        for wrong in (-0.1, 1.5, "0.5"):
             with pytest.raises(SecureRouterValueError, match=r"`verify` should be a share of the batches"):
                 session(INPUTS, verify=wrong)
             with pytest.raises(SecureRouterValueError, match=r"`abstain_below` should be a probability"):

@@ -110,8 +110,8 @@ def test_without_a_known_limit_batches_are_whole(secure, monkeypatch):
 
 
 def test_plans_are_of_batches_that_exist(secure):
-    for batch in (0, -1):
-        with pytest.raises(SecureRouterValueError, match=f"`batch` should be at least 1, got {batch}"):
+    for batch in (0, -1, 2.5, "2"):
+        with pytest.raises(SecureRouterValueError, match=f"`batch` should be an integer of at least 1, got {batch!r}"):
             secure.plan(batch)
     quota = pool_model(("bert", "bert")).to_mpc(max_length=LENGTH, routing_privacy="quota", quotas=[2, 2])
     assert quota.plan().batch == 4
