@@ -130,7 +130,9 @@ class CotrainedRun(RoutedPoolRun):
         for option_name in ("slim_heads", "slim_neurons"):
             share = getattr(args, option_name)
             if share is not None and not 0 < share <= 1:
-                raise SecureRouterValueError(f"`{option_name}` should be a share above 0 and at most 1, got {share:g}.")
+                raise SecureRouterValueError(
+                    f"`{option_name}` should be a share above 0 and at most 1, got {share:g}."
+                )
         self.exact_dir = Path(args.exact_dir)
         super().__init__(args, fit, command, train_pool)
         self._check_rows()

@@ -380,7 +380,7 @@ class RoutedPoolRun:
         costs: Costs,
         tuning: Mapping[str, Any],
     ) -> dict[str, Any]:
-        """Everything that is found on the validation split, which no other step reads."""
+        """Everything that is found on the validation split, which no other step learns from."""
         texts = self.load_rows("validation")
         whole = token_counts(self.task, texts, self.tokenizer)  # first: a tokenizer is saved as it was used last
         rows = self.rows(texts)
