@@ -244,21 +244,26 @@ def looks_alike(talk, batches, runs=6):
     """Whether two batches look the same to every role: shapes equal, all words uniform, and so all differences of two
     tensors of one shuffle, row by row: they would show two tensors under one mask.
 
-    Ranks are the one thing revealed; that they are a uniform permutation is tested with many runs by itself.
+    The ranks of `quota` are bits of one order, which depend on each other. They have to be an order in every run, and
+    uniform where pairs have no query in common; that orders are uniform is tested with many runs by itself.
     """
     (shapes, first), (others, second) = (views(talk, batch, runs) for batch in batches)
     if shapes != others or len(shapes) != 1 or first.keys() != second.keys():
         return False
+    sent = batches[0][0] if isinstance(batches[0], tuple) else batches[0]
+    rows = len(sent if talk.rows is None else talk.rows)
+    pairs = list(itertools.combinations(range(rows), 2))
     found, shuffled = [], []
     for key, parts in first.items():
         *who, name, gate, bits = key
-        if gate == "Reveal" and name == "opened" and talk.manifest.routing_privacy == "quota":
-            continue
         both = [torch.stack(seen).to(torch.int64) for seen in (parts, second[key])]
+        if gate == "Reveal" and name == "opened" and len(parts[0]) == len(pairs):
+            if not all(is_order(rows, bits) for words in both for bits in words.tolist()):
+                return False
+            apart = [pairs.index((row, row + 1)) for row in range(0, rows - 1, 2)]
+            both = [words[:, apart] for words in both]
         found += p_values(*both, bits)
         if gate == "Shuffle":
-            sent = batches[0][0] if isinstance(batches[0], tuple) else batches[0]
-            rows = len(sent if talk.rows is None else talk.rows)
             shuffled.append(((who[0], name), bits, [words.view(runs, rows, -1) for words in both]))
     for (who, bits, one), (other, other_bits, another) in itertools.combinations(shuffled, 2):
         if who == other:
@@ -269,3 +274,10 @@ def looks_alike(talk, batches, runs=6):
             ]
             found += p_values(*differences, ring)
     return min(found) * len(found) > 1e-6
+
+
+def is_order(count, smaller):
+    """Whether bits tell, for every pair of `count` keys, which one is smaller, as some order of the keys does."""
+    pairs = itertools.combinations(range(count), 2)
+    wins = [second if bit else first for (first, second), bit in zip(pairs, smaller, strict=True)]
+    return sorted(map(wins.count, range(count))) == list(range(count))
