@@ -21,12 +21,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hf_securerouter.mpc.gates.gate import Dealing, Tuple
+from hf_securerouter.mpc.gates.gate import Dealing, Gate, Tuple
+from hf_securerouter.mpc.gates.guard import Guard
+from hf_securerouter.mpc.gates.party import Party
 from hf_securerouter.mpc.gates.secret import Secret
 from hf_securerouter.mpc.gates.weight_share import WeightShare
 from hf_securerouter.mpc.ring.randomness import Csprng, Pad
 from hf_securerouter.mpc.ring.words import reduce, seal, unpack
-from hf_securerouter.mpc.tuples.plan import trace
+from hf_securerouter.mpc.tuples.plan import Plan, trace
 from tests.support.harness import RecordingParty, drive, links
 
 
@@ -152,6 +154,7 @@ class Case:
         secrets (`list[tuple]`): Values of the inputs, then of the weights; their shapes are those of one run.
         weights (`tuple[str, ...]`): Names of the weights.
         scale (`int`): Fraction bits of the inputs.
+        guarded (`bool`): Whether the parties have a guard.
         check (callable, *optional*): From the two results and a secret to whether the result is right in every run.
     """
 
@@ -161,6 +164,7 @@ class Case:
     weights: tuple[str, ...] = ()
     scale: int = 0
     check: Callable | None = None
+    guarded: bool = False
     party_class: type = RecordingParty
     dealing_class: type = SeenDealing
 
@@ -177,21 +181,28 @@ class Case:
 
         return program
 
-    def _plan(self, runs: int):
+    def plan(self, runs: int) -> Plan:
+        """The plan of that many runs side by side."""
         clear = zip(self.weights, self.secrets[0][len(self.widths) :], strict=True)
         shapes = {name: torch.as_tensor(value).to("meta") for name, value in clear}
-        return trace(self._program(runs, None), {name: WeightShare(words, words) for name, words in shapes.items()})
+        weights = {name: WeightShare(words, words) for name, words in shapes.items()}
+        return trace(self._program(runs, None), weights, guarded=self.guarded)
 
     def _bits(self, rank: int | None) -> int:
         """Bits of the words that are enumerated for the view of `rank`, or of all words."""
         count = Counted(101)
         nothing = Words(lambda shape, bits: torch.zeros(shape))
-        for gate in self._plan(101).gates:
+        for gate in self.plan(101).gates:
             sources = [Words(count) if rank in (None, 1 - side) else nothing for side in (0, 1)]
             # Corrections are fixed by choosing their pads.
             fix = (lambda shape, bits: torch.zeros(shape, dtype=torch.uint8)) if rank == 0 else None
-            gate.deal(self.dealing_class(sources, self._weight_masks, fix))
+            gate.deal(self._dealing(sources, self._weight_masks, fix))
         return count.bits
+
+    def _dealing(self, *args: Any) -> SeenDealing:
+        dealing = self.dealing_class(*args)
+        dealing.guarded = self.guarded
+        return dealing
 
     def _weight_masks(self, name: str) -> Tensor:
         return torch.zeros_like(torch.as_tensor(self.secrets[0][len(self.widths) + self.weights.index(name)]))
@@ -202,7 +213,7 @@ class Case:
         groups = groups or (1 if everything else max(1, min(16, (1 << 13) >> bits)))
         runs = Runs(groups, bits)
         assert runs.count <= MOST_RUNS
-        plan = self._plan(runs.count)
+        plan = self.plan(runs.count)
 
         values = [torch.as_tensor(value) for value in secret]
         shares, weights = [], [{}, {}]
@@ -225,7 +236,7 @@ class Case:
         logs, corrections, seen = ([], []), [], []
         for gate in plan.gates:
             sources = [Words(draw) for draw in draws]
-            dealing = self.dealing_class(sources, hidden.get, runs.sampled if rank == 0 and not everything else None)
+            dealing = self._dealing(sources, hidden.get, runs.sampled if rank == 0 and not everything else None)
             gate.deal(dealing)
             for log, source in zip(logs, sources, strict=True):
                 log.append(source.log)
@@ -239,7 +250,10 @@ class Case:
                 Tuple(gate, side, Again(logs[side][index]), corrections[index] if side == 0 else None)
                 for index, gate in enumerate(plan.gates)
             ])  # fmt: skip
-            parties.append(self.party_class(side, link, lambda gate, tuples=tuples: next(tuples), weights[side]))
+            guard = Guard(side, Csprng(SEED, b"guard")) if self.guarded else None
+            parties.append(
+                self.party_class(side, link, lambda gate, tuples=tuples: next(tuples), weights[side], guard=guard)
+            )
         results = drive(self._program(runs.count, shares), tuple(parties))
         for result in results:
             if isinstance(result, BaseException):
@@ -266,3 +280,62 @@ class Case:
         """Whether party `rank` has the same views for every secret."""
         first, *others = (self.run(secret, rank, everything) for secret in self.secrets)
         return all(torch.equal(first, other) for other in others)
+
+
+class Enumerated:
+    """Words read off a number, lowest bits first."""
+
+    def __init__(self, number: int):
+        self.number = number
+
+    def __call__(self, shape, bits: int) -> Tensor:
+        words = []
+        for _ in range(math.prod(shape)):
+            words.append(self.number & ((1 << bits) - 1))
+            self.number >>= bits
+        return torch.tensor(words).view(shape)
+
+
+def one_run(
+    gate: Gate, run: Callable, shares: tuple, rank: int, group: int, number: int, dealing_class: type = SeenDealing
+) -> tuple[tuple[int, ...], list[Any]]:
+    """One run of a gate whose draws have no axis for many runs, such as a shuffle.
+
+    Args:
+        gate (`Gate`): The gate.
+        run (callable): From a party and its shares to a protocol.
+        shares (`tuple`): The shares of party 0 and of party 1.
+        rank (`int`): The viewer.
+        group (`int`): Which words the viewer holds before the first round.
+        number (`int`): The bits of the other party's masks.
+        dealing_class (`type`): The dealer.
+
+    Returns:
+        `tuple`: The words that party `rank` receives, and both results.
+    """
+    sampled = Csprng(SEED, b"%d" % group).ring
+    sources = tuple(Words(sampled if side == rank else Enumerated(number)) for side in (0, 1))
+    # Corrections are fixed by choosing their pads.
+    dealing = dealing_class(sources, None, Csprng(SEED, b"corrections/%d" % group).ring if rank == 0 else None)
+    gate.deal(dealing)
+    corrections = torch.cat(dealing.corrections)
+    protocols = []
+    for side in (0, 1):
+        tuples = Tuple(gate, side, Again(sources[side].log), corrections if side == 0 else None)
+        protocols.append(run(Party(side, None, lambda _, tuples=tuples: tuples), *shares[side]))
+    received: list[int] = []
+    opened: list[Tensor] | None = None
+    while True:
+        rounds, results = [], []
+        for protocol in protocols:
+            try:
+                rounds.append(protocol.send(opened))
+            except StopIteration as stop:
+                results.append(stop.value)
+        if results:
+            return tuple(received), results
+        sent = [[seal(opening.words, opening.mask)[0] for opening in openings] for openings in rounds]
+        received += [word for part in sent[1 - rank] for word in part.flatten().tolist()]
+        opened = [
+            reduce(first + second, opening.mask.bits) for first, second, opening in zip(*sent, rounds[0], strict=True)
+        ]

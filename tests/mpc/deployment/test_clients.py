@@ -26,6 +26,7 @@ from hf_securerouter.mpc.net.identity import Identity
 from hf_securerouter.mpc.net.tls import connect
 from hf_securerouter.mpc.sessions.session import SessionError
 from tests.support.deployed import Deployment
+from tests.support.waiting import ended, until
 from tests.tiny import pool_model
 
 
@@ -227,7 +228,7 @@ def test_a_client_outlives_a_restart_and_the_role_that_is_gone_is_named(served):
         served.roles["party0"].signal(signal.SIGCONT)
         served.roles["party0"].wait_for("party1 is gone; waiting for it")
         served.start("party1")
-        asking.join(60)
+        ended(asking, "the answer to a query that is asked again")
     assert torch.allclose(asked[0], first, atol=0.02)
     assert told and all("asked again" in line for line in told)
     later = {role: served.roles[role].said[start:] for role, start in before.items()}
@@ -245,9 +246,14 @@ def test_a_connection_that_ended_while_it_was_idle_is_made_anew(served):
         first = open_session(TEXTS).logits
         for channel in open_session._channels.values():
             channel.hang_up()
-        while open_session._events.qsize() < 2:
-            time.sleep(0.01)
+        until(lambda: open_session._events.qsize() == 2, "both servers to be seen as gone")
         assert torch.allclose(open_session(TEXTS).logits, first, atol=0.02)
+
+
+def reaped(child):
+    """The process id and the exit status of a child that has ended, else None."""
+    found = os.waitpid(child, os.WNOHANG)
+    return found if found[0] else None
 
 
 def test_a_fork_of_a_client_leaves_its_connections_alone(served):
@@ -270,7 +276,13 @@ def test_a_fork_of_a_client_leaves_its_connections_alone(served):
                 status = 0 if status == 1 else status
             finally:
                 os._exit(status)
-        assert os.waitpid(child, 0)[1] == 0
+        try:
+            _, status = until(lambda: reaped(child), "the fork of a client to end")
+        except AssertionError:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            raise
+        assert status == 0
         assert torch.allclose(open_session(TEXTS).logits, first, atol=0.02)
         assert list(open_session._channels.values()) == before and not told
 
@@ -346,4 +358,4 @@ def test_servers_end_with_0_while_clients_are_connected(place, tmp_path):
             assert "Traceback" not in role.said and "terminate" not in role.said
         over.set()
         for user in users:
-            user.join(60)
+            ended(user, "a user whose servers have ended")

@@ -33,6 +33,7 @@ from hf_securerouter.mpc.protocols.masked.sharing import as_tensor
 from hf_securerouter.mpc.sessions.session import SessionError
 from tests.support.deployed import ROLES, Command, Deployment
 from tests.support.transport_ends import tcp_pair
+from tests.support.waiting import ended
 from tests.tiny import FAMILIES, family_config, pool_model
 
 
@@ -343,7 +344,7 @@ def test_a_party_that_is_lost_in_a_query_is_met_again(place, served, tmp_path):
         with pytest.raises(SessionError, match="ends the query|could not answer"):
             for _ in range(1000):
                 session(TEXTS)
-        killer.join()
+        ended(killer, "the timer that kills party1")
     served.start("party1")
     for role, count in before.items():
         served.roles[role].wait_for(SAID[role], count + 1)
@@ -463,10 +464,10 @@ def test_channels_under_tls_carry_both_directions_at_once(place):
     def accept():
         wires[1] = TlsStream(sockets[1], identities[1].server, True, "", time.monotonic() + 20)
 
-    thread = threading.Thread(target=accept)
+    thread = threading.Thread(target=accept, daemon=True)
     thread.start()
     wires[0] = TlsStream(sockets[0], identities[0].client, False, "party1", time.monotonic() + 20)
-    thread.join()
+    ended(thread, "the accepting end of a TLS connection")
     for stream in wires.values():
         stream._tls = OneAtATime(stream._tls)
     channels = [Channel(wires[rank], f"party{1 - rank}") for rank in (0, 1)]
@@ -482,7 +483,7 @@ def test_channels_under_tls_carry_both_directions_at_once(place):
             header, tensors = end.receive(timeout=60)
             assert header == {"n": number} and torch.equal(tensors["w"], words + number)
     for sender in senders:
-        sender.join()
+        ended(sender, "a sender of frames that were received")
     assert channels[0].bytes_sent == channels[1].bytes_received > 4 * words.nbytes
     assert not any(stream._tls.disturbed for stream in wires.values())
     for end in channels:

@@ -14,15 +14,18 @@ from hf_securerouter.mpc.gates.bits import Thermometer, deal_thermometer, open_b
 from hf_securerouter.mpc.gates.compare import Compare
 from hf_securerouter.mpc.gates.exponential import Exponential
 from hf_securerouter.mpc.gates.gate import Gate
+from hf_securerouter.mpc.gates.in_range import InRange
 from hf_securerouter.mpc.gates.lift import Lift, deal_lift
 from hf_securerouter.mpc.gates.linear import Linear
 from hf_securerouter.mpc.gates.matmul import Matmul
 from hf_securerouter.mpc.gates.maximum import Knockout
+from hf_securerouter.mpc.gates.product import Product
 from hf_securerouter.mpc.gates.relative_scores import RelativeScores
 from hf_securerouter.mpc.gates.relu import ReLU
 from hf_securerouter.mpc.gates.row_function import RowFunction
 from hf_securerouter.mpc.gates.row_scale import RowScale
 from hf_securerouter.mpc.gates.square import SelectedSquare, Square
+from hf_securerouter.mpc.gates.windowed import Window, WindowMix, WindowScores
 from tests.support.enumeration import Case
 from tests.support.harness import joined
 
@@ -113,12 +116,71 @@ def revealed_argmax(choices):
     return build
 
 
-def activation(function):
-    return one(lambda shape: Activation(function, shape, 3, 2, 4, 12))
+def activation(function, bound=3):
+    return one(lambda shape: Activation(function, shape, bound, 2, 4, bound + 9))
 
 
 def row(function):
     return one(lambda shape: RowFunction(function, shape, 5, 0, 5, 1))
+
+
+class InBytes:
+    """For products in a ring of a few bits, whose words are bytes: they are multiplied as larger words."""
+
+    def arranged_left(self, words):
+        return super().arranged_left(words.to(torch.int64))
+
+    def arranged_right(self, words):
+        return super().arranged_right(words.to(torch.int64))
+
+
+class SmallScores(InBytes, WindowScores):
+    pass
+
+
+class SmallMix(InBytes, WindowMix):
+    pass
+
+
+WINDOW = Window(length=3, reach=1, block=1)  # three tokens, which meet their neighbours and themselves
+
+
+def window_scores(runs):
+    return SmallScores((runs, 3, 1), (runs, 1, 3), 2, WINDOW).run
+
+
+def window_scores_of(results, secret):
+    """Query times key, mod 4, at the places of each block."""
+    query, key = map(torch.tensor, secret)
+    expected = (query @ key).gather(-1, WINDOW.places())[:, None]
+    return bool((joined(results) == (expected + 2) % 4 - 2).all())
+
+
+SHORT = Window(length=2, reach=1, block=1)
+
+
+def window_mix(runs):
+    return SmallMix((runs, 2, 1, 3), (runs, 2, 1), 2, SHORT).run
+
+
+def window_mix_of(results, secret):
+    """Weights times the values at their places, mod 4."""
+    weights, values = map(torch.tensor, secret)
+    return bool((joined(results) == (weights @ SHORT.at_places(values) + 2) % 4 - 2).all())
+
+
+def in_range(runs):
+    """Of a value in sixteenths, with a bound of 16; each party gives its share of the guard's word."""
+
+    def program(party, x):
+        yield from InRange((runs,)).run(party, x.with_bound(4))
+        return party.guard.share
+
+    return program
+
+
+def word_tells(results, secret):
+    return ((results[0] ^ results[1]) != 0) == (abs(secret[0]) >= 16 << 4)
 
 
 CASES = {
@@ -130,6 +192,15 @@ CASES = {
         (4, 0),
         [([x], [bit]) for x in range(-4, 4) for bit in (0, 1)],
         check=elementwise(lambda x, bit: bit * x * x),
+    ),
+    "square with a guard": Case(
+        one(lambda shape: Square(shape, 4, 9)),
+        (4,),
+        each(*range(-8, 8)),  # also beyond the bound of 4, where the product is wrong
+        guarded=True,
+    ),
+    "in range": Case(
+        in_range, (12,), each(0, -3, 13 << 4, 16 << 4, -(16 << 4), 47 << 4), scale=4, guarded=True, check=word_tells
     ),
     "bit to ring": Case(one(lambda shape: BitToRing(shape, 5)), (0,), each(0, 1), check=elementwise(lambda bit: bit)),
     "comparison, one block": compare_case(3, (0, 1)),
@@ -157,6 +228,24 @@ CASES = {
         lambda runs: lambda party, x, y: Matmul((runs, 1, 1), (runs, 1, 1), 9).run(party, x, y),
         (9, 9),
         [([[0]], [[0]]), ([[5]], [[-3]]), ([[-16]], [[15]])],
+        check=elementwise(lambda x, y: x * y),
+    ),
+    "scores in a window": Case(
+        window_scores,
+        (2, 2),
+        [([[a], [b], [0]], [[c, 1, d]]) for a, b, c, d in ((0, 0, 0, 0), (1, -1, -2, 1), (-2, 1, 1, -1))],
+        check=window_scores_of,
+    ),
+    "mix in a window": Case(
+        window_mix,
+        (2, 2),
+        [([[[a, 1, b]], [[0, c, 1]]], [[d], [1]]) for a, b, c, d in ((0, 0, 0, 0), (1, -1, -2, 1), (-2, 1, 1, -1))],
+        check=window_mix_of,
+    ),
+    "elementwise product": Case(
+        one(lambda shape: Product(shape, 3, 3, 8)),
+        (3, 3),
+        [(x, y) for x in range(-2, 2) for y in range(-2, 2)],
         check=elementwise(lambda x, y: x * y),
     ),
     "scores with positions": Case(
@@ -191,6 +280,7 @@ CASES = {
         check=elementwise(lambda x: x.max()),
     ),
     "gelu": Case(activation("gelu"), (12,), each(-127, -1, 0, 59, 60, 127), scale=4),
+    "silu": Case(activation("silu", 4), (13,), each(-255, -176, -1, 0, 150, 175, 255), scale=4),
     "tanh": Case(activation("tanh"), (12,), each(-127, -73, 0, 1, 72, 127), scale=4),
     "exponential": Case(one(lambda shape: Exponential(shape, 4, 1, 40)), (5,), each(*range(28))),
 }

@@ -10,12 +10,11 @@ from collections import Counter
 import pytest
 import torch
 
-from hf_securerouter.mpc.gates.gate import Tuple, together
-from hf_securerouter.mpc.gates.party import Party
+from hf_securerouter.mpc.gates.gate import together
 from hf_securerouter.mpc.gates.shuffle import Shuffle
 from hf_securerouter.mpc.ring.randomness import Csprng
-from hf_securerouter.mpc.ring.words import reduce, seal
-from tests.support.enumeration import SEED, Again, SeenDealing, Words
+from hf_securerouter.mpc.ring.words import reduce
+from tests.support.enumeration import SEED, SeenDealing, one_run
 from tests.support.leaks import OneMaskShuffle
 
 
@@ -24,58 +23,26 @@ WORDS = 6  # bits of one party's masks
 SECRETS = [([0, 0], [0, 0]), ([1, 2], [1, 0]), ([3, 3], [0, 1])]
 
 
-class Ordered(SeenDealing):
-    """A dealer whose permutation is chosen."""
-
-    order = (0, 1)
-
-    def permutation(self, count):
-        return torch.tensor(self.order)
-
-
-class Enumerated:
-    """Words read off a number, lowest bits first."""
-
-    def __init__(self, number):
-        self.number = number
-
-    def __call__(self, shape, bits):
-        words = []
-        for _ in range(torch.Size(shape).numel()):
-            words.append(self.number & ((1 << bits) - 1))
-            self.number >>= bits
-        return torch.tensor(words).view(shape)
-
-
 def run(gate, secret, rank, group, number, order):
-    """What party `rank` receives in one run, and the rows in their new order."""
-    sampled = Csprng(SEED, b"%d" % group).ring
-    draws = [sampled if side == rank else Enumerated(number) for side in (0, 1)]
-    sources = tuple(map(Words, draws))
-    # Corrections are fixed by choosing their pads.
-    dealing = Ordered(sources, None, Csprng(SEED, b"corrections").ring if rank == 0 else None)
-    dealing.order = order
-    gate.deal(dealing)
-    corrections = torch.cat(dealing.corrections)
+    """What party `rank` receives in one run, which also moves the rows into their new order."""
     own = [Csprng(SEED, b"share/%d" % group).ring((2, 1), bits).to(torch.int64) for bits in (64, 1)]
     values = [torch.tensor(part)[:, None] for part in secret]
-    others = values[0] - own[0], values[1] ^ own[1]
-    protocols, messages = [], []
-    for side in (0, 1):
-        words, bits = own if side == rank else others
-        tuples = Tuple(gate, side, Again(sources[side].log), corrections if side == 0 else None)
-        shuffled = gate.start(Party(side, None, lambda _, tuples=tuples: tuples))
-        protocols.append(together(shuffled.open(0, words), shuffled.open(1, bits.to(torch.uint8))))
-        messages.append([seal(opening.words, opening.mask)[0] for opening in next(protocols[-1])])
-    opened = [reduce(first + second, width) for first, second, (_, width) in zip(*messages, TENSORS, strict=True)]
-    moved = []
-    for protocol in protocols:
-        with pytest.raises(StopIteration) as stop:
-            protocol.send(opened)
-        moved.append(stop.value.value)
+    pair = own, (values[0] - own[0], values[1] ^ own[1])
+
+    def both(party, words, bits):
+        shuffled = gate.start(party)
+        return together(shuffled.open(0, words), shuffled.open(1, bits.to(torch.uint8)))
+
+    class Ordered(SeenDealing):
+        """A dealer whose permutation is chosen."""
+
+        def permutation(self, count):
+            return torch.tensor(order)
+
+    view, moved = one_run(gate, both, pair if rank == 0 else pair[::-1], rank, group, number, Ordered)
     assert reduce(moved[0][0] + moved[1][0], 2).flatten().tolist() == [secret[0][row] for row in order]
     assert (moved[0][1] ^ moved[1][1]).flatten().tolist() == [secret[1][row] for row in order]
-    return tuple(word for part in messages[1 - rank] for word in part.flatten().tolist())
+    return view
 
 
 def same(gate, rank, words=WORDS):

@@ -25,6 +25,7 @@ from hf_securerouter.mpc.net.channel import (
     SlowFrame,
     UnreadableFrame,
 )
+from tests.support.waiting import ended
 
 
 @pytest.fixture
@@ -68,10 +69,10 @@ def test_frames_arrive_as_they_were_sent(header, lists):
 
 def test_frames_larger_than_the_socket_buffer(ends):
     words = torch.arange(1 << 20)
-    sender = threading.Thread(target=ends[0].send, args=({"kind": "weights"}, {"w": words}))
+    sender = threading.Thread(target=ends[0].send, args=({"kind": "weights"}, {"w": words}), daemon=True)
     sender.start()
     header, tensors = ends[1].receive(timeout=20)
-    sender.join()
+    ended(sender, "the sender of a frame that was received")
     assert header == {"kind": "weights"} and torch.equal(tensors["w"], words)
     assert ends[1].bytes_received > words.nbytes
 

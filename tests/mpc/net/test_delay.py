@@ -121,8 +121,8 @@ def test_the_parties_meet_on_it_and_leave_nothing(protocol, provider):
         cost = session({"input_ids": torch.full((1, 8), 7), "attention_mask": torch.ones(1, 8)}).cost
         for rank in (0, 1):
             command = [*network.entering(rank), "cat", "/proc/self/net/dev"]
-            devices = subprocess.run(command, capture_output=True, text=True, pass_fds=network.descriptors).stdout
-            device = next(line.split() for line in devices.splitlines() if line.strip().startswith("delay:"))
+            asked = subprocess.run(command, capture_output=True, text=True, pass_fds=network.descriptors, timeout=60)
+            device = next(line.split() for line in asked.stdout.splitlines() if line.strip().startswith("delay:"))
             received, sent = int(device[1]), int(device[9])
             assert min(received, sent) > cost.online_bytes / 2
         network._process.kill()

@@ -23,6 +23,7 @@ from hf_securerouter.mpc.net.signs_of_life import SignsOfLife
 from tests.support import link_worker
 from tests.support.link_worker import pattern, tls_context
 from tests.support.transport_ends import LIMIT, TOKEN, Fake, fails, listening, pair, tcp_pair
+from tests.support.waiting import ended
 
 
 pytestmark = pytest.mark.timeout(120)
@@ -207,11 +208,11 @@ def test_a_stranger_without_the_token_is_refused_and_the_party_let_in_after(part
         stranger = Fake(socket.create_connection(listener.address))
         stranger.send(stranger.hello(version=1, rank=1, challenge="0" * 64))
         # An impostor knows only the proof that it received, and sends it back as its own.
-        thread = threading.Thread(target=stranger.reflect_proof)
+        thread = threading.Thread(target=stranger.reflect_proof, daemon=True)
         thread.start()
         with fails("did not prove"):
             listener.accept(0, token=TOKEN, hello={"tuple": "seven"})
-        thread.join()
+        ended(thread, "an impostor to send back the proof that it got")
         assert stranger.abort_code() == Abort.IDENTITY
         assert b"seven" not in stranger.seen
         party1.start("say_hello", listener.address, token=TOKEN)
@@ -243,12 +244,12 @@ def test_a_stranger_that_drips_is_refused_in_time():
                 except OSError:
                     return
 
-        thread = threading.Thread(target=drip)
+        thread = threading.Thread(target=drip, daemon=True)
         thread.start()
         with fails("silent|in time"):
             listener.accept(0, timeout=1.0)
         done.set()
-        thread.join()
+        ended(thread, "a stranger that drips to be told to end")
 
 
 @pytest.mark.parametrize(

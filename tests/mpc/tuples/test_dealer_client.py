@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from dataclasses import replace
+from operator import gt
 from types import SimpleNamespace
 
 import pytest
@@ -22,12 +23,14 @@ from hf_securerouter.mpc.tuples.deal import deal_set
 from hf_securerouter.mpc.tuples.dealer_client import DealerClient, SupplyError
 from hf_securerouter.mpc.tuples.dealer_service import DealerService
 from tests.support.two_parties import PROGRAM, at_both, expected, shared
+from tests.support.waiting import until
 
 
 PLAN = PROGRAM.plan()
 OTHER_PLAN = replace(PLAN, gates=PLAN.gates[:1], correction_bytes=PLAN.correction_bytes[:1])
 PLANS = {PROGRAM.name: PLAN, "other": OTHER_PLAN}
 SILENCE = 2.0
+PAUSE = 0.1  # seconds between two signs of life
 LIMIT = 10.0
 
 
@@ -53,10 +56,16 @@ class Live:
             end.order(name, plan)
         return [end.take(name, plan) for end in self.ends]
 
+    def hear(self, count):
+        """Wait until each party has heard so many signs of life."""
+        for _ in range(count):
+            before = [end._heard for end in self.ends]
+            until(lambda before=before: all(map(gt, (end._heard for end in self.ends), before)), "a sign of life")
+
 
 @pytest.fixture
 def live(monkeypatch):
-    monkeypatch.setattr(supply, "SIGN_OF_LIFE", 0.1)
+    monkeypatch.setattr(supply, "SIGN_OF_LIFE", PAUSE)
     found = Live()
     yield found
     found.close()
@@ -69,13 +78,6 @@ def test_roles_of_different_versions_have_different_plans(monkeypatch):
     assert len(first) > 1 and reordered.digest != own
     monkeypatch.setattr(plan_module, "FORMAT", "1")  # another public table
     assert PLAN.digest != own
-
-
-def until(condition):
-    deadline = time.monotonic() + LIMIT
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def failure(action):
@@ -131,10 +133,11 @@ def test_every_set_is_fresh_and_costs_the_same(live):
 
 def test_signs_of_life_are_not_counted(live):
     alone = live.take()[0].received
-    time.sleep(SILENCE + 0.5)  # idle is not silent
+    live.hear(round(SILENCE / PAUSE) + 1)  # idle is not silent
     for end in live.ends:
+        end.check()
         end.order(PROGRAM.name, PLAN)
-    time.sleep(0.5)
+    live.hear(5)
     assert live.take()[0].received == alone
 
 
@@ -142,17 +145,18 @@ def test_one_set_is_dealt_ahead_and_no_more(live):
     for end in live.ends:
         end.order(PROGRAM.name, PLAN)
         end.order(PROGRAM.name, PLAN)
-    until(lambda: all(end._ready for end in live.ends))
-    time.sleep(0.3)
-    assert len(live.service._costs) == 1
+    until(lambda: all(end._ready for end in live.ends), "a set that was ordered ahead")
     ahead = [next(iter(end._ready.values())) for end in live.ends]
     assert live.take() == ahead
+    later, dealt = live.take(), live.service._costs  # in order: a second set ahead would come before this one
+    until(lambda: later[0].label.id in dealt, "the cost of a set that was taken")
+    assert list(dealt) == [ahead[0].label.id, later[0].label.id]
 
 
 def test_what_was_ordered_ahead_in_vain_is_dropped(live):
     for end in live.ends:
         end.order("other", OTHER_PLAN)
-    until(lambda: all(end._ready for end in live.ends))
+    until(lambda: all(end._ready for end in live.ends), "a set that was ordered ahead")
     first, second = live.take()
     assert first.label == second.label and first.label.plan == PLAN.digest
     assert not any(end._ready or end._plans or end._ordered for end in live.ends)
@@ -171,7 +175,7 @@ def test_a_set_that_is_given_up_while_it_arrives_is_dropped(live, monkeypatch):
     monkeypatch.setattr(supply, "deal_set", slow)
     for end in live.ends:
         end.order("other", OTHER_PLAN)
-    until(lambda: live.service._finished is not None and live.ends[0]._channel.bytes_received > 100)
+    until(lambda: live.ends[0]._channel.bytes_received > 100, "the beginning of a set")
     for end in live.ends:
         end.order(PROGRAM.name, PLAN)
     go_on.set()
@@ -376,7 +380,7 @@ def test_the_costs_of_sets_that_were_ordered_in_vain_are_forgotten(live):
         for end, part in zip(live.ends, used, strict=True):
             end.finished([part.label])
         assert live.service.wait(LIMIT)[1] > 0
-        until(lambda label=ahead[0].label: list(live.service._costs) == [label.id])
+        until(lambda label=ahead[0].label: list(live.service._costs) == [label.id], "the costs of one set alone")
         for end, part in zip(live.ends, ahead, strict=True):
             end.finished([part.label])
         assert live.service.wait(LIMIT)[1] > 0 and not live.service._costs

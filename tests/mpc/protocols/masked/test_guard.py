@@ -9,15 +9,17 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import AutoModelForSequenceClassification
 
 from hf_securerouter.errors import SecureRouterError, SecureRouterWarning
+from hf_securerouter.lengths import copy_into_padding
 from hf_securerouter.mpc.conversion.clear_encoder import ClearEncoder
 from hf_securerouter.mpc.conversion.ranges import bounds_for, reached
 from hf_securerouter.mpc.conversion.validation import ConversionError
 from hf_securerouter.mpc.convert import to_mpc
 from hf_securerouter.mpc.gates.in_range import InRange
 from hf_securerouter.mpc.models.manifest import Manifest
-from hf_securerouter.mpc.protocols.masked.layout import GUARD
+from hf_securerouter.mpc.protocols.masked.layout import GUARD, member_weights
 from hf_securerouter.mpc.protocols.masked.programs import secure_program
 from hf_securerouter.mpc.protocols.masked.ring_widths import Bounds, RingWidths
 from hf_securerouter.mpc.protocols.masked.roles import refreshed_flag
@@ -28,8 +30,9 @@ from hf_securerouter.mpc.sessions.local import LocalSession
 from hf_securerouter.mpc.tuples.party_set import SetLabel
 from hf_securerouter.number_format import widest_distance
 from tests.mpc.protocols.masked.test_encoder import BASE, SMALL, batch_of, encrypted, weights_of
+from tests.support.conversation import Conversation
 from tests.support.openings import gates_that_look_alike
-from tests.tiny import VOCABULARY, noisy_classifier, pool_model
+from tests.tiny import VOCABULARY, modern_config, noisy_classifier, pool_model
 
 
 X, LIVE = batch_of(SMALL, [12, 5, 1], 12)
@@ -118,6 +121,36 @@ def test_what_is_too_small_is_noticed():
     low = min(reached(clear.seen, layer)["variance_low"] for layer in (0, 1))
     bounds = Bounds().replaced(variance_low=int(torch.tensor(low).log2().ceil()) + 1)
     assert encrypted(SMALL, X, LIVE, bounds=bounds, guarded=True).guard_word != 0
+
+
+@pytest.fixture(scope="module")
+def norm_first():
+    """One layer of ModernBERT, whose norms all divide behind a product, and what a text of one token reaches in it."""
+    torch.manual_seed(0)
+    model = AutoModelForSequenceClassification.from_config(modern_config(), attn_implementation="eager").eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    secure = to_mpc(model, max_length=2, guard=True)
+    weights = member_weights(secure.manifest, "experts.0", secure.weights)
+    clear = ClearEncoder(secure.manifest.experts[0], weights)
+    text = {"input_ids": torch.tensor([[7, 0]]), "attention_mask": torch.tensor([[1, 0]])}
+    embedded = secure.client.embed(text)["experts.0"]
+    clear(copy_into_padding(embedded, text["attention_mask"]), text["attention_mask"])
+    assert Conversation(secure)(*text.values()).in_bounds
+    return secure, text, clear.seen
+
+
+@pytest.mark.parametrize("kind, place", [("variance", 0), ("norm", None)])
+@pytest.mark.parametrize("end", ["low", "high"])
+def test_mean_squares_beyond_a_bound_are_noticed_where_a_product_is_divided(norm_first, kind, place, end):
+    """Of a layer's rows and of the head's own norm. A head's norm allows a quarter of its lower bound."""
+    secure, text, seen = norm_first
+    value = math.log2(reached(seen, place)[f"{kind}_{end}"])
+    bound = math.floor(value) if end == "high" else math.ceil(value) + (2 if kind == "norm" else 0)
+    bounds = {"experts.0" if place is None else f"experts.0.layers.{place}": {f"{kind}_{end}": bound}}
+    narrowed = SecureModel(replace(secure.converted, manifest=replace(secure.manifest, bounds=bounds)))
+    assert Conversation(narrowed)(*text.values()).in_bounds is False
 
 
 def test_what_the_parties_see_tells_nothing_of_what_is_noticed():

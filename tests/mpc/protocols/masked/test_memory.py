@@ -123,16 +123,14 @@ def test_plans_are_of_batches_that_exist(secure):
 def test_the_plan_of_a_batch_is_what_the_batch_runs(monkeypatch):
     monkeypatch.setattr(schedule, "SERVED", 1)
     secure = pool_model(("bert", "bert")).to_mpc(max_length=6, routing_privacy="quota", quotas=[2, 1])
-    talk = Conversation(secure)
-    done = talk(torch.randint(5, 20, (3, 6)), torch.ones(3, 6, dtype=torch.long))
+    done = Conversation(secure)(torch.randint(5, 20, (3, 6)), torch.ones(3, 6, dtype=torch.long))
     planned = programs(secure.manifest, 3)
     assert [names for (names,) in planned] == done.programs
     assert done.programs == [*["read/1"] * 3, "rank/3", "serve/1.1", "serve/1.0", "restore/3"]
-    plans = [talk._program(name).plan() for name in done.programs]
     cost = batch_cost(secure.manifest, 3)
-    assert cost.rounds == sum(plan.rounds for plan in plans)
-    assert cost.online_bytes == 2 * sum(plan.payload_bytes for plan in plans)
-    assert cost.dealer_bytes == sum(plan.dealer_bytes for plan in plans)
+    assert cost.rounds == sum(plan.rounds for plan in done.plans)
+    assert cost.online_bytes == 2 * sum(plan.payload_bytes for plan in done.plans)
+    assert cost.dealer_bytes == sum(plan.dealer_bytes for plan in done.plans)
 
 
 @pytest.mark.parametrize(("spec", "shared", "rows"), [(TINY, None, 8), (BASE, None, 2), (BASE, 0, 4)])

@@ -282,13 +282,7 @@ def test_a_leaky_quota_mode_is_noticed():
     """The leaky program opens the top bits of the scores before the shuffle."""
     secure = converted(small_pool(), "quota", quotas=[2, 2])
     talk = Conversation(secure, {"route": showing_signs(secure.manifest, masked_programs.route)})
-    batches = one_sided_batches()
-    rates = []
-    for batch in batches:
-        _, openings = views(talk, batch, 4)
-        reveals = [key for key in openings if key[3] == "Reveal" and key[2] == "opened"]
-        rates.append([torch.cat(openings[key]).float().mean().item() for key in reveals])
-    assert max(abs(one - other) for one, other in zip(*rates, strict=True)) > 0.9
+    assert not looks_alike(talk, one_sided_batches(), runs=8)
 
 
 def test_quota_reveals_the_ranks_once_and_nothing_else():
