@@ -92,7 +92,8 @@ def test_a_run_does_not_go_on_with_another_optimizer():
 
 def test_a_run_goes_on_in_no_folder_of_another_kind():
     args, other = RunArguments(task_name="mrpc"), CotrainArguments(task_name="mrpc", exact_dir="exact")
-    assert args.differences(other.fingerprint()) == ["copied_experts", "exact_dir", "most_lost", "variants"]
+    own = ["copied_experts", "exact_dir", "most_lost", "slim_heads", "slim_neurons", "variants"]
+    assert args.differences(other.fingerprint()) == own
     assert "exact_dir" in other.differences(args.fingerprint())
 
 
