@@ -15,10 +15,15 @@ Check = Callable[[Any], None]  # raises a SecureRouterValueError
 
 
 def number(
-    name: str, *, above: float | None = None, at_least: float | None = None, below: float | None = None
+    name: str,
+    *,
+    above: float | None = None,
+    at_least: float | None = None,
+    below: float | None = None,
+    at_most: float | None = None,
 ) -> Check:
     """A check that a field is a finite number within its bounds."""
-    bounds = {"above": above, "at least": at_least, "below": below}
+    bounds = {"above": above, "at least": at_least, "below": below, "at most": at_most}
     wanted = " and ".join(f"{word} {bound}" for word, bound in bounds.items() if bound is not None)
 
     def check(value: Any) -> None:
@@ -29,6 +34,7 @@ def number(
             or (above is not None and value <= above)
             or (at_least is not None and value < at_least)
             or (below is not None and value >= below)
+            or (at_most is not None and value > at_most)
         ):
             raise SecureRouterValueError(f"`{name}` should be a finite number {wanted}, got {value!r}.")
 

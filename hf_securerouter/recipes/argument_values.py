@@ -37,6 +37,8 @@ _CHECKS: dict[str, Check] = {
     **{name: number(name, above=0) for name in ("temperature", "min_temperature", "narrow_learning_rate")},
     **{name: number(name, at_least=0) for name in ("alpha", "router_num_train_epochs", "distillation_epochs")},
     **{name: optional(number(name, above=0)) for name in ("budget_seconds", "distillation_learning_rate")},
+    **{name: optional(number(name, above=0, at_most=1)) for name in ("slim_heads", "slim_neurons")},
+    "copied_experts": optional(integer("copied_experts", 1)),
     "beta": optional(number("beta", at_least=0)),
     "bootstrap_resamples": integer("bootstrap_resamples", 1),
     "cross_fit_folds": _folds,

@@ -72,7 +72,7 @@ class CotrainArguments(RunArguments):
     variants: list[str] = option(
         ["reduced", "reduced+slim"], f"What to try, in this order: any of {', '.join(CHANGES)}, joined by +."
     )
-    slim_heads: float | None = option(None, "Share of its heads that a slim copy keeps; default: two thirds.")
+    slim_heads: float | None = option(None, "Share of its heads that a slim copy keeps at most; default: two thirds.")
     slim_neurons: float | None = option(None, "Share of its neurons that a slim copy keeps; default: five sixths.")
     copied_experts: int | None = option(
         None, "Copy so many experts, the cheapest ones; the others, which serve few inputs, stay exact. Default: all."
@@ -107,7 +107,7 @@ class CotrainedRun(RoutedPoolRun):
 
     Raises:
         `SecureRouterValueError`: `exact_dir` is missing or divided its rows in another way, a variant has an unknown
-            name, or `slim_heads` or `slim_neurons` is no share; and as for [`RoutedPoolRun`].
+            name, or `slim_heads` or `slim_neurons` is given without a slim one; and as for [`RoutedPoolRun`].
     """
 
     args: CotrainArguments
@@ -127,12 +127,12 @@ class CotrainedRun(RoutedPoolRun):
             raise SecureRouterValueError(
                 f"`variants` should join {', '.join(CHANGES)} by +, got {', '.join(map(repr, unknown))}."
             )
-        for option_name in ("slim_heads", "slim_neurons"):
-            share = getattr(args, option_name)
-            if share is not None and not 0 < share <= 1:
-                raise SecureRouterValueError(
-                    f"`{option_name}` should be a share above 0 and at most 1, got {share:g}."
-                )
+        unused = [name for name in ("slim_heads", "slim_neurons") if getattr(args, name) is not None]
+        if unused and not any("slim" in name.split("+") for name in args.variants):
+            raise SecureRouterValueError(
+                f"`{unused[0]}` is of slim copies, and `variants` names none, got {' '.join(args.variants)}: add "
+                f"`slim`, or leave out `{unused[0]}`."
+            )
         self.exact_dir = Path(args.exact_dir)
         super().__init__(args, fit, command, train_pool)
         self._check_rows()

@@ -36,7 +36,7 @@ Importance = list[dict[str, torch.Tensor]]  # of each layer
 
 def pruned_shape(config: PreTrainedConfig, heads: float, neurons: float) -> tuple[int, int]:
     """
-    Heads and neurons of a pruned layer. The number of heads divides the width.
+    Heads and neurons of a pruned layer, at least one of each. The number of heads divides the width.
 
     Args:
         config (`PreTrainedConfig`): Of the whole model.
@@ -44,7 +44,7 @@ def pruned_shape(config: PreTrainedConfig, heads: float, neurons: float) -> tupl
     """
     inner = getattr(config, family_of(config).inner_field)
     most, width = int(config.num_attention_heads * heads), config.hidden_size
-    return max(count for count in range(1, max(most, 1) + 1) if width % count == 0), int(inner * neurons)
+    return max(count for count in range(1, max(most, 1) + 1) if width % count == 0), max(int(inner * neurons), 1)
 
 
 @refuses_unknown

@@ -135,9 +135,19 @@ def test_a_slim_copy_keeps_the_shares_that_are_asked_for(made, exact_dir, tmp_pa
 @pytest.mark.parametrize("option", ["slim_heads", "slim_neurons"])
 @pytest.mark.parametrize("share", ["0", "1.5", "-1", "nan"])
 def test_a_slim_copy_keeps_no_more_than_there_is(made, exact_dir, tmp_path, option, share):
-    with pytest.raises(SecureRouterValueError, match=f"`{option}` should be a share above 0 and at most 1"):
+    with pytest.raises(SecureRouterValueError, match=f"`{option}` should be a finite number above 0 and at most 1"):
         run_of(made, exact_dir, tmp_path / "out", f"--{option}", share)
     assert not (tmp_path / "out").exists()
+
+
+def test_shares_of_slim_copies_are_not_ignored(made, exact_dir, tmp_path):
+    with pytest.raises(SecureRouterValueError, match="`slim_neurons` is of slim copies, and `variants` names none"):
+        run_of(made, exact_dir, tmp_path / "out", "--variants", "reduced", "--slim_neurons", "0.5")
+
+
+def test_no_number_of_copied_experts_copies_none(made, exact_dir, tmp_path):
+    with pytest.raises(SecureRouterValueError, match="`copied_experts` should be an integer of at least 1"):
+        run_of(made, exact_dir, tmp_path / "out", "--copied_experts", "-1")
 
 
 def test_an_expert_with_values_out_of_bounds_is_not_taken(made, exact_dir, tmp_path):

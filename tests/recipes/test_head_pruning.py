@@ -80,6 +80,7 @@ def test_shapes_are_shares_of_the_old_one_that_divide_the_width():
     assert prune.pruned_shape(config, 2 / 3, 5 / 6) == (8, 1280)
     assert prune.pruned_shape(config, 0.6, 1) == (6, 1536)
     assert prune.pruned_shape(family_config("distilbert", width=24), 0.1, 0.5) == (1, 24)
+    assert prune.pruned_shape(config, 0.001, 0.0001) == (1, 1)  # a layer of none would compute nothing
 
 
 def test_heads_that_do_not_divide_the_width_are_refused(model, batch):
